@@ -1,0 +1,115 @@
+"""Which way to change a Mixer's resolution keeps most of its accuracy? The evidence behind `weights/resolution.py`.
+
+    python benchmarks/resolution.py train PHOTOS weights.pt        a small Mixer at 224 px, from scratch
+    python benchmarks/resolution.py table PHOTOS weights.pt        its accuracy at other sizes, scheme by scheme
+
+PHOTOS is a folder with train/, validation/ and test/, each with one folder of pictures a class. The training here is
+plain on purpose: it makes one honest model to try the schemes on, and is no recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mlpmixer.models import create
+
+SIZE = 224
+
+
+def read(folder: Path, side: int) -> tuple[list[Tensor], Tensor]:
+    """All pictures of a folder of class folders, as uint8 (3, H, W) with the shorter side `side`, and their labels."""
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    pictures, labels = [], []
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).iterdir()):
+            with Image.open(path) as opened:
+                opened.draft("RGB", (side, side))
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+            scale = side / min(picture.size)
+            size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
+            array = np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).copy()
+            pictures.append(torch.from_numpy(array).permute(2, 0, 1).contiguous())
+            labels.append(label)
+    return pictures, torch.tensor(labels)
+
+
+def random_crop(picture: Tensor, size: tuple[int, int], rng: torch.Generator, smallest: float) -> Tensor:
+    """Inception's crop: a random share of the area, a random ratio of the sides; then flipped, or not."""
+    _, height, width = picture.shape
+    aspect = size[1] / size[0]
+    share, tilt, x, y, flip = torch.rand(5, generator=rng).tolist()
+    area = height * width * (smallest + (1 - smallest) * share)
+    ratio = aspect * math.exp((2 * tilt - 1) * math.log(4 / 3))
+    w, h = min(width, round(math.sqrt(area * ratio))), min(height, round(math.sqrt(area / ratio)))
+    left, top = round(x * (width - w)), round(y * (height - h))
+    crop = picture[:, top : top + h, left : left + w]
+    if flip < 0.5:
+        crop = crop.flip(2)
+    return F.interpolate(crop[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def normalise(batch: Tensor) -> Tensor:
+    return batch.float().div_(127.5).sub_(1)
+
+
+def train(photos: Path, out: Path, epochs: int, name: str) -> None:
+    torch.manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
+    pictures, labels = read(photos / "train", 256)
+    model = create(name, num_classes=int(labels.max()) + 1, image_size=SIZE, patch_size=16, stochastic_depth=0.1)
+    fit(model, pictures, labels, (SIZE, SIZE), epochs=epochs, peak=1e-3, rng=rng, smallest=0.25, mixup=0.3, report=out)
+    torch.save({"name": name, "state": model.state_dict(), "epochs": epochs}, out)
+
+
+def fit(model, pictures, labels, size, *, epochs, peak, rng, smallest, mixup=0.0, batch=64, report=None) -> None:
+    """AdamW, cosine with warm-up, label smoothing 0.1, bf16 products."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=peak)
+    steps = epochs * (len(labels) // batch)
+    step, started = 0, time.time()
+    for epoch in range(epochs):
+        model.train()
+        losses = []
+        for chosen in torch.randperm(len(labels), generator=rng).split(batch)[: len(labels) // batch]:
+            for group in optimiser.param_groups:
+                warm = min(1.0, (step + 1) / (0.05 * steps))
+                group["lr"] = peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+            images = normalise(torch.stack([random_crop(pictures[i], size, rng, smallest) for i in chosen.tolist()]))
+            target = F.one_hot(labels[chosen], int(labels.max()) + 1).float() * 0.9 + 0.01
+            if mixup:
+                a = float(np.random.default_rng(step).beta(mixup, mixup))
+                images, target = a * images + (1 - a) * images.roll(1, 0), a * target + (1 - a) * target.roll(1, 0)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(model(images).float(), target)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            losses.append(loss.item())
+            step += 1
+        if report:
+            print(f"epoch {epoch + 1} loss {np.mean(losses):.3f} {time.time() - started:.0f} s", flush=True)
+            torch.save({"state": model.state_dict(), "epoch": epoch}, report.with_suffix(".part"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "table"])
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--model", default="mixer_nano")
+    given = parser.parse_args()
+    if given.what == "train":
+        train(given.photos, given.weights, given.epochs, given.model)

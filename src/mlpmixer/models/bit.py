@@ -1,0 +1,127 @@
+"""BiT: the ResNets that the paper compares with.
+
+Kolesnikov and others: "Big Transfer" (arXiv 1912.11370). ResNet-v2 (norm and ReLU before each convolution) whose kernels
+are standardised and whose activations are normalised in groups of channels, so that it does not depend on the batch.
+"R50x3" has 50 layers and is 3 times as wide as usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mlpmixer.models.classifier import Classifier, ClassifierConfig, require
+from mlpmixer.models.layers import Seen, head, keep, lecun_normal_
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitConfig(ClassifierConfig):
+    units: tuple[int, ...]  # bottleneck units in each stage
+    width: int  # times the usual number of channels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("units", len(self.units) > 0 and min(self.units) >= 1, "1 or more for each stage", self.units)
+        self.require_positive("width")
+
+
+_R50 = partial(BitConfig, units=(3, 4, 6, 3))
+_R101 = partial(BitConfig, units=(3, 4, 23, 3))
+_R152 = partial(BitConfig, units=(3, 8, 36, 3))
+_R200 = partial(BitConfig, units=(3, 24, 36, 3))
+
+SIZES = {
+    "bit_r50x1": _R50(width=1),
+    "bit_r50x2": _R50(width=2),
+    "bit_r50x3": _R50(width=3),
+    "bit_r101x1": _R101(width=1),
+    "bit_r101x3": _R101(width=3),
+    "bit_r152x1": _R152(width=1),
+    "bit_r152x2": _R152(width=2),
+    "bit_r152x4": _R152(width=4),
+    "bit_r200x3": _R200(width=3),
+}
+
+
+class StandardizedConv(nn.Conv2d):
+    """A convolution whose kernels are brought to mean 0 and variance 1 whenever they are used."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        lecun_normal_(self.weight, inputs * kernel**2)
+
+    def forward(self, x: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
+        kernel = self.weight.flatten(1)
+        # Layer norm without scale and shift is exactly this standardisation; 1e-10 is the authors' constant.
+        kernel = F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
+        return F.conv2d(x, kernel, stride=self.stride, padding=self.padding)
+
+
+class GroupNormRelu(nn.GroupNorm):
+    def __init__(self, channels: int):
+        super().__init__(32, channels, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return F.relu(super().forward(x))
+
+
+class BottleneckUnit(nn.Module):
+    """1×1 to a quarter of the channels, 3×3, 1×1 back; added to its input, which a 1×1 fits where shapes change."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        middle = outputs // 4
+        self.norm1 = GroupNormRelu(inputs)
+        self.conv1 = StandardizedConv(inputs, middle, 1)
+        self.norm2 = GroupNormRelu(middle)
+        self.conv2 = StandardizedConv(middle, middle, 3, stride)
+        self.norm3 = GroupNormRelu(middle)
+        self.conv3 = StandardizedConv(middle, outputs, 1)
+        self.shortcut = StandardizedConv(inputs, outputs, 1, stride) if inputs != outputs or stride > 1 else None
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
+        y = self.norm1(x)
+        x = x if self.shortcut is None else self.shortcut(y)
+        return x + self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(y)))))
+
+
+class Bit(Classifier):
+    """The whole network, for pictures of any size. Its intermediates: `stem`, `stage{i}` and `stage{i}/unit{j}`,
+    `features` (B, C, H/32, W/32), `pre_logits`, `logits`."""
+
+    def __init__(self, config: BitConfig, name: str = "bit"):
+        super().__init__(name)
+        self.config: BitConfig = config
+        channels = 64 * config.width
+        self.stem = StandardizedConv(config.in_channels, channels, 7, stride=2)
+        self.stages = nn.ModuleList()
+        for stage, units in enumerate(config.units):
+            outputs = 256 * config.width * 2**stage
+            strides = [1 if stage == 0 else 2] + [1] * (units - 1)
+            widths = [channels] + [outputs] * (units - 1)
+            self.stages.append(
+                nn.ModuleList(BottleneckUnit(w, outputs, s) for w, s in zip(widths, strides, strict=True))
+            )
+            channels = outputs
+        self.norm = GroupNormRelu(channels)
+        self.head = head(channels, config.num_classes, config.head_bias)
+
+    def forward(
+        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
+    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
+        seen: Seen | None = {} if intermediates else None
+        # The zeros around are part of the maximum, as in the authors' PyTorch code.
+        x = F.max_pool2d(F.pad(self.stem(images), (1, 1, 1, 1)), kernel_size=3, stride=2)
+        x = keep(seen, "stem", x)
+        for i, stage in enumerate(self.stages):
+            for j, unit in enumerate(stage):  # pyright: ignore[reportArgumentType] (a list of modules)
+                x = keep(seen, f"stage{i}/unit{j}", unit(x))
+            keep(seen, f"stage{i}", x)
+        x = keep(seen, "features", self.norm(x))
+        x = keep(seen, "pre_logits", x.mean(dim=(2, 3)))
+        logits = keep(seen, "logits", self.head(x))
+        return logits if seen is None else (logits, seen)

@@ -1,0 +1,145 @@
+"""The few parts that the Mixer shares with the networks it is compared with, and how they are initialised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mlpmixer.models.classifier import require
+
+GeluForm = Literal["tanh", "erf"]
+Seen = dict[str, Tensor]
+
+LAYER_NORM_EPS = 1e-6
+
+
+def keep(seen: Seen | None, name: str, value: Tensor) -> Tensor:
+    """Passes `value` on, noting it under `name` when somebody asked for the intermediates."""
+    if seen is not None:
+        seen[name] = value
+    return value
+
+
+def lecun_normal_(weight: Tensor, fan_in: int) -> None:
+    """Flax's default for kernels: a normal cut off at ±2σ whose variance, after the cut, is 1 / fan_in."""
+    cut_off_std = 0.87962566103423978  # of a standard normal cut off at ±2
+    std = fan_in**-0.5 / cut_off_std
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+class Linear(nn.Linear):
+    """`x Wᵀ + b` along the last axis, initialised as Flax does."""
+
+    def reset_parameters(self) -> None:
+        lecun_normal_(self.weight, self.in_features)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+def head(channels: int, num_classes: int, bias: float | None = 0.0) -> nn.Module:
+    """The classifier: a linear map that starts at zero, so that training starts from indifference.
+
+    `bias` is the first value of its biases (None: none). The authors take −6.9 ≈ log(1/1000) with a sigmoid loss.
+    No classes, no head: the model then returns its pre-logits.
+    """
+    if num_classes == 0:
+        return nn.Identity()
+    linear = nn.Linear(channels, num_classes, bias=bias is not None)
+    nn.init.zeros_(linear.weight)
+    if bias is not None:
+        nn.init.constant_(linear.bias, bias)
+    return linear
+
+
+class Gelu(nn.Module):
+    """x · Φ(x): exactly ("erf"), or with the tanh approximation that the authors' Flax code uses ("tanh")."""
+
+    def __init__(self, form: GeluForm):
+        super().__init__()
+        require("gelu", form in ("tanh", "erf"), '"tanh" or "erf"', repr(form))
+        self.form = form
+        self.approximate = "tanh" if form == "tanh" else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=self.approximate)
+
+    def extra_repr(self) -> str:
+        return self.form
+
+
+class Mlp(nn.Module):
+    """gelu(X · W1) · W2 along each row: one MLP for all places, hidden units between two linear maps."""
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        gelu: GeluForm,
+        dropout: float = 0.0,
+        linear: Callable[[int, int], nn.Linear] = Linear,
+    ):
+        super().__init__()
+        self.fc1 = linear(channels, hidden)
+        self.gelu = Gelu(gelu)
+        self.fc2 = linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        return self.dropout(self.fc2(self.dropout(self.gelu(self.fc1(x)))))
+
+
+class PatchStem(nn.Module):
+    """Cuts a picture into P×P patches and maps each, with one shared linear map, to C numbers.
+
+    "Cut, flatten, multiply" is a convolution whose stride is its kernel size. A side that is no multiple of P is padded
+    with zeros, half before and half after, as Flax's convolution does.
+    """
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int, image_size: tuple[int, int]):
+        super().__init__()
+        self.image_size = image_size
+        self.grid = grid(image_size, patch_size)
+        (rows, columns), (height, width) = self.grid, image_size
+        down, right = rows * patch_size - height, columns * patch_size - width
+        self.padding = (right // 2, right - right // 2, down // 2, down - down // 2)
+        self.patches = nn.Conv2d(in_channels, channels, kernel_size=patch_size, stride=patch_size)
+        lecun_normal_(self.patches.weight, in_channels * patch_size**2)
+        nn.init.zeros_(self.patches.bias)  # pyright: ignore[reportArgumentType] (there is a bias)
+
+    def forward(self, images: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B S C"]:
+        if any(self.padding):
+            images = F.pad(images, self.padding)
+        return self.patches(images).flatten(2).transpose(1, 2)
+
+
+def grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches; their product is S."""
+    return math.ceil(image_size[0] / patch_size), math.ceil(image_size[1] / patch_size)
+
+
+class StochasticDepth(nn.Module):
+    """In training, leaves a residual branch out, for each example by itself, with probability `p`.
+
+    The paper does not rescale the branches that stay; `rescale` divides them by 1 − p, as most other code does.
+    """
+
+    def __init__(self, p: float, rescale: bool = False):
+        super().__init__()
+        self.p = p
+        self.rescale = rescale
+
+    def forward(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        if not self.training or self.p == 0:
+            return branch
+        stays = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.p)
+        # p = 1 leaves nothing that could be rescaled.
+        return branch * (stays / (1 - self.p) if self.rescale and self.p < 1 else stays)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}" + (", rescale" if self.rescale else "")

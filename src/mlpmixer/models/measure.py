@@ -1,0 +1,81 @@
+"""What a model costs: parameters, multiply-adds, activation memory. Counted on shapes alone; nothing is computed.
+
+    python -m mlpmixer.models.measure          writes measured.json, from which `mixer models` answers at once
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mlpmixer.models import MODELS, build, canonical, describe
+
+MEASURED = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """`gmacs`: 10⁹ multiply-adds of one forward pass of one picture. `activation_mb`: 10⁶ bytes that training keeps of
+    one picture for the backward pass, in float32, without the weights."""
+
+    name: str
+    image_size: tuple[int, int]
+    params: int
+    params_without_head: int
+    gmacs: float
+    activation_mb: float
+
+
+def measure(name: str, **options: Any) -> Measure:
+    """Of the model `create(name, **options)` would make."""
+    name = canonical(name)
+    config = describe(name, **options)
+    with torch.device("meta"):
+        model = build(MODELS[name], config, name).eval()
+        picture = torch.empty(1, config.in_channels, *config.image_size)
+    params = sum(p.numel() for p in model.parameters())
+    head = sum(p.numel() for p in model.get_submodule("head").parameters())
+    flops = FlopCounterMode(display=False)
+    with flops, torch.no_grad():
+        model(picture)
+    return Measure(
+        name=name,
+        image_size=config.image_size,
+        params=params,
+        params_without_head=params - head,
+        gmacs=flops.get_total_flops() / 2e9,
+        # What a second picture adds; BiT's standardised kernels, say, are kept once however many there are.
+        activation_mb=(kept_for_backward(model, picture.expand(2, -1, -1, -1)) - kept_for_backward(model, picture))
+        / 1e6,
+    )
+
+
+def kept_for_backward(model: nn.Module, pictures: Tensor) -> int:
+    """Bytes of all tensors that autograd holds on to after a forward pass, the parameters left out."""
+    kept = {p.untyped_storage()._cdata: 0 for p in model.parameters()}
+    alive = []  # a storage's address names it only while it lives
+
+    def note(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(pictures)
+    return sum(kept.values())
+
+
+def measured() -> list[dict[str, Any]]:
+    """All models in their default form, as last written down (a test measures them anew)."""
+    return json.loads(MEASURED.read_text())
+
+
+if __name__ == "__main__":
+    rows = [json.dumps(asdict(measure(name))) for name in MODELS]
+    MEASURED.write_text("[\n  " + ",\n  ".join(rows) + "\n]\n")

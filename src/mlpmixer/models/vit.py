@@ -1,0 +1,150 @@
+"""Vision Transformer, the attention network that the paper compares with.
+
+Dosovitskiy and others: "An Image is Worth 16×16 Words" (arXiv 2010.11929). It starts and ends as the Mixer does; between,
+places exchange what they hold by self-attention, so they need a position embedding:
+
+    U = X + attention(LN(X))          Y = U + gelu(LN(U) · W1) · W2
+
+A class token beside the places collects the answer (`pool="token"`), or the places are averaged (`pool="mean"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mlpmixer.models.classifier import Classifier, ClassifierConfig, require
+from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, Seen, StochasticDepth, grid, head, keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig(ClassifierConfig):
+    layers: int
+    patch_size: int
+    channels: int
+    heads: int
+    hidden: int  # of the MLP
+
+    pool: Literal["token", "mean"] = "token"
+    representation: int = 0  # width of a tanh layer before the head, as in the paper's pre-training; 0: none
+    gelu: GeluForm = "tanh"
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    rescale_branches: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("layers", "patch_size", "channels", "heads", "hidden")
+        self.require_chance("dropout", "stochastic_depth")
+        require("pool", self.pool in ("token", "mean"), '"token" or "mean"', self.pool)
+        require("representation", self.representation >= 0, "0 (none) or more", self.representation)
+        require("heads", self.channels % self.heads == 0, f"a divisor of {self.channels} channels", self.heads)
+
+
+_Ti = partial(VitConfig, layers=12, channels=192, heads=3, hidden=768)
+_S = partial(VitConfig, layers=12, channels=384, heads=6, hidden=1536)
+_B = partial(VitConfig, layers=12, channels=768, heads=12, hidden=3072)
+_L = partial(VitConfig, layers=24, channels=1024, heads=16, hidden=4096)
+_H = partial(VitConfig, layers=32, channels=1280, heads=16, hidden=5120)
+
+SIZES = {
+    "vit_ti32": _Ti(patch_size=32),
+    "vit_ti16": _Ti(patch_size=16),
+    "vit_s32": _S(patch_size=32),
+    "vit_s16": _S(patch_size=16),
+    "vit_b32": _B(patch_size=32),
+    "vit_b16": _B(patch_size=16),
+    "vit_l32": _L(patch_size=32),
+    "vit_l16": _L(patch_size=16),
+    "vit_h14": _H(patch_size=14),
+}
+
+
+def xavier_linear(inputs: int, outputs: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
+    """A linear map initialised as ViT's authors do; `parts` maps that share their input lie in one matrix."""
+    linear = nn.Linear(inputs, parts * outputs)
+    for part in linear.weight.chunk(parts):
+        nn.init.xavier_uniform_(part)
+    nn.init.normal_(linear.bias, std=bias_std)
+    return linear
+
+
+class Attention(nn.Module):
+    """Each place asks all places, and takes the mean of their values weighted by how well their keys answer."""
+
+    def __init__(self, config: VitConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = xavier_linear(config.channels, config.channels, parts=3)
+        self.out = xavier_linear(config.channels, config.channels)
+
+    def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, S, ·)
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class VitBlock(nn.Module):
+    def __init__(self, config: VitConfig, layer: int):
+        super().__init__()
+        self.name = f"block{layer}"
+        self.norm1 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        self.attention = Attention(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm2 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        linear = partial(xavier_linear, bias_std=1e-6)
+        self.mlp = Mlp(config.channels, config.hidden, config.gelu, config.dropout, linear)
+        self.drop = StochasticDepth(
+            config.stochastic_depth * layer / max(config.layers - 1, 1), config.rescale_branches
+        )
+
+    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S C"]:
+        attended = keep(seen, f"{self.name}/attention", self.dropout(self.attention(self.norm1(x))))
+        x = x + self.drop(attended)
+        thought = keep(seen, f"{self.name}/mlp", self.mlp(self.norm2(x)))
+        return keep(seen, self.name, x + self.drop(thought))
+
+
+class Vit(Classifier):
+    """The whole network. Its intermediates: `stem` (before positions), `block{i}/attention`, `block{i}/mlp`,
+    `block{i}`, `tokens`, `pre_logits`, `logits`. With a class token, it is row 0 of all tables but the stem's."""
+
+    def __init__(self, config: VitConfig, name: str = "vit"):
+        super().__init__(name)
+        self.config: VitConfig = config
+        rows, columns = grid(config.image_size, config.patch_size)
+        places = rows * columns + (config.pool == "token")
+        self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.channels)) if config.pool == "token" else None
+        self.position = nn.Parameter(torch.empty(1, places, config.channels).normal_(std=0.02))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(VitBlock(config, layer) for layer in range(config.layers))
+        self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        self.representation = (
+            nn.Sequential(xavier_linear(config.channels, config.representation), nn.Tanh())
+            if config.representation
+            else nn.Identity()
+        )
+        self.head = head(config.representation or config.channels, config.num_classes, config.head_bias)
+
+    def forward(
+        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
+    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
+        self.check(images)
+        seen: Seen | None = {} if intermediates else None
+        x = keep(seen, "stem", self.stem(images))
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+        x = self.dropout(x + self.position)
+        for block in self.blocks:
+            x = block(x, seen)
+        x = keep(seen, "tokens", self.norm(x))
+        x = x[:, 0] if self.class_token is not None else x.mean(dim=1)
+        x = keep(seen, "pre_logits", self.representation(x))
+        logits = keep(seen, "logits", self.head(x))
+        return logits if seen is None else (logits, seen)

@@ -1,0 +1,32 @@
+"""What travels with a model's weights: how to prepare a picture for it, what its outputs are called, where it is from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a decoded RGB picture to the numbers a model expects.
+
+    `shape`: "short_side" scales the shorter side to `resize` pixels and keeps the proportions; "stretch" scales both
+    sides to `resize`, as the paper does for its Table 2. The centre `crop` (height, width) follows. Values in [0, 1]
+    then become (value − mean) / std; the defaults give the authors' [−1, 1].
+    """
+
+    resize: int = 256
+    crop: tuple[int, int] = (224, 224)
+    shape: Literal["short_side", "stretch"] = "short_side"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passport:
+    """Carried by every model that was loaded, written by every save."""
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: tuple[str, ...] | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
