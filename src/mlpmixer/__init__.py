@@ -1,0 +1,33 @@
+"""MLP-Mixer, the all-MLP image classifier: models, weights, prediction. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlpmixer.models import create, names
+
+if TYPE_CHECKING:
+    from mlpmixer.predict.predictor import Predictor
+    from mlpmixer.weights.load import load
+    from mlpmixer.weights.save import save
+
+__version__ = "0.1.0"
+__all__ = ["Predictor", "create", "load", "names", "save"]
+
+# Found when they are first asked for, since they bring torch along.
+_LATER = {
+    "Predictor": "mlpmixer.predict.predictor",
+    "load": "mlpmixer.weights.load",
+    "save": "mlpmixer.weights.save",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'mlpmixer' has no attribute '{name}'")
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

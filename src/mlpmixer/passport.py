@@ -1,4 +1,4 @@
-"""What travels with a model's weights: how to prepare a picture for it, what its outputs are called, where it is from."""
+"""What travels with a model's weights: how to prepare a picture, what the outputs are called, the origin."""
 
 from __future__ import annotations
 

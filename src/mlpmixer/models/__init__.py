@@ -1,4 +1,4 @@
-"""The models. One file a family (`mixer.py` first); this one finds them by name, and imports torch only to build one."""
+"""The models. One file a family (`mixer.py` first); this one finds them by name; only building one imports torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def canonical(name: str) -> str:
     """`Mixer-B/16`, the paper's way to write it, and `mixer_b16` are one model."""
     plain = re.sub(r"[/ ]", "", name.strip().lower().replace("-", "_"))
     if plain not in MODELS:
-        raise UsageError(f"no model is called '{name}'{nearest(plain, MODELS)} `mixer models` lists them")
+        raise UsageError(f"no model is called '{name}'{nearest(plain, MODELS)} (`mixer models` lists them)")
     return plain
 
 
@@ -91,7 +91,7 @@ def revise(
     known = [field.name for field in dataclasses.fields(config)]
     for option in options:
         if option not in known:
-            raise UsageError(f"no option is called '{option}'{nearest(option, known)} there are: {', '.join(known)}")
+            raise UsageError(f"no option is called '{option}'{nearest(option, known)} (there are: {', '.join(known)})")
     if num_classes is not None:
         options["num_classes"] = num_classes
     if image_size is not None:

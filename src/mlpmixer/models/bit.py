@@ -1,8 +1,8 @@
 """BiT: the ResNets that the paper compares with.
 
-Kolesnikov and others: "Big Transfer" (arXiv 1912.11370). ResNet-v2 (norm and ReLU before each convolution) whose kernels
-are standardised and whose activations are normalised in groups of channels, so that it does not depend on the batch.
-"R50x3" has 50 layers and is 3 times as wide as usual.
+Kolesnikov and others: "Big Transfer" (arXiv 1912.11370). ResNet-v2 (norm and ReLU before each convolution) whose
+kernels are standardised and whose activations are normalised in groups of channels, so that no picture depends on the
+others of its batch. "R50x3" has 50 layers and is 3 times as wide as usual.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class StandardizedConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         lecun_normal_(self.weight, inputs * kernel**2)
 
-    def forward(self, x: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
+    def forward(self, input: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
         kernel = self.weight.flatten(1)
         # Layer norm without scale and shift is exactly this standardisation; 1e-10 is the authors' constant.
         kernel = F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
-        return F.conv2d(x, kernel, stride=self.stride, padding=self.padding)
+        return F.conv2d(input, kernel, stride=self.stride, padding=self.padding)
 
 
 class GroupNormRelu(nn.GroupNorm):
     def __init__(self, channels: int):
         super().__init__(32, channels, eps=1e-5)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        return F.relu(super().forward(x))
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return F.relu(super().forward(input))
 
 
 class BottleneckUnit(nn.Module):
@@ -89,13 +89,13 @@ class BottleneckUnit(nn.Module):
         return x + self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(y)))))
 
 
-class Bit(Classifier):
+class Bit(Classifier[BitConfig]):
     """The whole network, for pictures of any size. Its intermediates: `stem`, `stage{i}` and `stage{i}/unit{j}`,
     `features` (B, C, H/32, W/32), `pre_logits`, `logits`."""
 
     def __init__(self, config: BitConfig, name: str = "bit"):
         super().__init__(name)
-        self.config: BitConfig = config
+        self.config = config
         channels = 64 * config.width
         self.stem = StandardizedConv(config.in_channels, channels, 7, stride=2)
         self.stages = nn.ModuleList()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,14 +40,17 @@ def require(option: str, holds: bool, wanted: str, given: object) -> None:
         raise UsageError(f"{option} must be {wanted}; got {given}")
 
 
-class Classifier(nn.Module):
+Config = TypeVar("Config", bound=ClassifierConfig, covariant=True)
+
+
+class Classifier(nn.Module, Generic[Config]):
     """`model(images)` gives logits; `model(images, intermediates=True)` gives (logits, {name: tensor}) as well.
 
     `name` is its entry in the table of models, `config` all that is needed to build it again, and `passport` what came
     with its weights (None while it has none).
     """
 
-    config: ClassifierConfig
+    config: Config
 
     def __init__(self, name: str):
         super().__init__()

@@ -1,13 +1,12 @@
 """What a model costs: parameters, multiply-adds, activation memory. Counted on shapes alone; nothing is computed.
 
-    python -m mlpmixer.models.measure          writes measured.json, from which `mixer models` answers at once
+python -m mlpmixer.models.measure          writes measured.json, which lets `mixer models` answer without torch
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +14,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpmixer.models import MODELS, build, canonical, describe
-
-MEASURED = Path(__file__).with_name("measured.json")
+from mlpmixer.models.layers import grid
+from mlpmixer.models.measured import MEASURED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """`gmacs`: 10⁹ multiply-adds of one forward pass of one picture. `activation_mb`: 10⁶ bytes that training keeps of
-    one picture for the backward pass, in float32, without the weights."""
+    """`places` is S, the patches of a picture (0 for a convolutional network), `gmacs` 10⁹ multiply-adds of a
+    forward pass of one picture, `activation_mb` the 10⁶ bytes that training keeps of it for the backward pass."""
 
     name: str
     image_size: tuple[int, int]
+    places: int
     params: int
     params_without_head: int
     gmacs: float
@@ -41,12 +41,14 @@ def measure(name: str, **options: Any) -> Measure:
         picture = torch.empty(1, config.in_channels, *config.image_size)
     params = sum(p.numel() for p in model.parameters())
     head = sum(p.numel() for p in model.get_submodule("head").parameters())
+    rows, columns = grid(config.image_size, patch) if (patch := getattr(config, "patch_size", 0)) else (0, 0)
     flops = FlopCounterMode(display=False)
     with flops, torch.no_grad():
         model(picture)
     return Measure(
         name=name,
         image_size=config.image_size,
+        places=rows * columns,
         params=params,
         params_without_head=params - head,
         gmacs=flops.get_total_flops() / 2e9,
@@ -69,11 +71,6 @@ def kept_for_backward(model: nn.Module, pictures: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(pictures)
     return sum(kept.values())
-
-
-def measured() -> list[dict[str, Any]]:
-    """All models in their default form, as last written down (a test measures them anew)."""
-    return json.loads(MEASURED.read_text())
 
 
 if __name__ == "__main__":

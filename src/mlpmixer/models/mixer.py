@@ -139,13 +139,13 @@ class TokenMixing(nn.Module):
 
     def __init__(self, config: MixerConfig, tokens_in: int, tokens_out: int):
         super().__init__()
-        G, C = config.groups, config.channels
-        linear = partial(UntiedColumnLinear, C // G) if config.untied else ColumnLinear
-        self.groups = G
-        self.project = Linear(C, C, bias=False) if config.group_projection else nn.Identity()
-        self.fc1 = linear(G * tokens_in, config.token_hidden)
+        channels, groups = config.channels, config.groups
+        linear = partial(UntiedColumnLinear, channels // groups) if config.untied else ColumnLinear
+        self.groups = groups
+        self.project = Linear(channels, channels, bias=False) if config.group_projection else nn.Identity()
+        self.fc1 = linear(groups * tokens_in, config.token_hidden)
         self.gelu = Gelu(config.gelu)
-        self.fc2 = linear(config.token_hidden, G * tokens_out)
+        self.fc2 = linear(config.token_hidden, groups * tokens_out)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None, name: str) -> Float[Tensor, "B S_out C"]:
@@ -200,7 +200,7 @@ class HalveGrid(nn.Module):
         return x.unflatten(1, (rows // 2, 2, columns // 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
 
 
-class Mixer(Classifier):
+class Mixer(Classifier[MixerConfig]):
     """The whole network. Its intermediates, in order, where i is a layer:
 
     `stem` (B, S, C), `block{i}/token_hidden` (B, D_S, C), `block{i}/token_mixing` and `block{i}/channel_mixing` (what
@@ -210,7 +210,7 @@ class Mixer(Classifier):
 
     def __init__(self, config: MixerConfig, name: str = "mixer"):
         super().__init__(name)
-        self.config: MixerConfig = config
+        self.config = config
         self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
         self.blocks = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)

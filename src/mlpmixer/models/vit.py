@@ -1,7 +1,7 @@
 """Vision Transformer, the attention network that the paper compares with.
 
-Dosovitskiy and others: "An Image is Worth 16×16 Words" (arXiv 2010.11929). It starts and ends as the Mixer does; between,
-places exchange what they hold by self-attention, so they need a position embedding:
+Dosovitskiy and others: "An Image is Worth 16×16 Words" (arXiv 2010.11929). It starts and ends as the Mixer does;
+between, places exchange what they hold by self-attention, so they need a position embedding:
 
     U = X + attention(LN(X))          Y = U + gelu(LN(U) · W1) · W2
 
@@ -85,7 +85,9 @@ class Attention(nn.Module):
         self.out = xavier_linear(config.channels, config.channels)
 
     def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, S, ·)
+        query, key, value = (
+            self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, S, ·)
         return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -110,13 +112,13 @@ class VitBlock(nn.Module):
         return keep(seen, self.name, x + self.drop(thought))
 
 
-class Vit(Classifier):
+class Vit(Classifier[VitConfig]):
     """The whole network. Its intermediates: `stem` (before positions), `block{i}/attention`, `block{i}/mlp`,
     `block{i}`, `tokens`, `pre_logits`, `logits`. With a class token, it is row 0 of all tables but the stem's."""
 
     def __init__(self, config: VitConfig, name: str = "vit"):
         super().__init__(name)
-        self.config: VitConfig = config
+        self.config = config
         rows, columns = grid(config.image_size, config.patch_size)
         places = rows * columns + (config.pool == "token")
         self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)

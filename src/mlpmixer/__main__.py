@@ -1,0 +1,3 @@
+from mlpmixer.cli import main
+
+main()

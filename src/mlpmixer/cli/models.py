@@ -1,0 +1,94 @@
+"""`mixer models`: what there is, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import tyro
+
+from mlpmixer.cli.output import parse_size, print_table
+from mlpmixer.models import MODELS, canonical
+from mlpmixer.models.measured import TABLE_1, measured
+
+
+def models(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
+    /,
+    image_size: Annotated[str | None, tyro.conf.arg(metavar="N")] = None,
+    weights: bool = False,
+    json: bool = False,
+) -> None:
+    """List the models with their cost, or the published weights.
+
+    Args:
+        name: Only this model, such as mixer_b16 or Mixer-B/16.
+        image_size: Count at this size instead: a side in pixels, or HEIGHTxWIDTH.
+        weights: List the checkpoints that others have published, by the names that other commands take.
+        json: Print JSON.
+    """
+    if weights:
+        _weights(name, json)
+        return
+    chosen = [canonical(name)] if name else list(MODELS)
+    if image_size is None:
+        rows = [row for row in measured() if row["name"] in chosen]
+    else:
+        from dataclasses import asdict
+
+        from mlpmixer.models.measure import measure
+
+        rows = [asdict(measure(model, image_size=parse_size(image_size))) for model in chosen]
+    rows = [_row(row) for row in rows]
+    if json:
+        _print_json(rows)
+        return
+    print_table(
+        ["model", "picture", "S", "parameters", "no head", "paper", "GMAC", "kept"],
+        [
+            [
+                row["name"],
+                _size(row["image_size"]),
+                str(row["places"] or "–"),
+                f"{row['params']:,}",
+                f"{row['params_without_head']:,}",
+                f"{row['paper_params_m']} M" if row["paper_params_m"] else "",
+                f"{row['gmacs']:.3f}",
+                f"{row['activation_mb']:.1f} MB",
+            ]
+            for row in rows
+        ],
+        note="S: patches of a picture. paper: Table 1, without head. GMAC: 10⁹ multiply-adds a picture. kept: the "
+        "activations that training keeps of one picture, in float32.",
+    )
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    height, width = row["image_size"]
+    size = height if height == width else [height, width]
+    return {**row, "image_size": size, "paper_params_m": TABLE_1.get(row["name"])}
+
+
+def _size(size: int | list[int]) -> str:
+    return f"{size}×{size}" if isinstance(size, int) else f"{size[0]}×{size[1]}"
+
+
+def _weights(model: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mlpmixer.weights.ledger import LEDGER
+
+    entries = [e for e in LEDGER.values() if model is None or e.model == canonical(model)]
+    if as_json:
+        _print_json([asdict(entry) for entry in entries])
+        return
+    print_table(
+        ["name", "what it is", "GELU", "top-1", "address"],
+        [[e.name, e.what, e.gelu or "–", f"{e.top1:.2f} %" if e.top1 is not None else "", e.url] for e in entries],
+        note="Any name goes where a file of weights does: it is fetched once, checked and kept. "
+        "--json adds who says so, preprocessing and checksums.",
+    )
+
+
+def _print_json(rows: list[dict[str, Any]]) -> None:
+    print(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -1,0 +1,65 @@
+"""Picture files into pixels: the one place where they are decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlpmixer.errors import PictureError
+
+MAX_PIXELS = 300_000_000  # decoded, this is about 1 GB; a larger picture is a mistake or an attack
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+
+def decode(picture: Picture, *, at_least: int | None = None) -> Image.Image:
+    """The picture upright, in RGB, its first frame if it moves, on white where it is transparent.
+
+    `at_least` allows a large JPEG to be decoded smaller, its shorter side no less than that many pixels.
+    """
+    if isinstance(picture, np.ndarray):
+        return _rgb(_from_array(picture))
+    if isinstance(picture, Image.Image):
+        return _rgb(picture)
+    name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd metadata and on size; size is checked below
+            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture)) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise PictureError(f"{name} has {opened.width}×{opened.height} pixels; {MAX_PIXELS:,} is the most")
+                if at_least is not None:
+                    opened.draft("RGB", (at_least, at_least))
+                return _rgb(ImageOps.exif_transpose(opened))
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(f"there is no file {name}") from None
+    except IsADirectoryError:
+        raise PictureError(f"{name} is a folder, not a picture") from None
+    except PermissionError:
+        raise PictureError(f"{name} cannot be read: permission denied") from None
+    except Exception as error:  # decoders fail in many ways on damaged files; all mean the same to a caller
+        raise PictureError(f"{name} is no picture, or a damaged one ({type(error).__name__})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16-bit grey; Pillow's own conversion would clip it to 8
+        values = np.asarray(image, dtype=np.float32)
+        image = Image.fromarray((values * (255 / max(float(values.max()), 255.0))).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise PictureError(f"an array must be uint8 (height, width[, 3 or 4]), not {array.dtype} {array.shape}")
+    return Image.fromarray(array)

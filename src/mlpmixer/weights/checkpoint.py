@@ -1,0 +1,168 @@
+"""What a file turns out to be: a model's description, and how its arrays are named and shaped in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cattrs
+import torch
+from torch import Tensor
+
+from mlpmixer.errors import BrokenFile, KeyMismatch
+from mlpmixer.models import CLASSES, build
+from mlpmixer.models.bit import BitConfig
+from mlpmixer.models.classifier import Classifier, ClassifierConfig
+from mlpmixer.models.mixer import MixerConfig
+from mlpmixer.models.vit import VitConfig
+from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.weights import layouts
+from mlpmixer.weights.files import ArrayFile, first_line
+from mlpmixer.weights.infer import config_of, name_of
+from mlpmixer.weights.layouts import Layout, Line
+
+HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
+VERSION = 1
+CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
+
+
+@dataclass
+class Quirks:
+    """In what a file departs from its layout though it means the same; kept, so that saving gives the same file."""
+
+    prefix: str = ""  # before every name
+    renamed: dict[str, str] = field(default_factory=dict)  # the layout's name → the file's
+    shapes: dict[str, list[int]] = field(default_factory=dict)  # the layout's name → the file's shape
+
+    def strip(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The file's arrays under the layout's names."""
+        back = {actual: usual for usual, actual in self.renamed.items()}
+        stripped = {name.removeprefix(self.prefix): array for name, array in arrays.items()}
+        return {back.get(name, name): array for name, array in stripped.items()}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            self.prefix + self.renamed.get(name, name): array.reshape(self.shapes.get(name, list(array.shape)))
+            for name, array in arrays.items()
+        }
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Quirks:
+        names = list(names)
+        prefix = next((p for p in ("module.", "params/", "opt/target/") if all(n.startswith(p) for n in names)), "")
+        # Some of BiT's first files number their convolutions as TensorFlow happened to.
+        usual = {re.sub(r"/standardized_conv2d_\d+/", "/standardized_conv2d/", n): n for n in names}
+        renamed = {k.removeprefix(prefix): v.removeprefix(prefix) for k, v in usual.items() if k != v}
+        return cls(prefix, renamed)
+
+
+@dataclass
+class Checkpoint:
+    family: str
+    name: str
+    config: ClassifierConfig
+    passport: Passport
+    layout: Layout
+    quirks: Quirks = field(default_factory=Quirks)
+
+
+def recognise(
+    file: ArrayFile, stored_size: tuple[int, int] | None = None, preprocessing: Preprocessing | None = None
+) -> Checkpoint:
+    """Our own files say what they are; others are told by their names and shapes."""
+    if HEADER in file.metadata:
+        return _ours(file)
+    quirks = Quirks.of(file.claims)
+    theirs = quirks.strip(file.claims)
+    layout = layouts.recognise(theirs)
+    if layout is None:
+        shown = ", ".join(list(file.claims)[:4])
+        raise KeyMismatch(f"{file.path} is no Mixer, ViT or BiT in a layout known here; its arrays begin with {shown}")
+    try:
+        config = config_of(layout, layouts.our_shapes(layout, _squeezed(layout, theirs)), stored_size)
+    except KeyMismatch as error:
+        raise KeyMismatch(f"{file.path} {error}") from None
+    assumed = Preprocessing(crop=config.image_size, resize=round(max(config.image_size) * 256 / 224))
+    provenance = {"file": file.path.name, "layout": layout.name}
+    if preprocessing is None:
+        provenance["preprocessing"] = "assumed: the authors' [-1, 1]; the file does not say"
+    return Checkpoint(
+        family=layout.family,
+        name=name_of(layout.family, config),
+        config=config,
+        passport=Passport(preprocessing=preprocessing or assumed, provenance=provenance),
+        layout=layout,
+        quirks=quirks,
+    )
+
+
+def header(model: Classifier, passport: Passport) -> dict[str, str]:
+    """The metadata of our own files: JSON with all that is needed to use the arrays."""
+    about = {
+        "version": VERSION,
+        "name": model.name,
+        "family": family_of(model),
+        "config": dataclasses.asdict(model.config),
+        "passport": dataclasses.asdict(passport),
+    }
+    return {HEADER: json.dumps(about, ensure_ascii=False), "format": "pt"}
+
+
+def family_of(model: Classifier) -> str:
+    return next(family for family, kind in CLASSES.items() if type(model).__name__ == kind)
+
+
+def _ours(file: ArrayFile) -> Checkpoint:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    try:
+        about: dict[str, Any] = json.loads(file.metadata[HEADER])
+        if about["version"] > VERSION:
+            raise BrokenFile(f"{file.path} was written by a newer mlpmixer; update with pip install -U mlpmixer")
+        family = about["family"]
+        config = converter.structure(about["config"], CONFIGS[family])
+        passport = converter.structure(about["passport"], Passport)
+        name = str(about["name"])
+        depth = config.layers if isinstance(config, MixerConfig | VitConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
+    except BrokenFile:
+        raise
+    except Exception as error:  # any way in which the header is not what `header` writes
+        raise BrokenFile(f"{file.path} has a header that makes no sense: {first_line(error)}") from error
+    if depth > len(file.claims):
+        raise BrokenFile(f"{file.path} claims {depth:,} layers and holds {len(file.claims)} arrays; it is hostile")
+    return Checkpoint(family, name, config, passport, layouts.own(family))
+
+
+def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Line], dict[str, Tensor]]:
+    """How each of our arrays stands in the file, and our arrays themselves, as shapes."""
+    with torch.device("meta"):
+        ours = build(checkpoint.family, config).state_dict()
+    return layouts.pair(checkpoint.layout, ours), ours
+
+
+def heads_of(config: ClassifierConfig) -> int:
+    return config.heads if isinstance(config, VitConfig) else 1
+
+
+def settle_shapes(checkpoint: Checkpoint, given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The oldest Mixer files have sides of length 1 here and there; told from misshapen arrays, and noted."""
+    if checkpoint.layout.name != "older":
+        return given
+    for name, array in given.items():
+        if name in wanted and array.shape != wanted[name].shape and _bare(array) == _bare(wanted[name]):
+            checkpoint.quirks.shapes[name] = list(array.shape)
+            given[name] = array.reshape(wanted[name].shape)
+    return given
+
+
+def _bare(array: Tensor) -> list[int]:
+    return [side for side in array.shape if side != 1]
+
+
+def _squeezed(layout: Layout, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    if (layout.family, layout.name) != ("mixer", "older"):
+        return theirs
+    return {name: array.squeeze() if "_phase_0/" in name else array for name, array in theirs.items()}

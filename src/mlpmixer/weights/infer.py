@@ -1,0 +1,128 @@
+"""Reads a model's description off the shapes of its arrays, for files that do not carry one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+
+from torch import Tensor
+
+from mlpmixer.errors import KeyMismatch, UsageError
+from mlpmixer.models import MODELS
+from mlpmixer.models.bit import BitConfig
+from mlpmixer.models.classifier import ClassifierConfig
+from mlpmixer.models.mixer import MixerConfig
+from mlpmixer.models.vit import SIZES as VIT_SIZES
+from mlpmixer.models.vit import VitConfig
+from mlpmixer.weights.layouts import Layout
+
+Shapes = Mapping[str, Tensor]
+
+
+def config_of(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> ClassifierConfig:
+    """The config whose model has these arrays, named and shaped as ours. `image_size`, in pixels, is needed only where
+    the number of places is no square."""
+    try:
+        if layout.family == "mixer":
+            return _mixer(layout, shapes, image_size)
+        if layout.family == "vit":
+            return _vit(layout, shapes, image_size)
+        return _bit(shapes, image_size)
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise KeyMismatch(
+            f"looks like a {layout.family} in the {layout.name} layout, but lacks or misshapes "
+            f"{error.args[0]}, without which its size cannot be told"
+        ) from None
+
+
+def name_of(family: str, config: ClassifierConfig) -> str:
+    """The name in the table of models of a config that differs from it in nothing that shapes its layers."""
+    shaping = {
+        "mixer": ("layers", "patch_size", "channels", "token_hidden", "channel_hidden"),
+        "vit": ("layers", "patch_size", "channels", "heads", "hidden"),
+        "bit": ("units", "width"),
+    }[family]
+    sizes = import_module(f"mlpmixer.models.{family}").SIZES
+    same = (n for n in sizes if all(getattr(sizes[n], field) == getattr(config, field) for field in shaping))
+    return next((n for n in same if MODELS[n] == family), family)
+
+
+def _mixer(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> MixerConfig:
+    channels, in_channels, patch, _ = _shape(shapes, "stem.patches.weight", 4)
+    token_hidden, places = _shape(shapes, "blocks.0.token_mixing.fc1.weight", 2)
+    return MixerConfig(
+        layers=_count(shapes, "blocks"),
+        patch_size=patch,
+        channels=channels,
+        token_hidden=token_hidden,
+        channel_hidden=_shape(shapes, "blocks.0.channel_mixing.fc1.weight", 2)[0],
+        image_size=image_size or _square(places, patch),
+        in_channels=in_channels,
+        gelu="erf" if layout.gelu == "erf" else "tanh",
+        num_classes=_classes(shapes),
+    )
+
+
+def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> VitConfig:
+    channels, in_channels, patch, _ = _shape(shapes, "stem.patches.weight", 4)
+    pool = "token" if "class_token" in shapes else "mean"
+    places = _shape(shapes, "position", 3)[1] - (pool == "token")
+    layers = _count(shapes, "blocks")
+    # Heads leave no trace in most layouts: known widths have theirs, and 64 numbers a head is what all but H/14 take.
+    known = [c.heads for c in VIT_SIZES.values() if c.channels == channels]
+    return VitConfig(
+        layers=layers,
+        patch_size=patch,
+        channels=channels,
+        heads=known[0] if known else max(1, channels // 64),
+        hidden=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
+        pool=pool,
+        representation=_shape(shapes, "representation.0.weight", 2)[0] if "representation.0.weight" in shapes else 0,
+        image_size=image_size or _square(places, patch),
+        in_channels=in_channels,
+        gelu="erf" if layout.gelu == "erf" else "tanh",
+        num_classes=_classes(shapes),
+    )
+
+
+def _bit(shapes: Shapes, image_size: tuple[int, int] | None) -> BitConfig:
+    channels, in_channels, _, _ = _shape(shapes, "stem.weight", 4)
+    return BitConfig(
+        units=tuple(_count(shapes, f"stages.{stage}") for stage in range(_count(shapes, "stages"))),
+        width=max(1, channels // 64),
+        image_size=image_size or (224, 224),
+        in_channels=in_channels,
+        num_classes=_classes(shapes),
+    )
+
+
+def _shape(shapes: Shapes, name: str, sides: int) -> tuple[int, ...]:
+    if name not in shapes or shapes[name].ndim != sides:
+        raise KeyError(name)
+    return tuple(shapes[name].shape)
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    numbers = set(_numbers(shapes, prefix))
+    missing = sorted(set(range(max(numbers, default=0) + 1)) - numbers)
+    if missing:
+        raise KeyError(f"{prefix}.{missing[0]}")
+    return len(numbers)
+
+
+def _numbers(names: Iterable[str], prefix: str) -> list[int]:
+    return [int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in names if name.startswith(f"{prefix}.")]
+
+
+def _classes(shapes: Shapes) -> int:
+    return _shape(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0
+
+
+def _square(places: int, patch: int) -> tuple[int, int]:
+    side = math.isqrt(max(places, 0))
+    if side * side != places or places == 0:
+        raise UsageError(f"{places} places make no square; say the picture's size: stored_size=(height, width)")
+    return side * patch, side * patch
