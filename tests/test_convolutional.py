@@ -1,0 +1,51 @@
+"""The Mixer is a convolutional network."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from conftest import shaken
+from torch import nn
+
+from mlpmixer import create
+from mlpmixer.errors import UsageError
+from mlpmixer.models.convolutional import as_cnn
+from mlpmixer.models.mixer import ColumnLinear, Mixer
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [("mixer_s32", (224, 224), {}), ("mixer_nano", (64, 48), {}), ("mixer_pico", (30, 45), {"gelu": "erf"})],
+)
+def test_the_same_logits_on_real_pictures(name: str, size: tuple[int, int], options: dict[str, Any], photo_batch):
+    model = shaken(create(name, image_size=size, num_classes=10, **options))
+    cnn = as_cnn(cast(Mixer, model))
+    images = photo_batch(*size)
+    with torch.no_grad():
+        torch.testing.assert_close(cnn(images), model(images), atol=2e-5, rtol=1e-5)
+
+
+def test_nothing_but_convolutions_holds_the_mixing():
+    cnn = as_cnn(cast(Mixer, create("mixer_pico")))
+    kinds = {type(module) for module in cnn.modules()}
+    assert ColumnLinear not in kinds
+    assert sum(isinstance(module, nn.Linear) for module in cnn.modules()) == 1  # the head
+    look = cnn.get_submodule("2.look")
+    assert isinstance(look, nn.Conv2d)
+    assert look.kernel_size == (7, 7)  # the full field of 28 / 4 places
+    assert look.in_channels == 1  # one kernel set for all channels
+
+
+def test_weights_are_copied():
+    model = create("mixer_pico")
+    cnn = as_cnn(cast(Mixer, model))
+    for parameter in cnn.get_submodule("2").parameters():
+        parameter.data.zero_()
+    assert float(model.get_parameter("blocks.0.token_mixing.fc1.weight").detach().abs().max()) > 0
+
+
+def test_variants_have_no_such_reading():
+    with pytest.raises(UsageError, match="plain Mixer"):
+        as_cnn(cast(Mixer, create("mixer_pico", untied=True)))

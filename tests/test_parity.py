@@ -1,0 +1,152 @@
+"""The same numbers as timm and Flax, from the same random weights, in float32: logits within 1e-4."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaken
+from torch import Tensor, nn
+
+from mlpmixer import create, load, save
+
+CLOSE = 1e-4
+
+# One of each size, patch and head, whole where that takes seconds; of the largest a few layers, which are all alike.
+MIXERS = "timm.models.mlp_mixer.MlpMixer"
+RESNETS = "timm.models.resnetv2.ResNetV2"
+FAMILIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("mixer_s32", "mixer_s32_224", {}, {}),
+    ("mixer_s16", "mixer_s16_224", {}, {}),
+    ("mixer_b32", "mixer_b32_224", {}, {}),
+    ("mixer_b16", "mixer_b16_224", {}, {}),
+    ("mixer_l32", MIXERS, {"layers": 6}, {"num_blocks": 6, "embed_dim": 1024, "patch_size": 32}),
+    ("mixer_l16", MIXERS, {"layers": 6}, {"num_blocks": 6, "embed_dim": 1024}),
+    ("mixer_h14", MIXERS, {"layers": 3}, {"num_blocks": 3, "embed_dim": 1280, "patch_size": 14}),
+    ("vit_ti16", "vit_tiny_patch16_224", {}, {}),
+    ("vit_s32", "vit_small_patch32_224", {}, {}),
+    ("vit_b16", "vit_base_patch16_224", {"layers": 6}, {"depth": 6}),
+    ("vit_l32", "vit_large_patch32_224", {"layers": 4}, {"depth": 4, "num_classes": 1000}),
+    ("vit_h14", "vit_huge_patch14_224", {"layers": 3}, {"depth": 3, "num_classes": 1000}),
+    ("vit_s16", "vit_small_patch16_224", {"pool": "mean"}, {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    ("bit_r50x1", "resnetv2_50x1_bit", {}, {"num_classes": 1000}),
+    ("bit_r101x1", "resnetv2_101x1_bit", {}, {"num_classes": 1000}),
+    ("bit_r50x3", RESNETS, {"units": (1, 2, 1, 1)}, {"layers": (1, 2, 1, 1), "width_factor": 3}),
+    ("bit_r152x2", RESNETS, {"units": (2, 2, 3, 2)}, {"layers": (2, 2, 3, 2), "width_factor": 2}),
+    ("bit_r152x4", RESNETS, {"units": (1, 1, 1)}, {"layers": (1, 1, 1), "width_factor": 4, "channels": (256, 512, 1024)}),
+]
+
+
+def peer_of(timm: Any, theirs: str, options: dict[str, Any], checkpoint: Path) -> nn.Module:
+    """timm's model with the checkpoint read by timm itself."""
+    if not theirs.startswith("timm."):
+        return timm.create_model(theirs, checkpoint_path=str(checkpoint), **options).eval()
+    if theirs == RESNETS:
+        conv = partial(timm.layers.StdConv2d, eps=1e-8)
+        options = {"stem_type": "fixed", "conv_layer": conv, **options}
+    module, kind = theirs.rsplit(".", 1)
+    peer = getattr(import_module(module), kind)(num_classes=1000, **options)
+    timm.models.load_checkpoint(peer, str(checkpoint))
+    return peer.eval()
+
+
+@pytest.mark.parametrize(("ours", "theirs", "options", "their_options"), FAMILIES, ids=[f[0] for f in FAMILIES])
+def test_timm_loads_what_we_save_and_agrees(
+    ours: str, theirs: str, options: dict[str, Any], their_options: dict[str, Any], timm: Any, tmp_path: Path
+):
+    gelu = {} if ours.startswith("bit") else {"gelu": "erf"}
+    model = shaken(create(ours, num_classes=1000, **gelu, **options))
+    file = save(model, tmp_path / "model.safetensors", layout="timm")
+    peer = peer_of(timm, theirs, their_options, file)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected, got = peer(images), model(images)
+    assert float(expected.abs().max()) > 0.1
+    assert float((got - expected).abs().max()) <= CLOSE
+
+
+def test_timm_runs_the_authors_gelu_when_told(timm: Any, tmp_path: Path):
+    from timm.layers import GELUTanh  # pyright: ignore[reportMissingImports]
+
+    model = shaken(create("mixer_s32"))
+    file = save(model, tmp_path / "model.pth")
+    peer = timm.create_model("mixer_s32_224", checkpoint_path=str(file), act_layer=GELUTanh).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert float((model(images) - peer(images)).abs().max()) <= CLOSE
+
+
+def flax_mixer(arrays: dict[str, np.ndarray], images: Tensor, patch: int, layers: int) -> np.ndarray:
+    """A Mixer in Flax, with the authors' names and Flax's defaults for all else."""
+    import flax.linen as linen
+    import jax.numpy as jnp
+    from flax.traverse_util import unflatten_dict
+
+    class Mlp(linen.Module):
+        hidden: int
+
+        @linen.compact
+        def __call__(self, x):
+            hidden = linen.gelu(linen.Dense(self.hidden)(x))  # named in the order of construction
+            return linen.Dense(x.shape[-1])(hidden)
+
+    class MixerBlock(linen.Module):
+        tokens: int
+        channels: int
+
+        @linen.compact
+        def __call__(self, x):
+            y = Mlp(self.tokens, name="token_mixing")(linen.LayerNorm()(x).swapaxes(1, 2))
+            x = x + y.swapaxes(1, 2)
+            return x + Mlp(self.channels, name="channel_mixing")(linen.LayerNorm()(x))
+
+    class FlaxMixer(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            width = arrays["stem/kernel"].shape[-1]
+            x = linen.Conv(width, (patch, patch), strides=(patch, patch), name="stem")(x)
+            x = x.reshape(x.shape[0], -1, width)
+            for i in range(layers):
+                tokens = arrays[f"MixerBlock_{i}/token_mixing/Dense_0/kernel"].shape[1]
+                channels = arrays[f"MixerBlock_{i}/channel_mixing/Dense_0/kernel"].shape[1]
+                x = MixerBlock(tokens, channels, name=f"MixerBlock_{i}")(x)
+            x = linen.LayerNorm(name="pre_head_layer_norm")(x).mean(axis=1)
+            return linen.Dense(arrays["head/kernel"].shape[1], name="head")(x)
+
+    params = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
+    return np.asarray(FlaxMixer().apply({"params": params}, jnp.asarray(images.permute(0, 2, 3, 1).numpy())))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mixer_s32", {}), ("mixer_b16", {"layers": 3}), ("mixer_nano", {}), ("mixer_nano", {"image_size": (30, 22)})],
+)
+def test_flax_computes_the_same_from_the_npz_we_save(name: str, options: dict[str, Any], tmp_path: Path):
+    model = shaken(create(name, num_classes=11, **options))
+    file = save(model, tmp_path / "model.npz")
+    config: Any = model.config
+    images = torch.randn(2, 3, *config.image_size)
+    with np.load(file, allow_pickle=False) as arrays:
+        expected = flax_mixer(dict(arrays), images, config.patch_size, config.layers)
+    with torch.no_grad():
+        got = model(images).numpy()
+    assert np.abs(expected).max() > 0.1
+    assert np.abs(got - expected).max() <= CLOSE
+
+
+def test_flax_weights_load_and_agree(tmp_path: Path):
+    """The other way: arrays as Flax lays them out, read by us."""
+    rng = np.random.default_rng(0)
+    template = save(shaken(create("mixer_pico", num_classes=4)), tmp_path / "template.npz")
+    with np.load(template) as arrays:
+        drawn = {k: (0.1 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in arrays.items()}
+    np.savez(tmp_path / "drawn.npz", **drawn)  # pyright: ignore[reportArgumentType]
+    images = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        got = load(tmp_path / "drawn.npz")(images).numpy()
+    assert np.abs(got - flax_mixer(drawn, images, 4, 4)).max() <= CLOSE
