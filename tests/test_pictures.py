@@ -1,0 +1,127 @@
+"""Decoding and preparing pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlpmixer.data.pictures import decode
+from mlpmixer.data.preprocess import preprocess
+from mlpmixer.errors import PictureError
+from mlpmixer.passport import Preprocessing
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+GRADIENT = Image.fromarray(np.linspace(0, 255, 60 * 40 * 3).reshape(40, 60, 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        saved(GRADIENT.convert("CMYK"), "JPEG"),
+        saved(GRADIENT.convert("L"), "PNG"),
+        saved(GRADIENT.convert("1"), "PNG"),
+        saved(GRADIENT.convert("P"), "GIF"),
+        saved(GRADIENT.convert("RGBA"), "PNG"),
+        saved(GRADIENT.convert("LA"), "PNG"),
+        saved(Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27), "PNG"),
+        saved(GRADIENT, "GIF", save_all=True, append_images=[GRADIENT.rotate(90)]),
+        saved(GRADIENT, "WEBP"),
+        saved(GRADIENT, "TIFF"),
+        GRADIENT,
+        np.asarray(GRADIENT),
+        np.asarray(GRADIENT.convert("L")),
+    ],
+    ids=["cmyk", "grey", "bits", "palette", "alpha", "grey alpha", "16 bit", "animated", "webp", "tiff", "pil", "array", "grey array"],
+)
+def test_every_mode_becomes_rgb(picture: Any):
+    image = decode(picture)
+    assert image.mode == "RGB"
+    assert image.size == (60, 40)
+    assert int(np.asarray(image).max()) > 200  # 16 bits are scaled, not clipped
+
+
+def test_a_camera_held_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 270° to view
+    assert decode(saved(GRADIENT, "JPEG", exif=exif)).size == (40, 60)
+
+
+def test_transparent_is_white():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert decode(saved(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_large_jpegs_are_decoded_small(photos: list[Path]):
+    with Image.open(photos[0]) as opened:
+        full = opened.size
+    small = decode(photos[0], at_least=100).size
+    assert min(small) >= 100
+    assert small[0] < full[0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (b"", "no picture, or a damaged one"),
+        (b"hello", "no picture, or a damaged one"),
+        (saved(GRADIENT, "JPEG")[:300], "no picture, or a damaged one"),
+        (saved(GRADIENT, "PNG")[:-40], "no picture, or a damaged one"),
+        ("nowhere.jpg", "there is no file nowhere.jpg"),
+        (".", "is a folder"),
+        (np.zeros((3, 3, 5), np.uint8), "an array must be uint8"),
+        (np.zeros((3, 3), np.float32), "an array must be uint8"),
+        (saved(Image.new("1", (30_000, 20_000)), "PNG"), "over 178 million pixels"),
+    ],
+)
+def test_what_is_no_picture_says_so_in_one_line(bad: Any, message: str):
+    with pytest.raises(PictureError, match=message) as caught:
+        decode(bad)
+    assert "\n" not in str(caught.value)
+
+
+class TestPreprocess:
+    def test_agrees_with_torchvision(self, photos: list[Path], timm: Any):  # noqa: ARG002 (brings torchvision)
+        from torchvision.transforms import v2
+
+        how = Preprocessing()
+        reference = v2.Compose(
+            [
+                v2.PILToTensor(),
+                v2.Resize(256, antialias=True),
+                v2.CenterCrop(224),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize([0.5] * 3, [0.5] * 3),
+            ]
+        )
+        for photo in photos:
+            image = decode(photo)
+            assert float((preprocess(image, how) - reference(image)).abs().max()) <= 2 / 127  # a grey level
+
+    def test_stretch_ignores_the_proportions(self, photos: list[Path]):
+        image = decode(photos[0])
+        how = Preprocessing(shape="stretch", resize=64, crop=(64, 64))
+        exact = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1
+        assert np.abs(preprocess(image, how).permute(1, 2, 0).numpy() - exact).max() <= 2.1 / 127.5
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (20, 20), (2000, 10)])
+    def test_any_picture_gives_the_crop(self, size: tuple[int, int]):
+        for shape in ("short_side", "stretch"):
+            how = Preprocessing(resize=32, crop=(28, 30), shape=shape)
+            assert preprocess(Image.new("RGB", size), how).shape == (3, 28, 30)
+
+    def test_values(self):
+        how = Preprocessing(resize=4, crop=(4, 4), mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.25))
+        out = preprocess(Image.new("RGB", (4, 4), (255, 255, 0)), how)
+        torch.testing.assert_close(out[:, 0, 0], torch.tensor([1.0, 1.0, -1.0]))

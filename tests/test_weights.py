@@ -1,0 +1,318 @@
+"""Reading and writing checkpoints: exact both ways, strict, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from conftest import shaken
+from torch import Tensor
+
+from mlpmixer import create, load, save
+from mlpmixer.errors import KeyMismatch, UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Preprocessing
+
+SMALL: dict[str, dict[str, Any]] = {
+    "mixer": {"name": "mixer_pico", "layers": 2, "channels": 16, "num_classes": 7},
+    "vit": {"name": "vit_ti32", "layers": 2, "image_size": 64, "num_classes": 7},
+    "vit mean": {"name": "vit_ti32", "layers": 2, "image_size": 64, "num_classes": 7, "pool": "mean"},
+    "bit": {"name": "bit_r50x1", "units": (2, 1), "num_classes": 7},
+}
+FILES: list[tuple[str, Any]] = [
+    ("model.safetensors", None),
+    ("model.safetensors", "timm"),
+    ("model.pth", None),
+    ("model.npz", "linen"),
+    ("model.npz", "older"),
+]
+
+
+def make(kind: str, **options: Any) -> Classifier:
+    model = create(**{**SMALL[kind], **options})
+    shaken(model)
+    return model
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """What is in a file, read without our code."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    if path.suffix == ".pth":
+        return {name: value.numpy() for name, value in torch.load(path, weights_only=True).items()}
+    return {name: value.numpy() for name, value in safetensors.torch.load_file(path).items()}
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[name].shape == b[name].shape and a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes()
+        for name in a
+    )
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(("name", "layout"), FILES)
+class TestRoundTrips:
+    def test_the_model_comes_back(self, kind: str, name: str, layout: Any, tmp_path: Path):
+        model = make(kind)
+        loaded = load(save(model, tmp_path / name, layout=layout))
+        assert not loaded.training
+        assert loaded.config.num_classes == 7
+        images = torch.randn(2, 3, *model.config.image_size)
+        if layout == "timm" or name.endswith(".pth"):  # timm's own code computes the exact GELU
+            erf = {} if kind == "bit" else {"gelu": "tanh"}
+            loaded = load(tmp_path / name, **erf)
+        torch.testing.assert_close(loaded(images), model(images), atol=1e-6, rtol=1e-6)
+
+    def test_foreign_arrays_come_back_bit_for_bit(self, kind: str, name: str, layout: Any, tmp_path: Path):
+        first = save(make(kind), tmp_path / "first" / name, layout=layout)
+        second = save(load(first), tmp_path / "second" / name, layout=layout)
+        assert same(arrays(first), arrays(second))
+
+
+def test_one_file_of_ours_is_enough_to_predict(tmp_path: Path):
+    how = Preprocessing(resize=40, crop=(28, 28), mean=(0.1, 0.2, 0.3), interpolation="bicubic")
+    model = make("mixer", gelu="erf", dropout=0.1, groups=2, untied=True)
+    names = [f"thing {i}" for i in range(7)]
+    file = save(model, tmp_path / "m.safetensors", classes=names, preprocessing=how, provenance={"data": "none"})
+    loaded = load(file)
+    assert loaded.config == model.config
+    assert loaded.name == "mixer_pico"
+    assert loaded.passport is not None
+    assert loaded.passport.classes == tuple(names)
+    assert loaded.passport.preprocessing == how
+    assert loaded.passport.provenance["data"] == "none"
+    assert re.match(r"mlpmixer \d", loaded.passport.provenance["saved_by"])
+    again = load(save(loaded, tmp_path / "again.safetensors")).passport
+    assert again is not None
+    assert again.classes == tuple(names)  # the passport travels on by itself
+
+
+def test_our_header_is_plain_json(tmp_path: Path):
+    with safetensors.safe_open(save(make("mixer"), tmp_path / "m.safetensors"), "pt") as file:
+        about = json.loads(file.metadata()["mlpmixer"])
+    assert about["family"] == "mixer"
+    assert about["config"]["gelu"] == "tanh"
+    assert about["passport"]["preprocessing"]["crop"] == [28, 28]
+
+
+def test_the_oldest_mixer_files_have_sides_of_length_one(tmp_path: Path):
+    plain = arrays(save(make("mixer"), tmp_path / "plain.npz", layout="older"))
+    quirky = {
+        f"opt/target/{name}": (array[None] if "kernel1" in name else array[:, None] if "bias" in name and "_phase" in name else array)
+        for name, array in plain.items()
+    }
+    np.savez(tmp_path / "quirky.npz", **quirky)  # pyright: ignore[reportArgumentType]
+    loaded = load(tmp_path / "quirky.npz")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), make_state(plain, tmp_path), strict=True))
+    assert same(arrays(save(loaded, tmp_path / "again.npz", layout="older")), quirky)
+    kept = save(loaded, tmp_path / "ours.safetensors")  # and the quirks travel with our own file
+    assert same(arrays(save(load(kept), tmp_path / "once more.npz", layout="older")), quirky)
+
+
+def make_state(plain: dict[str, np.ndarray], folder: Path) -> list[Tensor]:
+    np.savez(folder / "plain again.npz", **plain)  # pyright: ignore[reportArgumentType]
+    return list(load(folder / "plain again.npz").state_dict().values())
+
+
+def test_bits_first_files_number_their_convolutions(tmp_path: Path):
+    plain = arrays(save(make("bit"), tmp_path / "plain.npz", layout="older"))
+    numbered = {}
+    for i, (name, array) in enumerate(plain.items()):
+        numbered[name.replace("standardized_conv2d/", f"standardized_conv2d_{i}/") if i % 2 else name] = array
+    np.savez(tmp_path / "numbered.npz", **numbered)
+    again = save(load(tmp_path / "numbered.npz"), tmp_path / "again.npz", layout="older")
+    assert same(arrays(again), numbered)
+
+
+def test_linen_gives_its_class_token_no_position(tmp_path: Path):
+    model = make("vit")
+    file = save(model, tmp_path / "m.npz", layout="linen")
+    assert arrays(file)["pos_embedding"].shape == (1, 4, 192)
+    loaded = load(file)
+    assert float(loaded.get_parameter("position").detach()[:, 0].abs().max()) == 0
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+def test_vit_with_a_representation_layer(tmp_path: Path):
+    model = make("vit", representation=24)
+    for layout in ("linen", "older"):
+        assert load(save(model, tmp_path / "m.npz", layout=layout)).get_parameter("head.weight").shape == (7, 24)
+    with pytest.raises(UsageError, match=r"timm layout has no place for representation\.0"):
+        save(model, tmp_path / "m.pth")
+
+
+class TestWrappedCheckpoints:
+    def test_training_checkpoints_and_ddp_prefixes(self, tmp_path: Path):
+        model = make("mixer")
+        state = torch.load(save(model, tmp_path / "m.pth"), weights_only=True)
+        torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {0: 1.0}}}, tmp_path / "train.pth")
+        torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "ddp.pth")
+        for name in ("train.pth", "ddp.pth"):
+            assert all(torch.equal(a, b) for a, b in zip(load(tmp_path / name).parameters(), model.parameters(), strict=True))
+
+    def test_two_sets_of_weights_want_a_word(self, tmp_path: Path):
+        state = torch.load(save(make("mixer"), tmp_path / "m.pth"), weights_only=True)
+        zero = {name: torch.zeros_like(value) for name, value in state.items()}
+        torch.save({"model": state, "model_ema": zero}, tmp_path / "both.pth")
+        with pytest.raises(UsageError, match="say which: entry= one of model, model_ema"):
+            load(tmp_path / "both.pth")
+        assert float(next(load(tmp_path / "both.pth", entry="model_ema").parameters()).detach().abs().max()) == 0
+        with pytest.raises(UsageError, match="no entry 'ema'"):
+            load(tmp_path / "both.pth", entry="ema")
+
+    def test_files_from_before_pytorch_1_6(self, tmp_path: Path):
+        model = make("mixer")
+        state = torch.load(save(model, tmp_path / "m.pth"), weights_only=True)
+        torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+        assert torch.equal(load(tmp_path / "old.pth").get_parameter("norm.bias"), model.get_parameter("norm.bias"))
+
+
+class TestStrictness:
+    def test_missing_extra_and_misshapen_are_all_named(self, tmp_path: Path):
+        found = arrays(save(make("mixer"), tmp_path / "m.npz"))
+        del found["MixerBlock_1/token_mixing/Dense_0/bias"]
+        found["head/scale"] = np.ones(3, np.float32)
+        found["pre_head_layer_norm/scale"] = np.ones(5, np.float32)
+        np.savez(tmp_path / "odd.npz", **found)
+        with pytest.raises(KeyMismatch) as caught:
+            load(tmp_path / "odd.npz")
+        message = str(caught.value)
+        assert "the model has MixerBlock_1/token_mixing/Dense_0/bias 32 that the file lacks" in message
+        assert "the file has head/scale 3 that the model lacks" in message
+        assert "pre_head_layer_norm/scale is 5 in the file and 16 in the model" in message
+        assert "\n" not in message
+
+    def test_a_missing_layer_in_the_middle_stops(self, tmp_path: Path):
+        found = arrays(save(make("mixer", layers=4), tmp_path / "m.npz"))
+        np.savez(tmp_path / "gap.npz", **{k: v for k, v in found.items() if "Block_2/" not in k})
+        with pytest.raises(KeyMismatch, match=r"lacks or misshapes blocks\.2"):
+            load(tmp_path / "gap.npz")
+
+    def test_a_model_can_be_demanded(self, tmp_path: Path):
+        file = save(make("mixer"), tmp_path / "m.npz")
+        with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
+            load(file, model="Mixer-B/16")
+        whole = save(create("mixer_pico"), tmp_path / "pico.npz")
+        assert load(whole, model="mixer_pico").name == "mixer_pico"
+
+    def test_another_number_of_classes_needs_a_word(self, tmp_path: Path):
+        file = save(make("mixer"), tmp_path / "m.safetensors", classes=list("abcdefg"))
+        with pytest.raises(UsageError, match=r"has 7 classes, not 3; start the head anew with fresh=\('head',\)"):
+            load(file, num_classes=3)
+        model = load(file, num_classes=3, fresh=("head",))
+        assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
+        assert model.passport is not None
+        assert model.passport.classes is None
+        assert load(file, num_classes=7).passport == load(file).passport
+
+    def test_fresh_parts_start_anew_and_the_rest_is_read(self, tmp_path: Path):
+        model = make("mixer")
+        loaded = load(save(model, tmp_path / "m.npz"), fresh=("blocks.1", "stem"))
+        for name, parameter in loaded.named_parameters():
+            kept = torch.equal(parameter, model.get_parameter(name))
+            assert kept == (not name.startswith(("blocks.1.", "stem.")))
+
+    def test_fresh_parts_need_not_be_in_the_file(self, tmp_path: Path):
+        found = arrays(save(make("mixer"), tmp_path / "m.npz"))
+        headless = {name: value for name, value in found.items() if not name.startswith("head/")}
+        np.savez(tmp_path / "headless.npz", **headless)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UsageError, match="has no head"):
+            load(tmp_path / "headless.npz")
+        assert load(tmp_path / "headless.npz", num_classes=4, fresh=("head",)).config.num_classes == 4
+        assert load(tmp_path / "headless.npz", num_classes=0)(torch.zeros(1, 3, 28, 28)).shape == (1, 16)
+
+    def test_a_misspelt_part_is_refused(self, tmp_path: Path):
+        with pytest.raises(UsageError, match="did you mean 'head'"):
+            load(save(make("mixer"), tmp_path / "m.npz"), fresh=("haed",))
+
+    def test_what_is_no_model_is_named(self, tmp_path: Path):
+        np.savez(tmp_path / "x.npz", a=np.zeros(3, np.float32))
+        with pytest.raises(KeyMismatch, match="no Mixer, ViT or BiT in a layout known here; its arrays begin with a"):
+            load(tmp_path / "x.npz")
+
+    def test_names_and_paths_that_do_not_exist(self):
+        with pytest.raises(UsageError, match="there is no file 'nowhere.npz'"):
+            load("nowhere.npz")
+        with pytest.raises(UsageError, match=r"did you mean 'mixer_b16\.imagenet21k'"):
+            load("mixer_b16.imagenet21")
+
+    def test_places_that_make_no_square_want_a_size(self, tmp_path: Path):
+        model = make("mixer", image_size=(28, 20))
+        file = save(model, tmp_path / "m.npz")
+        with pytest.raises(UsageError, match=r"35 places make no square; .* stored_size="):
+            load(file)
+        assert load(file, stored_size=(28, 20)).config.image_size == (28, 20)
+
+
+class TestDtypes:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    @pytest.mark.parametrize(("name", "layout"), FILES)
+    def test_half_precision_stays_unless_told(self, dtype: torch.dtype, name: str, layout: Any, tmp_path: Path):
+        model = make("mixer").to(dtype)
+        file = save(model, tmp_path / name, layout=layout)
+        loaded = load(file)
+        assert {p.dtype for p in loaded.parameters()} == {dtype}
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+        assert {p.dtype for p in load(file, dtype=torch.float32).parameters()} == {torch.float32}
+        assert {p.dtype for p in load(file, num_classes=2, fresh=("head",)).parameters()} == {dtype}
+
+    def test_mixed_precision_wants_a_word(self, tmp_path: Path):
+        model = make("mixer")
+        model.get_submodule("head").to(torch.float16)
+        file = save(model, tmp_path / "m.safetensors")
+        with pytest.raises(UsageError, match="mixes float16 and float32; say which: dtype="):
+            load(file)
+        assert {p.dtype for p in load(file, dtype=torch.float32).parameters()} == {torch.float32}
+
+
+class TestSaving:
+    def test_endings_and_layouts_must_fit(self, tmp_path: Path):
+        with pytest.raises(UsageError, match="cannot tell the kind of file"):
+            save(make("mixer"), tmp_path / "m.bin")
+        with pytest.raises(UsageError, match="has the layout linen or older, not 'timm'"):
+            save(make("mixer"), tmp_path / "m.npz", layout="timm")
+        with pytest.raises(UsageError, match="no untied, grouped or pyramid Mixers"):
+            save(make("mixer", groups=2), tmp_path / "m.npz")
+        with pytest.raises(UsageError, match="3 class names for a model of 7"):
+            save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
+
+    def test_a_failed_save_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        file = save(make("mixer"), tmp_path / "m.npz")
+        before = file.read_bytes()
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UsageError, match="No space left on device"):
+            save(make("mixer"), file)
+        assert file.read_bytes() == before
+        assert os.listdir(tmp_path) == ["m.npz"]
+
+    def test_loaded_weights_do_not_hang_on_the_file(self, tmp_path: Path):
+        for name, layout in FILES:
+            file = save(make("mixer"), tmp_path / name, layout=layout)
+            model = load(file)
+            expected = {k: v.clone() for k, v in model.state_dict().items()}
+            with file.open("r+b") as opened:  # overwritten in place, as `cp` does
+                opened.write(os.urandom(file.stat().st_size))
+            assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+
+    def test_files_are_readable_by_others_as_the_umask_says(self, tmp_path: Path):
+        file = save(make("mixer"), tmp_path / "m.safetensors")
+        mask = os.umask(0)
+        os.umask(mask)
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+
+    def test_npz_is_what_numpy_reads(self, tmp_path: Path):
+        file = save(make("bit"), tmp_path / "m.npz", layout="older")
+        assert zipfile.is_zipfile(file)
+        assert arrays(file)["resnet/block2/unit01/a/proj/standardized_conv2d/kernel"].shape == (1, 1, 256, 512)
