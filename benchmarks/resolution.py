@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mlpmixer.models import create
+from mlpmixer.models import build, create
+from mlpmixer.weights import resolution
 
 SIZE = 224
+SIZES = [(n, n) for n in (160, 192, 224, 256, 288, 320, 384, 448)] + [(320, 192)]
 
 
 def read(folder: Path, side: int) -> tuple[list[Tensor], Tensor]:
@@ -103,13 +105,119 @@ def fit(model, pictures, labels, size, *, epochs, peak, rng, smallest, mixup=0.0
             torch.save({"state": model.state_dict(), "epoch": epoch}, report.with_suffix(".part"))
 
 
+# The candidates. Each gives the two matrices of token mixing, from the new grid to the old and back:
+#   W1' = W1 · to_old,   W2' = to_new · W2,   b2' = to_new · b2
+
+
+def interpolate(mode: str, source, target) -> Tensor:
+    places = torch.eye(source[0] * source[1], dtype=torch.float64).view(-1, 1, *source)
+    smooth = {} if mode == "nearest" else {"antialias": True}
+    return F.interpolate(places, size=target, mode=mode, **smooth).flatten(1).T
+
+
+def tokens_to_the_old_grid(mode: str):
+    """The tokens are resized to the old grid, mixed there, and the answer is resized to the new one."""
+    return lambda old, new: (interpolate(mode, new, old), interpolate(mode, old, new))
+
+
+def weights_as_pictures(mode: str):
+    """Each row of W1 is resized as a picture, then scaled so that a sum over more places stays as large."""
+
+    def matrices(old, new):
+        scale = (old[0] * old[1]) / (new[0] * new[1])
+        return interpolate(mode, old, new).T * scale, interpolate(mode, old, new)
+
+    return matrices
+
+
+CANDIDATES = {
+    "tokens, bilinear": tokens_to_the_old_grid("bilinear"),
+    "tokens, bicubic": tokens_to_the_old_grid("bicubic"),
+    "tokens, nearest": tokens_to_the_old_grid("nearest"),
+    "weights, bilinear": weights_as_pictures("bilinear"),
+    "weights, bicubic": weights_as_pictures("bicubic"),
+}
+
+
+def changed(model, size, candidate: str):
+    """A copy of the model for pictures of `size`."""
+    old = model.config
+    if candidate == "tiles":
+        state, config = resolution.change_resolution(model.state_dict(), old, size, "tiles")
+    else:
+        config = resolution.dataclasses.replace(old, image_size=size)
+        to_old, to_new = CANDIDATES[candidate](old.grids()[0], config.grids()[0])
+        state = model.state_dict()
+        for name in state:
+            if name.endswith("token_mixing.fc1.weight"):
+                state[name] = (state[name].double() @ to_old).float()
+            elif "token_mixing.fc2." in name:
+                state[name] = (to_new @ state[name].double()).float()
+    copy = build("mixer", config)
+    copy.load_state_dict({name: value.clone() for name, value in state.items()})
+    return copy
+
+
+@torch.no_grad()
+def accuracy(model, pictures: list[Tensor], labels: Tensor, size) -> float:
+    """Top-1 on centre crops, each picture scaled so that the crop sees 7/8 of the side that is tightest."""
+    model.eval()
+    right = 0
+    for chosen in torch.arange(len(labels)).split(64):
+        crops = []
+        for i in chosen.tolist():
+            picture = pictures[i]
+            scale = max(size[0] / picture.shape[1], size[1] / picture.shape[2]) * 8 / 7
+            target = [round(side * scale) for side in picture.shape[1:]]
+            resized = F.interpolate(picture[None], size=target, mode="bilinear", antialias=True)[0]
+            top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
+            crops.append(resized[:, top : top + size[0], left : left + size[1]])
+        right += int((model(normalise(torch.stack(crops))).argmax(1) == labels[chosen]).sum())
+    return 100 * right / len(labels)
+
+
+def table(photos: Path, weights: Path, epochs: int) -> None:
+    saved = torch.load(weights, weights_only=True)
+    held_out = [read(photos / split, 512) for split in ("validation", "test")]
+    pictures, labels = [p for part, _ in held_out for p in part], torch.cat([part for _, part in held_out])
+    model = create(saved["name"], num_classes=int(labels.max()) + 1, image_size=SIZE, patch_size=16)
+    model.load_state_dict(saved["state"])
+    print(f"{len(labels)} held-out pictures, torch {torch.__version__}\n")
+    names = [*CANDIDATES, "tiles"]
+    print("| size | " + " | ".join(names) + " |\n|---" + "|---" * len(names) + "|")
+    for size in SIZES:
+        cells = []
+        for name in names:
+            fits = name != "tiles" or all(side % SIZE == 0 for side in size)
+            cells.append(f"{accuracy(changed(model, size, name), pictures, labels, size):.1f}" if fits else "")
+        print(f"| {size[0]}×{size[1]} | " + " | ".join(cells) + " |", flush=True)
+    if not epochs:
+        return
+    print(f"\nAfter {epochs} epochs at the new size (AdamW, peak 1e-4)\n")
+    tuned = ["tokens, bicubic", "tiles"]
+    print("| size | " + " | ".join(tuned) + " |\n|---" + "|---" * len(tuned) + "|")
+    train_pictures, train_labels = read(photos / "train", 512)
+    for size in SIZES:
+        cells = []
+        for name in tuned:
+            if name == "tiles" and any(side % SIZE for side in size):
+                cells.append("")
+                continue
+            copy, rng = changed(model, size, name), torch.Generator().manual_seed(0)
+            fit(copy, train_pictures, train_labels, size, epochs=epochs, peak=1e-4, rng=rng, smallest=0.5)
+            cells.append(f"{accuracy(copy, pictures, labels, size):.1f}")
+        print(f"| {size[0]}×{size[1]} | " + " | ".join(cells) + " |", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "table"])
     parser.add_argument("photos", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=100, help="of training, or of fine-tuning at each size")
     parser.add_argument("--model", default="mixer_nano")
     given = parser.parse_args()
     if given.what == "train":
         train(given.photos, given.weights, given.epochs, given.model)
+    else:
+        table(given.photos, given.weights, given.epochs)

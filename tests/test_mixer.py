@@ -272,7 +272,13 @@ class TestVariants:
 
     @pytest.mark.parametrize(
         "options",
-        [{"untied": True}, {"groups": 2}, {"groups": 2, "group_projection": True}, {"pyramid": (1,)}, {"untied": True, "groups": 4}],
+        [
+            {"untied": True},
+            {"groups": 2},
+            {"groups": 2, "group_projection": True},
+            {"pyramid": (1,)},
+            {"untied": True, "groups": 4},
+        ],
     )
     def test_all_learn(self, options: dict[str, Any]):
         model = small(**options).train()
@@ -306,7 +312,7 @@ def test_compiles_into_one_graph_where_types_are_not_checked():
     code = (
         "import torch, mlpmixer\n"
         "try: mlpmixer.create('mixer_pico', gelu='exact')\n"
-        "except ValueError as error: assert 'must be \"tanh\" or \"erf\"; got' in str(error)\n"
+        'except ValueError as error: assert \'must be "tanh" or "erf"; got\' in str(error)\n'
         "for name, options in (('mixer_pico', {}), ('vit_ti32', {'layers': 2}), ('bit_r50x1', {'units': (1, 1)})):\n"
         "    model = mlpmixer.create(name, image_size=32, num_classes=3, **options).train()\n"
         "    graph = torch.compile(model, fullgraph=True, backend='aot_eager')\n"

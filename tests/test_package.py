@@ -27,7 +27,9 @@ FLOORS = [
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_public_names():

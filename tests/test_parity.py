@@ -33,12 +33,22 @@ FAMILIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("vit_b16", "vit_base_patch16_224", {"layers": 6}, {"depth": 6}),
     ("vit_l32", "vit_large_patch32_224", {"layers": 4}, {"depth": 4, "num_classes": 1000}),
     ("vit_h14", "vit_huge_patch14_224", {"layers": 3}, {"depth": 3, "num_classes": 1000}),
-    ("vit_s16", "vit_small_patch16_224", {"pool": "mean"}, {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+    (
+        "vit_s16",
+        "vit_small_patch16_224",
+        {"pool": "mean"},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    ),
     ("bit_r50x1", "resnetv2_50x1_bit", {}, {"num_classes": 1000}),
     ("bit_r101x1", "resnetv2_101x1_bit", {}, {"num_classes": 1000}),
     ("bit_r50x3", RESNETS, {"units": (1, 2, 1, 1)}, {"layers": (1, 2, 1, 1), "width_factor": 3}),
     ("bit_r152x2", RESNETS, {"units": (2, 2, 3, 2)}, {"layers": (2, 2, 3, 2), "width_factor": 2}),
-    ("bit_r152x4", RESNETS, {"units": (1, 1, 1)}, {"layers": (1, 1, 1), "width_factor": 4, "channels": (256, 512, 1024)}),
+    (
+        "bit_r152x4",
+        RESNETS,
+        {"units": (1, 1, 1)},
+        {"layers": (1, 1, 1), "width_factor": 4, "channels": (256, 512, 1024)},
+    ),
 ]
 
 

@@ -43,7 +43,21 @@ GRADIENT = Image.fromarray(np.linspace(0, 255, 60 * 40 * 3).reshape(40, 60, 3).a
         np.asarray(GRADIENT),
         np.asarray(GRADIENT.convert("L")),
     ],
-    ids=["cmyk", "grey", "bits", "palette", "alpha", "grey alpha", "16 bit", "animated", "webp", "tiff", "pil", "array", "grey array"],
+    ids=[
+        "cmyk",
+        "grey",
+        "bits",
+        "palette",
+        "alpha",
+        "grey alpha",
+        "16 bit",
+        "animated",
+        "webp",
+        "tiff",
+        "pil",
+        "array",
+        "grey array",
+    ],
 )
 def test_every_mode_becomes_rgb(picture: Any):
     image = decode(picture)

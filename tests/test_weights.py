@@ -109,12 +109,16 @@ def test_our_header_is_plain_json(tmp_path: Path):
 def test_the_oldest_mixer_files_have_sides_of_length_one(tmp_path: Path):
     plain = arrays(save(make("mixer"), tmp_path / "plain.npz", layout="older"))
     quirky = {
-        f"opt/target/{name}": (array[None] if "kernel1" in name else array[:, None] if "bias" in name and "_phase" in name else array)
+        f"opt/target/{name}": (
+            array[None] if "kernel1" in name else array[:, None] if "bias" in name and "_phase" in name else array
+        )
         for name, array in plain.items()
     }
     np.savez(tmp_path / "quirky.npz", **quirky)  # pyright: ignore[reportArgumentType]
     loaded = load(tmp_path / "quirky.npz")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), make_state(plain, tmp_path), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), make_state(plain, tmp_path), strict=True)
+    )
     assert same(arrays(save(loaded, tmp_path / "again.npz", layout="older")), quirky)
     kept = save(loaded, tmp_path / "ours.safetensors")  # and the quirks travel with our own file
     assert same(arrays(save(load(kept), tmp_path / "once more.npz", layout="older")), quirky)
@@ -160,7 +164,9 @@ class TestWrappedCheckpoints:
         torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {0: 1.0}}}, tmp_path / "train.pth")
         torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "ddp.pth")
         for name in ("train.pth", "ddp.pth"):
-            assert all(torch.equal(a, b) for a, b in zip(load(tmp_path / name).parameters(), model.parameters(), strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(load(tmp_path / name).parameters(), model.parameters(), strict=True)
+            )
 
     def test_two_sets_of_weights_want_a_word(self, tmp_path: Path):
         state = torch.load(save(make("mixer"), tmp_path / "m.pth"), weights_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import print_table
-from mlpmixer.errors import PictureError
+from mlpmixer.errors import PictureError, UsageError
 
 
 def predict(
@@ -30,6 +30,8 @@ def predict(
         strict: Fail when a picture cannot be read, instead of leaving it out.
         json: Print JSON, a line a picture.
     """
+    if not pictures:
+        raise UsageError("give one picture or more: mixer predict photo.jpg --weights mixer_clothing")
     from mlpmixer.predict.predictor import Predictor
 
     predictor = Predictor(weights, top=top)

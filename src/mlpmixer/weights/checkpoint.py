@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cattrs
 import torch
 from torch import Tensor
 
-from mlpmixer.errors import BrokenFile, KeyMismatch
+from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
 from mlpmixer.models import CLASSES, build
 from mlpmixer.models.bit import BitConfig
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
@@ -27,6 +30,8 @@ from mlpmixer.weights.layouts import Layout, Line
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
 VERSION = 1
+MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
+MAX_PIXELS = 16_384  # of a side of a prepared picture
 CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
 
 
@@ -62,6 +67,7 @@ class Quirks:
 
 @dataclass
 class Checkpoint:
+    path: Path
     family: str
     name: str
     config: ClassifierConfig
@@ -74,23 +80,37 @@ def recognise(
     file: ArrayFile, stored_size: tuple[int, int] | None = None, preprocessing: Preprocessing | None = None
 ) -> Checkpoint:
     """Our own files say what they are; others are told by their names and shapes."""
-    if HEADER in file.metadata:
-        return _ours(file)
+    checkpoint = _ours(file) if HEADER in file.metadata else _others(file, stored_size, preprocessing)
+    config = checkpoint.config
+    depth = config.layers if isinstance(config, MixerConfig | VitConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
+    if depth > MAX_LAYERS:
+        raise BrokenFile(f"{file.path} claims {depth:,} layers; no model here has over {MAX_LAYERS}")
+    return checkpoint
+
+
+def _others(file: ArrayFile, stored_size: tuple[int, int] | None, preprocessing: Preprocessing | None) -> Checkpoint:
     quirks = Quirks.of(file.claims)
     theirs = quirks.strip(file.claims)
+    if len(theirs) != len(file.claims):
+        raise KeyMismatch(f"{file.path} holds two arrays for one place in the model")
     layout = layouts.recognise(theirs)
     if layout is None:
         shown = ", ".join(list(file.claims)[:4])
         raise KeyMismatch(f"{file.path} is no Mixer, ViT or BiT in a layout known here; its arrays begin with {shown}")
     try:
-        config = config_of(layout, layouts.our_shapes(layout, _squeezed(layout, theirs)), stored_size)
+        with warnings.catch_warnings(action="ignore"):  # torch has doubts about transposing what is no matrix
+            shapes = layouts.our_shapes(layout, _squeezed(layout, theirs))
+        config = config_of(layout, shapes, stored_size)
     except KeyMismatch as error:
         raise KeyMismatch(f"{file.path} {error}") from None
+    except UsageError as error:
+        raise UsageError(f"{file.path}: {error}") from None
     assumed = Preprocessing(crop=config.image_size, resize=round(max(config.image_size) * 256 / 224))
     provenance = {"file": file.path.name, "layout": layout.name}
     if preprocessing is None:
         provenance["preprocessing"] = "assumed: the authors' [-1, 1]; the file does not say"
     return Checkpoint(
+        path=file.path,
         family=layout.family,
         name=name_of(layout.family, config),
         config=config,
@@ -125,21 +145,34 @@ def _ours(file: ArrayFile) -> Checkpoint:
         family = about["family"]
         config = converter.structure(about["config"], CONFIGS[family])
         passport = converter.structure(about["passport"], Passport)
-        name = str(about["name"])
-        depth = config.layers if isinstance(config, MixerConfig | VitConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
+        _check_passport(passport, config)
+        converter.structure(json.loads(passport.provenance.get("quirks", "{}")), Quirks)  # `save` reads them
+        name = first_line(about["name"])
     except BrokenFile:
         raise
     except Exception as error:  # any way in which the header is not what `header` writes
         raise BrokenFile(f"{file.path} has a header that makes no sense: {first_line(error)}") from error
-    if depth > len(file.claims):
-        raise BrokenFile(f"{file.path} claims {depth:,} layers and holds {len(file.claims)} arrays; it is hostile")
-    return Checkpoint(family, name, config, passport, layouts.own(family))
+    return Checkpoint(file.path, family, name, config, passport, layouts.own(family))
+
+
+def _check_passport(passport: Passport, config: ClassifierConfig) -> None:
+    """Stops what would go wrong only when a picture is prepared or a class is named."""
+    if passport.classes is not None and len(passport.classes) != config.num_classes:
+        raise ValueError(f"{len(passport.classes)} class names for {config.num_classes} classes")
+    how = passport.preprocessing
+    if not all(1 <= side <= MAX_PIXELS for side in (how.resize, *how.crop)):
+        raise ValueError(f"pictures scaled to {how.resize} and cropped to {how.crop} pixels")
+    if len(how.mean) != len(how.std) or not all(map(math.isfinite, how.mean + how.std)) or 0 in how.std:
+        raise ValueError(f"pictures with a mean of {how.mean} and a deviation of {how.std}")
 
 
 def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Line], dict[str, Tensor]]:
     """How each of our arrays stands in the file, and our arrays themselves, as shapes."""
-    with torch.device("meta"):
-        ours = build(checkpoint.family, config).state_dict()
+    try:
+        with torch.device("meta"):
+            ours = build(checkpoint.family, config).state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:  # torch counts in 64 bits, even what it does not allocate
+        raise BrokenFile(f"{checkpoint.path} claims a model too large to exist: {first_line(error)}") from error
     return layouts.pair(checkpoint.layout, ours), ours
 
 

@@ -21,6 +21,7 @@ from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, 
 from mlpmixer.weights.fetch import fetch
 from mlpmixer.weights.files import ArrayFile, look
 from mlpmixer.weights.resolution import Scheme, change_resolution
+from mlpmixer.weights.shipped import SHIPPED
 from mlpmixer.weights.strict import compare
 
 
@@ -89,9 +90,12 @@ def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
     name = os.fspath(source)
     if name.startswith(("http://", "https://")):
         return fetch(name), None
+    if name in SHIPPED:
+        return SHIPPED[name], None
     if name in ledger.LEDGER:
         return fetch(name), ledger.LEDGER[name]
-    raise UsageError(f"there is no file '{name}' and no known checkpoint of that name{nearest(name, ledger.LEDGER)}")
+    known = [*SHIPPED, *ledger.LEDGER]
+    raise UsageError(f"there is no file '{name}' and no known checkpoint of that name{nearest(name, known)}")
 
 
 def _check_classes(path: Path, checkpoint: Checkpoint, asked: int | None, fresh: tuple[str, ...]) -> None:

@@ -127,12 +127,12 @@ def _joined(part: str, arrays: State, like: State) -> State:
 
 
 def resize_matrix(source: Grid, target: Grid) -> Tensor:
-    """The linear map (target places, source places) that a bilinear resize of a picture of tokens is.
+    """The linear map (target places, source places) that a bicubic resize of a picture of tokens is.
 
     Towards fewer places it averages all that falls together. Its rows sum to 1: what is the same everywhere stays so.
     """
     places = torch.eye(source[0] * source[1], dtype=torch.float64).view(-1, 1, *source)
-    return F.interpolate(places, size=target, mode="bilinear", antialias=True).flatten(1).T
+    return F.interpolate(places, size=target, mode="bicubic", antialias=True).flatten(1).T
 
 
 def resample_positions(position: Tensor, before: Grid, after: Grid) -> Tensor:

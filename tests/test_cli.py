@@ -1,0 +1,131 @@
+"""The command, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlpmixer import __version__, names
+from mlpmixer.cli import main
+
+
+def mixer(*arguments: str, code: int = 0) -> None:
+    """Runs in this process; what it wrote, to either stream, comes back through capsys."""
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        assert end.code == code
+    else:
+        assert code == 0
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]):
+    mixer("--help")
+    assert "models" in capsys.readouterr().out
+    mixer()
+    assert "predict" in capsys.readouterr().out
+    mixer("--version")
+    assert capsys.readouterr().out == f"mixer {__version__}\n"
+
+
+def test_models_lists_all(capsys: pytest.CaptureFixture[str]):
+    mixer("models", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == names()
+    assert rows[3]["params"] == 59_880_472
+    assert rows[3]["params_without_head"] == 59_111_472
+    assert rows[3]["image_size"] == 224
+    assert rows[3]["gmacs"] == pytest.approx(12.6018, abs=1e-4)
+    mixer("models")
+    out = capsys.readouterr().out
+    assert "59,111,472" in out
+    assert "59 M" in out
+
+
+def test_one_model_at_another_size(capsys: pytest.CaptureFixture[str]):
+    mixer("models", "Mixer-B/16", "--image-size", "320x192", "--json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["image_size"] == [320, 192]
+    assert row["places"] == 240
+
+
+def test_the_ledger(capsys: pytest.CaptureFixture[str]):
+    mixer("models", "--weights", "--json")
+    entries = json.loads(capsys.readouterr().out)
+    assert all(entry["url"].startswith("https://") and entry["says"] for entry in entries)
+    mixer("models", "mixer_b16", "--weights")
+    out = capsys.readouterr().out
+    assert "mixer_b16.imagenet21k" in out
+    assert "vit_" not in out.replace("storage.googleapis.com", "")
+
+
+def test_predict(capsys: pytest.CaptureFixture[str], photos: list[Path]):
+    mixer("predict", *map(str, photos[:3]), "--weights", "mixer_clothing", "--top", "2", "--json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == [str(photo) for photo in photos[:3]]
+    assert all(len(line["top"]) == 2 and line["label"] == line["top"][0][0] for line in lines)
+    mixer("predict", str(photos[0]), "--weights", "mixer_clothing")
+    assert "dress" in capsys.readouterr().out
+
+
+def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], photos: list[Path], tmp_path: Path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photos[0].read_bytes()[:500])
+    arguments = ("predict", str(broken), str(photos[0]), "--weights", "mixer_clothing", "--json")
+    mixer(*arguments)
+    seen = capsys.readouterr()
+    assert len(seen.out.splitlines()) == 1
+    assert seen.err.startswith(f"mixer: left out: {broken} is no picture")
+    mixer(*arguments, "--strict", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["modles"], "there is no command 'modles'; did you mean 'models'? (`mixer --help` lists them)", 2),
+        (["models", "--jsn"], "models has no option '--jsn'; did you mean '--json'?", 2),
+        (["models", "mixer_b61"], "no model is called 'mixer_b61'; did you mean 'mixer_b16'?", 2),
+        (["models", "mixer_b16", "--image-size", "large"], "a size is a side in pixels or HEIGHTxWIDTH", 2),
+        (["predict", "x.jpg", "--weights", "nowhere.npz"], "there is no file 'nowhere.npz'", 2),
+        (["predict", "x.jpg", "--weights", "mixer_clothing"], "there is no file x.jpg", 1),
+        (["predict", "--weights", "mixer_clothing"], "give one picture or more", 2),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]):
+    mixer(*arguments, code=code)
+    err = capsys.readouterr().err
+    assert err.startswith(f"mixer: {message}")
+    assert err.count("\n") == 1
+
+
+def test_demo(capsys: pytest.CaptureFixture[str]):
+    mixer("demo")
+    out = capsys.readouterr().out
+    assert out.count("bit for bit the same") == 3
+    assert "DIFFERS" not in out
+    assert "mixer_h14" in out
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """`mixer models --weights --json | head -1`"""
+    command = [sys.executable, "-m", "mlpmixer", "models", "--weights", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+def test_offline_the_error_names_the_place_for_the_file(tmp_path: Path):
+    environment = {**os.environ, "MLPMIXER_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "mlpmixer", "predict", "x.jpg", "--weights", "mixer_b16.imagenet1k"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert f"place it at {tmp_path}/mixer_b16.imagenet1k.npz" in ended.stderr
+    assert ended.stderr.count("\n") == 1
