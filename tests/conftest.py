@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import jaxtyping
 
@@ -53,7 +53,10 @@ def photo_batch(photos: list[Path]):
     return batch
 
 
-def shaken(model: nn.Module) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shaken(model: Module) -> Module:
     """The model with no weight left at a value that would hide a mistake: zero heads, unit scales, zero biases."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -193,7 +193,7 @@ class TestStochasticDepth:
 
     def test_both_branches_of_a_block_are_drawn_by_themselves(self):
         block = small(layers=1, stochastic_depth=0.5).train().get_submodule("blocks.0")
-        block.get_submodule("drop").p = 0.5
+        block.get_submodule("drop").p = 0.5  # pyright: ignore[reportArgumentType]
         shaken(block).train()
         seen: dict[str, Tensor] = {}
         x = torch.randn(400, 16, 8)

@@ -154,8 +154,8 @@ def test_flax_weights_load_and_agree(tmp_path: Path):
     rng = np.random.default_rng(0)
     template = save(shaken(create("mixer_pico", num_classes=4)), tmp_path / "template.npz")
     with np.load(template) as arrays:
-        drawn = {k: (0.1 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in arrays.items()}
-    np.savez(tmp_path / "drawn.npz", **drawn)  # pyright: ignore[reportArgumentType]
+        drawn: dict[str, Any] = {k: (0.1 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in arrays.items()}
+    np.savez(tmp_path / "drawn.npz", **drawn)
     images = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         got = load(tmp_path / "drawn.npz")(images).numpy()
