@@ -31,8 +31,8 @@ def product(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor
 
 
 def fused_bias(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    hidden = torch.baddbmm(b1[:, None], w1.expand(len(x), -1, -1), x)
-    return torch.baddbmm(b2[:, None], w2.expand(len(x), -1, -1), F.gelu(hidden, approximate="tanh"))
+    hidden = torch.baddbmm(b1[:, None], w1.expand(x.shape[0], -1, -1), x)
+    return torch.baddbmm(b2[:, None], w2.expand(x.shape[0], -1, -1), F.gelu(hidden, approximate="tanh"))
 
 
 WAYS = {"linear between transposes": transposed, "W @ X + b": product, "baddbmm": fused_bias}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mlpmixer
+from mlpmixer.models.measured import measured
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "mlpmixer"
@@ -108,3 +109,11 @@ def test_every_file_is_in_the_readme_tree():
     for path in SOURCE.rglob("*.py"):
         if not path.name.startswith("__"):
             assert path.name in readme, f"{path.relative_to(ROOT)} is missing from the README's tree"
+
+
+def test_the_readme_table_is_what_is_measured():
+    readme = (ROOT / "README.md").read_text()
+    for row in measured():
+        cells = f"{row['params']:,} | {row['params_without_head']:,} |"
+        assert any(line.startswith(f"| `{row['name']}` |") and cells in line for line in readme.splitlines())
+        assert f"| {row['gmacs']:.3f} |" in readme

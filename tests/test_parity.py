@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import shaken
 from torch import Tensor, nn
@@ -160,3 +161,26 @@ def test_flax_weights_load_and_agree(tmp_path: Path):
     with torch.no_grad():
         got = load(tmp_path / "drawn.npz")(images).numpy()
     assert np.abs(got - flax_mixer(drawn, images, 4, 4)).max() <= CLOSE
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize(
+    ("theirs", "name"),
+    [("mixer_s32_224", "mixer_s32"), ("vit_tiny_patch16_224", "vit_ti16"), ("resnetv2_50x1_bit", "bit_r50x1")],
+)
+def test_a_file_that_timm_wrote_comes_back_bit_for_bit(theirs: str, name: str, ending: str, timm: Any, tmp_path: Path):
+    peer = shaken(timm.create_model(theirs, num_classes=13))
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    if ending == "pth":
+        torch.save(peer.state_dict(), first)
+    else:
+        safetensors.torch.save_file(peer.state_dict(), first)
+    model = load(first)
+    assert model.name == name
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert float((model(images) - peer(images)).abs().max()) <= CLOSE
+    save(model, second, layout="timm")
+    again = torch.load(second, weights_only=True) if ending == "pth" else safetensors.torch.load_file(second)
+    assert again.keys() == peer.state_dict().keys()
+    assert all(torch.equal(again[key], value) for key, value in peer.state_dict().items())

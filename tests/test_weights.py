@@ -21,6 +21,8 @@ from mlpmixer import create, load, save
 from mlpmixer.errors import KeyMismatch, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
+from mlpmixer.weights.fetch import path_of
+from mlpmixer.weights.ledger import LEDGER
 
 SMALL: dict[str, dict[str, Any]] = {
     "mixer": {"name": "mixer_pico", "layers": 2, "channels": 16, "num_classes": 7},
@@ -322,3 +324,26 @@ class TestSaving:
         file = save(make("bit"), tmp_path / "m.npz", layout="older")
         assert zipfile.is_zipfile(file)
         assert arrays(file)["resnet/block2/unit01/a/proj/standardized_conv2d/kernel"].shape == (1, 1, 256, 512)
+
+
+class TestLedgerNames:
+    """A file placed by hand where the ledger's download would go; no network is touched."""
+
+    def test_what_the_ledger_knows_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+        entry = next(e for e in LEDGER.values() if e.model == "vit_ti16" and e.layout == "timm")
+        assert (entry.gelu, entry.num_classes) == ("tanh", 1000)
+        model = shaken(create("vit_ti16", num_classes=1000))
+        save(model, path_of(entry.name), layout="timm")
+        loaded = load(entry.name)
+        assert loaded.config.gelu == "tanh"  # as trained, though timm's code would compute the exact form
+        assert load(path_of(entry.name)).config.gelu == "erf"  # as timm's code reads any file
+        assert load(entry.name, gelu="erf").config.gelu == "erf"
+        assert loaded.passport is not None
+        assert loaded.passport.preprocessing == entry.preprocessing
+
+    def test_another_model_under_its_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+        save(make("mixer"), path_of("mixer_b16.imagenet1k"))
+        with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
+            load("mixer_b16.imagenet1k")

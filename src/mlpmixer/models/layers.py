@@ -137,7 +137,7 @@ class StochasticDepth(nn.Module):
     def forward(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
         if not self.training or self.p == 0:
             return branch
-        stays = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.p)
+        stays = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.p)
         # p = 1 leaves nothing that could be rescaled.
         return branch * (stays / (1 - self.p) if self.rescale and self.p < 1 else stays)
 

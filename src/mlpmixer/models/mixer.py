@@ -108,30 +108,57 @@ SIZES = {
 }
 
 
-class ColumnLinear(nn.Module):
-    """W · X + b: one linear map down each of the C columns of a table, written as the product it is."""
+class Mixer(Classifier[MixerConfig]):
+    """The whole network. Its intermediates, in order, where i is a layer:
 
-    def __init__(self, inputs: int, outputs: int):
+    `stem` (B, S, C), `block{i}/token_hidden` (B, D_S, C), `block{i}/token_mixing` and `block{i}/channel_mixing` (what
+    each adds to the table), `block{i}` (the table after the layer), `tokens` (the table after the last LayerNorm),
+    `pre_logits` (B, C), `logits` (B, classes).
+    """
+
+    def __init__(self, config: MixerConfig, name: str = "mixer"):
+        super().__init__(name)
+        self.config = config
+        self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
+        self.blocks = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.layers))
+        self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        self.head = head(config.channels, config.num_classes, config.head_bias)
+
+    def forward(
+        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
+    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
+        self.check(images)
+        seen: Seen | None = {} if intermediates else None
+        x = keep(seen, "stem", self.stem(images))
+        for block in self.blocks:
+            x = block(x, seen)
+        x = keep(seen, "tokens", self.norm(x))
+        x = keep(seen, "pre_logits", x.mean(dim=1))
+        logits = keep(seen, "logits", self.head(x))
+        return logits if seen is None else (logits, seen)
+
+
+class MixerBlock(nn.Module):
+    """One layer: token mixing, then channel mixing, each added to what it was given."""
+
+    def __init__(self, config: MixerConfig, layer: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        lecun_normal_(self.weight, fan_in=inputs)
+        before, after = config.grids()[layer : layer + 2]
+        self.name = f"block{layer}"
+        self.norm1 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        self.token_mixing = TokenMixing(config, before[0] * before[1], after[0] * after[1])
+        self.norm2 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
+        self.channel_mixing = Mlp(config.channels, config.channel_hidden, config.gelu, config.dropout)
+        self.skip = nn.Identity() if before == after else HalveGrid(before)
+        self.drop = StochasticDepth(
+            config.stochastic_depth * layer / max(config.layers - 1, 1), config.rescale_branches
+        )
 
-    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
-        return torch.baddbmm(self.bias[:, None], self.weight.expand(len(x), -1, -1), x)
-
-
-class UntiedColumnLinear(nn.Module):
-    """W_c · X_c + b_c: a linear map of its own for each column c."""
-
-    def __init__(self, columns: int, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(columns, outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(columns, outputs))
-        lecun_normal_(self.weight, fan_in=inputs)
-
-    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
-        return torch.einsum("coi,bic->boc", self.weight, x) + self.bias.T
+    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
+        mixed = keep(seen, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), seen, self.name))
+        x = self.skip(x) + self.drop(mixed)
+        mixed = keep(seen, f"{self.name}/channel_mixing", self.channel_mixing(self.norm2(x)))
+        return keep(seen, self.name, x + self.drop(mixed))
 
 
 class TokenMixing(nn.Module):
@@ -165,27 +192,30 @@ class TokenMixing(nn.Module):
         return x.unflatten(1, (self.groups, -1)).permute(0, 2, 3, 1).flatten(2, 3)
 
 
-class MixerBlock(nn.Module):
-    """One layer: token mixing, then channel mixing, each added to what it was given."""
+class ColumnLinear(nn.Module):
+    """W · X + b: one linear map down each of the C columns of a table, written as the product it is."""
 
-    def __init__(self, config: MixerConfig, layer: int):
+    def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        before, after = config.grids()[layer : layer + 2]
-        self.name = f"block{layer}"
-        self.norm1 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
-        self.token_mixing = TokenMixing(config, before[0] * before[1], after[0] * after[1])
-        self.norm2 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
-        self.channel_mixing = Mlp(config.channels, config.channel_hidden, config.gelu, config.dropout)
-        self.skip = nn.Identity() if before == after else HalveGrid(before)
-        self.drop = StochasticDepth(
-            config.stochastic_depth * layer / max(config.layers - 1, 1), config.rescale_branches
-        )
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        lecun_normal_(self.weight, fan_in=inputs)
 
-    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
-        mixed = keep(seen, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), seen, self.name))
-        x = self.skip(x) + self.drop(mixed)
-        mixed = keep(seen, f"{self.name}/channel_mixing", self.channel_mixing(self.norm2(x)))
-        return keep(seen, self.name, x + self.drop(mixed))
+    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
+        return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
+
+
+class UntiedColumnLinear(nn.Module):
+    """W_c · X_c + b_c: a linear map of its own for each column c."""
+
+    def __init__(self, columns: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(columns, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(columns, outputs))
+        lecun_normal_(self.weight, fan_in=inputs)
+
+    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
+        return torch.einsum("coi,bic->boc", self.weight, x) + self.bias.T
 
 
 class HalveGrid(nn.Module):
@@ -198,33 +228,3 @@ class HalveGrid(nn.Module):
     def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S_out C"]:
         rows, columns = self.grid
         return x.unflatten(1, (rows // 2, 2, columns // 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
-
-
-class Mixer(Classifier[MixerConfig]):
-    """The whole network. Its intermediates, in order, where i is a layer:
-
-    `stem` (B, S, C), `block{i}/token_hidden` (B, D_S, C), `block{i}/token_mixing` and `block{i}/channel_mixing` (what
-    each adds to the table), `block{i}` (the table after the layer), `tokens` (the table after the last LayerNorm),
-    `pre_logits` (B, C), `logits` (B, classes).
-    """
-
-    def __init__(self, config: MixerConfig, name: str = "mixer"):
-        super().__init__(name)
-        self.config = config
-        self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
-        self.blocks = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.layers))
-        self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
-        self.head = head(config.channels, config.num_classes, config.head_bias)
-
-    def forward(
-        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
-    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
-        self.check(images)
-        seen: Seen | None = {} if intermediates else None
-        x = keep(seen, "stem", self.stem(images))
-        for block in self.blocks:
-            x = block(x, seen)
-        x = keep(seen, "tokens", self.norm(x))
-        x = keep(seen, "pre_logits", x.mean(dim=1))
-        logits = keep(seen, "logits", self.head(x))
-        return logits if seen is None else (logits, seen)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.models import build, canonical, revise
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
+from mlpmixer.models.layers import head
 from mlpmixer.passport import Passport
 from mlpmixer.weights import ledger
 from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, recognise, settle_shapes
@@ -75,8 +76,11 @@ def load(
     dtypes = {tensor.dtype for tensor in state.values()}
     if dtype is None and len(dtypes) > 1:
         raise UsageError(f"{path} mixes {' and '.join(sorted(str(d)[6:] for d in dtypes))}; say which: dtype=")
-    with torch.device("cpu" if fresh else "meta"):
+    # Drawing first weights only to replace them takes seconds for a large model; a head of zeros takes none.
+    with torch.device("meta" if {*fresh} <= {"head"} else "cpu"):
         loaded = build(checkpoint.family, config, checkpoint.name)
+    if "head" in fresh and isinstance(loaded.head, nn.Linear):
+        loaded.head = head(loaded.head.in_features, config.num_classes, config.head_bias)
     loaded.load_state_dict(state, strict=False, assign=True)  # _read was strict
     loaded.to(dtype or next(iter(dtypes)))
     loaded.passport = _stamp(checkpoint, stored, config)
