@@ -44,7 +44,7 @@ def models(
         _print_json(rows)
         return
     print_table(
-        ["model", "picture", "S", "parameters", "no head", "paper", "GMAC", "kept"],
+        ["model", "pixels", "S", "parameters", "no head", "paper", "GMAC", "kept"],
         [
             [
                 row["name"],
@@ -54,23 +54,24 @@ def models(
                 f"{row['params_without_head']:,}",
                 f"{row['paper_params_m']} M" if row["paper_params_m"] else "",
                 f"{row['gmacs']:.3f}",
-                f"{row['activation_mb']:.1f} MB",
+                f"{row['activation_mb']:.1f}",
             ]
             for row in rows
         ],
         note="S: patches of a picture. paper: Table 1, without head. GMAC: 10⁹ multiply-adds a picture. kept: the "
-        "activations that training keeps of one picture, in float32.",
+        "10⁶ bytes of activations that training keeps of one picture, in float32.",
     )
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     height, width = row["image_size"]
-    size = height if height == width else [height, width]
-    return {**row, "image_size": size, "paper_params_m": TABLE_1.get(row["name"])}
+    square = height == width
+    paper = TABLE_1.get(row["name"]) if (height, width) == (224, 224) else None  # token mixing grows with the picture
+    return {**row, "image_size": height if square else [height, width], "paper_params_m": paper}
 
 
 def _size(size: int | list[int]) -> str:
-    return f"{size}×{size}" if isinstance(size, int) else f"{size[0]}×{size[1]}"
+    return str(size) if isinstance(size, int) else f"{size[0]}×{size[1]}"
 
 
 def _weights(model: str | None, as_json: bool) -> None:
@@ -83,8 +84,8 @@ def _weights(model: str | None, as_json: bool) -> None:
         _print_json([asdict(entry) for entry in entries])
         return
     print_table(
-        ["name", "what it is", "GELU", "top-1", "address"],
-        [[e.name, e.what, e.gelu or "–", f"{e.top1:.2f} %" if e.top1 is not None else "", e.url] for e in entries],
+        ["name", "GELU", "top-1", "what and where it is"],
+        [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what}\n{e.url}"] for e in entries],
         note="Any name goes where a file of weights does: it is fetched once, checked and kept. "
         "--json adds who says so, preprocessing and checksums.",
     )

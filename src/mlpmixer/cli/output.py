@@ -24,7 +24,7 @@ def print_table(head: list[str], rows: list[list[str]], note: str = "") -> None:
 
     # What reads a pipe wants whole lines; a terminal has its own width.
     console = Console() if sys.stdout.isatty() else Console(width=400)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(head):
         numbers = all(row[i][:1].isdigit() or row[i] in ("", "–") for row in rows)
         table.add_column(name, justify="right" if numbers else "left", no_wrap=numbers or i == 0, overflow="fold")
