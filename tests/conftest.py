@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ jaxtyping.install_import_hook([f"mlpmixer.models.{name}" for name in FILES], "be
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread each
+    torch.set_num_threads(1)
 
 PHOTOS = Path(__file__).parent / "photos"
 

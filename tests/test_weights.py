@@ -159,6 +159,18 @@ def test_vit_with_a_representation_layer(tmp_path: Path):
         save(model, tmp_path / "m.pth")
 
 
+def test_vits_of_unusual_width_must_say_their_heads(tmp_path: Path):
+    model = make("vit", channels=96, heads=4)
+    images = torch.randn(2, 3, 64, 64)
+    for layout in ("linen", "older"):  # Flax shows them
+        loaded = load(save(model, tmp_path / "m.npz", layout=layout))
+        torch.testing.assert_close(loaded(images), model(images))
+    file = save(model, tmp_path / "m.pth")
+    with pytest.raises(UsageError, match="96 channels do not tell the number of attention heads"):
+        load(file)
+    torch.testing.assert_close(load(file, heads=4, gelu="tanh")(images), model(images))
+
+
 class TestWrappedCheckpoints:
     def test_training_checkpoints_and_ddp_prefixes(self, tmp_path: Path):
         model = make("mixer")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from mlpmixer.models.mixer import MixerConfig
 from mlpmixer.models.vit import VitConfig
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.weights import layouts
-from mlpmixer.weights.files import ArrayFile, first_line
+from mlpmixer.weights.claims import ArrayFile, first_line
 from mlpmixer.weights.infer import config_of, name_of
 from mlpmixer.weights.layouts import Layout, Line
 
@@ -77,10 +76,13 @@ class Checkpoint:
 
 
 def recognise(
-    file: ArrayFile, stored_size: tuple[int, int] | None = None, preprocessing: Preprocessing | None = None
+    file: ArrayFile,
+    stored_size: tuple[int, int] | None = None,
+    heads: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Checkpoint:
-    """Our own files say what they are; others are told by their names and shapes."""
-    checkpoint = _ours(file) if HEADER in file.metadata else _others(file, stored_size, preprocessing)
+    """Our own files say what they are; others are told by their names and shapes, and by what the caller knows."""
+    checkpoint = _ours(file) if HEADER in file.metadata else _others(file, stored_size, heads, preprocessing)
     config = checkpoint.config
     depth = config.layers if isinstance(config, MixerConfig | VitConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
     if depth > MAX_LAYERS:
@@ -88,7 +90,9 @@ def recognise(
     return checkpoint
 
 
-def _others(file: ArrayFile, stored_size: tuple[int, int] | None, preprocessing: Preprocessing | None) -> Checkpoint:
+def _others(
+    file: ArrayFile, stored_size: tuple[int, int] | None, heads: int | None, preprocessing: Preprocessing | None
+) -> Checkpoint:
     quirks = Quirks.of(file.claims)
     theirs = quirks.strip(file.claims)
     if len(theirs) != len(file.claims):
@@ -97,10 +101,11 @@ def _others(file: ArrayFile, stored_size: tuple[int, int] | None, preprocessing:
     if layout is None:
         shown = ", ".join(list(file.claims)[:4])
         raise KeyMismatch(f"{file.path} is no Mixer, ViT or BiT in a layout known here; its arrays begin with {shown}")
+    if layout.family == "bit" and preprocessing is not None:  # its arrays fit any size, but it was made for one
+        stored_size = stored_size or preprocessing.crop
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch has doubts about transposing what is no matrix
-            shapes = layouts.our_shapes(layout, _squeezed(layout, theirs))
-        config = config_of(layout, shapes, stored_size)
+        shapes = layouts.our_shapes(layout, _squeezed(layout, theirs))
+        config = config_of(layout, shapes, stored_size, heads or layouts.heads_in(theirs))
     except KeyMismatch as error:
         raise KeyMismatch(f"{file.path} {error}") from None
     except UsageError as error:

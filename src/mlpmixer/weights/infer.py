@@ -20,14 +20,16 @@ from mlpmixer.weights.layouts import Layout
 Shapes = Mapping[str, Tensor]
 
 
-def config_of(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> ClassifierConfig:
+def config_of(
+    layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, heads: int | None
+) -> ClassifierConfig:
     """The config whose model has these arrays, named and shaped as ours. `image_size`, in pixels, is needed only where
-    the number of places is no square."""
+    the number of places is no square, and attention `heads` only for a ViT of unusual width."""
     try:
         if layout.family == "mixer":
             return _mixer(layout, shapes, image_size)
         if layout.family == "vit":
-            return _vit(layout, shapes, image_size)
+            return _vit(layout, shapes, image_size, heads)
         return _bit(shapes, image_size)
     except (KeyError, ValueError) as error:
         if isinstance(error, UsageError):
@@ -66,18 +68,18 @@ def _mixer(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -
     )
 
 
-def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> VitConfig:
+def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, heads: int | None) -> VitConfig:
     channels, in_channels, patch, _ = _shape(shapes, "stem.patches.weight", 4)
     pool = "token" if "class_token" in shapes else "mean"
     places = _shape(shapes, "position", 3)[1] - (pool == "token")
-    layers = _count(shapes, "blocks")
-    # Heads leave no trace in most layouts: known widths have theirs, and 64 numbers a head is what all but H/14 take.
-    known = [c.heads for c in VIT_SIZES.values() if c.channels == channels]
+    heads = heads or {size.channels: size.heads for size in VIT_SIZES.values()}.get(channels)
+    if heads is None:
+        raise UsageError(f"{channels} channels do not tell the number of attention heads; say it: heads=")
     return VitConfig(
-        layers=layers,
+        layers=_count(shapes, "blocks"),
         patch_size=patch,
         channels=channels,
-        heads=known[0] if known else max(1, channels // 64),
+        heads=heads,
         hidden=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
         pool=pool,
         representation=_shape(shapes, "representation.0.weight", 2)[0] if "representation.0.weight" in shapes else 0,

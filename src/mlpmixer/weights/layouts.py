@@ -32,24 +32,24 @@ def one(to_ours: Callable[[Tensor], Tensor], to_theirs: Callable[[Tensor], Tenso
 
 
 SAME = one(lambda t: t, lambda t: t)
-DENSE = one(lambda t: t.T, lambda t: t.T)  # (in, out): Flax multiplies from the right
+DENSE = one(lambda t: t.transpose(0, 1), lambda t: t.transpose(0, 1))  # (in, out): Flax multiplies from the right
 CONV = one(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0))  # height, width, in, out
 POINT = one(lambda t: t[:, :, 0, 0], lambda t: t[:, :, None, None])  # a 1×1 convolution, out first
-FLAX_POINT = one(lambda t: t[0, 0].T, lambda t: t.T[None, None])
+FLAX_POINT = one(lambda t: t[0, 0].transpose(0, 1), lambda t: t.transpose(0, 1)[None, None])
 BROADCAST = one(lambda t: t.flatten(), lambda t: t[None, None, None])  # (1, 1, 1, C)
 
 # Query, key and value: three arrays (C, heads, C/heads), one of ours.
 QKV = Form(
-    lambda theirs: (torch.cat([t.flatten(1).T for t in theirs]),),
-    lambda ours, heads: tuple(t.T.unflatten(1, (heads, -1)) for t in ours[0].chunk(3)),
+    lambda theirs: (torch.cat([t.flatten(1).transpose(0, 1) for t in theirs]),),
+    lambda ours, heads: tuple(t.transpose(0, 1).unflatten(1, (heads, -1)) for t in ours[0].chunk(3)),
 )
 QKV_BIAS = Form(
     lambda theirs: (torch.cat([t.flatten() for t in theirs]),),
     lambda ours, heads: tuple(t.unflatten(0, (heads, -1)) for t in ours[0].chunk(3)),
 )
 ATTENTION_OUT = Form(
-    lambda theirs: (theirs[0].flatten(0, 1).T,),
-    lambda ours, heads: (ours[0].T.unflatten(0, (heads, -1)),),
+    lambda theirs: (theirs[0].flatten(0, 1).transpose(0, 1),),
+    lambda ours, heads: (ours[0].transpose(0, 1).unflatten(0, (heads, -1)),),
 )
 # Linen adds no position to the class token: ours then is zero, and a class token with one is their sum.
 CLASS_AND_POSITION = Form(
@@ -263,6 +263,11 @@ def find(family: str, name: str) -> Layout:
 
 def own(family: str) -> Layout:
     return Layout("mlpmixer", family, [], ())
+
+
+def heads_in(theirs: Mapping[str, Tensor]) -> int | None:
+    """The number of attention heads, where a layout shows it: Flax's queries are (C, heads, C/heads)."""
+    return next((t.shape[1] for name, t in theirs.items() if name.endswith("/query/kernel") and t.ndim == 3), None)
 
 
 def recognise(keys: Iterable[str]) -> Layout | None:

@@ -19,8 +19,9 @@ from mlpmixer.models.layers import head
 from mlpmixer.passport import Passport
 from mlpmixer.weights import ledger
 from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, recognise, settle_shapes
+from mlpmixer.weights.claims import ArrayFile
 from mlpmixer.weights.fetch import fetch
-from mlpmixer.weights.files import ArrayFile, look
+from mlpmixer.weights.files import look
 from mlpmixer.weights.resolution import Scheme, change_resolution
 from mlpmixer.weights.shipped import SHIPPED
 from mlpmixer.weights.strict import compare
@@ -55,7 +56,8 @@ def load(
     fresh = (fresh,) if isinstance(fresh, str) else tuple(fresh)
     path, listed = _locate(source)
     file = look(path, entry)
-    checkpoint = recognise(file, stored_size, listed.preprocessing if listed else None)
+    heads = options.get("heads")
+    checkpoint = recognise(file, stored_size, heads, listed.preprocessing if listed else None)
     if listed is not None:
         model = model or listed.model
         if listed.gelu is not None:
@@ -88,10 +90,9 @@ def load(
 
 
 def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
-    path = Path(source)
-    if path.exists():
-        return path, None
     name = os.fspath(source)
+    if os.path.exists(name):  # noqa: PTH110 (a Path complains of a name that is too long)
+        return Path(name), None
     if name.startswith(("http://", "https://")):
         return fetch(name), None
     if name in SHIPPED:

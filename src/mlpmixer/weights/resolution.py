@@ -54,10 +54,14 @@ def change_resolution(
 def resample(state: State, old: MixerConfig, new: MixerConfig) -> State:
     changed = dict(state)
     for layer, part in _token_mixing(state):
-        to_old = resize_matrix(new.grids()[layer], old.grids()[layer])  # D
-        to_new = resize_matrix(old.grids()[layer + 1], new.grids()[layer + 1])  # U
+        to_old = Resize(new.grids()[layer], old.grids()[layer])  # D
+        to_new = Resize(old.grids()[layer + 1], new.grids()[layer + 1])  # U
         w1, _, w2, b2 = (tensor.double() for tensor in _by_group(state, part, old.groups))
-        moved = {"fc1.weight": w1 @ to_old, "fc2.weight": to_new @ w2, "fc2.bias": b2 @ to_new.T}
+        moved = {
+            "fc1.weight": to_old.before(w1),
+            "fc2.weight": to_new.after(w2.transpose(-1, -2)).transpose(-1, -2),
+            "fc2.bias": to_new.after(b2),
+        }
         changed |= _joined(part, moved, state)
     return changed
 
@@ -126,17 +130,36 @@ def _joined(part: str, arrays: State, like: State) -> State:
     return {part + name: joined[name](array).to(like[part + name].dtype) for name, array in arrays.items()}
 
 
-def resize_matrix(source: Grid, target: Grid) -> Tensor:
-    """The linear map (target places, source places) that a bicubic resize of a picture of tokens is.
+class Resize:
+    """The linear map that a bicubic resize of a picture of tokens is, from one grid of places to another.
 
-    Towards fewer places it averages all that falls together. Its rows sum to 1: what is the same everywhere stays so.
+    Towards fewer places it averages what falls together. What is the same everywhere stays so.
     """
-    places = torch.eye(source[0] * source[1], dtype=torch.float64).view(-1, 1, *source)
-    return F.interpolate(places, size=target, mode="bicubic", antialias=True).flatten(1).T
+
+    def __init__(self, source: Grid, target: Grid):
+        self.source, self.target = source, target
+        self.rows, self.columns = (_resize_side(s, t) for s, t in zip(source, target, strict=True))
+
+    def after(self, pictures: Tensor) -> Tensor:
+        """U·p: pictures (…, source places) become (…, target places)."""
+        pictures = pictures.unflatten(-1, self.source)
+        return torch.einsum("...hw,Hh,Ww->...HW", pictures, self.rows, self.columns).flatten(-2)
+
+    def before(self, weights: Tensor) -> Tensor:
+        """w·U: weights (…, target places) of resized pictures become those (…, source places) of the pictures."""
+        weights = weights.unflatten(-1, self.target)
+        return torch.einsum("...HW,Hh,Ww->...hw", weights, self.rows, self.columns).flatten(-2)
+
+
+def _resize_side(source: int, target: int) -> Tensor:
+    # Along the last axis: torch 2.13 resizes columns that are one wide wrongly.
+    places = torch.eye(source, dtype=torch.float64).view(source, 1, 1, source)
+    return F.interpolate(places, size=(1, target), mode="bicubic", antialias=True).flatten(1).T
 
 
 def resample_positions(position: Tensor, before: Grid, after: Grid) -> Tensor:
     """Position embeddings (1, [class token +] places, C) for another grid; the class token keeps its own."""
     places = before[0] * before[1]
     token, painted = position[:, :-places], position[:, -places:]
-    return torch.cat([token, (resize_matrix(before, after) @ painted.double()).to(position.dtype)], dim=1)
+    resized = Resize(before, after).after(painted.double().transpose(1, 2)).transpose(1, 2)
+    return torch.cat([token, resized.to(position.dtype)], dim=1)

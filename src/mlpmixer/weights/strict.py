@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlpmixer.errors import KeyMismatch
 
-SHOWN = 6  # of each kind; a file of another model differs in hundreds
+SHOWN = 4  # of each kind; a file of another model differs in hundreds
 
 
 def compare(file: str, model: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

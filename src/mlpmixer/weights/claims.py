@@ -1,0 +1,72 @@
+"""What a file of arrays claims, and the bounds within which a claim is believed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpmixer.errors import BrokenFile, MixerError
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MAX_HEADER = 4_000_000  # bytes; the largest model here needs under 200,000, and its class names a million
+MAX_ARRAYS = 5_000  # the largest has under 700
+MAX_NAME = 100  # letters; the longest has 82
+MAX_SIDES = 8  # of an array; the most are 4
+MAX_EXPANSION = 20  # a compressed file may claim this many times its size; real weights compress by a tenth
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """What a file claims to hold (as meta tensors, without data), and a way to read it."""
+
+    path: Path
+    kind: str
+    claims: dict[str, Tensor]
+    metadata: dict[str, str]
+    load: Callable[[], dict[str, Tensor]]
+
+    def read(self) -> dict[str, Tensor]:
+        """The arrays, checked to be what was claimed, and finite."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                arrays = self.load()
+        except MixerError:
+            raise
+        except Exception as error:
+            raise BrokenFile(f"{self.path} is damaged: {first_line(error)}; fetch or copy it again") from error
+        for name, array in arrays.items():
+            if not bool(torch.isfinite(array).all()):
+                raise BrokenFile(f"{self.path} holds NaN or infinite numbers in {name}; it cannot be used")
+        return arrays
+
+
+def check_names(path: Path, names: Collection[Any]) -> None:
+    """Stops what no model has: too many arrays, and names that would not stand in one line on a terminal."""
+    if not names:
+        raise BrokenFile(f"{path} holds no arrays")
+    if len(names) > MAX_ARRAYS:
+        raise BrokenFile(f"{path} holds {len(names):,} arrays; no model here has over {MAX_ARRAYS:,}")
+    for name in names:
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+            raise BrokenFile(f"{path} holds {first_line(repr(name))}; no array of a model is called so")
+
+
+def claim(path: Path, name: str, shape: Sequence[Any], dtype: torch.dtype) -> Tensor:
+    sound = len(shape) <= MAX_SIDES and all(isinstance(side, int) and side > 0 for side in shape)
+    if not sound or math.prod(shape) >= 2**48:
+        raise BrokenFile(f"{path} claims the shape {first_line(tuple(shape))} for {name}; it is damaged or hostile")
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
+def first_line(said: object) -> str:
+    """The start of what a library or a file said, fit for one line of ours and for a terminal."""
+    line = (str(said).strip().splitlines() or [type(said).__name__])[0]
+    line = line if len(line) <= 160 else line[:159] + "…"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
