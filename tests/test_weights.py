@@ -122,6 +122,8 @@ def test_the_oldest_mixer_files_have_sides_of_length_one(tmp_path: Path):
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), make_state(plain, tmp_path), strict=True)
     )
     assert same(arrays(save(loaded, tmp_path / "again.npz", layout="older")), quirky)
+    larger = load(tmp_path / "quirky.npz", image_size=56)  # whose arrays have other shapes
+    assert load(save(larger, tmp_path / "larger.npz", layout="older")).config.image_size == (56, 56)
     kept = save(loaded, tmp_path / "ours.safetensors")  # and the quirks travel with our own file
     assert same(arrays(save(load(kept), tmp_path / "once more.npz", layout="older")), quirky)
 

@@ -156,6 +156,8 @@ def _prefixes(key: str) -> list[str]:
 def _stamp(checkpoint: Checkpoint, stored: ClassifierConfig, config: ClassifierConfig) -> Passport:
     """The passport, for the size and the classes that the model has now."""
     passport, quirks = checkpoint.passport, checkpoint.quirks
+    if config != stored:
+        quirks = dataclasses.replace(quirks, shapes={})  # they were those of other arrays
     if quirks != Quirks():
         noted = {**passport.provenance, "quirks": json.dumps(dataclasses.asdict(quirks))}
         passport = dataclasses.replace(passport, provenance=noted)
