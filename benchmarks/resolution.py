@@ -2,7 +2,7 @@
 
     python benchmarks/resolution.py train PHOTOS weights.pt        a small Mixer at 224 px, from scratch
     python benchmarks/resolution.py table PHOTOS weights.pt        its accuracy at other sizes, scheme by scheme
-    python benchmarks/resolution.py ship PHOTOS weights.pt         it becomes the package's mixer_clothing, and is tested
+    python benchmarks/resolution.py ship PHOTOS weights.pt         makes it the package's mixer_clothing, and tests that
 
 PHOTOS is a folder with train/, validation/ and test/, each with one folder of pictures a class. The training here is
 plain on purpose: it makes one honest model to try the schemes on, and is no recipe.
