@@ -94,6 +94,10 @@ def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], ph
         (["predict", "x.jpg", "--weights", "nowhere.npz"], "there is no file 'nowhere.npz'", 2),
         (["predict", "x.jpg", "--weights", "mixer_clothing"], "there is no file x.jpg", 1),
         (["predict", "--weights", "mixer_clothing"], "give one picture or more", 2),
+        (["predict", "x.jpg"], "Missing from mixer predict: --weights FILE|NAME", 2),
+        (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
+        (["predict", "x.jpg", "--weights", "mixer_clothing", "--top", "few"], "Error parsing --top", 2),
+        (["predict", "x.jpg", "--weights", "mixer_clothing", "--top", "0"], "top and batch_size must be 1 or more", 2),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]):
@@ -129,3 +133,10 @@ def test_offline_the_error_names_the_place_for_the_file(tmp_path: Path):
     assert ended.returncode == 1
     assert f"place it at {tmp_path}/mixer_b16.imagenet1k.npz" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_knows_only_ascii():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "mlpmixer", "models"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "59,880,472" in ended.stdout

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import io
+import re
 import sys
+from collections.abc import Callable
 
 import tyro
 
@@ -13,23 +18,19 @@ from mlpmixer.cli.models import models
 from mlpmixer.cli.predict import predict
 from mlpmixer.errors import MixerError, UsageError, nearest
 
-COMMANDS = {"models": models, "predict": predict, "demo": demo}
+COMMANDS: dict[str, Callable[..., None]] = {"models": models, "predict": predict, "demo": demo}
 
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without × and → shows ? for them
+            stream.reconfigure(errors="replace")
     if arguments == ["--version"]:
         print(f"mixer {__version__}")
         return
     try:
-        check_spelling(arguments)
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="mixer",
-            args=arguments or ["--help"],
-            description="Image classification with MLP-Mixer.",
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        parse(arguments or ["--help"])()
     except MixerError as error:
         print(f"mixer: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -41,8 +42,28 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
 
 
+def parse(arguments: list[str]) -> Callable[[], None]:
+    """The command that was asked for, ready to be called. What is wrong becomes one line, not the parser's box."""
+    check_spelling(arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _later(command) for name, command in COMMANDS.items()},
+                prog="mixer",
+                args=arguments,
+                description="Image classification with MLP-Mixer.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        command = f" {arguments[0]}" if arguments[0] in COMMANDS else ""
+        raise UsageError(f"{_first_paragraph(said.getvalue())} (`mixer{command} --help` says more)") from None
+
+
 def check_spelling(arguments: list[str]) -> None:
-    """One line for an unknown command or option, where the parser would draw a box."""
+    """Unknown commands and options, with what may have been meant."""
     if not arguments or arguments[0].startswith("-"):
         return
     command = arguments[0]
@@ -58,3 +79,20 @@ def check_spelling(arguments: list[str]) -> None:
             raise UsageError(
                 f"{command} has no option '{option}'{nearest(option, known)} (`mixer {command} --help` lists them)"
             )
+
+
+def _first_paragraph(box: str) -> str:
+    """The text between a box's title and its next rule, drawn with lines or, where there are none, with dashes."""
+    _, *paragraphs = re.split(r"(?m)^.*[─-]{5,}.*$", box)
+    words = next(text for text in paragraphs if text.strip(" │|\n"))
+    return " ".join(words.replace("│", " ").replace("|  ", " ").split()).rstrip(".|")
+
+
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """`command` with its options bound and not yet called; the parser sees the same signature."""
+
+    @functools.wraps(command)
+    def bind(*positional: object, **options: object) -> Callable[[], None]:
+        return functools.partial(command, *positional, **options)
+
+    return bind

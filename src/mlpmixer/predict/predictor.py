@@ -45,6 +45,8 @@ class Predictor:
             )
         if self.model.config.num_classes == 0:
             raise UsageError("this model has no head, so it has no labels to predict")
+        if top < 1 or batch_size < 1:
+            raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
         self.preprocessing = self.model.passport.preprocessing
         classes = self.model.passport.classes
         self.classes = classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
