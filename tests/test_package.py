@@ -105,10 +105,11 @@ def test_the_ground_floor_needs_the_standard_library_only():
 
 
 def test_every_file_is_in_the_readme_tree():
-    readme = (ROOT / "README.md").read_text()
-    for path in SOURCE.rglob("*.py"):
-        if not path.name.startswith("__"):
-            assert path.name in readme, f"{path.relative_to(ROOT)} is missing from the README's tree"
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
+    for folder in (SOURCE, ROOT / "tests", ROOT / "benchmarks", ROOT / "docs"):
+        for path in [*folder.rglob("*.py"), *folder.glob("*.md")]:
+            if not path.name.startswith("__") and path.name != "conftest.py":
+                assert path.name in tree, f"{path.relative_to(ROOT)} is missing from the README's tree"
 
 
 def test_the_readme_table_is_what_is_measured():

@@ -15,6 +15,7 @@ from conftest import shaken
 from torch import Tensor, nn
 
 from mlpmixer import create, load, save
+from mlpmixer.weights import layouts
 
 CLOSE = 1e-4
 
@@ -184,3 +185,37 @@ def test_a_file_that_timm_wrote_comes_back_bit_for_bit(theirs: str, name: str, e
     again = torch.load(second, weights_only=True) if ending == "pth" else safetensors.torch.load_file(second)
     assert again.keys() == peer.state_dict().keys()
     assert all(torch.equal(again[key], value) for key, value in peer.state_dict().items())
+
+
+TIMMS_NAMES = {
+    **{f"mixer_{size}": f"mixer_{size}_224" for size in ("s32", "s16", "b32", "b16", "l32", "l16")},
+    **{
+        f"vit_{short}{patch}": f"vit_{long}_patch{patch}_224"
+        for short, long, patch in (
+            ("ti", "tiny", 16),
+            ("s", "small", 32),
+            ("s", "small", 16),
+            ("b", "base", 32),
+            ("b", "base", 16),
+            ("l", "large", 32),
+            ("l", "large", 16),
+            ("h", "huge", 14),
+        )
+    },
+    **{f"bit_r{size}": f"resnetv2_{size}_bit" for size in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")},
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), TIMMS_NAMES.items())
+def test_whole_models_have_timms_shapes(ours: str, theirs: str, timm: Any):
+    """Of the full size, on shapes alone: the depth that the tests above cut short is right too."""
+    with torch.device("meta"):
+        state, peer = create(ours, num_classes=1000).state_dict(), timm.create_model(theirs, num_classes=1000)
+    lines = layouts.pair(layouts.find(ours.split("_")[0], "timm"), state)
+    expected = {n: t.shape for n, t in peer.state_dict().items()}
+    got = {
+        name: tensor.shape
+        for line in lines
+        for name, tensor in zip(line.theirs, line.form.to_theirs(tuple(state[n] for n in line.ours), 1), strict=True)
+    }
+    assert got == expected
