@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import pytest
@@ -22,13 +23,28 @@ def test_all_models_are_written_down():
 def test_what_is_written_down_is_what_one_measures(name: str):
     written = next(row for row in measured() if row["name"] == name)
     now = asdict(measure(name))
-    assert {**now, "image_size": list(now["image_size"])} == written
+    assert json.loads(json.dumps(now)) == written
 
 
 def test_table_1_of_the_paper():
     for row in measured()[:7]:
         # The paper prints S/16's 18.02 M as 18 and H/14's 431.07 M as 431.
         assert round(row["params_without_head"] / 1e6) == TABLE_1[row["name"]]
+
+
+def test_dimensions_of_table_1():
+    rows = {row["name"]: row["dimensions"] for row in measured()}
+    assert rows["mixer_b16"] == {
+        "layers": 12,
+        "patch_size": 16,
+        "channels": 768,
+        "token_hidden": 384,
+        "channel_hidden": 3072,
+    }
+    assert [rows[name]["layers"] for name in TABLE_1] == [8, 8, 12, 12, 24, 24, 32]
+    assert [row["places"] for row in measured()[:7]] == [49, 196, 49, 196, 49, 196, 256]
+    for name in TABLE_1:
+        assert rows[name]["token_hidden"] * 2 == rows[name]["channels"] == rows[name]["channel_hidden"] / 4
 
 
 def test_multiply_adds_by_hand():

@@ -43,6 +43,8 @@ def models(
     if json:
         _print_json(rows)
         return
+    if name:
+        print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
     print_table(
         ["model", "pixels", "S", "parameters", "no head", "paper", "GMAC", "kept"],
         [

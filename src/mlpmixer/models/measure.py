@@ -6,7 +6,7 @@ python -m mlpmixer.models.measure          writes measured.json, which lets `mix
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from mlpmixer.models.measured import MEASURED
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """`places` is S, the patches of a picture (0 for a convolutional network), `gmacs` 10⁹ multiply-adds of a
-    forward pass of one picture, `activation_mb` the 10⁶ bytes that training keeps of it for the backward pass."""
+    """`dimensions` are what each size of a family must say, `places` is S, the patches of a picture (0 for a
+    convolutional network), `gmacs` 10⁹ multiply-adds of a forward pass of one picture, and `activation_mb` the 10⁶
+    bytes that training keeps of it, in float32, for the backward pass."""
 
     name: str
+    dimensions: dict[str, Any]
     image_size: tuple[int, int]
     places: int
     params: int
@@ -47,6 +49,7 @@ def measure(name: str, **options: Any) -> Measure:
         model(picture)
     return Measure(
         name=name,
+        dimensions={f.name: getattr(config, f.name) for f in fields(config) if f.default is MISSING},
         image_size=config.image_size,
         places=rows * columns,
         params=params,
