@@ -101,7 +101,7 @@ SIZES = {
     "mixer_l32": _L(patch_size=32),
     "mixer_l16": _L(patch_size=16),
     "mixer_h14": _H(patch_size=14),
-    "mixer_pico": _pico(patch_size=4, image_size=(28, 28)),  # 49 patches: Fashion-MNIST in minutes on a laptop
+    "mixer_pico": _pico(patch_size=4, image_size=(28, 28)),  # 49 patches: Fashion-MNIST, quick tries
     "mixer_nano": _nano(patch_size=4, image_size=(32, 32)),  # 64 patches: CIFAR within 0.7 M parameters
     "mixer_tiny": _tiny(patch_size=8, image_size=(64, 64)),  # 64 patches: Tiny ImageNet, thumbnails
     "mixer_mini": _mini(patch_size=8, image_size=(96, 96)),  # 144 patches: STL-10, small photos; within 5 M
