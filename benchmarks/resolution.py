@@ -11,6 +11,7 @@ plain on purpose: it makes one honest model to try the schemes on, and is no rec
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -148,7 +149,7 @@ def changed(model, size, candidate: str):
     if candidate == "tiles":
         state, config = resolution.change_resolution(model.state_dict(), old, size, "tiles")
     else:
-        config = resolution.dataclasses.replace(old, image_size=size)
+        config = dataclasses.replace(old, image_size=size)
         to_old, to_new = CANDIDATES[candidate](old.grids()[0], config.grids()[0])
         state = model.state_dict()
         for name in state:

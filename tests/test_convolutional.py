@@ -39,11 +39,11 @@ def test_nothing_but_convolutions_holds_the_mixing():
 
 
 def test_weights_are_copied():
-    model = create("mixer_pico")
+    model = shaken(create("mixer_pico"))
     cnn = as_cnn(cast(Mixer, model))
-    for parameter in cnn.get_submodule("2").parameters():
+    for parameter in cnn.parameters():
         parameter.data.zero_()
-    assert float(model.get_parameter("blocks.0.token_mixing.fc1.weight").detach().abs().max()) > 0
+    assert all(float(parameter.detach().abs().max()) > 0 for parameter in model.parameters())
 
 
 def test_variants_have_no_such_reading():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -149,6 +150,19 @@ def test_intermediates_add_up():
         torch.testing.assert_close(sum_, seen[f"block{i}"])
     assert seen["block0/token_hidden"].shape == (2, 6, 8)  # D_S × C
     torch.testing.assert_close(seen["tokens"].mean(1), seen["pre_logits"])
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_intermediates_live_on_only_when_asked_for(asked: bool):
+    model = small().eval()
+    seen: list[weakref.ref[Any]] = []
+    for part in ("stem", "blocks.0.token_mixing.gelu", "blocks.0.channel_mixing", "norm"):
+        model.get_submodule(part).register_forward_hook(lambda _, __, out: seen.append(weakref.ref(out)))
+    with torch.inference_mode():
+        result = model(torch.randn(1, 3, 16, 16), intermediates=asked)
+    assert len(seen) == 4
+    assert [ref() is not None for ref in seen] == [asked] * 4
+    del result
 
 
 def test_a_forward_pass_is_the_papers_formula():

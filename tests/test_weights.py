@@ -255,6 +255,11 @@ class TestStrictness:
         assert load(tmp_path / "headless.npz", num_classes=4, fresh=("head",)).config.num_classes == 4
         assert load(tmp_path / "headless.npz", num_classes=0)(torch.zeros(1, 3, 28, 28)).shape == (1, 16)
 
+    def test_everything_fresh_is_a_new_model(self, tmp_path: Path):
+        file = save(make("mixer"), tmp_path / "m.npz")
+        model = load(file, fresh=("stem", "blocks", "norm", "head"))
+        assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
+
     def test_a_misspelt_part_is_refused(self, tmp_path: Path):
         with pytest.raises(UsageError, match="did you mean 'head'"):
             load(save(make("mixer"), tmp_path / "m.npz"), fresh=("haed",))

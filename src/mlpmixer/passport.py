@@ -22,6 +22,11 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
+    @classmethod
+    def usual(cls, image_size: tuple[int, int]) -> Preprocessing:
+        """The defaults in the proportions of 256 to 224."""
+        return cls(crop=image_size, resize=round(max(image_size) * 256 / 224))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Passport:

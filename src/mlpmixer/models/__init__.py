@@ -95,8 +95,14 @@ def revise(
     if num_classes is not None:
         options["num_classes"] = num_classes
     if image_size is not None:
-        options["image_size"] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        options["image_size"] = sides(image_size)
     return dataclasses.replace(config, **options)
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width; one number is both."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width
 
 
 def build(family: str, config: ClassifierConfig, name: str | None = None) -> Classifier:

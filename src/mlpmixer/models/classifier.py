@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class ClassifierConfig:
         require("image_size", min(self.image_size) >= 1, "1 pixel or more each way", self.image_size)
         require("num_classes", self.num_classes >= 0, "0 (no head) or more", self.num_classes)
         self.require_positive("in_channels")
+
+    def dimensions(self) -> dict[str, Any]:
+        """What every size of a family must say, such as layers and channels; the rest has defaults."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     def require_positive(self, *options: str) -> None:
         for option in options:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,17 +21,17 @@ def as_cnn(model: Mixer) -> nn.Sequential:
     config = model.config
     if config.untied or config.groups > 1 or config.group_projection or config.pyramid:
         raise UsageError("only the plain Mixer reads as this CNN; this one is untied, grouped or a pyramid")
+    model = copy.deepcopy(model)
     rows, columns = model.stem.grid
-    with torch.no_grad():
-        return nn.Sequential(
-            nn.ZeroPad2d(model.stem.padding),
-            model.stem.patches,
-            *(ConvolutionalBlock(cast(MixerBlock, block), rows, columns) for block in model.blocks),
-            ChannelNorm(model.norm),
-            nn.AvgPool2d((rows, columns)),
-            nn.Flatten(),
-            model.head,
-        ).train(model.training)
+    return nn.Sequential(
+        nn.ZeroPad2d(model.stem.padding),
+        model.stem.patches,
+        *(ConvolutionalBlock(cast(MixerBlock, block), rows, columns) for block in model.blocks),
+        ChannelNorm(model.norm),
+        nn.AvgPool2d((rows, columns)),
+        nn.Flatten(),
+        model.head,
+    ).train(model.training)
 
 
 class ConvolutionalBlock(nn.Module):
@@ -79,6 +79,6 @@ def convolution(linear: nn.Linear | ColumnLinear, kernel: tuple[int, int]) -> nn
     """The convolution with the weights of a linear map whose inputs are channels × the places under the kernel."""
     outputs, inputs = linear.weight.shape
     conv = nn.Conv2d(inputs // (kernel[0] * kernel[1]), outputs, kernel)
-    conv.weight = nn.Parameter(linear.weight.detach().reshape(conv.weight.shape).clone())
-    conv.bias = nn.Parameter(linear.bias.detach().clone())
+    conv.weight = nn.Parameter(linear.weight.detach().reshape(conv.weight.shape))
+    conv.bias = nn.Parameter(linear.bias.detach())
     return conv

@@ -6,7 +6,7 @@ python -m mlpmixer.models.measure          writes measured.json, which lets `mix
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ def measure(name: str, **options: Any) -> Measure:
         model(picture)
     return Measure(
         name=name,
-        dimensions={f.name: getattr(config, f.name) for f in fields(config) if f.default is MISSING},
+        dimensions=config.dimensions(),
         image_size=config.image_size,
         places=rows * columns,
         params=params,

@@ -67,7 +67,6 @@ class Quirks:
 @dataclass
 class Checkpoint:
     path: Path
-    family: str
     name: str
     config: ClassifierConfig
     passport: Passport
@@ -110,16 +109,14 @@ def _others(
         raise KeyMismatch(f"{file.path} {error}") from None
     except UsageError as error:
         raise UsageError(f"{file.path}: {error}") from None
-    assumed = Preprocessing(crop=config.image_size, resize=round(max(config.image_size) * 256 / 224))
     provenance = {"file": file.path.name, "layout": layout.name}
     if preprocessing is None:
         provenance["preprocessing"] = "assumed: the authors' [-1, 1]; the file does not say"
     return Checkpoint(
         path=file.path,
-        family=layout.family,
         name=name_of(layout.family, config),
         config=config,
-        passport=Passport(preprocessing=preprocessing or assumed, provenance=provenance),
+        passport=Passport(preprocessing=preprocessing or Preprocessing.usual(config.image_size), provenance=provenance),
         layout=layout,
         quirks=quirks,
     )
@@ -157,7 +154,7 @@ def _ours(file: ArrayFile) -> Checkpoint:
         raise
     except Exception as error:  # any way in which the header is not what `header` writes
         raise BrokenFile(f"{file.path} has a header that makes no sense: {first_line(error)}") from error
-    return Checkpoint(file.path, family, name, config, passport, layouts.own(family))
+    return Checkpoint(file.path, name, config, passport, layouts.own(family))
 
 
 def _check_passport(passport: Passport, config: ClassifierConfig) -> None:
@@ -175,7 +172,7 @@ def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Lin
     """How each of our arrays stands in the file, and our arrays themselves, as shapes."""
     try:
         with torch.device("meta"):
-            ours = build(checkpoint.family, config).state_dict()
+            ours = build(checkpoint.layout.family, config).state_dict()
     except (RuntimeError, TypeError, OverflowError) as error:  # torch counts in 64 bits, even what it does not allocate
         raise BrokenFile(f"{checkpoint.path} claims a model too large to exist: {first_line(error)}") from error
     return layouts.pair(checkpoint.layout, ours), ours

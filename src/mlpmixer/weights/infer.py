@@ -9,7 +9,6 @@ from importlib import import_module
 from torch import Tensor
 
 from mlpmixer.errors import KeyMismatch, UsageError
-from mlpmixer.models import MODELS
 from mlpmixer.models.bit import BitConfig
 from mlpmixer.models.classifier import ClassifierConfig
 from mlpmixer.models.mixer import MixerConfig
@@ -41,15 +40,9 @@ def config_of(
 
 
 def name_of(family: str, config: ClassifierConfig) -> str:
-    """The name in the table of models of a config that differs from it in nothing that shapes its layers."""
-    shaping = {
-        "mixer": ("layers", "patch_size", "channels", "token_hidden", "channel_hidden"),
-        "vit": ("layers", "patch_size", "channels", "heads", "hidden"),
-        "bit": ("units", "width"),
-    }[family]
-    sizes = import_module(f"mlpmixer.models.{family}").SIZES
-    same = (n for n in sizes if all(getattr(sizes[n], field) == getattr(config, field) for field in shaping))
-    return next((n for n in same if MODELS[n] == family), family)
+    """The name in the table of models of a config that differs from it in no dimension; else the family's."""
+    sizes: dict[str, ClassifierConfig] = import_module(f"mlpmixer.models.{family}").SIZES
+    return next((name for name, size in sizes.items() if size.dimensions() == config.dimensions()), family)
 
 
 def _mixer(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -> MixerConfig:
@@ -63,7 +56,7 @@ def _mixer(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -
         channel_hidden=_shape(shapes, "blocks.0.channel_mixing.fc1.weight", 2)[0],
         image_size=image_size or _square(places, patch),
         in_channels=in_channels,
-        gelu="erf" if layout.gelu == "erf" else "tanh",
+        gelu=layout.gelu,
         num_classes=_classes(shapes),
     )
 
@@ -85,7 +78,7 @@ def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, hea
         representation=_shape(shapes, "representation.0.weight", 2)[0] if "representation.0.weight" in shapes else 0,
         image_size=image_size or _square(places, patch),
         in_channels=in_channels,
-        gelu="erf" if layout.gelu == "erf" else "tanh",
+        gelu=layout.gelu,
         num_classes=_classes(shapes),
     )
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mlpmixer.models.layers import GeluForm
+
 Arrays = tuple[Tensor, ...]
 
 
@@ -239,7 +241,7 @@ class Layout:
     marks: tuple[str, ...]  # keys that no other layout has together
 
     @property
-    def gelu(self) -> str:
+    def gelu(self) -> GeluForm:
         """The form that this layout's own code computes."""
         return "erf" if self.name == "timm" else "tanh"
 

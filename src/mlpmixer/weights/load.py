@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError, nearest
-from mlpmixer.models import build, canonical, revise
+from mlpmixer.models import build, canonical, revise, sides
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.layers import head
 from mlpmixer.passport import Passport
@@ -69,10 +69,8 @@ def load(
     _check_classes(path, checkpoint, num_classes, fresh)
     state = _read(file, checkpoint, stored, fresh)
     config = stored
-    if image_size is not None:
-        sides = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        if sides != stored.image_size:
-            state, config = change_resolution(state, stored, sides, resize)
+    if image_size is not None and sides(image_size) != stored.image_size:
+        state, config = change_resolution(state, stored, sides(image_size), resize)
     config = revise(config, num_classes)
 
     dtypes = {tensor.dtype for tensor in state.values()}
@@ -80,11 +78,11 @@ def load(
         raise UsageError(f"{path} mixes {' and '.join(sorted(str(d)[6:] for d in dtypes))}; say which: dtype=")
     # Drawing first weights only to replace them takes seconds for a large model; a head of zeros takes none.
     with torch.device("meta" if {*fresh} <= {"head"} else "cpu"):
-        loaded = build(checkpoint.family, config, checkpoint.name)
+        loaded = build(checkpoint.layout.family, config, checkpoint.name)
     if "head" in fresh and isinstance(loaded.head, nn.Linear):
         loaded.head = head(loaded.head.in_features, config.num_classes, config.head_bias)
     loaded.load_state_dict(state, strict=False, assign=True)  # _read was strict
-    loaded.to(dtype or next(iter(dtypes)))
+    loaded.to(dtype or next(iter(dtypes), torch.float32))
     loaded.passport = _stamp(checkpoint, stored, config)
     return loaded.eval()
 

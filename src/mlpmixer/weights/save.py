@@ -67,9 +67,7 @@ def _passport(
     preprocessing: Preprocessing | None,
     provenance: dict[str, str] | None,
 ) -> Passport:
-    size = model.config.image_size
-    usual = Passport(preprocessing=Preprocessing(crop=size, resize=round(max(size) * 256 / 224)))
-    passport = model.passport or usual
+    passport = model.passport or Passport(preprocessing=Preprocessing.usual(model.config.image_size))
     named = tuple(classes) if classes is not None else passport.classes
     if named is not None and len(named) != model.config.num_classes:
         raise UsageError(f"{len(named)} class names for a model of {model.config.num_classes} classes")
@@ -93,10 +91,10 @@ def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, pas
             raise UsageError(f"the {layout} layout has no place for {line.ours[0]}; save as .safetensors")
         arrays = line.form.to_theirs(tuple(state[name] for name in line.ours), heads_of(model.config))
         theirs |= dict(zip(line.theirs, arrays, strict=True))
-    return quirks_in(passport, layout).restore(theirs)
+    return _quirks_in(passport, layout).restore(theirs)
 
 
-def quirks_in(passport: Passport, layout: str) -> Quirks:
+def _quirks_in(passport: Passport, layout: str) -> Quirks:
     """How the file that the model came from departed from this layout, so that it is written the same way again."""
     if passport.provenance.get("layout") != layout or "quirks" not in passport.provenance:
         return Quirks()
