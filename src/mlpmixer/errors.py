@@ -26,6 +26,10 @@ class PictureError(MixerError, ValueError):
     """A file that is no picture, or one that cannot be decoded safely."""
 
 
+class DataError(MixerError, ValueError):
+    """A data set that is not there, or not what it should be."""
+
+
 class WeightsError(MixerError, ValueError):
     """A checkpoint that cannot be used."""
 

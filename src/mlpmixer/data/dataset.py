@@ -1,0 +1,99 @@
+"""What every source of pictures becomes: named splits of labelled pictures, each in a fixed order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlpmixer.data.pictures import Picture
+from mlpmixer.errors import DataError, nearest
+
+SPLITS = ("train", "val", "test")
+
+
+class Split(ABC):
+    """Labelled pictures by number. It holds where they are, never what they show, so worker processes share it cheaply.
+
+    `labels`: (N,) int64, each a position in the data set's classes.
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> Picture:
+        """The picture as `pictures.decode` takes it: a path, the bytes of a file, or pixels."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Where a person finds the picture: a path, or a place in a larger file."""
+
+
+class Part(Split):
+    """Some of another split's pictures, in the order of `indices`; `new_labels` where classes were renumbered."""
+
+    def __init__(self, whole: Split, indices: np.ndarray, new_labels: np.ndarray | None = None):
+        self.whole, self.indices = whole, indices
+        self.labels = whole.labels[indices] if new_labels is None else new_labels
+
+    def read(self, index: int) -> Picture:
+        return self.whole.read(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        return self.whole.where(int(self.indices[index]))
+
+
+class Pixels(Split):
+    """Pictures of one size that are in memory or memory-mapped: (N, H, W) or (N, H, W, 3), uint8."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, name: str):
+        assert pixels.dtype == np.uint8
+        assert len(pixels) == len(labels)
+        self.pixels, self.labels, self.name = pixels, labels.astype(np.int64), name
+
+    def read(self, index: int) -> Picture:
+        return self.pixels[index]
+
+    def where(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+class Texts(Sequence[str]):
+    """Many strings as one block of memory. (A list of millions would be copied, page by page, into every worker.)"""
+
+    def __init__(self, texts: Sequence[str]):
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        self.block = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = self.ends[index - 1] if index else 0
+        return self.block[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """`source`: what was opened, as a person would write it again."""
+
+    source: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self.splits:
+            has = ", ".join(self.splits)
+            raise DataError(f"{self.source} has no split '{split}'{nearest(split, self.splits)} (it has {has})")
+        return self.splits[split]
