@@ -30,6 +30,20 @@ class DataError(MixerError, ValueError):
     """A data set that is not there, or not what it should be."""
 
 
+class RecipeError(UsageError):
+    """A recipe that says what cannot be, or a line that recipes do not have."""
+
+
+class RunError(MixerError):
+    """A run that cannot go on, or a run folder that cannot be used."""
+
+
+class RunStopped(RunError):
+    """A run that was asked to stop, and can go on."""
+
+    exit_code = 130
+
+
 class WeightsError(MixerError, ValueError):
     """A checkpoint that cannot be used."""
 

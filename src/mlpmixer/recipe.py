@@ -37,8 +37,8 @@ class Model:
 class Data:
     source: str = "fashion_mnist_small"  # what `mlpmixer.data.open` takes
     train: str = "train"  # the split that is trained on
-    dev: str = "val"  # the split that choices are made by, or a share of train held out for that, such as "2%"
-    test: str = "test"  # the split that is looked at once, in the end; empty: none
+    dev: str = "auto"  # the split that choices are made by; "2%": so much of train; auto: val, or else 2%; empty: none
+    test: str = "auto"  # the split that is looked at once, in the end; auto: test if there is one; empty: none
     share: float = 1.0  # of the training pictures, evenly over the classes
     shots: int = 0  # training pictures of each class; 0: all
     classes: tuple[str, ...] = ()  # only these; empty: all
@@ -55,7 +55,9 @@ class Augment:
     ratio: tuple[float, float] = (0.75, 4 / 3)  # of the Inception crop, width to height
     padding: int = 4  # pixels on each side, for the "pad" crop
     flip: bool = True  # every other picture is mirrored
-    policy: Literal["none", "rand_augment", "auto_augment_cifar10", "auto_augment_imagenet", "trivial", "three_augment"] = "none"
+    policy: Literal[
+        "none", "rand_augment", "auto_augment_cifar10", "auto_augment_imagenet", "trivial", "three_augment"
+    ] = "none"
     policy_layers: int = 2  # of RandAugment
     policy_magnitude: int = 10  # of RandAugment, the authors' m
     erase: float = 0.0  # chance that a rectangle is painted over
@@ -100,7 +102,8 @@ class Optim:
     ema: float = 0.0  # decay of the average of weights that is evaluated and kept instead; 0: none
     sharpness: Literal["none", "sam", "gsam"] = "none"  # also look at the worst place nearby; two passes a step
     rho: float = 0.05  # how far that place is
-    alpha: float = 0.4  # gsam: how strongly the gap itself is made smaller
+    rho_min: float = 0.0  # gsam: how far in the end; rho falls as lr does
+    alpha: float = 0.4  # gsam: how strongly the gap between both places is made smaller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ class Train:
     steps: int = 0  # instead of epochs, when more than 0
     batch_size: int = 512  # pictures a step, over all devices
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
+    keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the dev split
     seed: int = 0  # of first weights, order, augmentation, dropout
 
 
@@ -120,7 +124,6 @@ class Machine:
     workers: int = -1  # processes that load pictures; 0: none, -1: by the number of cores
     micro_batch: int = 0  # pictures at once on one device, the rest one after another; 0: all
     compile: bool = False
-    lean: bool = False  # less memory for a little time: what is cheap to compute is computed again going back
     parallel: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies of the model, or a share on each
     save_every: int = 1000  # steps between checkpoints
     keep: int = 2  # checkpoints, beside the best

@@ -16,9 +16,10 @@ from mlpmixer import __version__
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.models import models
 from mlpmixer.cli.predict import predict
+from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
 
-COMMANDS: dict[str, Callable[..., None]] = {"models": models, "predict": predict, "demo": demo}
+COMMANDS: dict[str, Callable[..., None]] = {"models": models, "train": train, "predict": predict, "demo": demo}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,12 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str]) -> Callable[[], None]:
     """The command that was asked for, ready to be called. What is wrong becomes one line, not the parser's box."""
+    arguments, changes = split_off_changes(arguments)
     check_spelling(arguments)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                {name: _later(command) for name, command in COMMANDS.items()},
+                {name: _later(command, changes) for name, command in COMMANDS.items()},
                 prog="mixer",
                 args=arguments,
                 description="Image classification with MLP-Mixer.",
@@ -69,16 +71,26 @@ def check_spelling(arguments: list[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise UsageError(f"there is no command '{command}'{nearest(command, COMMANDS)} (`mixer --help` lists them)")
-    known = [f"--{name.replace('_', '-')}" for name in inspect.signature(COMMANDS[command]).parameters]
+    takes = inspect.signature(COMMANDS[command]).parameters
+    known = [f"--{name.replace('_', '-')}" for name in takes if name != "changes"]
     known.append("--help")
     for argument in arguments[1:]:
         option = argument.split("=")[0].replace("_", "-")
         if option == "--":
             return
         if option.startswith("--") and option not in known:
+            if "changes" in takes and (homes := _homes_of(option)):
+                raise UsageError(f"{command} has no option '{option}'; did you mean {' or '.join(homes)}?")
             raise UsageError(
                 f"{command} has no option '{option}'{nearest(option, known)} (`mixer {command} --help` lists them)"
             )
+
+
+def _homes_of(option: str) -> list[str]:
+    """The lines of a recipe that are called so."""
+    from mlpmixer.recipes import toml
+
+    return [f"--{name}" for name in toml.fields() if name.split(".")[1] == option.removeprefix("--").replace("-", "_")]
 
 
 def _first_paragraph(box: str) -> str:
@@ -88,11 +100,33 @@ def _first_paragraph(box: str) -> str:
     return " ".join(words.replace("│", " ").replace("|  ", " ").split()).rstrip(".|")
 
 
-def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """`command` with its options bound and not yet called; the parser sees the same signature."""
+def _later(command: Callable[..., None], changes: dict[str, str]) -> Callable[..., Callable[[], None]]:
+    """`command` with its options bound and not yet called; the parser sees the same signature, but for `changes`."""
+    signature = inspect.signature(command)
+    given = {"changes": changes} if "changes" in signature.parameters else {}
 
     @functools.wraps(command)
     def bind(*positional: object, **options: object) -> Callable[[], None]:
-        return functools.partial(command, *positional, **options)
+        return functools.partial(command, *positional, **options, **given)
 
+    shown = [parameter for name, parameter in signature.parameters.items() if name not in given]
+    bind.__signature__ = signature.replace(parameters=shown)  # pyright: ignore[reportAttributeAccessIssue]
     return bind
+
+
+def split_off_changes(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Flags with a dot, such as `--optim.lr 0.003`, change a recipe; they go to the commands that take one."""
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None or "changes" not in inspect.signature(command).parameters:
+        return arguments, {}
+    rest, changes = [], {}
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not re.fullmatch(r"--\w+\.\S+", flag):
+            rest.append(word)
+            continue
+        if not equals and (value := next(words, None)) is None:
+            raise UsageError(f"{flag} needs a value")
+        changes[flag.removeprefix("--").replace("-", "_")] = value
+    return rest, changes

@@ -1,6 +1,64 @@
 """Data sets: `open(spec)` finds out what `spec` is and returns its classes and splits.
 
-A spec is the name of a known data set (`SETS`), `hf:NAME`, a folder of pictures (`root/class/*.jpg`, or that within
-train/, val/ and test/), a folder made by `mixer pack`, a list in a .csv or .parquet file, or WebDataset shards
-(`shards-{000..011}.tar`, here or behind http).
+A spec is the name of a known data set (`KNOWN`), `hf:NAME`, a folder of pictures (`root/class/*.jpg`, or that within
+train/, val/ and test/), a folder made by `mixer pack` or by `save_to_disk` of the library datasets, a list in a .csv,
+.tsv or .parquet file, or WebDataset shards (`shards-{000..011}.tar`, here or behind http).
 """
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlpmixer.errors import DataError, MixerError, nearest
+
+if TYPE_CHECKING:
+    from mlpmixer.data.dataset import DataSet
+
+
+def open(spec: str | os.PathLike[str]) -> DataSet:
+    """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path."""
+    from mlpmixer.data import cifar, folder, hub, lists, packed, shards
+    from mlpmixer.data.fashion_mnist import has_fashion_mnist, open_fashion_mnist
+    from mlpmixer.data.known import KNOWN
+
+    text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
+    if text in KNOWN:
+        return KNOWN[text]()
+    if text.startswith("hf:"):
+        return hub.open_hub(text)
+    if "://" in text:
+        return shards.open_addresses(text)
+    kinds = (
+        (packed.is_packed, packed.open_packed),
+        (cifar.is_cifar, cifar.open_cifar),
+        (has_fashion_mnist, lambda folder: open_fashion_mnist(folder, str(folder))),
+        (hub.is_saved, hub.open_saved),
+        (shards.is_shards, shards.open_shards),
+        (lists.is_list, lists.open_list),
+        (Path.is_dir, folder.open_folder),
+    )
+    try:
+        path = Path(text).absolute()
+        opens = next((opens for recognises, opens in kinds if text and recognises(path)), None)
+        if opens is None:
+            raise _unknown(text, path, KNOWN)
+        return opens(path)
+    except MixerError:
+        raise
+    except OSError as error:  # no permission, or a name that is too long
+        raise DataError(f"cannot open {text!r}: {error.strerror or error}") from error
+
+
+def _unknown(text: str, path: Path, known: Collection[str]) -> DataError:
+    what = f"{text!r} is a file, but no data set"
+    if not text or not path.exists():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        known_here = [*known, *beside] if path.name == text else beside
+        what = f"there is no data set {text!r}{nearest(path.name, known_here)}"
+    return DataError(
+        f"{what} (give {', '.join(known)}, hf:NAME, a folder with a folder of pictures for each class, a .csv, .tsv or "
+        ".parquet list, or .tar shards)"
+    )

@@ -63,7 +63,7 @@ class Pixels(Split):
         return f"{self.name}[{index}]"
 
 
-class Texts(Sequence[str]):
+class Texts:
     """Many strings as one block of memory. (A list of millions would be copied, page by page, into every worker.)"""
 
     def __init__(self, texts: Sequence[str]):
@@ -74,9 +74,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)

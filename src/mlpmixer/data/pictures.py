@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from mlpmixer.data.jpeg import quick_jpeg
 from mlpmixer.errors import PictureError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -24,14 +27,33 @@ def decode(picture: Picture, *, at_least: int | None = None) -> Image.Image:
         return _rgb(_from_array(picture))
     if isinstance(picture, Image.Image):
         return _rgb(picture)
+    with _opened(picture, at_least) as (opened, _):
+        return _upright(opened)
+
+
+def pixels(picture: Picture, *, at_least: int | None = None) -> np.ndarray:
+    """The same as an array (height, width, 3), perhaps read-only: the shortest way to a tensor."""
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,):
+        return picture
+    if isinstance(picture, np.ndarray | Image.Image):
+        return np.asarray(decode(picture))
+    with _opened(picture, at_least) as (opened, data):
+        quick = quick_jpeg(opened, data)
+        return np.asarray(_upright(opened)) if quick is None else quick
+
+
+@contextmanager
+def _opened(picture: str | os.PathLike[str] | bytes, at_least: int | None) -> Iterator[tuple[Image.Image, bytes]]:
+    """The file with its header read, and its bytes. What goes wrong before the end of the block is a `PictureError`."""
     name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no reason to bother anyone
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else Path(picture)) as opened:
+            data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+            with Image.open(io.BytesIO(data)) as opened:
                 if at_least is not None:
                     opened.draft("RGB", (at_least, at_least))
-                return _rgb(ImageOps.exif_transpose(opened))
+                yield opened, data
     except Image.DecompressionBombError:
         raise PictureError(f"{name} has over 178 million pixels; that is a mistake or an attack") from None
     except FileNotFoundError:
@@ -44,6 +66,11 @@ def decode(picture: Picture, *, at_least: int | None = None) -> Image.Image:
         raise PictureError(f"{name} is no picture, or a damaged one ({type(error).__name__})") from error
 
 
+def _upright(opened: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(opened, in_place=True)
+    return _rgb(opened)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16-bit grey; Pillow's own conversion would clip it to 8
         values = np.asarray(image, dtype=np.float32)
@@ -52,7 +79,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

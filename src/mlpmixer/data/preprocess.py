@@ -5,27 +5,50 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from mlpmixer.passport import Preprocessing
 
 
-def preprocess(image: Image.Image, how: Preprocessing) -> Float[Tensor, "3 H W"]:
+def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Tensor, "3 H W"]:
     """Resize, centre crop, normalise; in float32. A side that ends up short of the crop is padded with black."""
-    size = (how.resize, how.resize)
-    if how.shape == "short_side":
-        scale = how.resize / min(image.size)
-        size = (max(1, int(image.height * scale)), max(1, int(image.width * scale)))
-        short = 0 if image.height <= image.width else 1
-        size = (how.resize, size[1]) if short == 0 else (size[0], how.resize)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # channels last in memory: the fast way
-    if tuple(pixels.shape[2:]) != size:
-        pixels = F.interpolate(pixels, size=size, mode=how.interpolation, antialias=True)
-    cropped = centre_crop(pixels[0], how.crop).float().div_(255)
-    mean, std = torch.tensor(how.mean), torch.tensor(how.std)
-    return cropped.sub_(mean[:, None, None]).div_(std[:, None, None])
+    return normalise(prepare(image, how), how)
+
+
+def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor, "3 H W"]:
+    """Resize and centre crop: the part that is done picture by picture, and ships bytes."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    height, width = pixels.shape[1:]
+    size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
+    return centre_crop(resize(pixels, size, how.interpolation), how.crop).contiguous()
+
+
+def normalise(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
+    """(value − mean) / std of values in [0, 1], in float32: the part that is done to whole batches, on their device."""
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (how.mean, how.std))
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:
+    """The size in the same proportions whose shorter side has so many `pixels`."""
+    scale = pixels / min(height, width)
+    if height <= width:
+        return pixels, max(1, int(width * scale))
+    return max(1, int(height * scale)), pixels
+
+
+def resize(
+    pixels: UInt8[Tensor, "3 H W"], size: tuple[int, int], interpolation: str = "bilinear"
+) -> UInt8[Tensor, "3 H2 W2"]:
+    """Antialiased. `pixels` that have their channels last in memory are the fastest, and stay so."""
+    if tuple(pixels.shape[1:]) == size:
+        return pixels
+    batch = pixels.permute(1, 2, 0)[None].permute(
+        0, 3, 1, 2
+    )  # its strides say where the channels are; [None] would not
+    return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
 
 
 def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:

@@ -1,44 +1,16 @@
-"""Bringing a checkpoint into the local cache: one function, `fetch`.
-
-A download grows beside its place as NAME.part and takes its name only when it is whole, checked and on the disk. What
-stops it before that (a dropped connection, Ctrl-C, a killed process, a full disk) leaves the part, and the next `fetch`
-goes on from there, as long as the server still has the same file.
-"""
+"""Bringing a checkpoint into the local cache: one function, `fetch`."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import os
 import re
-import sys
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
-
-from mlpmixer.errors import FetchError, UsageError
+from mlpmixer.download import bring, cache_folder, check, require_address
+from mlpmixer.errors import UsageError
 from mlpmixer.weights.ledger import find
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-TRIES = 5  # requests in a row that bring no new byte
-BACK_OFF_S = 1.0  # before asking again; twice as long after each request that brought nothing
-TIMEOUT_S = 30.0  # without a byte
-CHUNK = 1 << 20  # bytes
-
-BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
 
 
 def fetch(
@@ -54,23 +26,15 @@ def fetch(
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise UsageError(f"sha256 is '{sha256}': not 8 to 64 hexadecimal digits")
     url, known, path = _locate(name_or_url, cache)
-    if not path.is_file():
-        _bring(url, path, sha256 or known, progress)
-    elif sha256 is not None:
-        _check(path, sha256, f"delete {path} to fetch it again")
-    return path
+    expected = sha256 or known
+    if path.is_file() and sha256 is not None:
+        check(path, f"sha256:{sha256}", f"delete {path} to fetch it again")
+    return bring(url, path, checksum=f"sha256:{expected}" if expected else None, progress=progress)
 
 
 def path_of(name_or_url: str, *, cache: str | os.PathLike[str] | None = None) -> Path:
     """Where `fetch` looks for a checkpoint and puts it."""
     return _locate(name_or_url, cache)[2]
-
-
-def cache_folder() -> Path:
-    """`$MLPMIXER_CACHE`, else `mlpmixer` within `$XDG_CACHE_HOME`, else within ~/.cache."""
-    if ours := os.environ.get("MLPMIXER_CACHE"):
-        return Path(ours).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlpmixer"
 
 
 def _locate(name_or_url: str, cache: str | os.PathLike[str] | None) -> tuple[str, str | None, Path]:
@@ -79,250 +43,8 @@ def _locate(name_or_url: str, cache: str | os.PathLike[str] | None) -> tuple[str
     if "://" not in name_or_url:
         entry = find(name_or_url)
         return entry.url, entry.sha256, folder / (entry.name + PurePosixPath(entry.url).suffix)
-    _require_address(name_or_url)
+    require_address(name_or_url)
     last = PurePosixPath(urllib.parse.urlsplit(name_or_url).path).name
     readable = re.sub(r"[^A-Za-z0-9._+-]+", "_", urllib.parse.unquote(last))[-100:]
     # Many checkpoints are called model.safetensors: part of the name is the whole address, digested.
     return name_or_url, None, folder / f"{hashlib.sha256(name_or_url.encode()).hexdigest()[:8]}-{readable}"
-
-
-def _require_address(url: str) -> None:
-    if url.startswith("gs://"):
-        raise UsageError(f"cannot fetch {url}; write it as https://storage.googleapis.com/{url.removeprefix('gs://')}")
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:  # a port that is no number, an unclosed [
-        host = None
-    usable = host and url.startswith(("http://", "https://")) and "@" not in url.split("/")[2]
-    if not usable or not re.fullmatch("[!-~]+", url):
-        raise UsageError(f"cannot fetch '{url}'; an address looks like https://host/path, without spaces or password")
-
-
-class _DroppedError(Exception):
-    """This request failed, the next may succeed."""
-
-
-class _UnreachableError(_DroppedError):
-    """No connection at all."""
-
-
-@dataclass(frozen=True)
-class _Download:
-    url: str
-    path: Path  # where it will be
-    part: Path  # where it grows
-    bar: Progress
-    task: TaskID
-
-    @property
-    def tag(self) -> Path:
-        """Holds what the server calls this version of the file, so that versions are never mixed."""
-        return self.part.with_name(self.part.name + ".tag")
-
-    def begun(self) -> tuple[int, str]:
-        """How many bytes are here, and of which version; 0 if that is unknown."""
-        tag = self.tag.read_text(encoding="latin-1") if self.part.is_file() and self.tag.is_file() else ""
-        return (self.part.stat().st_size if tag else 0), tag
-
-    def forget(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.tag.unlink(missing_ok=True)
-
-    def fail(self, why: object, advice: str = "") -> FetchError:
-        return FetchError(
-            f"cannot fetch {self.path.name}: {why}; {advice}get it elsewhere ({self.url}) and place it at {self.path}"
-        )
-
-
-def _bring(url: str, path: Path, sha256: str | None, progress: bool) -> None:
-    shown = progress and sys.stderr.isatty()
-    columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _alone(path, shown) as part,
-            Progress(*columns, console=Console(stderr=True), disable=not shown) as bar,
-        ):
-            if path.is_file():  # another process brought it while we waited
-                return
-            download = _Download(url, path, part, bar, bar.add_task(path.name, total=None))
-            _insist(download)
-            if sha256 is not None:
-                try:
-                    _check(part, sha256, f"it was deleted; try again, and if that fails doubt {url}")
-                except FetchError:
-                    download.forget()
-                    raise
-            part.replace(path)
-            download.tag.unlink(missing_ok=True)
-    except FetchError:
-        raise
-    except OSError as error:
-        what = f"cannot write {error.filename or path}: {_words(error)}"
-        raise FetchError(f"{what}; choose a writable folder with enough room by the variable MLPMIXER_CACHE") from error
-
-
-@contextlib.contextmanager
-def _alone(path: Path, shown: bool) -> Iterator[Path]:
-    """The name of the part, which no one else writes meanwhile.
-
-    Where files can be locked, whoever comes second waits. Elsewhere each has a part of its own, of no use to others.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    while fcntl is not None:
-        with lock.open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if shown:
-                    print(f"waiting for another process, which fetches {path.name}", file=sys.stderr)
-                fcntl.flock(held, fcntl.LOCK_EX)
-            except OSError:  # some network file systems have no locks
-                lock.unlink(missing_ok=True)
-                break
-            if not _is_at(held.fileno(), lock):
-                continue  # whoever held it removed it on leaving: what we hold is no longer the lock
-            try:
-                yield path.with_name(f"{path.name}.part")
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-    private = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield private
-    finally:
-        private.unlink(missing_ok=True)
-        private.with_name(private.name + ".tag").unlink(missing_ok=True)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _insist(download: _Download) -> None:
-    """Ask until the part is whole."""
-    most, _ = download.begun()
-    idle, connected = 0, False
-    while True:
-        try:
-            _receive(download)
-            return
-        except _DroppedError as drop:
-            connected = connected or not isinstance(drop, _UnreachableError)
-            size, _ = download.begun()
-            idle = 0 if size > most else idle + 1
-            most = max(most, size)
-            if not connected or idle >= TRIES:
-                raise download.fail(drop, "try again later, or ") from drop
-        time.sleep(BACK_OFF_S * 2**idle)
-
-
-def _receive(download: _Download) -> None:
-    """One request for what is missing. Returns when the part is whole."""
-    have, tag = download.begun()
-    headers = {"User-Agent": "mlpmixer", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
-    try:
-        answer = _opener().open(urllib.request.Request(download.url, headers=headers), timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        with error:
-            _refused(download, error, have)
-        return
-    except urllib.error.URLError as error:
-        kind = _DroppedError if isinstance(error.reason, ConnectionResetError) else _UnreachableError
-        host = urllib.parse.urlsplit(download.url).hostname
-        raise kind(f"no connection to {host} ({_words(error.reason)})") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _DroppedError(f"the connection broke ({_words(error)})") from error
-
-    with answer:
-        if answer.headers.get_content_type() == "text/html":
-            raise download.fail("the server sends a web page instead of a file")
-        now = answer.headers.get("ETag", "")
-        if not now.startswith('"'):  # a weak tag does not promise equal bytes
-            now = answer.headers.get("Last-Modified", "")
-        start, total = 0, answer.length
-        if total == 0:
-            raise download.fail("the server sends an empty file")
-        if answer.status == 206:
-            extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-            if not extent or int(extent[1]) != have or now != tag:
-                download.forget()
-                raise _DroppedError("the file on the server has changed")
-            start, total = have, int(extent[2])
-        if total is None and not answer.chunked:
-            raise download.fail("the server does not say how long the file is")
-
-        # Old bytes are cut off before the new tag is written: killed in between, we still mix no versions.
-        with download.part.open("ab" if start else "wb") as file:
-            if not start:
-                download.tag.write_text(now, encoding="latin-1")
-            size = start
-            download.bar.reset(download.task, total=total, completed=size)
-            while chunk := _read(answer):
-                file.write(chunk)
-                size += len(chunk)
-                download.bar.update(download.task, completed=size)
-            file.flush()
-            os.fsync(file.fileno())
-    if total is not None and size != total:
-        raise _DroppedError(f"the connection ended after {size:,} of {total:,} bytes")
-
-
-def _refused(download: _Download, error: urllib.error.HTTPError, have: int) -> None:
-    if error.code == 416 and have:
-        if error.headers.get("Content-Range") == f"bytes */{have}":
-            return  # nothing is missing: a process was killed between the last byte and the renaming
-        download.forget()
-        raise _DroppedError("the file on the server has changed")
-    if error.code in BUSY:
-        raise _DroppedError(f"the server answers {error.code} {error.reason}")
-    raise download.fail(f"the server answers {error.code} {error.reason}")
-
-
-def _read(answer: http.client.HTTPResponse) -> bytes:
-    try:
-        return answer.read1(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _DroppedError(f"the connection broke ({_words(error)})") from error
-
-
-def _words(error: object) -> object:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-class _StayPrivate(urllib.request.HTTPRedirectHandler):
-    """From https to https only: a checkpoint without a checksum is as trustworthy as its way here."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise urllib.error.HTTPError(req.full_url, code, "a redirection that leaves https", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """http and https through the proxies of the environment; unlike urllib's own, no ftp: and no file:."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        _StayPrivate(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _check(path: Path, sha256: str, way_out: str) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if not actual.startswith(sha256.lower()):
-        raise FetchError(f"the checksum of {path.name} is {actual}, expected {sha256.lower()}; {way_out}")

@@ -42,7 +42,7 @@ def load(
 ) -> Classifier:
     """The model in `source`, in evaluation mode, with its passport.
 
-    source: a file, an address, or a name that `mixer models --weights` lists.
+    source: a file, a run folder, an address, or a name that `mixer models --weights` lists.
     num_classes: another number of classes than the file's; needs `fresh=("head",)`.
     image_size: another side, or (height, width), in pixels than the weights were made for; see `resize`.
     resize: how a Mixer's token mixing follows it: "resample" (any size), or "tiles" (the paper's, whole multiples).
@@ -87,8 +87,16 @@ def load(
     return loaded.eval()
 
 
+def glance(source: str | os.PathLike[str]) -> Checkpoint:
+    """What a checkpoint is, without reading its numbers."""
+    path, listed = _locate(source)
+    return recognise(look(path), preprocessing=listed.preprocessing if listed else None)
+
+
 def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
     name = os.fspath(source)
+    if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
+        return finished, None
     if os.path.exists(name):  # noqa: PTH110 (a Path complains of a name that is too long)
         return Path(name), None
     if name.startswith(("http://", "https://")):

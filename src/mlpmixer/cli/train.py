@@ -1,0 +1,73 @@
+"""`mixer train`: a recipe becomes a model."""
+
+from __future__ import annotations
+
+import json as as_json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mlpmixer.cli.output import print_table
+from mlpmixer.errors import UsageError
+
+
+def train(
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|NAME")],
+    /,
+    folder: Path | None = None,
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    quiet: bool = False,
+    json: bool = False,
+    *,
+    changes: dict[str, str],
+) -> None:
+    """Train a model, or go on with a run that was stopped.
+
+    Every line of a recipe is a flag as well: `--optim.lr 0.003 --data.source photos`. `mixer recipes NAME` shows them
+    all, with what they mean.
+
+    Args:
+        recipe: A recipe file, or a name from `mixer recipes`.
+        folder: Where the run is kept; runs/NAME if not said. A run that is there goes on.
+        grid: Values to try, such as optim.lr=0.003,0.01,0.03; may be given again for another line.
+        quiet: Show nothing but warnings.
+        json: Print the result as JSON.
+    """
+    from mlpmixer.recipes import find, toml
+
+    wanted = toml.read(recipe) if recipe.endswith(".toml") or os.path.isfile(recipe) else find(recipe)  # noqa: PTH113
+    wanted = toml.change(wanted, changes)
+    folder = folder or Path("runs") / wanted.name
+    if grid:
+        from mlpmixer.train.grid import search
+
+        axes = dict(_axis(text) for text in grid)
+        points = search(wanted, folder, axes, quiet=quiet or json)
+        picked, result = points[0], points[0].result
+        if json:
+            rows = [{**point.values, "folder": str(point.result.folder), "dev": point.result.dev} for point in points]
+            print(as_json.dumps({"points": rows, "test": result.test}))
+            return
+        rows = [[*map(str, p.values.values()), f"{p.score:.2%}", str(p.result.folder)] for p in points]
+        print_table([*axes, "dev", "folder"], rows, f"picked by dev: {picked.result.folder}")
+    else:
+        from mlpmixer.train.loop import fit
+
+        result = fit(wanted, folder, quiet=quiet or json)
+        if json:
+            shown = {"folder": str(result.folder), "weights": str(result.weights), "dev": result.dev}
+            print(as_json.dumps({**shown, "test": result.test}))
+            return
+    for name, found in {"dev": result.dev, "test": result.test}.items():
+        if found is not None:
+            print(f"{name:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
+    print(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    if not equals or not all(values.split(",")):
+        raise UsageError(f"--grid looks like optim.lr=0.003,0.01; got '{text}'")
+    return name, values.split(",")

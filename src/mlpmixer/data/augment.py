@@ -1,0 +1,88 @@
+"""Training pictures, each time a little different."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from mlpmixer.data.preprocess import prepare, resize
+from mlpmixer.errors import DataError, UsageError
+from mlpmixer.passport import Preprocessing
+from mlpmixer.recipe import Augment
+
+
+class Augmentation:
+    """A decoded picture → uint8 (3, H, W), by crop, mirror, policy and erasing, in this order.
+
+    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `size`: H and W, in
+    pixels. Pictures are scaled bilinearly, with antialiasing.
+    """
+
+    def __init__(self, how: Augment, size: tuple[int, int]):
+        _check(how)
+        from mlpmixer.data import policies  # not above: it brings torchvision
+
+        self.how, self.size = how, size
+        self.inception = policies.v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
+        self.policy = policies.policy(how)
+        self.erase = policies.v2.RandomErasing(how.erase, value=127)  # grey, about 0 to the model
+
+    def __call__(self, picture: Image.Image | np.ndarray) -> UInt8[Tensor, "3 H W"]:
+        """`picture`: what `decode` or `pixels` gives."""
+        pixels = self._crop(np.asarray(picture))
+        if self.how.flip and torch.rand(()) < 0.5:
+            pixels = pixels.flip(2)
+        if self.policy is not None:
+            pixels = self.policy(pixels)
+        if self.how.erase:
+            pixels = self.erase(pixels)
+        return pixels.contiguous()
+
+    def _crop(self, picture: np.ndarray) -> Tensor:
+        height, width = self.size
+        match self.how.crop:
+            case "inception":
+                box = self.inception.make_params([torch.empty(1).expand(3, *picture.shape[:2])])
+                return resize(_cut(picture, **box), self.size)
+            case "pad":
+                pixels = prepare(picture, Preprocessing(resize=max(self.size), crop=self.size))
+                by = self.how.padding
+                top, left = torch.randint(2 * by + 1, (2,)).tolist()
+                return F.pad(pixels, (by, by, by, by))[:, top : top + height, left : left + width]
+            case "resize":
+                return prepare(picture, Preprocessing.usual(self.size))
+            case "none":
+                if picture.shape[:2] != self.size:
+                    rows, columns = picture.shape[:2]
+                    raise DataError(
+                        f"a picture has {rows}×{columns} pixels and the model wants {height}×{width}; "
+                        'set augment.crop to "inception", "pad" or "resize"'
+                    )
+                return _cut(picture, 0, 0, height, width)
+
+
+def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> Tensor:
+    """Copied, so that no picture of a data set is ever written to."""
+    return torch.from_numpy(np.array(picture[top : top + height, left : left + width])).permute(2, 0, 1)
+
+
+def _check(how: Augment) -> None:
+    low, high = how.area
+    if not 0 < low <= high <= 1:
+        raise UsageError(f"augment.area is {low} to {high}: must be shares of a picture, above 0 and at most 1")
+    narrow, wide = how.ratio
+    if not 0 < narrow <= wide:
+        raise UsageError(f"augment.ratio is {narrow} to {wide}: must be from narrow to wide, above 0")
+    if how.padding < 0:
+        raise UsageError(f"augment.padding is {how.padding}: must be 0 pixels or more")
+    if how.policy == "rand_augment" and not (how.policy_layers >= 1 and 1 <= how.policy_magnitude <= 30):
+        raise UsageError(
+            f"augment.policy_layers is {how.policy_layers} and policy_magnitude {how.policy_magnitude}: "
+            'must be 1 or more and 1 to 30 (policy = "none" is without)'
+        )
+    if not 0 <= how.erase <= 1:
+        raise UsageError(f"augment.erase is {how.erase}: must be a chance, from 0 to 1")

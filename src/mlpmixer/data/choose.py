@@ -1,0 +1,82 @@
+"""From a recipe's words to the pictures of a run: opened, filtered, held out, picked, and all of it on record."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlpmixer import data
+from mlpmixer.data import picks
+from mlpmixer.data.dataset import DataSet, Part, Split
+from mlpmixer.errors import DataError, nearest
+from mlpmixer.recipe import Data
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`record`: for each split how it was chosen, how many there are, and a digest that tells it from others."""
+
+    classes: tuple[str, ...]
+    train: Split
+    dev: Split | None
+    test: Split | None
+    record: dict[str, Any]
+
+
+def choose(how: Data) -> Pictures:
+    opened = data.open(how.source)
+    classes = how.classes or opened.classes
+    train, dev, test = _split(opened, how, how.train), None, None
+    said = {"train": how.train, "dev": how.dev, "test": how.test}
+    if how.dev == "auto":
+        said["dev"] = "val" if "val" in opened.splits and how.train != "val" else "2%"
+    if how.test == "auto":
+        said["test"] = "test" if "test" in opened.splits and how.train != "test" else ""
+    if part := re.fullmatch(r"([\d.]+) ?%", said["dev"]):
+        kept, held = picks.held_out(train.labels, float(part[1]) / 100, how.seed)
+        train, dev = Part(train, kept), Part(train, held)
+        said["train"] += f" but what dev has of it (seed {how.seed})"
+    elif said["dev"]:
+        dev = _split(opened, how, said["dev"])
+    if said["test"]:
+        test = _split(opened, how, said["test"])
+    if how.shots and how.share < 1:
+        raise DataError("data.share and data.shots exclude each other: a share of each class, or so many pictures")
+    if how.shots:
+        train = Part(train, picks.shots(train.labels, how.shots, how.seed))
+        said["train"] += f", {how.shots} of each class (seed {how.seed})"
+    elif how.share < 1:
+        train = Part(train, picks.share(train.labels, how.share, how.seed))
+        said["train"] += f", {how.share:.4g} of each class (seed {how.seed})"
+    if not len(train):
+        raise DataError(f"{how.source}: no pictures are left to train on")
+    record = {"source": opened.source, "classes": list(classes)}
+    for name, split in {"train": train, "dev": dev, "test": test}.items():
+        if split is not None:
+            record[name] = {"from": said[name], "count": len(split), "digest": picks.digest(_numbers(split))}
+    return Pictures(classes, train, dev, test, record)
+
+
+def _split(opened: DataSet, how: Data, name: str) -> Split:
+    """A split of only the classes that are wanted, which are numbered as they are listed."""
+    whole = opened[name]
+    if not how.classes:
+        return whole
+    for wanted in how.classes:
+        if wanted not in opened.classes:
+            raise DataError(f"{how.source} has no class '{wanted}'{nearest(wanted, opened.classes)}")
+    old = np.array([opened.classes.index(wanted) for wanted in how.classes])
+    kept = picks.only(whole.labels, old)
+    new = np.full(len(opened.classes), -1)
+    new[old] = np.arange(len(old))
+    return Part(whole, kept, new[whole.labels[kept]])
+
+
+def _numbers(split: Split) -> np.ndarray:
+    """Where the pictures stand in the split that was opened."""
+    if isinstance(split, Part):
+        return _numbers(split.whole)[split.indices]
+    return np.arange(len(split))

@@ -1,0 +1,70 @@
+"""All that `mixer doctor` may find wrong with a data set, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """`serious`: training stops, or its figures are wrong. The others deserve a word."""
+
+    title: str
+    advice: str
+    serious: bool = False
+
+
+COMPLAINTS = {
+    "missing": Complaint("Files that are not there", "Bring them, or take them off the list.", serious=True),
+    "empty": Complaint("Empty files", "Copy or fetch them again, or delete them.", serious=True),
+    "unreadable": Complaint("Files that cannot be read", "Allow it (chmod u+r), or delete them.", serious=True),
+    "foreign": Complaint(
+        "Files that are no pictures", "Convert them to JPEG or PNG if they are some, or delete them.", serious=True
+    ),
+    "damaged": Complaint("Damaged or cut short", "Copy or fetch them again, or delete them.", serious=True),
+    "bomb": Complaint("Over 178 million pixels", "Scale them down; as they are, they are refused.", serious=True),
+    "deadly": Complaint(
+        "Decoding took more memory than there is, or brought its process down",
+        "Scale them down or save them anew, or delete them.",
+        serious=True,
+    ),
+    "labels": Complaint(
+        "The same picture under different labels", "Keep the right one and delete the others.", serious=True
+    ),
+    "leak": Complaint(
+        "The same picture in different splits",
+        "Delete it from train: what is measured on pictures that were learnt says nothing.",
+        serious=True,
+    ),
+    "barren": Complaint("Classes without a picture", "Add pictures, or remove the class.", serious=True),
+    "untaught": Complaint(
+        "Classes that train lacks", "Add training pictures: what is never shown is never learnt.", serious=True
+    ),
+    "untested": Complaint("Classes that a split lacks", "Move some of their pictures there, if it should say all."),
+    "alike_labels": Complaint(
+        "Pictures that look the same under different labels", "Look at them: copies need one label."
+    ),
+    "alike_leak": Complaint(
+        "Pictures that look the same in different splits",
+        "Look at them: copies, or shots of one scene, belong in one split.",
+    ),
+    "repeat": Complaint("The same picture more than once in a split", "Delete all but one: the others only weigh more."),
+    "alike": Complaint(
+        "Pictures that look the same within a split", "Look at them: of copies, one is enough; of one scene, see above."
+    ),
+    "uneven": Complaint("Uneven classes", "Accuracy hides the small ones: look at each class, or add pictures."),
+    "blank": Complaint("One colour all over", "Delete them, unless nothing is what they show."),
+    "tiny": Complaint("Tiny beside the others", "Look at them: thumbnails and icons often slip in."),
+    "long": Complaint(
+        "Over 4 times as wide as high, or the reverse",
+        "A centre crop sees a quarter at most: cut them, or set evaluation.shape to stretch.",
+    ),
+    "moving": Complaint("Several frames", "Only the first is seen."),
+    "turned": Complaint("Turned by a note of the camera", "They are seen upright here; other programs may differ."),
+    "transparent": Complaint("Transparent", "They are seen on white; lay them on another ground if white misleads."),
+    "cmyk": Complaint("In colours for print (CMYK)", "They are seen without their profile: save them as RGB."),
+    "deep": Complaint("More than 8 bits", "They are scaled to 8 bits, and over-bright ones darkened: save them as 8-bit."),
+    "palette": Complaint("In a palette of colours", "Nothing to do, but photos lose by it: look for the originals."),
+    "grey": Complaint("Grey among pictures in colour", "Nothing to do, unless one class has most of them."),
+    "coloured": Complaint("In colour among grey pictures", "Nothing to do, unless one class has most of them."),
+}

@@ -1,0 +1,113 @@
+"""What one look at a picture tells: whether it can be used, what is odd about it, its colours, and what it is like."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mlpmixer.data import likeness
+from mlpmixer.data.pictures import Picture, decode
+from mlpmixer.errors import PictureError
+
+MAX_BYTES = 1 << 31  # no picture that can be decoded comes near it; what does is a film or an archive
+
+FLAGS = ("cmyk", "deep", "palette", "grey", "transparent", "turned", "moving")
+
+FACTS = np.dtype(
+    [
+        ("state", "U10"),  # "usable", or why not: missing, empty, unreadable, foreign, damaged, bomb, deadly
+        *((flag, "?") for flag in FLAGS),
+        ("format", "U8"),
+        ("size", "u4", 2),  # width and height in pixels, upright
+        ("mean", "f8", 3),  # of red, green and blue over all pixels, in [0, 1]
+        ("mean_square", "f8", 3),
+        ("digest", "S16"),  # of the file's bytes, or of the pixels where there is no file
+        ("bits", "u8", 4),
+        ("comparable", "?"),  # whether the bits tell anything
+    ]
+)
+
+_LEVELS = np.arange(256)
+
+
+def facts(picture: Picture | None) -> np.ndarray:
+    """A row of `FACTS`; beside the state, only of a usable picture. None stands for one that could not be read."""
+    found = np.zeros((), FACTS)
+    try:
+        found["state"] = "unreadable" if picture is None else _look(picture, found)
+    except MemoryError:
+        found["state"] = "deadly"
+    return found
+
+
+def _look(picture: Picture, found: np.ndarray) -> str:
+    if isinstance(picture, str | os.PathLike):
+        try:
+            picture = _content(Path(picture))
+        except FileNotFoundError:
+            return "missing"
+        except OSError:
+            return "unreadable"
+    if isinstance(picture, bytes):
+        if not picture:
+            return "empty"
+        if state := _header(picture, found):
+            return state
+    try:
+        image = decode(picture)
+    except PictureError as error:
+        return "deadly" if isinstance(error.__cause__, MemoryError) else "damaged"
+    found["size"] = image.size
+    counts = np.array(image.histogram()).reshape(3, 256)
+    found["mean"] = counts @ _LEVELS / (255 * counts[0].sum())
+    found["mean_square"] = counts @ _LEVELS**2 / (255**2 * counts[0].sum())
+    found["grey"] = bool((counts == counts[0]).all())
+    found["digest"] = _digest(picture)
+    small = image.resize((likeness.SIDE, likeness.SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    found["bits"], found["comparable"] = likeness.bits(np.asarray(small))
+    return "usable"
+
+
+def _content(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # a pipe would keep us waiting
+        raise OSError
+    return path.read_bytes()
+
+
+def _header(content: bytes, found: np.ndarray) -> str:
+    """Notes what the file says of itself; why it cannot be used, or nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as opened:
+                found["format"] = "JPEG" if opened.format == "MPO" else opened.format  # phones add a second view
+                found["cmyk"] = opened.mode == "CMYK"
+                found["deep"] = opened.mode.startswith(("I", "F"))
+                found["palette"] = opened.mode in ("P", "PA")
+                found["transparent"] = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
+                # A PNG would be decoded to the end in search of what it says only there.
+                said = opened.format != "PNG" or "exif" in opened.info
+                found["turned"] = said and opened.getexif().get(0x0112, 1) in range(2, 9)
+                found["moving"] = opened.format != "MPO" and getattr(opened, "is_animated", False)
+    except Image.DecompressionBombError:
+        return "bomb"
+    except UnidentifiedImageError:
+        return "foreign"
+    except Exception:  # decoders fail in many ways on damaged files
+        return "damaged"
+    return ""
+
+
+def _digest(picture: bytes | Image.Image | np.ndarray) -> bytes:
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(picture)
+    content = picture if isinstance(picture, bytes) else repr(picture.shape).encode() + picture.tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,0 +1,154 @@
+"""A folder of pictures: `root/class/*.jpg`, or that within train/, val/ and test/.
+
+Each folder is a class, and has all pictures below it, however deep. Classes and pictures stand in the order of their
+names as code points, whatever the file system or the language of the machine. Hidden files and files without a
+picture's extension are left out; so is a test/ folder without class folders, as competitions hand it out, because it
+has no labels. The classes are those of train/, where an empty folder makes a class without pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlpmixer.data import imagenet
+from mlpmixer.data.dataset import DataSet, Split, Texts
+from mlpmixer.data.naming import EXTENSIONS, SPLIT_WORDS, in_order, require_known
+from mlpmixer.errors import DataError
+
+
+class Files(Split):
+    """Pictures in files of their own; `paths` are absolute, or within `root`."""
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray):
+        self.root, self.labels = root, labels
+        self.paths: Sequence[str] = Texts(paths)
+
+    def read(self, index: int) -> Path:
+        return self.root / self.paths[index]
+
+    def where(self, index: int) -> str:
+        return str(self.read(index))
+
+
+def open_folder(root: Path) -> DataSet:
+    folders, pictures = look(root)
+    places = _split_folders(root, folders)
+    if places:
+        # The pictures of each class, as paths within the split's folder.
+        found = {split: _split(place, split) for split, place in places.items()}
+    else:
+        places, found = {"train": root}, {"train": _classes(root, folders, pictures)}
+    labelled = {split: by_class for split, by_class in found.items() if by_class is not None}
+    if not labelled:
+        raise _flat(places["test"])
+    first = next(iter(labelled))
+    classes = tuple(sorted(labelled[first]))
+    splits = {}
+    for split, by_class in labelled.items():
+        require_known(by_class, classes, str(places[split]), str(places[first]))
+        splits[split] = _in_order(places[split], by_class, classes)
+    return DataSet(str(root), imagenet.readable(classes) or classes, splits)
+
+
+def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
+    """The folders that are splits; none where folders are classes, even if one is called train."""
+    places: dict[str, Path] = {}
+    for name in folders:
+        split = SPLIT_WORDS.get(name.lower())
+        if split in places:
+            raise DataError(f"{places[split]} and {root / name} both are the {split} split; rename or move one")
+        if split:
+            places[split] = root / name
+    if len(places) == 1 and len(folders) > 1:
+        (place,) = places.values()
+        inner, pictures = look(place)
+        if pictures or not inner:
+            return {}
+        other = next(name for name in folders if name != place.name)
+        raise DataError(
+            f"{place} looks like a split, and {root / other} beside it like a class; move one of them elsewhere"
+        )
+    return {split: places[split] for split in in_order(places)}
+
+
+def _split(folder: Path, split: str) -> dict[str, list[str]] | None:
+    """The pictures of each class, or None where they have no labels."""
+    folders, pictures = look(folder)
+    if pictures and not folders and split == "test":
+        return None
+    if pictures and not folders and imagenet.is_flat_val(pictures):
+        return imagenet.by_class(folder, pictures)
+    return _classes(folder, folders, pictures)
+
+
+def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str]) -> dict[str, list[str]]:
+    if pictures and folders:
+        raise DataError(
+            f"{folder} holds pictures ({pictures[0]}) beside class folders ({folders[0]}); move them into one of those"
+        )
+    if pictures:
+        raise _flat(folder)
+    if len(folders) == 1:
+        inner, inner_pictures = look(folder / folders[0])
+        if not inner_pictures and (len(inner) > 1 or any(name.lower() in SPLIT_WORDS for name in inner)):
+            raise DataError(
+                f"{folder} holds one folder only, and the classes are within that: open {folder / folders[0]}"
+            )
+    by_class = {name: _below(folder, name) for name in folders}
+    if not any(by_class.values()):
+        raise DataError(
+            f"no pictures ({' '.join(EXTENSIONS)}) in {folder}; they are looked for as {folder / 'cat' / '1.jpg'}, "
+            "in a folder for each class"
+        )
+    return by_class
+
+
+def _flat(folder: Path) -> DataError:
+    return DataError(
+        f"the pictures in {folder} have no labels; sort them into a folder for each class, such as "
+        f"{folder / 'cat' / '1.jpg'}"
+    )
+
+
+def _below(root: Path, name: str) -> list[str]:
+    """All pictures below a class's folder, as paths within `root`."""
+    found: list[str] = []
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(name, ())]
+    while waiting:
+        place, above = waiting.pop()
+        folders, pictures = look(root / place)
+        status = (root / place).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise DataError(f"{root / place} is a link to a folder that it lies in; remove it")
+        found += [f"{place}/{picture}" for picture in pictures]
+        waiting += [(f"{place}/{folder}", (*above, here)) for folder in folders]
+    return sorted(found)
+
+
+def look(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> tuple[list[str], list[str]]:
+    """The folders and the files with such an extension in a folder, by name; links are what they lead to."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or name == "__MACOSX":  # a Mac leaves that in archives
+                    continue
+                if entry.is_dir():
+                    folders.append(name)
+                elif name.lower().endswith(extensions):
+                    files.append(name)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+    return sorted(folders), sorted(files)
+
+
+def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str]) -> Files:
+    paths = [path for name in classes for path in by_class.get(name, ())]
+    counts = [len(by_class.get(name, ())) for name in classes]
+    return Files(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))

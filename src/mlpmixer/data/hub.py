@@ -1,0 +1,128 @@
+"""Data sets of the Hugging Face library `datasets`: `hf:NAME`, `hf:NAME:CONFIG`, or a folder that it saved.
+
+NAME is a data set on the hub, or a local folder that the library can read, such as one of .parquet files with the
+pictures themselves. The whole data set is brought here and read as Arrow, which is in order and takes any position.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpmixer.data.dataset import DataSet, Split
+from mlpmixer.data.naming import SPLIT_WORDS, in_order, number
+from mlpmixer.data.pictures import Picture
+from mlpmixer.errors import DataError, PictureError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+LABELS = ("label", "labels", "class", "target", "fine_label", "cls")
+
+
+class Arrow(Split):
+    """Pictures in a column of an Arrow table, as the bytes or the path of a file."""
+
+    def __init__(self, table: Dataset, column: str, labels: np.ndarray, name: str):
+        self.table, self.column, self.labels, self.name = table, column, labels, name
+
+    def read(self, index: int) -> Picture:
+        picture = self.table[index][self.column]
+        if picture is None:
+            raise PictureError(f"{self.where(index)} has no picture")
+        return picture["path"] if picture["bytes"] is None else picture["bytes"]
+
+    def where(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+def open_hub(spec: str) -> DataSet:
+    """`hf:NAME` or `hf:NAME:CONFIG`."""
+    datasets = _library(spec)
+    name, _, config = spec.removeprefix("hf:").partition(":")
+    if not name:
+        raise DataError("hf: needs the name of a data set, such as hf:cifar10 or hf:food101")
+    try:
+        if (folder := Path(name).expanduser()).is_dir():
+            name = str(folder.absolute())
+            spec = f"hf:{name}:{config}" if config else f"hf:{name}"
+        found = datasets.load_dataset(name, config or None)
+    except Exception as error:  # it fails in many ways: no network, no such name, no such config, no access
+        raise DataError(f"cannot open {spec}: {_line(error)}") from error
+    return _data_set(spec, found)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether it is a folder that `save_to_disk` made."""
+    return (path / "dataset_dict.json").is_file() or all(
+        (path / name).is_file() for name in ("state.json", "dataset_info.json")
+    )
+
+
+def open_saved(path: Path) -> DataSet:
+    datasets = _library(str(path))
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(f"cannot open {path}: {_line(error)}") from error
+    return _data_set(str(path), found)
+
+
+def _library(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"opening {source} needs the library datasets; pip install mlpmixer[data]") from None
+    return datasets
+
+
+def _data_set(source: str, found: DatasetDict | Dataset) -> DataSet:
+    by_split = found if isinstance(found, dict) else {found.split or "train": found}
+    tables = {SPLIT_WORDS.get(str(split).lower(), str(split)): table for split, table in by_split.items()}
+    labels: dict[str, list[str]] = {}
+    column, label, names = _columns(source, next(iter(tables.values())))
+    for split in in_order(tables):
+        table = tables[split]
+        if not {column, label} <= {*table.column_names}:
+            raise DataError(f"{source} has other columns in {split} than in its other splits")
+        answers = table.select_columns([label]).with_format("arrow")[:][label].to_pylist()
+        if any(answer not in (None, -1) for answer in answers):  # otherwise they are the authors' secret
+            labels[split] = ["-1" if answer is None else str(answer) for answer in answers]
+    if not labels:
+        raise DataError(f"no picture of {source} has a label")
+    classes, numbers = number(labels, source, names)
+    return DataSet(
+        source,
+        classes,
+        {
+            split: Arrow(_pictures(tables[split], column), column, numbers[split], f"{source} {split}")
+            for split in labels
+        },
+    )
+
+
+def _columns(source: str, table: Dataset) -> tuple[str, str, tuple[str, ...] | None]:
+    """The column of pictures, that of labels, and the names of the classes where the latter knows them."""
+    from datasets import ClassLabel, Image
+
+    pictures = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    named = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
+    label = next((name for name in LABELS if name in table.features), named[0] if len(named) == 1 else None)
+    if not pictures or label is None:
+        lacks = "labels, such as 'label'" if pictures else "pictures"
+        raise DataError(f"{source} has no column of {lacks}; its columns are {', '.join(table.column_names)}")
+    feature = table.features[label]
+    names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    return "image" if "image" in pictures else pictures[0], label, names
+
+
+def _pictures(table: Dataset, column: str) -> Dataset:
+    from datasets import Image
+
+    return table.select_columns([column]).cast_column(column, Image(decode=False))
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,186 @@
+"""Batches for training and for measuring, in an order that follows from (seed, position) alone.
+
+Training pictures form one endless stream: epoch after epoch, each in an order of its own. Step t takes the positions
+from t·B to (t + 1)·B; each device takes its share of them, and cuts that into parts if asked to. What happens to a
+picture is drawn from its position. So nothing depends on how many processes load, and the state of a loader is a step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mlpmixer.data.chance import draw, shuffled
+from mlpmixer.data.dataset import Split
+from mlpmixer.data.pictures import decode
+from mlpmixer.errors import DataError, PictureError
+
+Prepare = Callable[[Image.Image], Tensor]  # a picture becomes uint8 (3, H, W)
+
+
+@dataclass
+class Batch:
+    """`images`: (n, 3, H, W) uint8. `labels`: (n,). `indices`: (n,), where in the split they are."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of pictures replaced by others
+
+    def first(self, count: int) -> Batch:
+        return Batch(self.images[:count], self.labels[:count], self.indices[:count])
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices, self.broken)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A device's share of the work: the `rank`-th of `ranks`."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+class Stream:
+    """The endless sequence of training pictures."""
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, position: int) -> int:
+        """Which picture stands there."""
+        epoch, place = divmod(position, self.count)
+        if epoch not in self._orders:
+            # A batch may touch two epochs, and mixing looks back once more.
+            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = shuffled(self.count, "epoch", self.seed, epoch)
+        return int(self._orders[epoch][place])
+
+
+def train_batches(
+    split: Split,
+    prepare: Prepare,
+    *,
+    steps: range,
+    batch_size: int,
+    micro_batch: int = 0,
+    one_before: bool = False,
+    seed: int = 0,
+    skip_broken: bool = False,
+    share: Share = Share(),
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[list[Batch]]:
+    """For each step, this device's share of the batch, in parts of at most `micro_batch` (0: in one).
+
+    With `one_before`, a part has the picture before its own in front, as `mix` wants it.
+    """
+    if batch_size % share.ranks:
+        raise DataError(f"a batch of {batch_size} pictures cannot be shared evenly by {share.ranks} devices")
+    mine = batch_size // share.ranks
+    micro_batch = min(micro_batch or mine, mine)
+    starts = range(share.rank * mine, (share.rank + 1) * mine, micro_batch)
+    stream = Stream(len(split), seed)
+
+    def wanted() -> Iterator[list[tuple[int, int]]]:
+        for step in steps:
+            for start in starts:
+                places = [*range(start, min(start + micro_batch, (share.rank + 1) * mine))]
+                if one_before:
+                    places.insert(0, (start - 1) % batch_size)
+                yield [(step * batch_size + place, stream[step * batch_size + place]) for place in places]
+
+    pictures = _Pictures(split, prepare, seed, skip_broken)
+    parts = _load(pictures, wanted(), workers, pin)
+    for _ in steps:
+        yield [next(parts) for _ in starts]
+
+
+def all_batches(
+    split: Split,
+    prepare: Prepare,
+    *,
+    batch_size: int,
+    skip_broken: bool = False,
+    share: Share = Share(),
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """This device's share of all pictures, once, in order. Broken ones stop it, or are left out."""
+    mine = range(share.rank, len(split), share.ranks)
+    wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(mine), batch_size))
+    return _load(_Pictures(split, prepare, None, skip_broken), wanted, workers, pin)
+
+
+def usual_workers() -> int:
+    """Half of the cores that this process may use; 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // 2, 1), 8)
+
+
+class _Pictures(Dataset[Any]):
+    """The side that runs in the worker processes. `seed` is None where nothing is left to chance."""
+
+    def __init__(self, split: Split, prepare: Prepare, seed: int | None, skip_broken: bool):
+        self.split, self.prepare, self.seed, self.skip_broken = split, prepare, seed, skip_broken
+
+    def __getitem__(self, wanted: list[tuple[int, int]]) -> Batch | str:
+        """The batch, or why there is none. (An exception would arrive wrapped in the worker's traceback.)"""
+        images, indices, broken = [], [], []
+        for position, first_choice in wanted:
+            index = first_choice
+            for again in range(1, 101):
+                try:
+                    images.append(self._picture(position, index))
+                    indices.append(index)
+                    break
+                except PictureError as error:
+                    if not self.skip_broken:
+                        return f'{error} ({self.split.where(index)}); mend or remove it, or set data.broken to "skip"'
+                    broken.append((self.split.where(index), str(error)))
+                if self.seed is None:
+                    break  # each picture is wanted once: no other can stand for it
+                index = draw("instead", self.seed, position, again) % len(self.split)
+            else:
+                return f"100 pictures in a row cannot be read, the last at {self.split.where(index)}"
+        labels = torch.from_numpy(self.split.labels[indices].copy())
+        stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+        return Batch(stacked, labels, torch.tensor(indices), broken)
+
+    def _picture(self, position: int, index: int) -> Tensor:
+        image = decode(self.split.read(index))
+        if self.seed is not None:
+            torch.default_generator.manual_seed(draw("picture", self.seed, position))
+        return self.prepare(image)
+
+
+def _load(pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool) -> Iterator[Batch]:
+    loader = DataLoader(
+        pictures,
+        batch_size=None,
+        sampler=wanted,  # pyright: ignore[reportArgumentType] (an iterator is enough)
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_calm,
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise DataError(batch)
+        yield batch
+
+
+def _calm(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,100 @@
+"""One function over many tasks in several processes, none of which is missed when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from mlpmixer.errors import DataError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def each(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[tuple[Task, Result | None]]:
+    """Every task with its result, in the order in which they are done; None where its process died of it.
+
+    `workers`: how many processes; with 0, all happens here. `tasks` is read only as fast as they are done.
+    """
+    if workers == 0:
+        for task in tasks:
+            yield task, function(task)
+        return
+    todo = iter(tasks)
+    processes: list[BaseProcess] = []
+    starting: set[Connection] = set()
+    busy: dict[Connection, Task] = {}
+    try:
+        for _ in range(workers):
+            starting.add(_start(function, processes))
+        while starting or busy:
+            for worker in wait([*starting, *busy]):
+                assert isinstance(worker, Connection)
+                died, result = False, None
+                try:
+                    result = worker.recv()
+                except (EOFError, ConnectionResetError):
+                    died = True
+                if worker in starting:
+                    if died:
+                        raise DataError("processes cannot be started here; with 0 workers, none are")
+                    starting.remove(worker)
+                else:
+                    yield busy.pop(worker), result
+                if died:
+                    starting.add(_start(function, processes))
+                else:
+                    for task in todo:
+                        busy[worker] = task
+                        with contextlib.suppress(BrokenPipeError):  # it just died, as waiting for it will show
+                            worker.send(task)
+                        break
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(function: Callable[[Task], Result], processes: list[BaseProcess]) -> Connection:
+    # A fresh interpreter: a forked one would inherit the locks of threads that it does not have.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs), daemon=True)
+    with _deaf_to_ctrl_c():
+        process.start()
+    theirs.close()
+    processes.append(process)
+    return ours
+
+
+def _work(function: Callable[[Task], Result], connection: Connection) -> None:
+    connection.send("ready")
+    with contextlib.suppress(EOFError):  # there is nobody left to work for
+        while True:
+            connection.send(function(connection.recv()))
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started meanwhile never hears Ctrl-C, which goes to all processes of a terminal: we end it ourselves."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,176 @@
+"""Where the pictures and labels of a .tar file are, so that any of them can be read without the others.
+
+A tar file has no table of contents: its headers are read once, and what they say is kept beside it as .NAME.index, or
+in the cache where that cannot be written. The index is made anew when size or time of the file have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import uuid
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mlpmixer.data.naming import EXTENSIONS
+from mlpmixer.download import cache_folder
+from mlpmixer.errors import DataError
+
+LABELS = (".cls", ".json", ".txt")  # where a sample has several, the first of these counts
+MAX_LABEL = 1 << 20  # bytes
+FORM = 1  # of the kept index
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """A line for each sample, in the order of the file."""
+
+    names: list[str]  # of the pictures, within the tar file
+    offsets: np.ndarray  # (N,) int64, bytes
+    sizes: np.ndarray  # (N,) int64, bytes
+    labels: list[str]
+
+
+def tar_index(path: Path) -> TarIndex:
+    try:
+        status = path.stat()
+        stamp = np.array([FORM, status.st_size, status.st_mtime_ns])
+        places = _places(path)
+        for place in places:
+            if (kept := _kept(place, stamp)) is not None:
+                return kept
+        index = _made(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    for place in places:
+        if _keep(place, stamp, index):
+            break
+    return index
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return path.with_name(f".{path.name}.index"), cache_folder() / "index" / f"{digest}.index"
+
+
+def _kept(place: Path, stamp: np.ndarray) -> TarIndex | None:
+    """None too where the index is damaged: making it anew is all there is to do about that."""
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            if not np.array_equal(file["stamp"], stamp):
+                return None
+            texts = _split(file["texts"])
+            return TarIndex(
+                _split(file["names"]), file["offsets"], file["sizes"], [texts[code] for code in file["codes"].tolist()]
+            )
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
+    texts, codes = np.unique(np.array(index.labels, dtype=object), return_inverse=True)
+    part = place.with_name(f"{place.name}.{uuid.uuid4().hex}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                np.savez(
+                    file,
+                    stamp=stamp,
+                    names=_join(index.names),
+                    offsets=index.offsets,
+                    sizes=index.sizes,
+                    texts=_join(texts.tolist()),
+                    codes=codes.astype(np.int32),
+                )
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _join(texts: Sequence[str]) -> np.ndarray:
+    """As bytes, with a zero between two: the one that no name in a tar file can have."""
+    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+
+
+def _split(block: np.ndarray) -> list[str]:
+    return block.tobytes().decode("utf-8", "surrogateescape").split("\0")
+
+
+_Member = tuple[int, str, int, int]  # rank of its extension, name, offset, size
+
+
+def _made(path: Path) -> TarIndex:
+    pictures: dict[str, _Member] = {}
+    labels: dict[str, _Member] = {}
+    with path.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # or it keeps them all  # pyright: ignore[reportAttributeAccessIssue]
+                    if "\0" in member.name:
+                        raise tarfile.ReadError("zero in a name")
+                    if member.isreg() and not member.issparse():
+                        _note(member, pictures, EXTENSIONS)
+                        _note(member, labels, LABELS)
+                end = tar.offset
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise DataError(f"{path} is damaged, cut short, or no tar file ({error}); get or make it again") from error
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise DataError(f"{path} is damaged or cut short: the mark that ends a tar file is missing; make it again")
+        if alone := next((name for key, (rank, name, *_) in labels.items() if rank == 0 and key not in pictures), None):
+            raise DataError(f"{path} has {alone!r}, but no picture with that name ({' '.join(EXTENSIONS)})")
+        if not pictures:
+            raise DataError(f"{path} holds no pictures ({' '.join(EXTENSIONS)})")
+        return TarIndex(
+            [name for _, name, _, _ in pictures.values()],
+            np.array([offset for _, _, offset, _ in pictures.values()], dtype=np.int64),
+            np.array([size for _, _, _, size in pictures.values()], dtype=np.int64),
+            [_label(path, file, name, labels.get(key)) for key, (_, name, _, _) in pictures.items()],
+        )
+
+
+def _note(member: tarfile.TarInfo, found: dict[str, _Member], extensions: Sequence[str]) -> None:
+    """Keeps a member under its key, unless it is of another kind, or a better one is there."""
+    folder, slash, base = member.name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or dot + extension.lower() not in extensions:
+        return
+    rank, key = extensions.index(dot + extension.lower()), folder + slash + stem
+    if key not in found or rank <= found[key][0]:
+        found[key] = (rank, member.name, member.offset_data, member.size)
+
+
+def _label(path: Path, file: BinaryIO, picture: str, member: _Member | None) -> str:
+    if member is None:
+        raise DataError(f'{path} has {picture!r}, but no label with that name (.cls, .txt, or .json with "label")')
+    rank, name, offset, size = member
+    file.seek(offset)
+    try:
+        text = file.read(min(size, MAX_LABEL)).decode()
+        label = _in_json(text) if LABELS[rank] == ".json" else text.strip()
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} has no label in {name!r}, where a class is expected ({type(error).__name__})"
+        ) from error
+    if not label or not label.isprintable() or (LABELS[rank] == ".txt" and not label.isdigit()):
+        raise DataError(f"{path} has no class in {name!r}, but {label[:40]!r}")
+    return label
+
+
+def _in_json(text: str) -> str:
+    label = json.loads(text)["label"]
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        raise TypeError
+    return str(label)

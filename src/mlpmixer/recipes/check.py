@@ -1,0 +1,72 @@
+"""What the values of a recipe must be for it to make sense; asked once, at the door of `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mlpmixer.errors import RecipeError
+from mlpmixer.recipe import Recipe
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+POSITIVE: Rule = ("more than 0", lambda x: 0 < x < float("inf"))
+COUNT: Rule = ("1 or more", lambda x: x >= 1)
+NOT_NEGATIVE: Rule = ("0 or more", lambda x: 0 <= x < float("inf"))
+CHANCE: Rule = ("between 0 and 1", lambda x: 0 <= x <= 1)
+BELOW_ONE: Rule = ("from 0 to less than 1", lambda x: 0 <= x < 1)
+SHARE: Rule = ("more than 0 and at most 1", lambda x: 0 < x <= 1)
+
+RULES: dict[str, Rule] = {
+    "model.image_size": ("a side, or height and width", lambda x: len(x) <= 2 and all(side >= 1 for side in x)),
+    "data.share": SHARE,
+    "data.shots": NOT_NEGATIVE,
+    "augment.area": ("two shares in rising order", lambda x: 0 < x[0] <= x[1] <= 1),
+    "augment.ratio": ("two proportions in rising order", lambda x: 0 < x[0] <= x[1]),
+    "augment.padding": NOT_NEGATIVE,
+    "augment.policy_layers": NOT_NEGATIVE,
+    "augment.policy_magnitude": NOT_NEGATIVE,
+    "augment.erase": CHANCE,
+    "augment.mixup": NOT_NEGATIVE,
+    "augment.cutmix": NOT_NEGATIVE,
+    "augment.mix_chance": CHANCE,
+    "evaluation.resize": NOT_NEGATIVE,
+    "evaluation.std": ("more than 0 each", lambda x: min(x) > 0),
+    "evaluation.every": POSITIVE,
+    "loss.smoothing": BELOW_ONE,
+    "loss.teacher_share": CHANCE,
+    "loss.temperature": POSITIVE,
+    "optim.lr": POSITIVE,
+    "optim.betas": ("two numbers from 0 to less than 1", lambda x: all(0 <= beta < 1 for beta in x)),
+    "optim.momentum": BELOW_ONE,
+    "optim.weight_decay": NOT_NEGATIVE,
+    "optim.clip": NOT_NEGATIVE,
+    "optim.warmup_steps": NOT_NEGATIVE,
+    "optim.final": CHANCE,
+    "optim.milestones": (
+        "shares of the run in rising order",
+        lambda x: [*x] == sorted(x) and all(0 < y < 1 for y in x),
+    ),
+    "optim.ema": BELOW_ONE,
+    "optim.rho": POSITIVE,
+    "optim.rho_min": NOT_NEGATIVE,
+    "optim.alpha": NOT_NEGATIVE,
+    "train.epochs": POSITIVE,
+    "train.steps": NOT_NEGATIVE,
+    "train.batch_size": COUNT,
+    "machine.workers": ("-1 (by the number of cores), 0 (none) or more", lambda x: x >= -1),
+    "machine.micro_batch": NOT_NEGATIVE,
+    "machine.save_every": COUNT,
+    "machine.keep": COUNT,
+    "machine.log_every": COUNT,
+}
+
+
+def check(recipe: Recipe) -> None:
+    for name, (wanted, holds) in RULES.items():
+        table, line = name.split(".")
+        value = getattr(getattr(recipe, table), line)
+        if not holds(value):
+            raise RecipeError(f"{name} must be {wanted}; got {value}")
+    if recipe.train.keep == "best" and recipe.data.dev == "":
+        raise RecipeError('train.keep is "best", and data.dev says that there is no split to tell the best by')

@@ -1,0 +1,51 @@
+"""A grid: one run for each combination of values, each in its own folder, and the best of them by the dev split."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlpmixer.errors import RecipeError
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.loop import Result, fit
+
+
+@dataclass(frozen=True)
+class Point:
+    values: dict[str, Any]
+    result: Result
+
+    @property
+    def score(self) -> float:
+        assert self.result.dev is not None
+        return self.result.dev["top1"]
+
+
+def search(
+    recipe: Recipe, folder: str | os.PathLike[str], axes: Mapping[str, Sequence[Any]], *, quiet: bool = False
+) -> list[Point]:
+    """Runs all points, or goes on with those that are not finished; the best on the dev split comes first.
+
+    axes: dotted names of a recipe's lines, with the values to try.
+    """
+    if recipe.data.dev == "":
+        raise RecipeError("a grid picks by the dev split, and data.dev says that there is none")
+    combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    # All of them are checked before the first one starts.
+    recipes = [toml.change(recipe, combination) for combination in combinations]
+    points = []
+    for combination, one in zip(combinations, recipes, strict=True):
+        own = Path(folder) / ",".join(f"{name}={value}" for name, value in combination.items())
+        points.append(Point(combination, fit(one, own, quiet=quiet)))
+    points.sort(key=lambda point: -point.score)
+    RunFolder(folder).write(
+        "grid.json",
+        {"picked": str(points[0].result.folder), "points": [{**p.values, "dev": p.result.dev} for p in points]},
+    )
+    return points

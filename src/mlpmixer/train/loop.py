@@ -1,0 +1,201 @@
+"""Training: one `fit` for pre-training and fine-tuning, which differ in their recipes only.
+
+    recipe → pictures, model → steps, with a look at the dev split now and then → weights
+
+The run folder holds all that is left behind. The same call with the same folder goes on where it was stopped, to the
+bit: weights, optimiser and average come from the checkpoint, and all chance is a function of the step.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpmixer.data.augment import Augmentation
+from mlpmixer.data.choose import choose
+from mlpmixer.data.dataset import Split
+from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
+from mlpmixer.data.mix import mixes
+from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.errors import RunError, RunStopped
+from mlpmixer.evaluate.accuracy import accuracy, count_right
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.measure import measure
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.recipes.check import check
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.begin import begin
+from mlpmixer.train.checkpoint import Checkpoints
+from mlpmixer.train.diary import Diary
+from mlpmixer.train.machine import describe_machine, matrix_rate
+from mlpmixer.train.optim import lr_at
+from mlpmixer.train.progress import Bar
+from mlpmixer.train.state import State, averaged, finished
+from mlpmixer.train.stop import Stop
+from mlpmixer.train.team import Team, joined
+from mlpmixer.train.update import DTYPES, Update
+from mlpmixer.weights.load import load
+from mlpmixer.weights.save import save
+
+
+@dataclass(frozen=True)
+class Result:
+    """`dev` and `test`: top1, top5, nats and count of the finished weights; None where there is no such split."""
+
+    folder: Path
+    weights: Path
+    dev: dict[str, float] | None
+    test: dict[str, float] | None
+
+
+def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
+    """Runs `recipe` in `folder`, or goes on with what is there. `quiet`: nothing is shown but warnings."""
+    check(recipe)
+    run = RunFolder(folder)
+    with joined(recipe.machine) as team, alone_in(run, team), Stop() as stop:
+        refuse_another_recipe(run, recipe)
+        if (result := run.result()) is not None:
+            return Result(run.path, run.weights, result["dev"], result["test"])
+
+        pictures = choose(recipe.data)
+        per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
+        steps = recipe.train.steps or math.ceil(recipe.train.epochs * per_epoch)
+        torch.manual_seed(recipe.train.seed)
+        model = begin(recipe, pictures.classes)
+        update = Update(recipe, model, steps, team)
+        checkpoints = Checkpoints(run.checkpoints, team, recipe.machine.keep)
+        state = State(update)
+        begun, warnings = state.restore(checkpoints)
+        if team.is_first:
+            run.begin(begun, toml.dumps(recipe), describe_machine(team), pictures.record)
+
+        workers = usual_workers() if recipe.machine.workers < 0 else recipe.machine.workers
+        loading = {
+            "skip_broken": recipe.data.broken == "skip",
+            "share": Share(team.rank, team.ranks),
+            "workers": workers,
+            "pin": team.device.type == "cuda",
+        }
+        batches = train_batches(
+            pictures.train,
+            Augmentation(recipe.augment, model.config.image_size),
+            steps=range(begun, steps),
+            batch_size=recipe.train.batch_size,
+            micro_batch=recipe.machine.micro_batch,
+            one_before=mixes(recipe.augment),
+            seed=recipe.train.seed,
+            **loading,
+        )
+
+        with Bar(steps, begun, quiet or not team.is_first) as bar:
+            for warning in warnings:
+                bar.warn(warning)
+            diary = Diary(run, recipe, pictures.train, *speeds(recipe, model, team), team, bar)
+            for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
+                loss, norm = update(step - 1, parts)
+                diary.step(step, loss, norm, parts)
+                stopping, last = team.agree(stop.asked), step == steps
+
+                if stopping or last or step % recipe.machine.log_every == 0:
+                    diary.look(step, lr_at(step - 1, steps, recipe.optim))
+
+                if pictures.dev is not None and (last or crosses(step, recipe.evaluation.every * per_epoch)):
+                    began = time.perf_counter()
+                    with averaged(update):
+                        found = measured(update.predict, model, pictures.dev, team, loading)
+                    diary.found(step, "dev", found)
+                    if found["top1"] > state.best:
+                        state.best.fill_(found["top1"])
+                        keep(update, run.best)
+                    diary.pause(time.perf_counter() - began)
+
+                if stopping or last or step % recipe.machine.save_every == 0:
+                    trouble = checkpoints.save(step, state.dict())
+                    if trouble:
+                        bar.warn(f"{trouble}; the one before still stands, and the next will be tried")
+                if stopping and not last:
+                    checkpoints.finish()
+                    raise RunStopped(f"stopped after step {step} of {steps}; it is saved, and the same command goes on")
+            checkpoints.finish()
+
+            if recipe.train.keep == "best" and pictures.dev is not None:
+                if team.is_first:
+                    shutil.copyfile(run.best, run.weights)
+            else:
+                keep(update, run.weights)
+            team.wait()
+            # What is measured in the end is what is on the disk, read as anybody will read it.
+            model = load(run.weights).to(team.device)
+            dev, test = (
+                measured(model, model, split, team, loading) if split is not None else None
+                for split in (pictures.dev, pictures.test)
+            )
+            for name, found in {"dev": dev, "test": test}.items():
+                if found is not None:
+                    diary.found(steps, f"final {name}", found)
+            if team.is_first:
+                run.write("result.json", {"steps": steps, "dev": dev, "test": test})
+    return Result(run.path, run.weights, dev, test)
+
+
+def alone_in(run: RunFolder, team: Team) -> AbstractContextManager[None]:
+    """The first process holds the folder for all."""
+    return run.held() if team.is_first else nullcontext()
+
+
+def refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """A run goes on with what it began with; only the machine may change, and what is said about it."""
+    if run.recipe is None:
+        return
+    before = toml.loads(run.recipe, f"{run.path}/recipe.toml")
+    changed = toml.differences(recipe, before, apart_from=("about", "machine"))
+    if changed:
+        raise RunError(
+            f"{run.path} holds a run of another recipe ({'; '.join(changed)}); choose another folder with --folder, or "
+            "make the recipe the same again"
+        )
+
+
+def crosses(step: int, every: float) -> bool:
+    """Whether a multiple of `every` steps was passed with this one."""
+    return math.floor(step / every) > math.floor((step - 1) / every)
+
+
+def speeds(recipe: Recipe, model: Classifier, team: Team) -> tuple[float, float]:
+    """Floating-point operations of a training step for one picture, and those a second that the device could do."""
+    forward = measure(model.name, **vars(model.config)).gmacs * 2e9
+    return 3 * forward, matrix_rate(team.device, DTYPES[recipe.train.precision])
+
+
+def keep(update: Update, path: Path) -> None:
+    """All help to bring the weights together; the first process writes them."""
+    model = finished(update)
+    if model is not None:
+        save(model, path)
+
+
+def measured(
+    predict: Callable[[Tensor], Tensor], model: Classifier, split: Split, team: Team, loading: dict[str, Any]
+) -> dict[str, float]:
+    """How often `predict` is right on pictures that are prepared as `model` wants them; the devices share the work."""
+    assert model.passport is not None
+    how, training = model.passport.preprocessing, model.training
+    batches = all_batches(split, partial(prepare, how=how), batch_size=256, **loading)
+    ready = ((normalise(batch.images.to(team.device), how), batch.labels) for batch in batches)
+    model.eval()
+    with torch.no_grad():
+        totals = count_right(predict, ready)
+    model.train(training)
+    return accuracy(team.total(totals))

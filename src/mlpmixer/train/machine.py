@@ -1,0 +1,52 @@
+"""What a run runs on, for its records, and how fast that multiplies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from mlpmixer import __version__
+from mlpmixer.train.team import Team
+
+
+def describe_machine(team: Team) -> dict[str, Any]:
+    return {
+        "mlpmixer": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "devices": team.ranks,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second in a large matrix product: what a training step is measured against."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

@@ -1,0 +1,37 @@
+"""When memory runs out: how many pictures at once would fit."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from mlpmixer.errors import RunError
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether this is what torch raises when a device has no room."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def advice(at_once: int, attempt: Callable[[int], object]) -> RunError:
+    """Tries half as many, and half of that, until `attempt(pictures)` goes through."""
+    fits = at_once // 2
+    while fits:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            attempt(fits)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            fits //= 2
+    if not fits:
+        return RunError(f"out of memory with {at_once} pictures at once, and even with 1; take a smaller model")
+    return RunError(
+        f"out of memory with {at_once} pictures at once; {fits} fit: --machine.micro_batch {fits} learns the same in "
+        "smaller parts (the run goes on where it was)"
+    )

@@ -1,0 +1,69 @@
+"""Distillation's other side: a finished model that says what it sees in the same pictures."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlpmixer.data.torchvision_guard import ensure_torchvision
+from mlpmixer.errors import RecipeError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Preprocessing
+from mlpmixer.weights.load import load
+
+
+class Teacher:
+    """`source`: anything that `load` takes, or `timm:NAME`, or `timm:NAME=FILE` for weights on this machine.
+
+    It sees the student's pictures, augmented and mixed as they are, in its own size and its own scale of values.
+    """
+
+    def __init__(self, source: str, student: Classifier, device: torch.device):
+        assert student.passport is not None
+        self.seen = student.passport.preprocessing
+        if source.startswith("timm:"):
+            self.model, self.wants = _from_timm(source.removeprefix("timm:"), student.config.num_classes)
+        else:
+            self.model = load(source)
+            assert self.model.passport is not None
+            self.wants = self.model.passport.preprocessing
+            ours, theirs = student.passport.classes, self.model.passport.classes
+            if ours != theirs and (theirs is not None or student.config.num_classes != self.model.config.num_classes):
+                raise RecipeError(
+                    f"the teacher {source} knows other classes than the data; a teacher must know the same"
+                )
+        self.model.to(device).eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) as the student sees them → the teacher's logits."""
+        if (self.seen.mean, self.seen.std) != (self.wants.mean, self.wants.std):
+            mean, std, to_mean, to_std = (
+                images.new_tensor(values)[:, None, None]
+                for values in (self.seen.mean, self.seen.std, self.wants.mean, self.wants.std)
+            )
+            images = (images * std + mean - to_mean) / to_std
+        if tuple(images.shape[2:]) != self.wants.crop:
+            images = F.interpolate(images, size=self.wants.crop, mode="bilinear", antialias=True)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.model(images)
+
+
+def _from_timm(name: str, num_classes: int) -> tuple[torch.nn.Module, Preprocessing]:
+    ensure_torchvision()
+    try:
+        import timm
+        from timm.data.config import resolve_model_data_config
+    except ModuleNotFoundError:
+        raise RecipeError("a teacher of timm's needs timm: pip install timm") from None
+    name, _, file = name.partition("=")
+    if not timm.is_model(name):
+        raise RecipeError(f"timm has no model '{name}'")
+    try:
+        model = timm.create_model(name, pretrained=not file, checkpoint_path=file, num_classes=num_classes)
+    except (RuntimeError, OSError) as error:
+        raise RecipeError(f"timm cannot load {name}: {str(error).splitlines()[0]}") from error
+    wants = resolve_model_data_config(model)
+    height, width = wants["input_size"][1:]
+    return model, Preprocessing(crop=(height, width), mean=tuple(wants["mean"]), std=tuple(wants["std"]))

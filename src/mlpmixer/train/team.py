@@ -1,0 +1,77 @@
+"""The processes that train one model together: one for each device, started by torchrun; or just this one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mlpmixer.errors import UsageError
+from mlpmixer.recipe import Machine
+
+
+@dataclass(frozen=True)
+class Team:
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU."""
+        values = values.detach().cpu()
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return bool(self.total(torch.tensor(float(flag)))) if self.ranks > 1 else flag
+
+    def told(self, value: int) -> int:
+        """What the first process says."""
+        if self.ranks == 1:
+            return value
+        said = torch.tensor(value)
+        dist.broadcast(said, src=0)
+        return int(said)
+
+    def wait(self) -> None:
+        if self.ranks > 1:
+            self.total(torch.zeros(1))
+
+
+@contextmanager
+def joined(machine: Machine) -> Iterator[Team]:
+    """Joins the processes that torchrun started, if it did."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = device_of(machine.device, local)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Team(device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield Team(device, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of(name: str, local: int = 0) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"machine.device is cpu, cuda or auto, not '{name}'")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("this machine, or its torch, has no CUDA; use --machine.device cpu")
+    return torch.device(f"cuda:{local}" if name == "cuda" else name)

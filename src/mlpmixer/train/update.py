@@ -1,0 +1,137 @@
+"""One step of learning: from the parts of a batch to new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mlpmixer.data.chance import draw
+from mlpmixer.data.loader import Batch
+from mlpmixer.data.mix import mix_of, mixes
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.recipe import Machine, Recipe
+from mlpmixer.train.loss import as_targets, distance_to, loss_of
+from mlpmixer.train.memory import advice, ran_out
+from mlpmixer.train.optim import lr_at, optimiser_of
+from mlpmixer.train.sharpness import gradients_of, look_uphill
+from mlpmixer.train.teacher import Teacher
+from mlpmixer.train.team import Team
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Update:
+    """`model` holds the weights; `forward` runs it, compiled or spread over devices as the recipe wants.
+
+    Nothing here remembers more than the weights, the optimiser and the average: all chance is drawn from the step.
+    """
+
+    def __init__(self, recipe: Recipe, model: Classifier, steps: int, team: Team):
+        assert model.passport is not None
+        self.recipe, self.steps, self.team = recipe, steps, team
+        self.preprocessing = model.passport.preprocessing
+        self.model = model.to(team.device)
+        self.forward = spread(self.model, recipe.machine, team)
+        self.optimiser = optimiser_of(self.model, recipe.optim)
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=recipe.train.precision == "fp16")
+        self.teacher = Teacher(recipe.loss.teacher, model, team.device) if recipe.loss.teacher else None
+        self.average = [p.detach().clone() for p in self.model.parameters()] if recipe.optim.ema else []
+
+    def __call__(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """The mean loss over this device's share of the batch, and the gradient's norm before it was clipped."""
+        try:
+            return self.learn(step, parts)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error) or self.team.ranks > 1:
+                raise
+        # Outside of `except`, where the traceback would keep what filled the memory.
+        self.optimiser.zero_grad()
+        ahead = int(mixes(self.recipe.augment))
+        at_once = len(parts[0].labels) - ahead
+        raise advice(at_once, lambda fewer: self.gradients(step, [parts[0].first(fewer + ahead)]))
+
+    def learn(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        how = self.recipe.optim
+        lr = lr_at(step, self.steps, how)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        loss = self.gradients(step, parts)
+        if how.sharpness != "none":
+            look_uphill([*self.model.parameters()], lambda: self.gradients(step, parts), how, lr)
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
+        if how.clip:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        if self.average:
+            blend = get_ema_multi_avg_fn(how.ema)
+            blend(self.average, [p.detach() for p in self.model.parameters()], 0)
+        return loss, norm
+
+    def gradients(self, step: int, parts: Sequence[Batch]) -> Tensor:
+        """Adds the gradients of the whole batch to the weights'; returns its mean loss.
+
+        Called twice for one step, it draws the same dropout twice.
+        """
+        seed, augment = self.recipe.train.seed, self.recipe.augment
+        torch.manual_seed(draw("step", seed, step, self.team.rank))
+        mix, ahead = mix_of(augment, seed, step), int(mixes(augment))
+        share = self.recipe.train.batch_size // self.team.ranks
+        total = torch.zeros((), device=self.team.device)
+        for number, part in enumerate(parts, 1):
+            images = normalise(part.images.to(self.team.device, non_blocking=True), self.preprocessing)
+            targets = as_targets(part.labels.to(self.team.device, non_blocking=True), self.model.config.num_classes)
+            images, targets = mix(images, targets) if mix else (images[ahead:], targets[ahead:])
+            with self.in_step(last=number == len(parts)):
+                with self.autocast():
+                    logits = self.forward(images)
+                loss = self.loss(logits, images, targets).sum() / share
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def loss(self, logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        how = self.recipe.loss
+        own = loss_of(logits, targets, how)
+        if self.teacher is None:
+            return own
+        return own * (1 - how.teacher_share) + distance_to(self.teacher(images), logits, how) * how.teacher_share
+
+    def predict(self, images: Tensor) -> Tensor:
+        """As in training: in the recipe's precision, on this device alone."""
+        with self.autocast():
+            return self.model(images)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        precision = self.recipe.train.precision
+        return torch.autocast(self.team.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def in_step(self, *, last: bool) -> AbstractContextManager[object]:
+        """Devices exchange gradients once a step, with the last part."""
+        if isinstance(self.forward, DistributedDataParallel) and not last:
+            return self.forward.no_sync()
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+        return nullcontext()
+
+
+def spread(model: Classifier, machine: Machine, team: Team) -> nn.Module:
+    """The same model over all devices: whole copies that average their gradients, or a share of it on each."""
+    if team.ranks > 1 and machine.parallel == "fsdp":
+        for block in getattr(model, "blocks", []):
+            fully_shard(block)
+        fully_shard(model)
+    if machine.compile:
+        model.compile()
+    if team.ranks > 1 and machine.parallel == "ddp":
+        return DistributedDataParallel(model)
+    return model

@@ -1,0 +1,826 @@
+"""Sources of pictures: whatever a data set is made of, `data.open` gives the same pictures under the same labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import sys
+import tarfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlpmixer import data
+from mlpmixer.data import imagenet, shards
+from mlpmixer.data.dataset import Split
+from mlpmixer.data.pictures import decode
+from mlpmixer.errors import DataError, FetchError, PictureError
+
+# Every picture has a colour of its own, so that a test sees which one it got.
+
+
+def picture(number: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 3), (number % 256, number // 256, 77)).save(out, "PNG")
+    return out.getvalue()
+
+
+def seen(split: Split) -> list[tuple[int, int]]:
+    """(number of the picture, label), as read."""
+    pixels = [decode(split.read(i)).getpixel((0, 0)) for i in range(len(split))]
+    return [(p[0] + 256 * p[1], int(label)) for p, label in zip(pixels, split.labels, strict=True)]  # type: ignore[index]
+
+
+def write(root: Path, files: dict[str, int | str | bytes | None]) -> Path:
+    """Files by path: a number stands for that picture, None for an empty folder."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.mkdir()
+        elif isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_bytes(picture(content) if isinstance(content, int) else content)
+    return root
+
+
+def refused(spec: str | Path) -> str:
+    """Why `open` refuses: one line."""
+    with pytest.raises(DataError) as caught:
+        data.open(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MLPMIXER_CACHE", str(folder))
+    return folder
+
+
+# What a spec may be.
+
+
+def test_a_known_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    opened = data.open("fashion_mnist_small")
+    assert opened.source == "fashion_mnist_small"
+    write(tmp_path, {"fashion_mnist_small/cat/1.jpg": 1})
+    monkeypatch.chdir(tmp_path)
+    assert len(data.open("fashion_mnist_small").classes) == 10
+    assert data.open("./fashion_mnist_small").classes == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("cifar-10", "there is no data set 'cifar-10'; did you mean 'cifar10'? (give cifar10, "),
+        ("photo", "there is no data set 'photo'; did you mean 'photos'?"),
+        ("here/fotos", "there is no data set 'here/fotos'; did you mean 'photos'?"),
+        ("", "there is no data set ''"),
+        ("two\nlines", r"there is no data set 'two\nlines'"),
+        ("notes.pdf", "'notes.pdf' is a file, but no data set (give "),
+        ("x" * 300, "File name too long"),
+        ("~no such person/x", "there is no data set '~no such person/x'"),
+        ("https://host/photos.zip", "what is opened from the network are .tar shards"),
+        ("ftp://host/a.tar", "cannot fetch 'ftp://host/a.tar'"),
+        ("hf:", "hf: needs the name of a data set"),
+    ],
+)
+def test_what_is_no_data_set(spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, {"photos/cat/1.jpg": 1, "here/photos/cat/1.jpg": 1, "notes.pdf": ""})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        data.open(spec)
+    assert type(caught.value).__module__ == "mlpmixer.errors"
+    assert "\n" not in str(caught.value)
+
+
+def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, {"photos/cat/1.jpg": 1})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.open("~/photos").source == str(tmp_path / "photos")
+
+
+# Folders.
+
+
+def test_a_folder_of_class_folders(tmp_path: Path):
+    files: dict[str, int | str | bytes | None] = {
+        "dog/1.jpg": 1,
+        "dog/10.jpg": 2,
+        "dog/2.JPEG": 3,
+        "dog/more/deep/0.png": 4,
+        "Zebra/ä.webp": 5,
+        "cat/1.tif": 6,
+        "cat/.hidden.jpg": 7,
+        "cat/notes.txt": "no picture",
+        ".git/1.jpg": 8,
+        "__MACOSX/dog/1.jpg": 9,
+        "readme.md": "no picture",
+        "no pictures yet": None,
+    }
+    for where, order in (("a", sorted(files)), ("b", sorted(files, reverse=True))):
+        opened = data.open(write(tmp_path / where, {name: files[name] for name in order}))
+        assert opened.classes == ("Zebra", "cat", "dog", "no pictures yet")
+        assert [*opened.splits] == ["train"]
+        assert seen(opened["train"]) == [(5, 0), (6, 1), (1, 2), (2, 2), (3, 2), (4, 2)]
+        assert opened["train"].labels.dtype == np.int64
+        assert opened["train"].where(5) == str(tmp_path / where / "dog" / "more" / "deep" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("Training", "valid", "Testing"), ("TRAIN", "validation", "test")],
+)
+def test_a_folder_with_splits(train: str, val: str, test: str, tmp_path: Path):
+    write(
+        tmp_path,
+        {
+            f"{train}/cat/1.jpg": 1,
+            f"{train}/dog/1.jpg": 2,
+            f"{train}/emu": None,
+            f"{val}/dog/1.jpg": 3,
+            f"{test}/cat/1.jpg": 4,
+            f"{test}/dog/1.jpg": 5,
+            "sample.jpg": 6,
+            "annotations/cat.jpg": 7,
+        },
+    )
+    opened = data.open(tmp_path)
+    assert opened.classes == ("cat", "dog", "emu")
+    assert {split: seen(opened[split]) for split in opened.splits} == {
+        "train": [(1, 0), (2, 1)],
+        "val": [(3, 1)],
+        "test": [(4, 0), (5, 1)],
+    }
+    assert [*opened.splits] == ["train", "val", "test"]
+    assert data.open(opened.source)["test"].where(0) == str(tmp_path / test / "cat" / "1.jpg")
+
+
+def test_a_test_folder_without_labels_is_left_out(tmp_path: Path):
+    write(tmp_path, {"train/cat/1.jpg": 1, "test/1.jpg": 2})
+    assert [*data.open(tmp_path).splits] == ["train"]
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path):
+    write(tmp_path, {"bus/1.jpg": 1, "car/1.jpg": 2, "train/1.jpg": 3})
+    assert data.open(tmp_path).classes == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"train/cat/1.jpg": 1, "test/cta/1.jpg": 1},
+            "test has the class 'cta', which {root}/train does not have; did",
+        ),
+        ({"train/b/1.jpg": 1, "val/x/1.jpg": 1, "val/y/1.jpg": 1}, "has the class 'x' and 1 more, which"),
+        ({"1.jpg": 1, "cat/1.jpg": 1}, "{root} holds pictures (1.jpg) beside class folders (cat)"),
+        ({"train/1.jpg": 1, "train/cat/1.jpg": 1}, "{root}/train holds pictures (1.jpg) beside class folders (cat)"),
+        ({"1.jpg": 1}, "the pictures in {root} have no labels; sort them into a folder for each class"),
+        ({"train/1.jpg": 1, "val/1.jpg": 1}, "the pictures in {root}/train have no labels"),
+        ({"test/1.jpg": 1}, "the pictures in {root}/test have no labels"),
+        ({"cat/1.txt": "", "dog": None}, "no pictures (.jpg .jpeg "),
+        ({}, "they are looked for as {root}/cat/1.jpg, in a folder for each class"),
+        ({"train/cat/1.jpg": 1, "val": None}, "in {root}/val; they are looked for as {root}/val/cat/1.jpg"),
+        ({"pets/train/cat/1.jpg": 1, "pets/val/cat/1.jpg": 1}, "the classes are within that: open {root}/pets"),
+        ({"pets/cat/1.jpg": 1, "pets/dog/1.jpg": 1}, "the classes are within that: open {root}/pets"),
+        ({"train/cat/1.jpg": 1, "val/cat/1.jpg": 1, "valid/cat/1.jpg": 1}, "both are the val split"),
+        (
+            {"train/cat/1.jpg": 1, "extra/1.jpg": 1},
+            "{root}/train looks like a split, and {root}/extra beside it like a",
+        ),
+    ],
+)
+def test_a_folder_that_is_arranged_otherwise(files: dict[str, Any], words: str, tmp_path: Path):
+    tmp_path = write(tmp_path / "root", files) if files else tmp_path
+    assert words.format(root=tmp_path) in refused(tmp_path)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    write(tmp_path, {"elsewhere/1.jpg": 1, "root/dog/1.jpg": 2})
+    (tmp_path / "root" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "dog" / "2.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    assert seen(data.open(tmp_path / "root")["train"]) == [(1, 0), (2, 1), (1, 1)]
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "root")
+    assert refused(tmp_path / "root").endswith("is a link to a folder that it lies in; remove it")
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path):
+    write(tmp_path, {"cat/1.jpg": 1, "dog/1.jpg": 1})
+    (tmp_path / "dog" / "itself").symlink_to("itself")
+    assert refused(tmp_path).startswith(f"{tmp_path / 'dog' / 'itself'} cannot be read: Too many levels")
+    if os.geteuid() != 0:  # to whom nothing is forbidden
+        (tmp_path / "cat").chmod(0)
+        assert refused(tmp_path) == f"{tmp_path / 'cat'} cannot be read: Permission denied"
+        (tmp_path / "cat").chmod(0o700)
+
+
+def test_names_that_are_no_text_are_read(tmp_path: Path):
+    try:
+        write(tmp_path, {os.fsdecode(b"cat/\xff.jpg"): 1})
+    except OSError:
+        pytest.skip("this file system only takes names that are text")
+    assert seen(data.open(tmp_path)["train"]) == [(1, 0)]
+
+
+# ImageNet.
+
+
+def test_imagenet_has_readable_names_in_the_standard_order(tmp_path: Path):
+    write(tmp_path, {"train/n02119789/a.JPEG": 1, "train/n01440764/a.JPEG": 2, "val/n02119789/a.JPEG": 3})
+    opened = data.open(tmp_path)
+    assert opened.classes == ("tench", "kit fox")
+    assert seen(opened["train"]) == [(2, 0), (1, 1)]
+    write(tmp_path, {"train/cat/a.JPEG": 4})
+    assert data.open(tmp_path).classes == ("cat", "n01440764", "n02119789")
+
+
+def test_the_table_of_imagenet_is_the_one_that_others_use(timm: Any):  # noqa: ARG001 (brings torchvision)
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    wnids = [wnid for wnid, _, _ in imagenet._table()]
+    assert wnids == info.label_names()
+    names = imagenet.readable(wnids)
+    assert names is not None
+    assert len({*names}) == 1000
+    theirs = [info.index_to_description(i) for i in range(1000)]
+    assert sum(their.startswith(name) for name, their in zip(names, theirs, strict=True)) >= 997
+    assert sorted(int(number) for _, number, _ in imagenet._table()) == [*range(1, 1001)]
+
+
+@pytest.mark.parametrize("place", ["val/", "", "ILSVRC2012_devkit_t12/data/"])
+def test_a_flat_val_with_the_labels_of_the_development_kit(place: str, tmp_path: Path):
+    # The first three of the real file, and what the pictures show.
+    (wnids, numbers) = (["n01751748", "n09193705", "n02105855"], "490\n361\n171\n")
+    write(tmp_path, {f"train/{wnid}/a.JPEG": i for i, wnid in enumerate(wnids)})
+    write(tmp_path, {f"val/ILSVRC2012_val_0000000{i}.JPEG": i for i in (1, 2, 3)})
+    write(tmp_path, {f"{place}ILSVRC2012_validation_ground_truth.txt": numbers})
+    opened = data.open(tmp_path)
+    assert opened.classes == ("sea snake", "Shetland sheepdog", "alp")
+    assert seen(opened["val"]) == [(1, 0), (3, 1), (2, 2)]
+
+
+def test_a_flat_val_with_the_labels_of_kaggle(tmp_path: Path):
+    write(
+        tmp_path,
+        {
+            "train/n01751748/a.JPEG": 0,
+            "train/n03995372/a.JPEG": 0,
+            "val/ILSVRC2012_val_00000001.JPEG": 1,
+            "val/ILSVRC2012_val_00048981.JPEG": 2,
+            "LOC_val_solution.csv": "ImageId,PredictionString\n"
+            "ILSVRC2012_val_00048981,n03995372 85 1 499 272 \n"
+            "ILSVRC2012_val_00000001,n01751748 111 108 3 3 n01751748 1 2 3 4 \n",
+        },
+    )
+    opened = data.open(tmp_path)
+    assert opened.classes == ("sea snake", "power drill")
+    assert seen(opened["val"]) == [(1, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({}, "put ILSVRC2012_validation_ground_truth.txt or LOC_val_solution.csv into"),
+        ({"ILSVRC2012_validation_ground_truth.txt": "490\n"}, "has no label for"),
+        ({"ILSVRC2012_validation_ground_truth.txt": "490\n0\n"}, "damaged or in another form"),
+        ({"ILSVRC2012_validation_ground_truth.txt": b"\xff\n"}, "damaged or in another form"),
+        ({"LOC_val_solution.csv": "ImageId,PredictionString\na,n5 1 2\n"}, "damaged or in another form"),
+        (
+            {"LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000002,\n"},
+            "damaged or in another form",
+        ),
+    ],
+)
+def test_a_flat_val_whose_labels_are_not_there(labels: dict[str, Any], words: str, tmp_path: Path):
+    write(tmp_path, {"train/n01751748/a.JPEG": 0, "val/ILSVRC2012_val_00000002.JPEG": 1, **labels})
+    assert words in refused(tmp_path)
+
+
+# Lists.
+
+
+def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+LIST = "path,label,split\na/1.png,dog,train\na/2.png,cat,train\n{root}/3.png,dog,valid\n\n4.png,cat,extra\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("all.csv", LIST),
+        ("all.CSV", "\ufeff" + LIST.replace("\n", "\r\n")),
+        ("all.csv", LIST.replace(",", ";")),
+        ("all.tsv", LIST.replace(",", "\t")),
+        ("all.csv", LIST.replace("path,label,split", "File, Class ,SPLIT")),
+        (
+            "all.csv",
+            'n,"path",target,split\n1,"a/1.png",dog,train\n2,a/2.png,cat,\n3,3.png,dog,val\n4,4.png,cat,extra\n',
+        ),
+    ],
+)
+def test_a_list(name: str, text: str, tmp_path: Path):
+    write(tmp_path, {"a/1.png": 1, "a/2.png": 2, "3.png": 3, "4.png": 4, name: text.replace("{root}", str(tmp_path))})
+    opened = data.open(tmp_path / name)
+    assert opened.classes == ("cat", "dog")
+    assert {split: seen(opened[split]) for split in opened.splits} == {
+        "train": [(1, 1), (2, 0)],
+        "val": [(3, 1)],
+        "extra": [(4, 0)],
+    }
+    assert opened["val"].where(0) == str(tmp_path / "3.png")
+
+
+def test_a_list_in_parquet(tmp_path: Path):
+    columns: dict[str, list[Any]] = {"image": ["1.png", "2.png"], "label": [3, 0], "more": [[1], [2]]}
+    write(tmp_path, {"1.png": 1, "2.png": 2})
+    opened = data.open(parquet(tmp_path / "all.parquet", columns))
+    assert opened.classes == ("0", "1", "2", "3")
+    assert seen(opened["train"]) == [(1, 3), (2, 0)]
+    columns |= {"label": ["b", "a"], "split": [None, "test"]}
+    assert seen(data.open(parquet(tmp_path / "all.parquet", columns | {"label": ["b", "b"]}))["test"]) == [(2, 0)]
+    assert "(test) has the class 'a', which train does not have" in refused(parquet(tmp_path / "all.parquet", columns))
+
+
+def test_a_list_without_splits_is_the_one_that_its_name_says(tmp_path: Path):
+    write(tmp_path, {"1.png": 1, "pets.csv": "path,label\n1.png,7\n", "pets-test.csv": "path,label\n1.png,7\n"})
+    assert [*data.open(tmp_path / "pets.csv").splits] == ["train"]
+    assert [*data.open(tmp_path / "pets-test.csv").splits] == ["test"]
+
+
+def test_classes_may_be_named_beside_a_list(tmp_path: Path):
+    write(tmp_path, {"1.png": 1, "2.png": 2, "classes.txt": "emu\ncat\ndog\n\n"})
+    for labels in ((2, 1), ("dog", "cat")):
+        write(tmp_path, {"a.csv": f"path,label\n1.png,{labels[0]}\n2.png,{labels[1]}\n"})
+        opened = data.open(tmp_path / "a.csv")
+        assert opened.classes == ("emu", "cat", "dog")
+        assert seen(opened["train"]) == [(1, 2), (2, 1)]
+
+
+def test_wordnet_ids_in_a_list_get_readable_names(tmp_path: Path):
+    write(tmp_path, {"1.png": 1, "a.csv": "path,label\n1.png,n02119789\n1.png,n01440764\n"})
+    assert data.open(tmp_path / "a.csv").classes == ("tench", "kit fox")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs a column 'path' and a column 'label' in its first line; it has none"),
+        ("1.png,cat\n", "it has '1.png', 'cat'"),
+        ("path,kind\n1.png,cat\n", "it has 'path', 'kind'"),
+        ("path,label\n", "lists no pictures"),
+        ("path,label\n1.png,cat\n1.png\n", "has no label in line 3; add it, or delete the line"),
+        ("path,label\n,cat\n", "has no path in line 2"),
+        (
+            "path,label\nb.png,cat\n",
+            "lists b.png, but there is no {root}/b.png; paths are absolute, or begin in {root}",
+        ),
+        ("path,label\n1.png,-1\n1.png,2\n", "has the class number -1; they count from 0"),
+        ("path,label\n1.png,12345678\n", "has the class number 12345678; count them from 0, or use names"),
+        (
+            "path,label,split\n1.png,cat,\n1.png,Cat,val\n",
+            "(val) has the class 'Cat', which train does not have; did you",
+        ),
+        (b"path,label\n1.png,\xff\n", "is no text in UTF-8"),
+        (b"path,label\n1.png,a\0b\x01" + b"x" * 200_000, "is no list that can be read"),
+    ],
+)
+def test_a_list_that_does_not_fit(text: str | bytes, words: str, tmp_path: Path):
+    write(tmp_path, {"1.png": 1, "a.csv": text})
+    assert words.format(root=tmp_path) in refused(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"classes.txt": "cat\ndog\n"}, "has the class number 2, but 2 classes; they count from 0"),
+        ({"classes.txt": "cat\n\ndog\n"}, "must list the names of the classes, none of them empty"),
+        ({"classes.txt": ""}, "must list the names"),
+        ({"classes.txt": "cat\ndog\ncat\n"}, "names the class 'cat' twice"),
+        ({"classes.txt": b"\xff\n"}, "classes.txt cannot be read"),
+        ({"dataset.json": '{"classes": "cat"}'}, "must list the names"),
+        ({"dataset.json": "[1]"}, "dataset.json cannot be read"),
+    ],
+)
+def test_names_of_classes_that_do_not_fit(files: dict[str, Any], words: str, tmp_path: Path):
+    write(tmp_path, {"1.png": 1, "a.csv": "path,label\n1.png,0\n1.png,2\n", **files})
+    assert words in refused(tmp_path / "a.csv")
+
+
+def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    struct = {"image": [{"bytes": picture(1), "path": None}], "label": [0]}
+    assert "has the pictures themselves opens as hf:" in refused(parquet(tmp_path / "a.parquet", struct))
+    assert "it has 'kind'" in refused(parquet(tmp_path / "a.parquet", {"kind": ["a"]}))
+    holes = {"path": ["1.png", None], "label": [0, 1]}
+    assert "has no path in line 2" in refused(parquet(tmp_path / "a.parquet", holes))
+    write(tmp_path, {"a.parquet": b"PAR1 and no more"})
+    assert "is damaged" in refused(tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[data]")
+
+
+# Shards.
+
+
+def shard(path: Path, members: dict[str, int | str | bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            body = (
+                picture(content)
+                if isinstance(content, int)
+                else content.encode()
+                if isinstance(content, str)
+                else content
+            )
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+    return path
+
+
+def pets(path: Path, numbers: range) -> Path:
+    """A shard of pictures with these numbers, whose labels are their last digits."""
+    return shard(path, {f"{i:06}.{end}": value for i in numbers for end, value in (("png", i), ("cls", str(i % 10)))})
+
+
+def labelled(numbers: range) -> list[tuple[int, int]]:
+    return [(i, i % 10) for i in numbers]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["{{train-{{00..02}},val-{{3..3}}}}.tar", "*-*.tar", "{{train-0?,val-[0-9]}}.tar", ""],
+    ids=["braces", "star", "question mark", "folder"],
+)
+def test_shards_by_pattern(spec: str, tmp_path: Path):
+    for i in range(3):
+        pets(tmp_path / f"train-{i:02}.tar", range(i * 10, i * 10 + 10))
+    pets(tmp_path / "val-3.tar", range(30, 35))
+    opened = data.open(f"{tmp_path}/{spec.format()}" if spec else tmp_path)
+    assert opened.classes == tuple("0123456789")
+    assert [*opened.splits] == ["train", "val"]
+    assert seen(opened["train"]) == labelled(range(30))
+    assert seen(opened["val"]) == labelled(range(30, 35))
+    assert opened["train"].where(12) == f"{tmp_path}/train-01.tar/000012.png"
+    assert seen(data.open(opened.source)["val"]) == labelled(range(30, 35))
+
+
+def test_one_shard(tmp_path: Path):
+    assert seen(data.open(pets(tmp_path / "a.tar", range(5)))["train"]) == labelled(range(5))
+    assert [*data.open(pets(tmp_path / "imagenet-validation-7.tar", range(5))).splits] == ["val"]
+
+
+def test_shards_in_a_folder_for_each_split(tmp_path: Path):
+    pets(tmp_path / "train" / "a.tar", range(10))
+    pets(tmp_path / "test" / "a.tar", range(10, 20))
+    write(tmp_path, {"dataset.json": json.dumps({"name": "pets", "classes": [f"pet {i}" for i in range(12)]})})
+    opened = data.open(tmp_path)
+    assert opened.classes == tuple(f"pet {i}" for i in range(12))
+    assert {split: seen(opened[split]) for split in opened.splits} == {
+        "train": labelled(range(10)),
+        "test": labelled(range(10, 20)),
+    }
+
+
+def test_what_belongs_together_in_a_shard(tmp_path: Path):
+    opened = data.open(
+        shard(
+            tmp_path / "a.tar",
+            {
+                "./a/1.seg.png": 90,
+                "./a/1.JPG": 1,
+                "./b/1.jpg": 2,
+                "./a/1.cls": "dog\n",
+                "./b/1.json": '{"label": "cat", "caption": "a cat"}',
+                "./b/1.txt": "a caption",
+                "c.d/2.png": 91,
+                "c.d/2.jpg": 3,
+                "c.d/2.json": '{"width": 4}',
+                "c.d/2.cls": "dog",
+                "readme.txt": "no label",
+                "classes.json": "[]",
+                "._a.cls": "dog",
+            },
+        )
+    )
+    assert opened.classes == ("cat", "dog")
+    assert seen(opened["train"]) == [(1, 1), (2, 0), (3, 1)]
+    assert [opened["train"].where(i).removeprefix(f"{tmp_path}/a.tar/") for i in range(3)] == [
+        "./a/1.JPG",
+        "./b/1.jpg",
+        "c.d/2.jpg",
+    ]
+    numbers = {"1.png": 1, "1.txt": "2\n", "2.png": 2, "2.json": '{"label": 1}'}
+    assert seen(data.open(shard(tmp_path / "b.tar", numbers))["train"]) == [(1, 2), (2, 1)]
+
+
+def test_every_form_of_tar_is_read(tmp_path: Path):
+    names = ["a/" * 70 + "1", "ü" * 40, "b" * 120]
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+            for i, name in enumerate(names[: 2 if form == tarfile.USTAR_FORMAT else 3]):
+                for end, body in (("png", picture(i)), ("cls", b"4")):
+                    member = tarfile.TarInfo(f"{name}.{end}")
+                    member.size = len(body)
+                    tar.addfile(member, io.BytesIO(body))
+        found = data.open(tmp_path / "a.tar")["train"]
+        assert seen(found) == [(i, 4) for i in range(len(found))]
+        assert len(found) >= 2
+        assert found.where(1).endswith(f"{names[1]}.png")
+
+
+def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = pets(tmp_path / "a.tar", range(10))
+    first = seen(data.open(path)["train"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", None)  # nobody reads the headers again
+        assert seen(data.open(path)["train"]) == first
+    pets(path, range(10, 30))
+    assert seen(data.open(path)["train"]) == labelled(range(10, 30))
+    (tmp_path / ".a.tar.index").write_bytes(b"PK damaged")
+    assert seen(data.open(path)["train"]) == labelled(range(10, 30))
+    assert {file.name for file in tmp_path.iterdir()} == {"a.tar", ".a.tar.index"}
+
+
+def test_where_nothing_can_be_written_beside_a_shard_the_cache_has_the_index(tmp_path: Path, cache: Path):
+    path = pets(tmp_path / "a.tar", range(10))
+    (tmp_path / ".a.tar.index").mkdir()  # stands in the way, also of someone who may write everywhere
+    assert seen(data.open(path)["train"]) == labelled(range(10))
+    assert [file.suffix for file in (cache / "index").iterdir()] == [".index"]
+    (cache / "index").rename(cache / "elsewhere")
+    (cache / "index").touch()
+    assert seen(data.open(path)["train"]) == labelled(range(10))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_shards_are_read_by_many_processes(method: str, tmp_path: Path):
+    pets(tmp_path / "a-0.tar", range(100))
+    pets(tmp_path / "a-1.tar", range(100, 200))
+    split = data.open(f"{tmp_path}/a-{{0..1}}.tar")["train"]
+    expected = [split.read(i) for i in range(200)]
+    order = random.Random(0).sample(range(200), 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, which read nothing here
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(split.read, order, chunksize=20) == [expected[i] for i in order]
+
+
+def test_shards_are_read_by_many_threads_with_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for i in range(5):
+        pets(tmp_path / f"{i}.tar", range(i * 20, i * 20 + 20))
+    split = data.open(tmp_path)["train"]
+    order = random.Random(0).choices(range(100), k=2000)
+    monkeypatch.setattr(shards, "MAX_OPEN", 2)
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(split.read, order)] == [picture(i) for i in order]
+    assert isinstance(split, shards.Shards)
+    for i in range(100):
+        assert split.read(i) == picture(i)
+        assert len(split._files) <= 2
+
+
+def test_a_shard_that_changes_after_it_was_opened(tmp_path: Path):
+    path = pets(tmp_path / "a.tar", range(10))
+    opened = data.open(path)["train"]
+    os.truncate(path, 2000)
+    assert opened.read(0) == picture(0)
+    with pytest.raises(PictureError, match=r"a\.tar was cut short after it was opened"):
+        opened.read(9)
+    path.unlink()
+    with pytest.raises(PictureError, match=r"a\.tar cannot be read: No such file"):
+        pickle.loads(pickle.dumps(opened)).read(0)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 512, 700, 1024, 1600, 5000, 10_240, -513, -1])
+def test_a_shard_that_is_cut_short(kept: int, tmp_path: Path):
+    path = pets(tmp_path / "a.tar", range(10))
+    body = path.read_bytes()
+    end = len(body.rstrip(b"\0")) // 512 * 512 + 512  # of the last member
+    path.write_bytes(body[: kept if kept >= 0 else end + 1 + kept])
+    assert re.search("is damaged(, cut short, or no tar file| or cut short: the mark that ends)", refused(path))
+    assert str(path) in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"1.png": 1, "1.cls": "0", "2.png": 2}, "a.tar has '2.png', but no label with that name (.cls, .txt, or"),
+        ({"1.cls": "0"}, "a.tar has '1.cls', but no picture with that name (.jpg "),
+        ({"1.txt": "0"}, "a.tar holds no pictures (.jpg "),
+        ({"1.png": 1, "1.txt": "a dog"}, "a.tar has no class in '1.txt', but 'a dog'"),
+        ({"1.png": 1, "1.cls": ""}, "a.tar has no class in '1.cls', but ''"),
+        ({"1.png": 1, "1.cls": b"\x93NUMPY"}, "a.tar has no label in '1.cls', where a class is expected"),
+        ({"1.png": 1, "1.json": "{}"}, "a.tar has no label in '1.json', where a class is expected (KeyError)"),
+        ({"1.png": 1, "1.json": '{"label": 1.5}'}, "a.tar has no label in '1.json', where a class is expected"),
+        ({"1.png": 1, "1.json": "[" * 100_000}, "a.tar has no label in '1.json', where a class is expected"),
+        ({"1.png": 1, "1.cls": "-1"}, "a.tar has the class number -1; they count from 0"),
+    ],
+)
+def test_a_shard_that_is_made_otherwise(members: dict[str, Any], words: str, tmp_path: Path):
+    assert words in refused(shard(tmp_path / "a.tar", members))
+
+
+def test_a_packed_shard(tmp_path: Path):
+    write(tmp_path, {"a.tar": b"\x1f\x8b" + bytes(2000)})
+    assert "is damaged, cut short, or no tar file" in refused(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("a-{8..11}.tar", ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]),
+        ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
+        ("{a,b}{0..1}", ["a0", "a1", "b0", "b1"]),
+        ("{t-{0..1},v-{x,y}-{3..3}}.tar", ["t-0.tar", "t-1.tar", "v-x-3.tar", "v-y-3.tar"]),
+        ("a{,b}", ["a", "ab"]),
+    ],
+)
+def test_patterns_are_those_of_a_shell(pattern: str, expected: list[str]):
+    assert shards.expand(pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("a-{0..3.tar", "has a brace that is never closed"),
+        ("a-0..3}.tar", "has a brace that was never opened"),
+        ("a-{3..0}.tar", "has '{3..0}', which is neither a range such as {000..011} nor a list {a,b}"),
+        ("a-{}.tar", "has '{}', which is neither"),
+        ("a-{0..999999999}.tar", "stands for more than 100,000 shards"),
+        ("{0..999}{0..999}.tar", "stands for more than 100,000 shards"),
+        ("a-{0..3}.tar", "there is no shard {root}/a-3.tar; did you mean 'a-2.tar'?"),
+        ("b*.tar", "no file fits the pattern {root}/b*.tar"),
+    ],
+)
+def test_a_pattern_that_stands_for_nothing(pattern: str, words: str, tmp_path: Path):
+    for i in range(3):
+        pets(tmp_path / f"a-{i}.tar", range(3))
+    assert words.replace("{root}", str(tmp_path)) in refused(f"{tmp_path}/{pattern}")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str], Callable[[], None]]]:
+    """The address of tmp_path/served, what was asked for so far, and a way to close the server."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: ARG002
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served")))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    yield f"http://127.0.0.1:{server.server_port}", asked, close
+    if thread.is_alive():
+        close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_shards_from_the_network(named: bool, served: tuple[str, list[str], Callable[[], None]], tmp_path: Path):
+    address, asked, close = served
+    for i in range(2):
+        pets(tmp_path / "served" / "pets" / f"train-{i}.tar", range(i * 10, i * 10 + 10))
+    pets(tmp_path / "served" / "pets" / "val.tar", range(20, 25))
+    if named:
+        write(tmp_path, {"served/pets/classes.txt": "".join(f"pet {i}\n" for i in range(10))})
+    spec = f"{address}/pets/{{train-{{0..1}},val}}.tar"
+    for again in (False, True):
+        opened = data.open(spec)
+        assert opened.source == spec
+        assert opened.classes == tuple(f"pet {i}" if named else str(i) for i in range(10))
+        assert seen(opened["train"]) == labelled(range(20))
+        assert seen(opened["val"]) == labelled(range(20, 25))
+        if not again:
+            assert {*asked} == {f"/pets/{name}" for name in ("classes.txt", "train-0.tar", "train-1.tar", "val.tar")}
+            close()  # all is here now
+
+
+def test_shards_that_the_network_does_not_have(served: tuple[str, list[str], Callable[[], None]], tmp_path: Path):
+    address, _, _ = served
+    pets(tmp_path / "served" / "a-0.tar", range(3))
+    with pytest.raises(FetchError, match=r"cannot fetch a-1\.tar: the server answers 404"):
+        data.open(f"{address}/a-{{0..1}}.tar")
+    assert "what is opened from the network are .tar shards" in refused(f"{address}/a-*.tar")
+
+
+# Hugging Face.
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "huggingface"))
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def table(hub: Any, numbers: range, label: Any, answers: list[Any] | None = None) -> Any:
+    pictures = [{"bytes": picture(i), "path": None} for i in numbers]
+    answers = [i % 2 for i in numbers] if answers is None else answers
+    return hub.Dataset.from_dict(
+        {"image": pictures, "label": answers}, features=hub.Features({"image": hub.Image(), "label": label})
+    )
+
+
+def test_a_data_set_that_hugging_face_saved(hub: Any, tmp_path: Path):
+    label = hub.ClassLabel(names=["cat", "dog"])
+    parts = {
+        "train": table(hub, range(6), label),
+        "validation": table(hub, range(10, 13), label),
+        "test": table(hub, range(20, 23), label, [-1, -1, -1]),
+    }
+    hub.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    opened = data.open(tmp_path / "saved")
+    assert opened.classes == ("cat", "dog")
+    assert [*opened.splits] == ["train", "val"]
+    assert seen(opened["train"]) == [(i, i % 2) for i in range(6)]
+    assert seen(opened["val"]) == [(i, i % 2) for i in range(10, 13)]
+    assert opened["val"].where(2) == f"{tmp_path / 'saved'} val[2]"
+    again = pickle.loads(pickle.dumps(opened["val"]))
+    assert seen(again) == seen(opened["val"])
+
+
+def test_one_saved_split_and_labels_that_are_text_or_numbers(hub: Any, tmp_path: Path):
+    table(hub, range(3), hub.Value("string"), ["dog", "cat", "dog"]).save_to_disk(tmp_path / "text")
+    opened = data.open(tmp_path / "text")
+    assert (opened.classes, seen(opened["train"])) == (("cat", "dog"), [(0, 1), (1, 0), (2, 1)])
+    shuffled = table(hub, range(3), hub.Value("int64"), [2, 0, 1]).select([2, 0])
+    shuffled.rename_column("label", "cls").save_to_disk(tmp_path / "numbers")
+    opened = data.open(tmp_path / "numbers")
+    assert (opened.classes, seen(opened["train"])) == (("0", "1", "2"), [(2, 1), (0, 2)])
+
+
+def test_a_folder_of_parquet_and_one_of_pictures_through_hugging_face(hub: Any, tmp_path: Path):
+    (tmp_path / "pets").mkdir()
+    label = hub.ClassLabel(names=["cat", "dog"])
+    for split, numbers in (("train", range(4)), ("test", range(4, 6))):
+        table(hub, numbers, label).to_parquet(tmp_path / "pets" / f"{split}-00000.parquet")
+    opened = data.open(f"hf:{tmp_path}/pets")
+    assert {split: seen(opened[split]) for split in opened.splits} == {
+        "train": [(0, 0), (1, 1), (2, 0), (3, 1)],
+        "test": [(4, 0), (5, 1)],
+    }
+    assert opened.classes == ("cat", "dog")
+    write(tmp_path, {"photos/dog/1.png": 1, "photos/cat/2.png": 2})
+    opened = data.open(f"hf:{tmp_path}/photos")
+    assert seen(opened["train"]) == seen(data.open(tmp_path / "photos")["train"])
+    assert opened["train"].read(0) == str(tmp_path / "photos" / "cat" / "2.png")
+
+
+def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    two = table(hub, range(2), hub.Value("int64"))
+    two.rename_column("label", "size").save_to_disk(tmp_path / "a")
+    assert refused(tmp_path / "a").endswith("has no column of labels, such as 'label'; its columns are image, size")
+    two.remove_columns("image").save_to_disk(tmp_path / "b")
+    assert refused(tmp_path / "b").endswith("has no column of pictures; its columns are label")
+    table(hub, range(2), hub.Value("int64"), [None, -1]).save_to_disk(tmp_path / "c")
+    assert refused(tmp_path / "c").startswith("no picture of")
+    table(hub, range(2), hub.Value("int64"), [None, 1]).save_to_disk(tmp_path / "d")
+    assert "has the class number -1" in refused(tmp_path / "d")
+    (tmp_path / "d" / "state.json").write_text("{")
+    assert refused(tmp_path / "d").startswith(f"cannot open {tmp_path / 'd'}: ")
+    assert refused(f"hf:{tmp_path}/a:nowhere").startswith(f"cannot open hf:{tmp_path}/a:nowhere: ")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refused(tmp_path / "a").endswith("needs the library datasets; pip install mlpmixer[data]")
+
+
+def test_a_missing_picture_is_told_when_it_is_read(hub: Any, tmp_path: Path):
+    holes = hub.Dataset.from_dict(
+        {"image": [None], "label": [0]}, features=hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
+    )
+    holes.save_to_disk(tmp_path / "a")
+    with pytest.raises(PictureError, match=r"train\[0\] has no picture"):
+        data.open(tmp_path / "a")["train"].read(0)
