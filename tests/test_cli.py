@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from mlpmixer import __version__, names
-from mlpmixer.cli import main
+from mlpmixer.cli import main, parse
+from mlpmixer.cli.demo import show
+from mlpmixer.errors import RunStopped
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import find, toml
+from mlpmixer.train.stop import Stop
 
 
 def mixer(*arguments: str, code: int = 0) -> None:
@@ -107,12 +114,51 @@ def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, ca
     assert err.count("\n") == 1
 
 
-def test_demo(capsys: pytest.CaptureFixture[str]):
-    mixer("demo")
+@pytest.fixture(scope="module")
+def small_demo() -> Recipe:
+    """The demo's recipe, with two classes, few pictures and few steps."""
+    changes = {"data.classes": "Ankle boot,Bag", "data.shots": 40, "data.dev": "2%", "train.steps": 6}
+    return toml.change(
+        find("fashion_mnist"), {**changes, "train.batch_size": 20, "optim.warmup_steps": 0, "machine.workers": 0}
+    )
+
+
+def test_demo(small_demo: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    folder = tmp_path / "the demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stop, "__enter__", lambda stop: stop._note(signal.SIGINT, None) or stop)  # Ctrl-C at once
+        with pytest.raises(RunStopped, match="stopped after step 1 of 6; it is saved, and the same command goes on"):
+            show(small_demo, folder)
+    assert "begins" in capsys.readouterr().out
+
+    show(small_demo, folder)
     out = capsys.readouterr().out
-    assert out.count("bit for bit the same") == 3
-    assert "DIFFERS" not in out
-    assert "mixer_h14" in out
+    assert "goes on" in out
+    assert "of 2,000 test pictures right" in out
+    assert "Ankle boot" in out
+    assert "<svg" in (folder / "picture.svg").read_text()
+
+    # What it says to do next works, word for word.
+    commands = [shlex.split(line, comments=True) for line in out.splitlines() if line.startswith("  mixer ")]
+    assert [command[1] for command in commands] == ["predict", "train", "recipes"]
+    for command in commands:
+        parse(command[1:])
+    mixer(*commands[0][1:])
+    assert "Ankle boot" in capsys.readouterr().out
+
+    show(small_demo, folder)
+    again = capsys.readouterr().out
+    assert "is finished" in again
+    assert f"mixer demo --folder '{folder}-2'" in again
+    assert "epoch" not in again
+
+
+def test_demo_in_the_folder_of_another_run(small_demo: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "recipe.toml").write_text(toml.dumps(small_demo))
+    mixer("demo", "--folder", str(tmp_path), code=1)
+    err = capsys.readouterr().err
+    assert err.startswith(f"mixer: {tmp_path} holds a run of another recipe (")
+    assert err.count("\n") == 1
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import preprocess
+from mlpmixer.data import jpeg
+from mlpmixer.data.jpeg import quick_jpeg
+from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.preprocess import normalise, prepare, preprocess
 from mlpmixer.errors import PictureError
 from mlpmixer.passport import Preprocessing
 
@@ -105,6 +107,96 @@ def test_what_is_no_picture_says_so_in_one_line(bad: Any, message: str):
     assert "\n" not in str(caught.value)
 
 
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8))
+
+JPEGS = {
+    "usual": saved(NOISE, "JPEG"),
+    "fine": saved(NOISE, "JPEG", quality=98, subsampling=0),
+    "half": saved(NOISE, "JPEG", subsampling=1),
+    "progressive": saved(NOISE, "JPEG", progressive=True),
+    "grey": saved(NOISE.convert("L"), "JPEG"),
+    "restarts": saved(NOISE, "JPEG", restart_marker_rows=1),
+    "untransformed": saved(NOISE, "JPEG", keep_rgb=True),
+}
+
+
+@pytest.fixture(params=["simplejpeg", "pillow"])
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The test runs with the extra fast-decode and without it."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
+    return request.param == "simplejpeg"
+
+
+class TestPixels:
+    """The array is what the image is, bit for bit, whoever decodes it."""
+
+    @pytest.mark.parametrize("kind", JPEGS)
+    @pytest.mark.parametrize("at_least", [None, 5, 20, 50, 1000])
+    def test_jpegs_are_what_pillow_makes_of_them(self, kind: str, at_least: int | None, quick: bool):
+        image = np.asarray(decode(JPEGS[kind], at_least=at_least))
+        assert image.shape == ((75, 101, 3) if at_least in (None, 50, 1000) else image.shape)
+        assert np.array_equal(pixels(JPEGS[kind], at_least=at_least), image)
+        with Image.open(io.BytesIO(JPEGS[kind])) as opened:
+            assert (quick_jpeg(opened, JPEGS[kind]) is not None) == quick
+
+    def test_photos(self, photos: list[Path], quick: bool):  # noqa: ARG002 (both ways)
+        for photo in photos:
+            assert np.array_equal(pixels(photo), np.asarray(decode(photo)))
+            assert np.array_equal(pixels(photo.read_bytes()), np.asarray(decode(photo)))
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_turned_pictures_are_turned(self, orientation: int, quick: bool):  # noqa: ARG002 (both ways)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = saved(NOISE, "JPEG", exif=exif)
+        assert pixels(turned).shape == ((75, 101, 3) if orientation < 5 else (101, 75, 3))
+        assert np.array_equal(pixels(turned), np.asarray(decode(turned)))
+
+    @pytest.mark.parametrize("kind", JPEGS)
+    def test_a_cut_jpeg_is_an_error_wherever_it_is_cut(self, kind: str, quick: bool):  # noqa: ARG002 (both ways)
+        whole = JPEGS[kind]
+        for length in [*range(0, len(whole) - 100, 211), *range(len(whole) - 100, len(whole))]:
+            with pytest.raises(PictureError, match="the picture is no picture, or a damaged one"):
+                pixels(whole[:length])
+
+    def test_damage_is_judged_alike(self, quick: bool):  # noqa: ARG002 (both ways)
+        chance, judged = np.random.default_rng(1), set()
+        for _ in range(200):
+            damaged = bytearray(JPEGS["usual"])
+            damaged[chance.integers(len(damaged))] = chance.integers(256)
+            try:
+                image = np.asarray(decode(bytes(damaged)))
+            except PictureError:
+                judged.add("error")
+                with pytest.raises(PictureError):
+                    pixels(bytes(damaged))
+            else:
+                judged.add("picture")
+                assert np.array_equal(pixels(bytes(damaged)), image)
+        assert judged == {"error", "picture"}
+
+    def test_other_kinds(self, quick: bool):  # noqa: ARG002 (both ways)
+        for picture in (
+            saved(NOISE.convert("CMYK"), "JPEG"),
+            saved(NOISE, "PNG"),
+            saved(NOISE.convert("LA"), "PNG"),
+            NOISE,
+            NOISE.convert("L"),
+            np.asarray(NOISE.convert("L")),
+            np.asarray(NOISE.convert("RGBA")),
+        ):
+            assert np.array_equal(pixels(picture), np.asarray(decode(picture)))
+        array = np.asarray(NOISE)
+        assert pixels(array) is array  # no copy: a packed data set is as large as a disk
+
+    def test_an_array_that_is_no_picture(self):
+        with pytest.raises(PictureError, match="an array must be uint8"):
+            pixels(np.zeros((3, 3, 3), np.float32))
+
+
 class TestPreprocess:
     def test_agrees_with_torchvision(self, photos: list[Path], timm: Any):  # noqa: ARG002 (brings torchvision)
         from torchvision.transforms import v2
@@ -139,3 +231,11 @@ class TestPreprocess:
         how = Preprocessing(resize=4, crop=(4, 4), mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.25))
         out = preprocess(Image.new("RGB", (4, 4), (255, 255, 0)), how)
         torch.testing.assert_close(out[:, 0, 0], torch.tensor([1.0, 1.0, -1.0]))
+
+    def test_pictures_become_bytes_one_by_one_and_numbers_in_batches(self, photos: list[Path]):
+        how = Preprocessing(resize=40, crop=(32, 36), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        batch = torch.stack([prepare(decode(photo), how) for photo in photos])
+        assert batch.dtype == torch.uint8
+        alone = torch.stack([preprocess(pixels(photo), how) for photo in photos])
+        assert torch.equal(normalise(batch, how), alone)
+        assert normalise(batch, how).dtype == torch.float32

@@ -178,6 +178,11 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path):
     assert [*data.open(tmp_path).splits] == ["train"]
 
 
+def test_a_split_may_have_one_class_with_folders_in_it(tmp_path: Path):
+    write(tmp_path, {"train/cat/1.jpg": 1, "train/dog/1.jpg": 2, "val/dog/a/1.jpg": 3, "val/dog/b/1.jpg": 4})
+    assert seen(data.open(tmp_path)["val"]) == [(3, 1), (4, 1)]
+
+
 def test_classes_may_be_called_like_splits(tmp_path: Path):
     write(tmp_path, {"bus/1.jpg": 1, "car/1.jpg": 2, "train/1.jpg": 3})
     assert data.open(tmp_path).classes == ("bus", "car", "train")
@@ -418,6 +423,10 @@ def test_a_list_that_does_not_fit(text: str | bytes, words: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("files", "words"),
     [
+        (
+            {"classes.txt": "cat\ndog\n", "a.csv": "path,label\n1.png,emu\n"},
+            "'emu', which the list of classes does not",
+        ),
         ({"classes.txt": "cat\ndog\n"}, "has the class number 2, but 2 classes; they count from 0"),
         ({"classes.txt": "cat\n\ndog\n"}, "must list the names of the classes, none of them empty"),
         ({"classes.txt": ""}, "must list the names"),

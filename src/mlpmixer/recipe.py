@@ -123,7 +123,8 @@ class Machine:
     device: str = "auto"  # "cpu", "cuda", or auto
     workers: int = -1  # processes that load pictures; 0: none, -1: by the number of cores
     micro_batch: int = 0  # pictures at once on one device, the rest one after another; 0: all
-    compile: bool = False
+    kernels: bool = True  # on a CPU, Mixers train in bf16 through kernels of our own, if they can be compiled here
+    compile: bool = False  # what does not go through the kernels goes through torch.compile
     parallel: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies of the model, or a share on each
     save_every: int = 1000  # steps between checkpoints
     keep: int = 2  # checkpoints, beside the best

@@ -14,12 +14,23 @@ import tyro
 
 from mlpmixer import __version__
 from mlpmixer.cli.demo import demo
+from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.models import models
+from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
+from mlpmixer.cli.recipes import recipes
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
 
-COMMANDS: dict[str, Callable[..., None]] = {"models": models, "train": train, "predict": predict, "demo": demo}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "models": models,
+    "doctor": doctor,
+    "pack": pack,
+    "recipes": recipes,
+    "train": train,
+    "predict": predict,
+    "demo": demo,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,37 +27,55 @@ class Pictures:
 
 
 def choose(how: Data) -> Pictures:
+    if how.shots and how.share < 1:
+        raise DataError("data.share and data.shots exclude each other: a share of each class, or so many pictures")
     opened = data.open(how.source)
     classes = how.classes or opened.classes
-    train, dev, test = _split(opened, how, how.train), None, None
     said = {"train": how.train, "dev": how.dev, "test": how.test}
     if how.dev == "auto":
         said["dev"] = "val" if "val" in opened.splits and how.train != "val" else "2%"
     if how.test == "auto":
         said["test"] = "test" if "test" in opened.splits and how.train != "test" else ""
-    if part := re.fullmatch(r"([\d.]+) ?%", said["dev"]):
-        kept, held = picks.held_out(train.labels, float(part[1]) / 100, how.seed)
+    train = _split(opened, how, said["train"])
+    if said["dev"].endswith("%"):
+        kept, held = picks.held_out(train.labels, _share_of(said["dev"]), how.seed)
         train, dev = Part(train, kept), Part(train, held)
         said["train"] += f" but what dev has of it (seed {how.seed})"
-    elif said["dev"]:
-        dev = _split(opened, how, said["dev"])
-    if said["test"]:
-        test = _split(opened, how, said["test"])
-    if how.shots and how.share < 1:
-        raise DataError("data.share and data.shots exclude each other: a share of each class, or so many pictures")
+        if not len(dev):
+            raise DataError(f"{how.source} has a single picture of each class, and data.dev wants some; set it to ''")
+    else:
+        dev = _split(opened, how, said["dev"]) if said["dev"] else None
+    test = _split(opened, how, said["test"]) if said["test"] else None
     if how.shots:
+        _require_shots(train, classes, how)
         train = Part(train, picks.shots(train.labels, how.shots, how.seed))
         said["train"] += f", {how.shots} of each class (seed {how.seed})"
     elif how.share < 1:
         train = Part(train, picks.share(train.labels, how.share, how.seed))
         said["train"] += f", {how.share:.4g} of each class (seed {how.seed})"
-    if not len(train):
-        raise DataError(f"{how.source}: no pictures are left to train on")
-    record = {"source": opened.source, "classes": list(classes)}
+    record: dict[str, Any] = {"source": opened.source, "classes": list(classes)}
     for name, split in {"train": train, "dev": dev, "test": test}.items():
         if split is not None:
+            if not len(split):
+                raise DataError(f"{how.source}: no pictures are left for data.{name} ({said[name]})")
             record[name] = {"from": said[name], "count": len(split), "digest": picks.digest(_numbers(split))}
     return Pictures(classes, train, dev, test, record)
+
+
+def _share_of(percent: str) -> float:
+    number = re.fullmatch(r"(\d+\.?\d*|\.\d+) *%", percent)
+    if number is None or not 0 < float(number[1]) < 100:
+        raise DataError(f"data.dev is '{percent}'; a part of the training pictures is written such as '2%'")
+    return float(number[1]) / 100
+
+
+def _require_shots(train: Split, classes: tuple[str, ...], how: Data) -> None:
+    counts = np.bincount(train.labels, minlength=len(classes))
+    if counts.min() < how.shots:
+        fewest = classes[int(counts.argmin())]
+        raise DataError(
+            f"data.shots is {how.shots}, and {how.source} has only {counts.min()} pictures of '{fewest}' to train on"
+        )
 
 
 def _split(opened: DataSet, how: Data, name: str) -> Split:
@@ -68,6 +86,8 @@ def _split(opened: DataSet, how: Data, name: str) -> Split:
     for wanted in how.classes:
         if wanted not in opened.classes:
             raise DataError(f"{how.source} has no class '{wanted}'{nearest(wanted, opened.classes)}")
+        if how.classes.count(wanted) > 1:
+            raise DataError(f"data.classes names '{wanted}' twice")
     old = np.array([opened.classes.index(wanted) for wanted in how.classes])
     kept = picks.only(whole.labels, old)
     new = np.full(len(opened.classes), -1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ COMPLAINTS = {
     "untaught": Complaint(
         "Classes that train lacks", "Add training pictures: what is never shown is never learnt.", serious=True
     ),
-    "untested": Complaint("Classes that a split lacks", "Move some of their pictures there, if it should say all."),
+    "untested": Complaint(
+        "Classes that a split lacks", "Move some of their pictures there: without, it says nothing about them."
+    ),
     "alike_labels": Complaint(
         "Pictures that look the same under different labels", "Look at them: copies need one label."
     ),
@@ -48,12 +53,12 @@ COMPLAINTS = {
         "Pictures that look the same in different splits",
         "Look at them: copies, or shots of one scene, belong in one split.",
     ),
-    "repeat": Complaint("The same picture more than once in a split", "Delete all but one: the others only weigh more."),
-    "alike": Complaint(
-        "Pictures that look the same within a split", "Look at them: of copies, one is enough; of one scene, see above."
+    "repeat": Complaint(
+        "The same picture more than once in a split", "Delete all but one: the others only weigh more."
     ),
+    "alike": Complaint("Pictures that look the same within a split", "Look at them: of copies, one is enough."),
     "uneven": Complaint("Uneven classes", "Accuracy hides the small ones: look at each class, or add pictures."),
-    "blank": Complaint("One colour all over", "Delete them, unless nothing is what they show."),
+    "blank": Complaint("One colour all over", "Delete them if they show nothing."),
     "tiny": Complaint("Tiny beside the others", "Look at them: thumbnails and icons often slip in."),
     "long": Complaint(
         "Over 4 times as wide as high, or the reverse",
@@ -63,8 +68,25 @@ COMPLAINTS = {
     "turned": Complaint("Turned by a note of the camera", "They are seen upright here; other programs may differ."),
     "transparent": Complaint("Transparent", "They are seen on white; lay them on another ground if white misleads."),
     "cmyk": Complaint("In colours for print (CMYK)", "They are seen without their profile: save them as RGB."),
-    "deep": Complaint("More than 8 bits", "They are scaled to 8 bits, and over-bright ones darkened: save them as 8-bit."),
+    "deep": Complaint(
+        "More than 8 bits", "They are scaled to 8 bits, and over-bright ones darkened: save them as 8-bit."
+    ),
     "palette": Complaint("In a palette of colours", "Nothing to do, but photos lose by it: look for the originals."),
     "grey": Complaint("Grey among pictures in colour", "Nothing to do, unless one class has most of them."),
     "coloured": Complaint("In colour among grey pictures", "Nothing to do, unless one class has most of them."),
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of `COMPLAINTS`, with the pictures (positions in the sample), groups of them or classes it is about."""
+
+    kind: str
+    pictures: Sequence[int] | np.ndarray = ()
+    groups: Sequence[np.ndarray] = ()
+    classes: Sequence[str] = ()
+    note: str = ""
+
+    @property
+    def complaint(self) -> Complaint:
+        return COMPLAINTS[self.kind]

@@ -22,9 +22,9 @@ FLAGS = ("cmyk", "deep", "palette", "grey", "transparent", "turned", "moving")
 
 FACTS = np.dtype(
     [
-        ("state", "U10"),  # "usable", or why not: missing, empty, unreadable, foreign, damaged, bomb, deadly
+        ("state", "S10"),  # "usable", or why not: missing, empty, unreadable, foreign, damaged, bomb, deadly
         *((flag, "?") for flag in FLAGS),
-        ("format", "U8"),
+        ("format", "S8"),
         ("size", "u4", 2),  # width and height in pixels, upright
         ("mean", "f8", 3),  # of red, green and blue over all pixels, in [0, 1]
         ("mean_square", "f8", 3),
@@ -70,7 +70,7 @@ def _look(picture: Picture, found: np.ndarray) -> str:
     found["mean_square"] = counts @ _LEVELS**2 / (255**2 * counts[0].sum())
     found["grey"] = bool((counts == counts[0]).all())
     found["digest"] = _digest(picture)
-    small = image.resize((likeness.SIDE, likeness.SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    small = image.resize((likeness.SIDE, likeness.SIDE), Image.Resampling.BOX).convert("L")
     found["bits"], found["comparable"] = likeness.bits(np.asarray(small))
     return "usable"
 

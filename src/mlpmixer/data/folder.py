@@ -24,8 +24,7 @@ class Files(Split):
     """Pictures in files of their own; `paths` are absolute, or within `root`."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray):
-        self.root, self.labels = root, labels
-        self.paths: Sequence[str] = Texts(paths)
+        self.root, self.paths, self.labels = root, Texts(paths), labels
 
     def read(self, index: int) -> Path:
         return self.root / self.paths[index]
@@ -41,6 +40,7 @@ def open_folder(root: Path) -> DataSet:
         # The pictures of each class, as paths within the split's folder.
         found = {split: _split(place, split) for split, place in places.items()}
     else:
+        _require_no_wrapping(root, folders)
         places, found = {"train": root}, {"train": _classes(root, folders, pictures)}
     labelled = {split: by_class for split, by_class in found.items() if by_class is not None}
     if not labelled:
@@ -75,6 +75,14 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
     return {split: places[split] for split in in_order(places)}
 
 
+def _require_no_wrapping(root: Path, folders: Sequence[str]) -> None:
+    """Refuse an only folder that holds folders: it is not the only class, but what was unpacked."""
+    if len(folders) == 1:
+        inner, pictures = look(root / folders[0])
+        if not pictures and (len(inner) > 1 or any(name.lower() in SPLIT_WORDS for name in inner)):
+            raise DataError(f"{root} holds one folder only, and the classes are within that: open {root / folders[0]}")
+
+
 def _split(folder: Path, split: str) -> dict[str, list[str]] | None:
     """The pictures of each class, or None where they have no labels."""
     folders, pictures = look(folder)
@@ -92,12 +100,6 @@ def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str]) -> d
         )
     if pictures:
         raise _flat(folder)
-    if len(folders) == 1:
-        inner, inner_pictures = look(folder / folders[0])
-        if not inner_pictures and (len(inner) > 1 or any(name.lower() in SPLIT_WORDS for name in inner)):
-            raise DataError(
-                f"{folder} holds one folder only, and the classes are within that: open {folder / folders[0]}"
-            )
     by_class = {name: _below(folder, name) for name in folders}
     if not any(by_class.values()):
         raise DataError(

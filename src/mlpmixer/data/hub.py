@@ -40,10 +40,10 @@ class Arrow(Split):
 
 def open_hub(spec: str) -> DataSet:
     """`hf:NAME` or `hf:NAME:CONFIG`."""
-    datasets = _library(spec)
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not name:
-        raise DataError("hf: needs the name of a data set, such as hf:cifar10 or hf:food101")
+        raise DataError("hf: needs the name of a data set, such as hf:food101")
+    datasets = _library(spec)
     try:
         if (folder := Path(name).expanduser()).is_dir():
             name = str(folder.absolute())

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 
 SIDE = 32  # pixels of the grey version
+# 99 of 100 copies of a clothing photo, saved at quality 10, at 64×64 pixels or 15% brighter, differ from it in up to 19
+# bits; with 2% cropped, in up to 32. Different photos of the 3,781 differ in 42 or more.
 COARSE = 7  # of 64 bits
 FINE = 32  # of 256 bits
 
@@ -35,33 +37,33 @@ def bits(grey: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def families(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For the bits (N, 4) of N pictures, the first picture of the family of each: (N,), and (N,) with mirror images.
+    """For the bits (N, 4) of pictures, which one stands for the family of each: (N,), and (N,) with mirror images.
 
-    A family is what hangs together by likeness. Finds every pair of pictures that are alike.
+    A family is what hangs together by likeness. No pair that is alike is missed.
     """
     keys = np.ascontiguousarray(pictures).view("S32")[:, 0]
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     different = pictures[first]
     roots = np.arange(len(different))
-    for a, b in _alike(different, np.zeros(4, np.uint64)):
-        _join(roots, a, b)
+    _join_alike(roots, different, np.zeros(4, np.uint64))
     plain = roots.copy()
-    for a, b in _alike(different, _MIRROR):
-        _join(roots, a, b)
+    _join_alike(roots, different, _MIRROR)
     return first[plain[which]], first[roots[which]]
 
 
-def _alike(pictures: np.ndarray, turned: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs that are alike once the `turned` bits of one are, some more than once."""
+def _join_alike(roots: np.ndarray, pictures: np.ndarray, turned: np.ndarray) -> None:
+    """Make families of all pairs that are alike once the `turned` bits of one are."""
     # Bits that differ in 7 places at most differ in one place at most in one quarter of them: so only pictures with
     # nearly equal quarters need comparing.
     quarters = np.ascontiguousarray(pictures[:, :1]).view(np.uint16)
     for quarter, turn in zip(quarters.T, turned[:1].view(np.uint16), strict=True):
         for a, b in _one_apart(quarter, int(turn)):
+            strange = roots[a] != roots[b]
+            a, b = a[strange], b[strange]
             near = _distance(pictures[a, :1], pictures[b, :1] ^ turned[:1]) <= COARSE
             a, b = a[near], b[near]
             near = _distance(pictures[a], pictures[b] ^ turned) <= FINE
-            yield a[near], b[near]
+            _join(roots, a[near], b[near])
 
 
 def _one_apart(keys: np.ndarray, turn: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlpmixer.data.chance import draw, shuffled
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.pictures import decode
-from mlpmixer.errors import DataError, PictureError
+from mlpmixer.data.pictures import pixels
+from mlpmixer.errors import DataError, MixerError, PictureError
 
-Prepare = Callable[[Image.Image], Tensor]  # a picture becomes uint8 (3, H, W)
+Prepare = Callable[[np.ndarray], Tensor]  # pixels (height, width, 3) become uint8 (3, H, W)
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: Tensor
-    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of pictures replaced by others
+    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of pictures that could not be read
 
     def first(self, count: int) -> Batch:
         return Batch(self.images[:count], self.labels[:count], self.indices[:count])
@@ -81,7 +81,7 @@ def train_batches(
     share: Share = Share(),
     workers: int = 0,
     pin: bool = False,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch]]:
     """For each step, this device's share of the batch, in parts of at most `micro_batch` (0: in one).
 
     With `one_before`, a part has the picture before its own in front, as `mix` wants it.
@@ -101,10 +101,8 @@ def train_batches(
                     places.insert(0, (start - 1) % batch_size)
                 yield [(step * batch_size + place, stream[step * batch_size + place]) for place in places]
 
-    pictures = _Pictures(split, prepare, seed, skip_broken)
-    parts = _load(pictures, wanted(), workers, pin)
-    for _ in steps:
-        yield [next(parts) for _ in starts]
+    pictures = _Pictures(split, prepare, seed, skip_broken, int(one_before))
+    return _together(_load(pictures, wanted(), workers, pin), len(steps), len(starts))
 
 
 def all_batches(
@@ -117,9 +115,13 @@ def all_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """This device's share of all pictures, once, in order. Broken ones stop it, or are left out."""
+    """This device's share of all pictures, once, in order. Broken ones stop it, or are left out.
+
+    Each device gets as many batches as any other, since they may have to work in step; the last may be empty.
+    """
     mine = range(share.rank, len(split), share.ranks)
-    wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(mine), batch_size))
+    most = range(0, len(split), share.ranks)
+    wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(most), batch_size))
     return _load(_Pictures(split, prepare, None, skip_broken), wanted, workers, pin)
 
 
@@ -129,16 +131,33 @@ def usual_workers() -> int:
     return min(max(cores // 2, 1), 8)
 
 
-class _Pictures(Dataset[Any]):
-    """The side that runs in the worker processes. `seed` is None where nothing is left to chance."""
+def lost_worker(error: RuntimeError) -> DataError | None:
+    """What it means for a person, if a process that loads pictures has died.
 
-    def __init__(self, split: Split, prepare: Prepare, seed: int | None, skip_broken: bool):
-        self.split, self.prepare, self.seed, self.skip_broken = split, prepare, seed, skip_broken
+    torch raises that in the main process wherever it is just then, so callers have to ask as well.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    return DataError(
+        "a process that loads pictures was killed, perhaps for want of memory (in a container, of shared memory: "
+        "--shm-size); take fewer with --machine.workers, or none with 0"
+    )
+
+
+class _Pictures(Dataset[Any]):
+    """The side that runs in the worker processes.
+
+    `seed` is None where nothing is left to chance. `ahead`: how many pictures in front are there for mixing only;
+    another part reports them if they are broken.
+    """
+
+    def __init__(self, split: Split, prepare: Prepare, seed: int | None, skip_broken: bool, ahead: int = 0):
+        self.split, self.prepare, self.seed, self.skip_broken, self.ahead = split, prepare, seed, skip_broken, ahead
 
     def __getitem__(self, wanted: list[tuple[int, int]]) -> Batch | str:
         """The batch, or why there is none. (An exception would arrive wrapped in the worker's traceback.)"""
         images, indices, broken = [], [], []
-        for position, first_choice in wanted:
+        for number, (position, first_choice) in enumerate(wanted):
             index = first_choice
             for again in range(1, 101):
                 try:
@@ -148,37 +167,66 @@ class _Pictures(Dataset[Any]):
                 except PictureError as error:
                     if not self.skip_broken:
                         return f'{error} ({self.split.where(index)}); mend or remove it, or set data.broken to "skip"'
-                    broken.append((self.split.where(index), str(error)))
+                    if number >= self.ahead:
+                        broken.append((self.split.where(index), str(error)))
+                except MixerError as error:
+                    return f"{error} ({self.split.where(index)})"
                 if self.seed is None:
                     break  # each picture is wanted once: no other can stand for it
                 index = draw("instead", self.seed, position, again) % len(self.split)
             else:
                 return f"100 pictures in a row cannot be read, the last at {self.split.where(index)}"
         labels = torch.from_numpy(self.split.labels[indices].copy())
-        stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-        return Batch(stacked, labels, torch.tensor(indices), broken)
+        return Batch(self._stacked(images), labels, torch.tensor(indices, dtype=torch.int64), broken)
 
     def _picture(self, position: int, index: int) -> Tensor:
-        image = decode(self.split.read(index))
+        picture = pixels(self.split.read(index))
         if self.seed is not None:
             torch.default_generator.manual_seed(draw("picture", self.seed, position))
-        return self.prepare(image)
+        return self.prepare(picture)
+
+    def _stacked(self, images: list[Tensor]) -> Tensor:
+        if images:
+            return torch.stack(images)
+        return self.prepare(np.zeros((1, 1, 3), dtype=np.uint8))[None][:0]  # none, of the usual size
+
+
+def _together(parts: Iterator[Batch], steps: int, parts_a_step: int) -> Generator[list[Batch]]:
+    for _ in range(steps):
+        yield [next(parts) for _ in range(parts_a_step)]
 
 
 def _load(pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool) -> Iterator[Batch]:
-    loader = DataLoader(
-        pictures,
-        batch_size=None,
-        sampler=wanted,  # pyright: ignore[reportArgumentType] (an iterator is enough)
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_calm,
-    )
-    for batch in loader:
-        if isinstance(batch, str):
-            raise DataError(batch)
-        yield batch
+    try:
+        for batch in _started(pictures, wanted, workers, pin):
+            if isinstance(batch, str):
+                break
+            yield batch
+        else:
+            return
+    except RuntimeError as error:
+        raise lost_worker(error) or error from None
+    raise DataError(batch)  # out here the loop is over, and its processes with it
+
+
+def _started(
+    pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool
+) -> Iterator[Batch | str]:
+    with warnings.catch_warnings():
+        # Whoever asks for more processes than cores means it; and to fork beside its own threads is torch's own way.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", message="This process .* is multi-threaded", category=DeprecationWarning)
+        return iter(
+            DataLoader(
+                pictures,
+                batch_size=None,
+                sampler=wanted,  # pyright: ignore[reportArgumentType] (an iterator is enough)
+                num_workers=workers,
+                pin_memory=pin,
+                prefetch_factor=2 if workers else None,
+                worker_init_fn=_calm,
+            )
+        )
 
 
 def _calm(_: int) -> None:

@@ -87,7 +87,7 @@ def number(
         first = next(iter(distinct))
         classes = names or tuple(sorted(distinct[first]))
         for split, texts in distinct.items():
-            require_known(texts, classes, f"{source} ({split})", "classes.txt" if names else first)
+            require_known(texts, classes, f"{source} ({split})", "the list of classes" if names else first)
         position = {text: place for place, text in enumerate(classes)}
     return imagenet.readable(classes) or classes, {
         split: np.fromiter((position[text] for text in texts), np.int64, len(texts)) for split, texts in labels.items()

@@ -53,7 +53,7 @@ class Packed(Split):
     @cached_property
     def _where(self) -> Texts:
         text = (self.folder / f"{self.name}.where.txt").read_text("utf-8", "surrogateescape")
-        return Texts([json.loads(line) for line in text.splitlines()])
+        return Texts([json.loads(line) for line in text.split("\n") if line])
 
 
 def is_packed(folder: Path) -> bool:

@@ -1,16 +1,17 @@
-"""Making packed data sets: decode every picture once, and write what `packed` reads."""
+"""Making packed data sets: every picture is decoded once, and written as `packed` reads it."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,21 +19,20 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from mlpmixer import __version__
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.packed import MANIFEST, VERSION
 from mlpmixer.data.pictures import pixels
 from mlpmixer.data.preprocess import resize, short_side
-from mlpmixer.data.processes import cores
+from mlpmixer.data.processes import cores, each
 from mlpmixer.download import alone
-from mlpmixer.errors import DataError, MixerError, UsageError
+from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
 
 Shape = Literal["short_side", "stretch"]
+Policy = Literal["strict", "skip"]
 
-CHUNK = 32  # pictures that come from a worker process at once
+CHUNK = 32  # pictures that a process hands over at once
 
 
 def pack(
@@ -41,53 +41,156 @@ def pack(
     *,
     size: int | None = None,
     shape: Shape = "short_side",
-    policy: Literal["strict", "skip"] = "strict",
+    policy: Policy = "strict",
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Writes the data set to a new `folder`, whole or not at all, and returns it.
 
-    `size`: pixels to which the shorter side is reduced, keeping proportions ("short_side"; smaller pictures stay as
-    they are), or to which both sides are brought ("stretch"); None keeps all as they are. `policy`: whether a picture
-    that cannot be read stops it, or is left out and listed in the manifest. `workers`: processes; None: one a core.
+    `size`: pixels to which the shorter side is reduced, in proportion ("short_side"; smaller pictures stay as they
+    are), or to which both sides are brought ("stretch"); None keeps all sizes. `policy`: a picture that cannot be read
+    stops it, or is left out and listed in the manifest. `workers`: processes; None: one a core.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}: must be 1 pixel or more")
     folder = Path(folder).expanduser().absolute()
     shown = progress and sys.stderr.isatty()
+    workers = cores() if workers is None else workers
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with alone(folder, shown) as growing:
             if folder.exists():
                 raise DataError(f"{folder} is there already; choose another name, or delete it")
             shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
             growing.mkdir()
             try:
-                _fill(growing, dataset, size, shape, policy, cores() if workers is None else workers, shown)
+                _write(growing, dataset, size, shape, policy, workers, shown)
                 growing.rename(folder)
             finally:
                 shutil.rmtree(growing, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, MixerError):
-            raise
-        raise DataError(f"cannot write {folder}: {error.strerror}; choose a place with enough room") from error
+    except FetchError as error:  # of `alone`, which advises on downloads
+        refused = error.__cause__
+        assert isinstance(refused, OSError)
+        raise DataError(f"cannot write {folder}: {refused.strerror}; choose a place with enough room") from error
     return folder
 
 
-def _fill(
-    folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: str, workers: int, shown: bool
+def _write(
+    folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: Policy, workers: int, shown: bool
 ) -> None:
-    written = _Written(folder)
-    counts, left_out = {}, []
+    files, counts, left_out = {}, {}, []
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         for name, split in dataset.splits.items():
             task = bar.add_task(name, total=len(split))
-            kept, sizes = [], []
-            with written.open(f"{name}.pixels") as file:
-                for chunk in _chunks(split, size, shape, workers):
+            kept, sizes = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
+            with (
+                _new(folder / f"{name}.pixels", files) as file,
+                _new(folder / f"{name}.where.txt", files) as places,
+                closing(_chunks(split, size, shape, workers)) as chunks,
+            ):
+                for chunk in chunks:
                     if chunk.broken and policy == "strict":
-                        raise DataError(f"{chunk.broken[0]}; mend or remove it, or leave such pictures out")
-                    file.write(chunk.values.numpy())
-                    kept, sizes, left_out = kept + chunk.kept, sizes + chunk.sizes, left_out + chunk.broken
+                        raise DataError(f'{chunk.broken[0]}; mend or remove it, or choose the policy "skip"')
+                    file.write(chunk.values.data)
+                    for index in chunk.kept:
+                        line = json.dumps(split.where(index), ensure_ascii=False) + "\n"
+                        places.write(line.encode("utf-8", "surrogateescape"))
+                    kept.append(np.array(chunk.kept, np.int64))
+                    sizes.append(np.array(chunk.sizes, np.int32).reshape(-1, 2))
+                    left_out += chunk.broken
                     bar.advance(task, len(chunk.kept) + len(chunk.broken))
+            labels = split.labels[np.concatenate(kept)].astype(np.int64)
+            _save(folder / f"{name}.labels.npy", labels, files)
+            _save(folder / f"{name}.sizes.npy", np.concatenate(sizes), files)
+            counts[name] = len(labels)
+    manifest = {
+        "version": VERSION,
+        "made_by": f"mlpmixer {__version__}",
+        "source": dataset.source,
+        "size": size,
+        "shape": shape if size else None,
+        "classes": dataset.classes,
+        "splits": counts,
+        "left_out": left_out,
+        "files": files,
+    }
+    with _new(folder / MANIFEST, {}) as file:
+        file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
+
+
+class _File:
+    """Counts and digests what is written to it."""
+
+    def __init__(self, file: io.BufferedIOBase):
+        self.file, self.bytes, self.digest = file, 0, hashlib.sha256()
+
+    def write(self, content: bytes | memoryview) -> None:
+        self.file.write(content)
+        self.digest.update(content)
+        self.bytes += len(content)
+
+
+@contextmanager
+def _new(path: Path, files: dict[str, dict[str, int | str]]) -> Iterator[_File]:
+    """A file to write; when it is on the disk, its length and checksum are noted in `files`."""
+    with path.open("wb") as raw:
+        file = _File(raw)
+        yield file
+        raw.flush()
+        os.fsync(raw.fileno())
+    files[path.name] = {"bytes": file.bytes, "sha256": file.digest.hexdigest()}
+
+
+def _save(path: Path, array: np.ndarray, files: dict[str, dict[str, int | str]]) -> None:
+    content = io.BytesIO()
+    np.save(content, array)
+    with _new(path, files) as file:
+        file.write(content.getvalue())
+
+
+@dataclass
+class _Chunk:
+    """Some pictures: their values one after another, their heights and widths, their indices; why others are not."""
+
+    values: np.ndarray
+    sizes: list[tuple[int, int]]
+    kept: list[int]
+    broken: list[str]
+
+
+def _chunks(split: Split, size: int | None, shape: Shape, workers: int) -> Generator[_Chunk]:
+    """In order, whichever is done first."""
+    wanted = (range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))
+    early, due = {}, 0
+    with closing(each(partial(_read, split, size, shape), wanted, workers)) as done:
+        for indices, chunk in done:
+            if chunk is None:
+                first, last = split.where(indices[0]), split.where(indices[-1])
+                raise DataError(
+                    f"a picture between {first} and {last} kills the process that reads it; `mixer doctor` finds it"
+                )
+            early[indices.start] = chunk
+            while due in early:
+                yield early.pop(due)
+                due += CHUNK
+
+
+def _read(split: Split, size: int | None, shape: Shape, indices: range) -> _Chunk:
+    pictures, kept, broken = [], [], []
+    for index in indices:
+        try:
+            pictures.append(_sized(pixels(split.read(index)), size, shape))
+            kept.append(index)
+        except MixerError as error:
+            where = split.where(index)
+            broken.append(str(error) if where in str(error) else f"{where}: {error}")
+    values = np.concatenate([np.empty(0, np.uint8), *(picture.ravel() for picture in pictures)])
+    return _Chunk(values, [picture.shape[:2] for picture in pictures], kept, broken)
+
+
+def _sized(picture: np.ndarray, size: int | None, shape: Shape) -> np.ndarray:
+    height, width = picture.shape[:2]
+    if size is None or (shape == "short_side" and min(height, width) <= size):
+        return picture
+    wanted = (size, size) if shape == "stretch" else short_side(height, width, size)
+    return resize(torch.from_numpy(np.array(picture)).permute(2, 0, 1), wanted).permute(1, 2, 0).numpy()

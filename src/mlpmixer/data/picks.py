@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 
 from mlpmixer.data.chance import shuffled
-from mlpmixer.errors import DataError
 
 
 def share(labels: np.ndarray, part: float, seed: int) -> np.ndarray:
@@ -21,16 +20,16 @@ def share(labels: np.ndarray, part: float, seed: int) -> np.ndarray:
 
 
 def shots(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """`k` pictures of each class."""
-    fewest = np.bincount(labels).min() if len(labels) else 0
-    if fewest < k:
-        raise DataError(f"{k} pictures of each class were asked for, and one class has only {fewest}")
+    """`k` pictures of each class; every class has as many."""
     return _first_of_each(labels, lambda _: k, "shots", seed)
 
 
 def held_out(labels: np.ndarray, part: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is left, and what is held out: `part` of each class, to the nearest picture."""
-    held = _first_of_each(labels, lambda count: round(part * count), "held out", seed)
+    """What is left, and what is held out: `part` of each class, to the nearest picture and at least one, but not all.
+
+    Of a single picture, none is held out.
+    """
+    held = _first_of_each(labels, lambda count: min(max(1, round(part * count)), count - 1), "held out", seed)
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
@@ -45,9 +44,10 @@ def digest(picked: np.ndarray) -> str:
 
 
 def _first_of_each(labels: np.ndarray, how_many: Callable[[int], int], kind: str, seed: int) -> np.ndarray:
-    picked = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        order = shuffled(len(members), kind, seed, int(label))
+    found, counts = np.unique(labels, return_counts=True)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    picked = [np.arange(0)]
+    for label, members in zip(found.tolist(), by_class, strict=False):  # without labels there is one empty part
+        order = shuffled(len(members), kind, seed, label)
         picked.append(members[order[: how_many(len(members))]])
-    return np.sort(np.concatenate(picked)) if picked else np.arange(0)
+    return np.sort(np.concatenate(picked))

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 def each(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
-) -> Iterator[tuple[Task, Result | None]]:
+) -> Generator[tuple[Task, Result | None]]:
     """Every task with its result, in the order in which they are done; None where its process died of it.
 
     `workers`: how many processes; with 0, all happens here. `tasks` is read only as fast as they are done.

@@ -19,7 +19,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 from rich.console import Console
@@ -135,7 +135,7 @@ def open_addresses(spec: str) -> DataSet:
 def _cached(address: str) -> Path:
     name = PurePosixPath(urlsplit(address).path).name
     digest = hashlib.sha256(urljoin(address, "./").encode()).hexdigest()[:8]
-    return cache_folder() / "shards" / digest / unquote(name)
+    return cache_folder() / "shards" / digest / name
 
 
 def _data_set(source: str, shards: Sequence[tuple[Path, str]], names: tuple[str, ...] | None) -> DataSet:

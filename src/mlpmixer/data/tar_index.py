@@ -129,8 +129,9 @@ def _made(path: Path) -> TarIndex:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise DataError(f"{path} is damaged or cut short: the mark that ends a tar file is missing; make it again")
-        if alone := next((name for key, (rank, name, *_) in labels.items() if rank == 0 and key not in pictures), None):
-            raise DataError(f"{path} has {alone!r}, but no picture with that name ({' '.join(EXTENSIONS)})")
+        for key, (rank, name, _, _) in labels.items():
+            if key not in pictures and LABELS[rank] == ".cls":  # the others may be about something else
+                raise DataError(f"{path} has {name!r}, but no picture with that name ({' '.join(EXTENSIONS)})")
         if not pictures:
             raise DataError(f"{path} holds no pictures ({' '.join(EXTENSIONS)})")
         return TarIndex(

@@ -135,11 +135,16 @@ class StochasticDepth(nn.Module):
         self.rescale = rescale
 
     def forward(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        scale = self.scale(branch)
+        return branch if scale is None else branch * scale.to(branch.dtype)[:, None, None]
+
+    def scale(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, " B"] | None:
+        """What each example's branch is multiplied with, drawn anew; None: nothing is left to chance."""
         if not self.training or self.p == 0:
-            return branch
-        stays = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.p)
+            return None
+        stays = torch.empty(branch.shape[0], device=branch.device).bernoulli_(1 - self.p)
         # p = 1 leaves nothing that could be rescaled.
-        return branch * (stays / (1 - self.p) if self.rescale and self.p < 1 else stays)
+        return stays / (1 - self.p) if self.rescale and self.p < 1 else stays
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}" + (", rescale" if self.rescale else "")

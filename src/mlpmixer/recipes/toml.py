@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mlpmixer.errors import RecipeError, nearest
+from mlpmixer.errors import RecipeError
 from mlpmixer.recipe import Option, Recipe
 
 
 def read(path: str | os.PathLike[str]) -> Recipe:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise RecipeError(f"cannot read {os.fspath(path)}: {why}") from error
@@ -30,13 +32,16 @@ def read(path: str | os.PathLike[str]) -> Recipe:
 def loads(text: str, name: str = "the recipe") -> Recipe:
     try:
         given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, numbers without end, or brackets in brackets in brackets
         raise RecipeError(f"{name} is not TOML: {error}") from None
     return _build(Recipe, given, "", name)
 
 
 def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
-    """The recipe with other values, by dotted name. Texts are read as TOML would read them: `{"optim.lr": "1e-3"}`."""
+    """The recipe with other values, by dotted name: `{"optim.lr": 0.003}`.
+
+    Texts are read as TOML would read them, but for what people leave out: "1e-3" and ".001", "0.9,0.95", "cat,dog".
+    """
     for name, value in changes.items():
         recipe = _changed(recipe, name.split("."), value, name)
     return recipe
@@ -55,7 +60,7 @@ def dumps(recipe: Recipe, explain: bool = False) -> str:
             note = f"  # {notes[field.name]}" if field.name in notes else ""
             if isinstance(value, dict):
                 nested += ["", f"[{table.name}.{field.name}]{note}"] if value or explain else []
-                nested += [f"{key} = {_toml(one)}" for key, one in value.items()]
+                nested += [f"{_key(key)} = {_toml(one)}" for key, one in value.items()]
             else:
                 lines.append(f"{field.name} = {_toml(value)}{note}")
         lines += nested
@@ -100,103 +105,128 @@ def comments(part: type) -> dict[str, str]:
 
 
 def _changed(part: Any, path: list[str], value: Any, name: str) -> Any:
+    """`part` of a recipe with another value at `path` below it; `name` is the whole path from the recipe on."""
     first, *rest = path
     if isinstance(part, dict):
-        return {**part, ".".join(path): _read_as(Option, value, name)}
+        if not all(path):
+            raise RecipeError(f"{name!r} names no line")
+        return {**part, ".".join(path): _read(Option, value, name)}
     kinds = get_type_hints(type(part))
     if first not in kinds:
-        raise RecipeError(_unknown(name, type(part), first))
-    if not rest:
-        if dataclasses.is_dataclass(kinds[first]) or get_origin(kinds[first]) is dict:
-            raise RecipeError(f"{name} is a table; change one of its lines, such as {name}.KEY")
-        return dataclasses.replace(part, **{first: _read_as(kinds[first], value, name)})
+        raise RecipeError(_unknown(name, name.removesuffix(".".join(path)), type(part), path))
     inner = getattr(part, first)
-    if not (dataclasses.is_dataclass(inner) or isinstance(inner, dict)):
+    is_table = dataclasses.is_dataclass(inner) or isinstance(inner, dict)
+    if not rest:
+        if is_table:
+            raise RecipeError(f"{name} is a table; change one of its lines, such as {name}.KEY")
+        return dataclasses.replace(part, **{first: _read(kinds[first], value, name)})
+    if not is_table:
         raise RecipeError(f"{name}: there is nothing below {name.removesuffix('.' + '.'.join(rest))}")
     return dataclasses.replace(part, **{first: _changed(inner, rest, value, name)})
 
 
 def _build(kind: type, given: Any, prefix: str, source: str) -> Any:
+    """A part of a recipe from a table of TOML; `prefix` is where it stands, "" or such as "optim."."""
     if not isinstance(given, dict):
-        raise RecipeError(f"{source}: {prefix or 'it'} must be a table")
+        raise RecipeError(f"{source}: {prefix.removesuffix('.')} must be a table, not {_shown(given)}")
     kinds = get_type_hints(kind)
     values = {}
     for key, value in given.items():
-        name = f"{prefix}.{key}" if prefix else key
+        name = prefix + _key(key)
         if key not in kinds:
-            raise RecipeError(f"{source}: {_unknown(name, kind, key)}")
+            raise RecipeError(f"{source}: {_unknown(name, prefix, kind, [key])}")
         inner = kinds[key]
         if dataclasses.is_dataclass(inner):
-            values[key] = _build(inner, value, name, source)  # pyright: ignore[reportArgumentType] (a class)
+            values[key] = _build(inner, value, f"{name}.", source)  # pyright: ignore[reportArgumentType] (a class)
+        elif get_origin(inner) is dict:
+            if not isinstance(value, dict):
+                raise RecipeError(f"{source}: {name} must be a table, not {_shown(value)}")
+            option = get_args(inner)[1]
+            values[key] = {k: _as(option, v, f"{source}: {name}.{_key(k)}") for k, v in value.items()}
         else:
-            values[key] = _read_as(inner, value, f"{source}: {name}")
+            values[key] = _as(inner, value, f"{source}: {name}")
     return kind(**values)
 
 
-def _unknown(name: str, kind: type, key: str) -> str:
-    near = nearest(key, [field.name for field in dataclasses.fields(kind)])
-    if not near:  # right name, wrong table?
-        homes = [full for full in fields() if full.split(".")[-1] == key]
-        near = f"; did you mean '{homes[0]}'?" if homes else nearest(name, fields())
-    return f"a recipe has no '{name}'{near}"
+def _unknown(name: str, prefix: str, kind: type, path: list[str]) -> str:
+    """What to say of a line that is not there: perhaps it stands in another table, or is spelt otherwise."""
+    key, *rest = path
+    homes = {full: full.split(".")[-1] for full in fields()}
+    meant = [full for full, last in homes.items() if last == key]
+    if not meant and (near := get_close_matches(key, [field.name for field in dataclasses.fields(kind)], n=1)):
+        meant = [prefix + ".".join([*near, *rest])]
+    if not meant and (near := get_close_matches(key, homes.values(), n=1)):
+        meant = [full for full, last in homes.items() if last == near[0]]
+    hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+    return f"a recipe has no {name!r}{hint}"
 
 
-def _read_as(kind: Any, value: Any, name: str) -> Any:
-    """`value`, or the text of it, as the type of a field; strictly."""
-    if (isinstance(value, str) and not _takes_text(kind)) or (isinstance(value, str) and kind == Option):
-        value = _from_text(value)
-    fitted = _fit(kind, value)
-    if fitted is _MISFIT:
-        raise RecipeError(f"{name} must be {_words(kind)}, not {_toml(value)}")
-    return fitted
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """`value`, or what a text says, as the type of a field."""
+    if isinstance(value, str) and kind is not str and get_origin(kind) is not Literal:
+        listed = kind == tuple[str, ...] and not value.lstrip().startswith("[")
+        value = _texts(value) if listed else _value(value)
+    return _as(kind, value, name)
 
 
-def _from_text(text: str) -> Any:
-    """As TOML reads it; lists may come without brackets, and what is no TOML is a plain text."""
+def _texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _value(text: str) -> Any:
+    """As TOML reads it; but lists may come without brackets, and numbers as Python has them, such as .001 and 3."""
     for candidate in (text, f"[{text}]", text.lower()):
         try:
-            return tomllib.loads(f"value = {candidate}")["value"]
-        except tomllib.TOMLDecodeError:
+            given = tomllib.loads(f"value = {candidate}")
+        except (ValueError, RecursionError):
             continue
+        if [*given] == ["value"]:  # not a text with lines of its own
+            return given["value"]
     try:
-        return float(text)  # 1e-3 is TOML, .001 and 3. are not
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         return text
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _as(kind: Any, value: Any, name: str) -> Any:
+    """`value` as the type of a field, or a `RecipeError`."""
+    fitted = _fit(kind, value)
+    if fitted is _MISFIT:
+        raise RecipeError(_printable(f"{name} must be {_words(kind)}, not {_shown(value)}"))
+    return fitted
 
 
 _MISFIT = object()
 
 
 def _fit(kind: Any, value: Any) -> Any:
+    """`value` as a `kind`, or `_MISFIT`. Whole numbers pass for others and back; one thing passes for a list of one."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value if value in inner else _MISFIT
     if origin in (Union, UnionType):
-        return next((fitted for one in inner if (fitted := _fit(one, value)) is not _MISFIT), _MISFIT)
+        fits = [fitted for one in inner if (fitted := _fit(one, value)) is not _MISFIT]
+        return next((fitted for fitted in fits if type(fitted) is type(value)), fits[0] if fits else _MISFIT)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            value = [value]
-        kinds = [inner[0]] * len(value) if inner[1:] == (...,) else [*inner]
-        if len(kinds) != len(value):
+        items = [*value] if isinstance(value, list | tuple) else [value]
+        kinds = [inner[0]] * len(items) if inner[1:] == (...,) else [*inner]
+        if len(kinds) != len(items):
             return _MISFIT
-        fitted = tuple(_fit(one, item) for one, item in zip(kinds, value, strict=True))
-        return _MISFIT if _MISFIT in fitted else fitted
-    if origin is dict:
-        if not isinstance(value, dict):
+        fitted = tuple(_fit(one, item) for one, item in zip(kinds, items, strict=True))
+        return _MISFIT if any(item is _MISFIT for item in fitted) else fitted
+    if kind in (int, float) and type(value) in (int, float):
+        if kind is int or type(value) is int:
+            fits = -(2**63) <= value < 2**63 and (kind is float or value % 1 == 0)  # what TOML promises to hold
+        else:
+            fits = math.isfinite(value)
+        return kind(value) if fits else _MISFIT
+    if kind is str and isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # a file name that is no Unicode, which TOML cannot say
             return _MISFIT
-        fitted = {key: _fit(inner[1], item) for key, item in value.items()}
-        return _MISFIT if _MISFIT in fitted.values() else fitted
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
     return value if type(value) is kind else _MISFIT
-
-
-def _takes_text(kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return True
-    return kind is str or (get_origin(kind) is UnionType and str in get_args(kind) and kind != Option)
 
 
 def _words(kind: Any) -> str:
@@ -205,7 +235,8 @@ def _words(kind: Any) -> str:
         return " or ".join(json.dumps(one) for one in inner)
     if origin is tuple:
         if inner[1:] == (...,):
-            return f"a list of {_words(inner[0]).removeprefix('a ').removeprefix('an ')}s"
+            word = _words(inner[0]).removeprefix("a ").removeprefix("an ")
+            return f"a list of {word}" if word.endswith("]") else f"a list of {word}s"
         return "[" + ", ".join(_words(one) for one in inner) + "]"
     if kind == Option:
         return "true, a number, a text or a list of integers"
@@ -222,5 +253,21 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(one) for one in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
-    return repr(value)
+        return "{" + ", ".join(f"{_key(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return hex(value)  # a number of more than 4,300 digits would be refused as str
+    return str(value)
+
+
+def _key(key: str) -> str:
+    """Bare where TOML allows it."""
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _shown(value: Any) -> str:
+    text = _toml(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -14,13 +14,16 @@ A file is there whole or not at all; lines are added, and what was not finished 
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlpmixer.errors import RunError
 
@@ -48,8 +51,9 @@ class RunFolder:
         with lock:
             if fcntl is not None:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                    # Not flock: the processes that load pictures would inherit it, and they outlive a kill by seconds.
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
                     raise RunError(f"another process is running in {self.path}; wait for it, or --folder") from None
                 except OSError:
                     pass  # some network file systems have no locks
@@ -61,28 +65,44 @@ class RunFolder:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     def result(self) -> dict[str, Any] | None:
+        """What was measured in the end; None while the run is not finished."""
         path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged; delete it, and the run measures its weights again") from error
 
     def write(self, name: str, content: str | dict[str, Any]) -> None:
         """The whole file at once."""
         if not isinstance(content, str):
-            content = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        write_whole(self.path / name, content.encode())
+            content = _json(content, indent=1) + "\n"
+        with _whole(self.path / name) as part:
+            part.write_bytes(_bytes(content))
+
+    def copy(self, source: Path, target: Path) -> None:
+        """The whole file at once."""
+        with _whole(target) as part:
+            shutil.copyfile(source, part)
 
     def metrics(self) -> list[dict[str, Any]]:
         return list(_lines(self.path / "metrics.jsonl"))
 
+    def broken(self) -> list[dict[str, Any]]:
+        return list(_lines(self.path / "broken.jsonl"))
+
     def begin(self, step: int, recipe: str, machine: dict[str, Any], picks: dict[str, Any]) -> None:
         """Or go on after `step`: what was noted later is forgotten, since it will happen again."""
+        for left in (*self.path.glob(".*.part"), *self.path.glob(".*.safetensors.*")):  # of a process that was killed
+            left.unlink(missing_ok=True)
         self.write("recipe.toml", recipe)
         self.write("machine.json", machine)
         self.write("picks.json", picks)
         for name in ("metrics.jsonl", "broken.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(path) if line["step"] <= step]
-                write_whole(path, "".join(kept).encode())
+                self.write(name, "".join(_json(line) + "\n" for line in _lines(path) if _is_before(line, step)))
 
     def note(self, step: int, kind: str, **values: Any) -> None:
         """A line of metrics; `time` is in seconds since 1970."""
@@ -92,25 +112,54 @@ class RunFolder:
         self._append("broken.jsonl", {"step": step, "picture": where, "why": why})
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        path, content = self.path / name, _bytes(_json(line) + "\n")
+        try:
+            with path.open("ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    if file.write(content) < len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(before)  # half a line would spoil the next one
+                    raise
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}; make room") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be filled; it gets that name when all of it is on the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            sync(file)
-        part.replace(path)
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror}; make room and start again: it goes on") from error
+        raise RunError(f"cannot write {path}: {error.strerror}; make room, and the same command goes on") from error
 
 
-def sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _json(values: dict[str, Any], indent: int | None = None) -> str:
+    """JSON has no word for what is no number: it becomes null."""
+    return json.dumps(_without_nan(values), indent=indent, ensure_ascii=False)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a file's name may be no text, and JSON reads it back so
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_before(line: dict[str, Any], step: int) -> bool:
+    """Whether a line was noted up to the checkpoint of that step; what is noted in the end comes after the last."""
+    return line["step"] <= step and not str(line.get("kind")).startswith("final")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -118,8 +167,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for text in file:
             try:
-                yield json.loads(line)
+                line = json.loads(text)
             except json.JSONDecodeError:
                 continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield line

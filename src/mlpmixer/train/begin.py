@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from mlpmixer.errors import RecipeError
 from mlpmixer.models import create
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
@@ -15,15 +16,20 @@ from mlpmixer.weights.load import glance, load
 def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
     """In training mode, with the passport that its weights will carry. The head stays if the classes are the same."""
     wanted = recipe.model
+    for said, option in {"the data": "num_classes", "model.image_size": "image_size"}.items():
+        if option in wanted.options:
+            raise RecipeError(f"model.options cannot set {option}: {said} says it")
     size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else None
-    if wanted.weights:
-        kept = glance(wanted.weights).passport.classes == classes
-        head: dict[str, Any] = {} if kept else {"num_classes": len(classes), "fresh": ("head",)}
-        options: dict[str, Any] = {**wanted.options}
-        model = load(wanted.weights, image_size=size, resize=wanted.resize, **head, **options)
-        model.float()
-    else:
-        model = create(wanted.name, num_classes=len(classes), image_size=size, **wanted.options)
+    options: dict[str, Any] = {**wanted.options}
+    try:
+        if wanted.weights:
+            if glance(wanted.weights).passport.classes != classes:
+                options |= {"num_classes": len(classes), "fresh": ("head",)}
+            model = load(wanted.weights, image_size=size, resize=wanted.resize, **options).float()
+        else:
+            model = create(wanted.name, num_classes=len(classes), image_size=size, **options)
+    except TypeError as error:
+        raise RecipeError(f"model.options has a value of the wrong kind: {error}") from error
     origin = {"recipe": recipe.name, "data": recipe.data.source}
     if wanted.weights:
         origin["from"] = wanted.weights

@@ -20,6 +20,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_map_only
@@ -29,26 +30,33 @@ from mlpmixer.train.team import Team
 
 SUMS = "sums.json"
 
-# One process is what is meant where there is one.
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
 
 class Checkpoints:
+    """To be entered: on leaving, what is being written is finished first, whatever happened."""
+
     def __init__(self, folder: Path, team: Team, keep: int):
         self.folder, self.team, self.keep = folder, team, keep
         # Another thread talks over a line of its own.
         self.line: Any = dist.new_group(backend="gloo") if team.ranks > 1 else None
         self.writer: threading.Thread | None = None
-        self.trouble: Exception | None = None
+        self.trouble: BaseException | None = None
+        # One process is what is meant where there is one.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         if team.is_first:
             for left in [*folder.glob(".writing-*"), *folder.glob(".deleting-*")]:
                 shutil.rmtree(left, ignore_errors=True)
         team.wait()
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
     def save(self, step: int, state: dict[str, Any]) -> str | None:
         """Copies `state` now, and writes the copy while training goes on. What went wrong with the one before."""
         trouble = self.wait()
-        copied = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), state)
+        copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
         self.writer = threading.Thread(target=self._write, args=(step, copied), name=f"checkpoint {step}")
         self.writer.start()
         return trouble
@@ -59,30 +67,46 @@ class Checkpoints:
             self.writer.join()
             self.writer = None
         trouble, self.trouble = self.trouble, None
-        if trouble is None:
-            return None
-        why = getattr(trouble, "strerror", None) or str(trouble).splitlines()[0]
-        return f"cannot write a checkpoint to {self.folder} ({why})"
+        return None if trouble is None else f"cannot write a checkpoint to {self.folder} ({_why(trouble)})"
 
     def finish(self) -> None:
         if trouble := self.wait():
             raise RunError(f"{trouble}; make room, and the same command goes on from the one before")
 
+    def newest(self) -> int:
+        """Its step; 0 if there is none."""
+        self.wait()
+        return max(self._steps(), default=0)
+
     def restore(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         """Reads the newest whole checkpoint into the tensors of `state`. Its step, 0 if there is none; and warnings."""
-        newest, damaged = self._newest() if self.team.is_first else (0, [])
+        newest, damaged = self._newest_whole() if self.team.is_first else (0, [])
         newest = self.team.told(newest)
         if newest:
-            load(state, checkpoint_id=self._path(newest), no_dist=self.team.ranks == 1)
+            try:
+                load(state, checkpoint_id=self._path(newest), no_dist=self.team.ranks == 1)
+            except CheckpointException as error:
+                raise RunError(
+                    f"{self._path(newest)} is not what this version reads ({_why(error)}); go on with the version that "
+                    "wrote it, or choose another folder: --folder"
+                ) from error
         return newest, damaged
 
-    def _newest(self) -> tuple[int, list[str]]:
-        damaged = []
+    def _newest_whole(self) -> tuple[int, list[str]]:
+        """Damaged ones lose their names, or they would count among those that are kept."""
+        damaged = {}
         for step in sorted(self._steps(), reverse=True):
-            if (fault := _fault(self._path(step))) is None:
-                return step, damaged
-            damaged.append(f"{self._path(step)} is damaged ({fault}); going on from the one before")
-        return 0, damaged
+            fault = _fault(self._path(step))
+            if fault is None:
+                break
+            aside = self.folder / f"damaged-{step:09}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self._path(step).rename(aside)
+            damaged[self._path(step)] = fault
+        else:
+            step = 0
+        instead = f"going on from step {step}" if step else "there is no other: starting anew"
+        return step, [f"{path} is damaged ({fault}); {instead}" for path, fault in damaged.items()]
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
         growing = self.folder / f".writing-{step:09}"
@@ -95,13 +119,11 @@ class Checkpoints:
                     json.dump(sums, file)
                     file.flush()
                     os.fsync(file.fileno())
-                if self._path(step).exists():  # a damaged one
-                    self._delete(self._path(step))
                 growing.rename(self._path(step))
                 for old in sorted(self._steps())[: -self.keep]:
                     self._delete(self._path(old))
-        except Exception as error:  # told to the main thread, which knows whom to tell
-            self.trouble = error
+        except (Exception, CheckpointException) as error:  # told to the main thread, which knows whom to tell
+            self.trouble = error.with_traceback(None)  # which would hold the copy of all weights
             if self.team.is_first:
                 shutil.rmtree(growing, ignore_errors=True)
 
@@ -121,13 +143,22 @@ class Checkpoints:
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint on the disk."""
     try:
-        sums = json.loads((path / SUMS).read_text())
+        sums = dict(json.loads((path / SUMS).read_text()))
         for name, expected in sums.items():
             if _sum(path / name) != expected:
                 return f"{name} is not as it was written"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or "its sums cannot be read"
-    return None
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
+    except (ValueError, TypeError):
+        return f"{SUMS} cannot be read"
+    return None if sums else f"{SUMS} is empty"
+
+
+def _why(error: BaseException) -> str:
+    """In one line; of an error in several processes, the first one's."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _sum(path: Path) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -13,61 +14,77 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlpmixer.data.dataset import Split
+from mlpmixer.data.choose import Pictures
 from mlpmixer.data.loader import Batch
 from mlpmixer.errors import RunError
 from mlpmixer.recipe import Recipe
 from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.team import Team
 
-EXPLODED = 5.0  # times the mean loss of the first lines
+EXPLODED = 5.0  # times the mean loss of the first line, or that of not knowing anything, whichever is more
 
 
 class Diary:
-    """Losses stay on the device until `look`, since reading one makes the device wait."""
+    """Losses stay on the device until `look`, since reading one makes the device wait. To be entered, and left."""
 
     def __init__(
-        self, run: RunFolder, recipe: Recipe, pictures: Split, flops: float, rate: float, team: Team, bar: Bar
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        pictures: Pictures,
+        speeds: tuple[float, float],
+        team: Team,
+        checkpoints: Checkpoints,
+        bar: Bar,
     ):
-        """flops: of a training step, for one picture. rate: the most of them that a device could do in a second."""
-        self.run, self.recipe, self.pictures, self.team, self.bar = run, recipe, pictures, team, bar
-        self.flops, self.rate = flops, rate * team.ranks
-        self.per_epoch = len(pictures) / recipe.train.batch_size  # steps
-        before = [line["loss"] for line in run.metrics() if line["kind"] == "train"]
-        self.first = before[0] if before else None
-        self.broken = 0
-        self.board = _tensorboard(run) if team.is_first else None
+        """speeds: floating-point operations of a training step for one picture, and the most that a device could do in
+        a second."""
+        self.run, self.recipe, self.team, self.checkpoints, self.bar = run, recipe, team, checkpoints, bar
+        self.pictures = pictures.train
+        self.flops, self.rate = speeds[0], speeds[1] * team.ranks
+        self.per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
+        self.ignorance = math.log(len(pictures.classes))
+        before = run.metrics()
+        self.first: float | None = next((line["loss"] for line in before if line["kind"] == "train"), None)
+        self.broken = {line["picture"] for line in run.broken()}
+        self.board = _tensorboard(run, before[-1]["step"] if before else 0) if team.is_first else None
         self._turn_the_page()
+
+    def __enter__(self) -> Diary:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def step(self, step: int, loss: Tensor, norm: Tensor, parts: Sequence[Batch]) -> None:
         self.losses.append(loss)
-        self.norm = norm
+        self.norms.append(norm)
         self.seen.append(torch.cat([part.indices for part in parts]))
-        self.broken += sum(len(part.broken) for part in parts)
-        for part in parts:
-            for where, why in part.broken:
-                self.run.note_broken(step, where, why)
+        self.list_broken(step, [pair for part in parts for pair in part.broken])
         self.bar.at(step)
 
     def look(self, step: int, lr: float) -> None:
         """Writes down what happened since the last look. Stops the run if it has lost its way."""
         losses = (self.team.total(torch.stack(self.losses)) / self.team.ranks).tolist()
+        norms = torch.stack(self.norms).tolist()
         seconds = time.perf_counter() - self.since
         mean, speed = sum(losses) / len(losses), len(losses) * self.recipe.train.batch_size / seconds
-        self._check(step - len(losses), losses, mean)
+        self._check(step - len(losses) + 1, losses, norms)
         if self.first is None:
             self.first = mean
         values = {
             "epoch": step / self.per_epoch,
             "loss": mean,
             "lr": lr,
-            "norm": float(self.norm),
+            "norm": norms[-1],
             "images_per_s": speed,
             "mfu": speed * self.flops / self.rate,
         }
         self.note(step, "train", values)
-        skipped = f"  {self.broken} broken" if self.broken else ""
+        skipped = f"  {len(self.broken)} broken" if self.broken else ""
         self.bar.at(step, f"loss {mean:.3f}  lr {lr:.2g}  {speed:,.0f} images/s  MFU {values['mfu']:.0%}{skipped}")
         self._turn_the_page()
 
@@ -85,37 +102,62 @@ class Diary:
 
     def note(self, step: int, kind: str, values: dict[str, Any]) -> None:
         if self.team.is_first:
-            self.run.note(step, kind, **{name: _short(value) for name, value in values.items()})
+            with self._bearing_it():
+                self.run.note(step, kind, **{name: _short(value) for name, value in values.items()})
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"{kind}/{name}", value, step)
 
-    def _check(self, begin: int, losses: list[float], mean: float) -> None:
+    def list_broken(self, step: int, pictures: Iterable[tuple[str, str]]) -> None:
+        """Each (where, why) once, when this process first meets it."""
+        for where, why in pictures:
+            if where not in self.broken:
+                self.broken.add(where)
+                with self._bearing_it():
+                    self.run.note_broken(step, where, why)
+
+    @contextmanager
+    def _bearing_it(self) -> Iterator[None]:
+        """A line that cannot be written is no reason to lose what is learnt."""
+        try:
+            yield
+        except RunError as error:
+            self.bar.warn(str(error))
+
+    def _check(self, begin: int, losses: list[float], norms: list[float]) -> None:
+        """`begin`: the step of the first of them."""
         lost = [n for n, loss in enumerate(losses) if not math.isfinite(loss)]
-        if lost:
-            how = f"the loss is {losses[lost[0]]}"
-        elif self.first is not None and mean > EXPLODED * self.first:
-            lost, how = [losses.index(max(losses))], f"the loss has grown from {self.first:.3g} to {mean:.3g}"
+        # With fp16, a gradient that has overflown is left out, and the next one is scaled less.
+        blown = [n for n, norm in enumerate(norms) if not math.isfinite(norm) and self.recipe.train.precision != "fp16"]
+        mean = sum(losses) / len(losses)
+        if lost and lost[0] <= min(blown, default=lost[0]):
+            which, how = lost[0], f"the loss is {losses[lost[0]]}"
+        elif blown:
+            which, how = blown[0], f"the gradient's norm is {norms[blown[0]]}"
+        elif self.first is not None and mean > EXPLODED * max(self.first, self.ignorance):
+            which, how = losses.index(max(losses)), f"the loss has grown from {self.first:.3g} to {mean:.3g}"
         else:
             return
-        step = begin + lost[0]
-        files = [self.pictures.where(int(index)) for index in self.seen[lost[0]]]
+        files = [self.pictures.where(index) for index in dict.fromkeys(self.seen[which].tolist())]
         if self.team.ranks > 1:
             shares: list[list[str]] = [[]] * self.team.ranks
             dist.all_gather_object(shares, files)
             files = [file for share in shares for file in share]
+        last = begin + len(losses) - 1
         if self.team.is_first:
-            report = {"steps": [begin, begin + len(losses)], "losses": [repr(x) for x in losses], "pictures": files}
-            self.run.write("diverged.json", report)
-        last = max((int(path.name[5:]) for path in self.run.checkpoints.glob("step-*")), default=None)
+            window = {"losses": [repr(x) for x in losses], "norms": [repr(x) for x in norms]}
+            self.run.write("diverged.json", {"steps": [begin, last], **window, "pictures": files})
+        newest = self.checkpoints.newest()
+        good = f"the last good checkpoint is that of step {newest}" if newest else "no checkpoint was written yet"
         raise RunError(
-            f"{how} at step {step} (steps {begin} to {begin + len(losses)} are in {self.run.path}/diverged.json, with "
-            f"the {len(files)} pictures of that one); {_good(last)}; try a lower optim.lr, a longer "
-            "optim.warmup_steps, or optim.clip 1"
+            f"{how} at step {begin + which} (steps {begin} to {last} are in {self.run.path}/diverged.json, with the "
+            f"{len(files)} pictures of that one); {good}; try a lower optim.lr, a longer optim.warmup_steps, or "
+            "optim.clip 1, in another --folder"
         )
 
     def _turn_the_page(self) -> None:
         self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
         self.seen: list[Tensor] = []
         self.since = time.perf_counter()
 
@@ -132,17 +174,14 @@ def off_the_curve(curve: Sequence[tuple[float, float]], band: float, epoch: floa
     return None
 
 
-def _good(step: int | None) -> str:
-    return "no checkpoint was written yet" if step is None else f"the last good checkpoint is that of step {step}"
-
-
 def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def _tensorboard(run: RunFolder) -> Any:
+def _tensorboard(run: RunFolder, step: int) -> Any:
+    """What stands there of later steps than `step` is not shown any more: they come again."""
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.path / "tensorboard"))
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)

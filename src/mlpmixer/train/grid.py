@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.errors import RecipeError
+from mlpmixer.errors import RecipeError, RunError, RunStopped
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
@@ -32,20 +32,32 @@ def search(
 ) -> list[Point]:
     """Runs all points, or goes on with those that are not finished; the best on the dev split comes first.
 
-    axes: dotted names of a recipe's lines, with the values to try.
+    axes: dotted names of a recipe's lines, with the values to try. A point whose loss is lost is left out.
     """
     if recipe.data.dev == "":
         raise RecipeError("a grid picks by the dev split, and data.dev says that there is none")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     # All of them are checked before the first one starts.
     recipes = [toml.change(recipe, combination) for combination in combinations]
-    points = []
+    points: list[Point] = []
+    lost: list[dict[str, Any]] = []
     for combination, one in zip(combinations, recipes, strict=True):
         own = Path(folder) / ",".join(f"{name}={value}" for name, value in combination.items())
-        points.append(Point(combination, fit(one, own, quiet=quiet)))
+        try:
+            points.append(Point(combination, fit(one, own, quiet=quiet)))
+        except RunError as error:
+            if isinstance(error, RunStopped) or not (own / "diverged.json").exists():
+                raise
+            lost.append({**combination, "why": str(error)})
+    if not points:
+        raise RunError(f"all {len(lost)} points lost their loss, the last so: {lost[-1]['why']}")
     points.sort(key=lambda point: -point.score)
     RunFolder(folder).write(
         "grid.json",
-        {"picked": str(points[0].result.folder), "points": [{**p.values, "dev": p.result.dev} for p in points]},
+        {
+            "picked": str(points[0].result.folder),
+            "points": [{**p.values, "dev": p.result.dev} for p in points],
+            "lost": lost,
+        },
     )
     return points

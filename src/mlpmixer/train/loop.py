@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,8 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.check import check
 from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.accidents import explained
+from mlpmixer.train.allocator import keep_freed_memory
 from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary
@@ -63,8 +64,15 @@ class Result:
 def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
     """Runs `recipe` in `folder`, or goes on with what is there. `quiet`: nothing is shown but warnings."""
     check(recipe)
+    keep_freed_memory()
     run = RunFolder(folder)
-    with joined(recipe.machine) as team, alone_in(run, team), Stop() as stop:
+    with (
+        joined(recipe.machine) as team,
+        explained(team),
+        alone_in(run, team),
+        Stop() as stop,
+        Checkpoints(run.checkpoints, team, recipe.machine.keep) as checkpoints,
+    ):
         refuse_another_recipe(run, recipe)
         if (result := run.result()) is not None:
             return Result(run.path, run.weights, result["dev"], result["test"])
@@ -75,17 +83,16 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         torch.manual_seed(recipe.train.seed)
         model = begin(recipe, pictures.classes)
         update = Update(recipe, model, steps, team)
-        checkpoints = Checkpoints(run.checkpoints, team, recipe.machine.keep)
         state = State(update)
         begun, warnings = state.restore(checkpoints)
         if team.is_first:
             run.begin(begun, toml.dumps(recipe), describe_machine(team), pictures.record)
+        team.wait()
 
-        workers = usual_workers() if recipe.machine.workers < 0 else recipe.machine.workers
         loading = {
             "skip_broken": recipe.data.broken == "skip",
             "share": Share(team.rank, team.ranks),
-            "workers": workers,
+            "workers": usual_workers() if recipe.machine.workers < 0 else recipe.machine.workers,
             "pin": team.device.type == "cuda",
         }
         batches = train_batches(
@@ -98,33 +105,40 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             seed=recipe.train.seed,
             **loading,
         )
+        at_once = recipe.machine.micro_batch or recipe.train.batch_size // team.ranks
+        whole = {**loading, "batch_size": min(at_once, 256)}  # of splits that are looked at from end to end
 
-        with Bar(steps, begun, quiet or not team.is_first) as bar:
+        with (
+            closing(batches),
+            Bar(steps, begun, quiet or not team.is_first) as bar,
+            Diary(run, recipe, pictures, speeds(recipe, model, team), team, checkpoints, bar) as diary,
+        ):
             for warning in warnings:
                 bar.warn(warning)
-            diary = Diary(run, recipe, pictures.train, *speeds(recipe, model, team), team, bar)
             for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
                 loss, norm = update(step - 1, parts)
                 diary.step(step, loss, norm, parts)
-                stopping, last = team.agree(stop.asked), step == steps
 
-                if stopping or last or step % recipe.machine.log_every == 0:
+                stopping, last = team.agree(stop.asked), step == steps
+                measuring = pictures.dev is not None and (last or crosses(step, recipe.evaluation.every * per_epoch))
+                saving = stopping or last or step % recipe.machine.save_every == 0
+                if measuring or saving or step % recipe.machine.log_every == 0:
+                    # Before anything is kept: this stops a run whose weights are no numbers any more.
                     diary.look(step, lr_at(step - 1, steps, recipe.optim))
 
-                if pictures.dev is not None and (last or crosses(step, recipe.evaluation.every * per_epoch)):
+                if measuring and pictures.dev is not None:
                     began = time.perf_counter()
+                    broken = partial(diary.list_broken, step)
                     with averaged(update):
-                        found = measured(update.predict, model, pictures.dev, team, loading)
+                        found = measured(update.predict, model, pictures.dev, team, whole, broken)
                     diary.found(step, "dev", found)
                     if found["top1"] > state.best:
                         state.best.fill_(found["top1"])
                         keep(update, run.best)
                     diary.pause(time.perf_counter() - began)
 
-                if stopping or last or step % recipe.machine.save_every == 0:
-                    trouble = checkpoints.save(step, state.dict())
-                    if trouble:
-                        bar.warn(f"{trouble}; the one before still stands, and the next will be tried")
+                if saving and (trouble := checkpoints.save(step, state.dict())):
+                    bar.warn(f"{trouble}; the one before still stands, and the next will be tried")
                 if stopping and not last:
                     checkpoints.finish()
                     raise RunStopped(f"stopped after step {step} of {steps}; it is saved, and the same command goes on")
@@ -132,22 +146,20 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
 
             if recipe.train.keep == "best" and pictures.dev is not None:
                 if team.is_first:
-                    shutil.copyfile(run.best, run.weights)
+                    run.copy(run.best, run.weights)
             else:
                 keep(update, run.weights)
             team.wait()
             # What is measured in the end is what is on the disk, read as anybody will read it.
             model = load(run.weights).to(team.device)
-            dev, test = (
-                measured(model, model, split, team, loading) if split is not None else None
-                for split in (pictures.dev, pictures.test)
-            )
-            for name, found in {"dev": dev, "test": test}.items():
-                if found is not None:
+            final: dict[str, dict[str, float] | None] = {"dev": None, "test": None}
+            for name, split in {"dev": pictures.dev, "test": pictures.test}.items():
+                if split is not None:
+                    final[name] = found = measured(model, model, split, team, whole, partial(diary.list_broken, steps))
                     diary.found(steps, f"final {name}", found)
             if team.is_first:
-                run.write("result.json", {"steps": steps, "dev": dev, "test": test})
-    return Result(run.path, run.weights, dev, test)
+                run.write("result.json", {"steps": steps, **final})
+    return Result(run.path, run.weights, final["dev"], final["test"])
 
 
 def alone_in(run: RunFolder, team: Team) -> AbstractContextManager[None]:
@@ -187,15 +199,24 @@ def keep(update: Update, path: Path) -> None:
 
 
 def measured(
-    predict: Callable[[Tensor], Tensor], model: Classifier, split: Split, team: Team, loading: dict[str, Any]
+    predict: Callable[[Tensor], Tensor],
+    model: Classifier,
+    split: Split,
+    team: Team,
+    loading: dict[str, Any],
+    list_broken: Callable[[list[tuple[str, str]]], None],
 ) -> dict[str, float]:
     """How often `predict` is right on pictures that are prepared as `model` wants them; the devices share the work."""
     assert model.passport is not None
     how, training = model.passport.preprocessing, model.training
-    batches = all_batches(split, partial(prepare, how=how), batch_size=256, **loading)
-    ready = ((normalise(batch.images.to(team.device), how), batch.labels) for batch in batches)
+
+    def ready() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in all_batches(split, partial(prepare, how=how), **loading):
+            list_broken(batch.broken)
+            yield normalise(batch.images.to(team.device), how), batch.labels
+
     model.eval()
     with torch.no_grad():
-        totals = count_right(predict, ready)
+        totals = count_right(predict, ready())
     model.train(training)
     return accuracy(team.total(totals))

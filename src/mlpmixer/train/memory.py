@@ -15,8 +15,10 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def advice(at_once: int, attempt: Callable[[int], object]) -> RunError:
-    """Tries half as many, and half of that, until `attempt(pictures)` goes through."""
+def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
+    """Tries half as many, and half of that, until `attempt(pictures)` goes through. None: only says what to try."""
+    if attempt is None:
+        return RunError(f"out of memory with {at_once} pictures at once; try --machine.micro_batch {at_once // 2 or 1}")
     fits = at_once // 2
     while fits:
         gc.collect()

@@ -7,28 +7,47 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from mlpmixer.recipe import Optim
 from mlpmixer.train.lamb import Lamb
 
 
 def optimiser_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
-    """Only kernels are decayed: maps and convolutions, not biases and not the scales of normalisation."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kernels = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    """Only kernels are decayed: maps and convolutions, not biases, scales of normalisation or position embeddings."""
+    kernels, others = [], []
+    for name, parameter in model.named_parameters():
+        is_kernel = name.split(".")[-1] == "weight" and parameter.ndim > 1
+        (kernels if is_kernel else others).append(parameter)
     groups = [{"params": kernels, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return OPTIMISERS[how.name]([group for group in groups if group["params"]], how)
+    # One pass over all weights, where they are whole arrays.
+    fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    optimiser = OPTIMISERS[how.name](groups, how, fused)
+    _fill(optimiser)
+    return optimiser
 
 
-OPTIMISERS: dict[str, Callable[[list, Optim], torch.optim.Optimizer]] = {
+OPTIMISERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
     # torch's AdamW shrinks kernels by lr · decay a step. The authors' Adam shrinks them by their own decay times the
     # schedule, apart from lr: their 1e-4 at lr 0.001 is 0.1 here.
-    "adamw": lambda groups, how: torch.optim.AdamW(groups, how.lr, how.betas),
-    "adam": lambda groups, how: torch.optim.Adam(groups, how.lr, how.betas),
-    "sgd": lambda groups, how: torch.optim.SGD(groups, how.lr, how.momentum),
-    "lamb": lambda groups, how: Lamb(groups, how.lr, how.betas),
+    "adamw": lambda groups, how, fused: torch.optim.AdamW(groups, how.lr, how.betas, fused=fused),
+    "adam": lambda groups, how, fused: torch.optim.Adam(groups, how.lr, how.betas, fused=fused),
+    "sgd": lambda groups, how, fused: torch.optim.SGD(groups, how.lr, how.momentum, fused=fused),
+    "lamb": lambda groups, how, _: Lamb(groups, how.lr, how.betas),
 }
+
+
+def _fill(optimiser: torch.optim.Optimizer) -> None:
+    """Makes its state as it is before the first step, so that there is something to restore or to save at any time."""
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0  # `lr_at` sets it anew for each step
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad()
+    for state in optimiser.state.values():
+        for tensor in state.values():
+            tensor.zero_()
 
 
 def lr_at(step: int, steps: int, how: Optim) -> float:

@@ -22,14 +22,16 @@ from mlpmixer.recipe import Optim
 def look_uphill(parameters: Sequence[nn.Parameter], gradients: Callable[[], object], how: Optim, lr: float) -> None:
     """Turns the gradients at w into those of SAM or GSAM. They may be scaled, both alike, as fp16 wants it.
 
-    gradients: computes them anew, at the same pictures with the same dropout. lr: this step's; GSAM's rho falls with it
-    from `rho` to `rho_min`.
+    gradients: computes them anew, at the same pictures with the same dropout. lr: this step's; as it falls to the last
+    one, GSAM's rho falls from `rho` to `rho_min`.
     """
     trained = [p for p in parameters if p.grad is not None]
     first = gradients_of(trained)
     rho = how.rho
     if how.sharpness == "gsam":
-        rho = how.rho_min + (how.rho - how.rho_min) * lr / how.lr
+        last = how.lr * how.final
+        left = max(lr - last, 0.0) / (how.lr - last) if last < how.lr else 1.0
+        rho = how.rho_min + (how.rho - how.rho_min) * left
     there = rho / (inner(first, first).sqrt() + 1e-12)
     here = [p.detach().clone() for p in trained]
     for p, gradient in zip(trained, first, strict=True):

@@ -23,11 +23,11 @@ from mlpmixer.train.update import Update
 
 
 class State:
-    """`best` is the highest share of the dev split that was right so far."""
+    """`best` is the highest share of the dev split that was right so far; below 0 before any was measured."""
 
     def __init__(self, update: Update):
         self.update = update
-        self.best = torch.zeros((), dtype=torch.float64)
+        self.best = torch.tensor(-1.0, dtype=torch.float64)
 
     def dict(self) -> dict[str, Any]:
         """The tensors themselves, not copies."""

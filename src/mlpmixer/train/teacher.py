@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmixer.data.torchvision_guard import ensure_torchvision
-from mlpmixer.errors import RecipeError
+from mlpmixer.errors import RecipeError, nearest
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
 from mlpmixer.weights.load import load
@@ -33,7 +35,7 @@ class Teacher:
                 raise RecipeError(
                     f"the teacher {source} knows other classes than the data; a teacher must know the same"
                 )
-        self.model.to(device).eval().requires_grad_(requires_grad=False)
+        self.model.to(device).float().eval().requires_grad_(requires_grad=False)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -46,24 +48,29 @@ class Teacher:
             images = (images * std + mean - to_mean) / to_std
         if tuple(images.shape[2:]) != self.wants.crop:
             images = F.interpolate(images, size=self.wants.crop, mode="bilinear", antialias=True)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.model(images)
+        return self.model(images)
 
 
-def _from_timm(name: str, num_classes: int) -> tuple[torch.nn.Module, Preprocessing]:
+def _from_timm(source: str, num_classes: int) -> tuple[torch.nn.Module, Preprocessing]:
     ensure_torchvision()
     try:
         import timm
         from timm.data.config import resolve_model_data_config
     except ModuleNotFoundError:
         raise RecipeError("a teacher of timm's needs timm: pip install timm") from None
-    name, _, file = name.partition("=")
+    name, _, file = source.partition("=")
     if not timm.is_model(name):
-        raise RecipeError(f"timm has no model '{name}'")
+        raise RecipeError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
     try:
-        model = timm.create_model(name, pretrained=not file, checkpoint_path=file, num_classes=num_classes)
-    except (RuntimeError, OSError) as error:
-        raise RecipeError(f"timm cannot load {name}: {str(error).splitlines()[0]}") from error
+        model: Any = timm.create_model(name, pretrained=not file, checkpoint_path=file, num_classes=num_classes)
+    except Exception as error:  # timm reads, downloads and unpickles, and each fails in ways of its own
+        why = " ".join(str(error).split())
+        raise RecipeError(f"timm cannot load {source}: {why[:200] or type(error).__name__}") from error
+    if not file and model.pretrained_cfg["num_classes"] != num_classes:
+        raise RecipeError(
+            f"the teacher timm:{source} has {model.pretrained_cfg['num_classes']} classes and the data {num_classes}; "
+            "a teacher must know the same: timm:NAME=FILE takes weights of your own"
+        )
     wants = resolve_model_data_config(model)
     height, width = wants["input_size"][1:]
     return model, Preprocessing(crop=(height, width), mean=tuple(wants["mean"]), std=tuple(wants["std"]))

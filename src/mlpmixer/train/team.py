@@ -60,7 +60,14 @@ def joined(machine: Machine) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    except ValueError as error:
+        raise UsageError(
+            f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they meet: start "
+            "them with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield Team(device, dist.get_rank(), dist.get_world_size())
     finally:
@@ -74,4 +81,7 @@ def device_of(name: str, local: int = 0) -> torch.device:
         raise UsageError(f"machine.device is cpu, cuda or auto, not '{name}'")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError("this machine, or its torch, has no CUDA; use --machine.device cpu")
-    return torch.device(f"cuda:{local}" if name == "cuda" else name)
+    try:
+        return torch.device(f"cuda:{local}" if name == "cuda" else name)
+    except RuntimeError:
+        raise UsageError(f"machine.device is cpu, cuda, cuda:N or auto, not '{name}'") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -15,7 +18,9 @@ from mlpmixer.data.chance import draw
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.mix import mix_of, mixes
 from mlpmixer.data.preprocess import normalise
+from mlpmixer.engines import native
 from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
 from mlpmixer.train.loss import as_targets, distance_to, loss_of
 from mlpmixer.train.memory import advice, ran_out
@@ -28,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Update:
-    """`model` holds the weights; `forward` runs it, compiled or spread over devices as the recipe wants.
+    """`model` holds the weights; `alone` and `together` run it, on this device and over all.
 
     Nothing here remembers more than the weights, the optimiser and the average: all chance is drawn from the step.
     """
@@ -38,7 +43,8 @@ class Update:
         self.recipe, self.steps, self.team = recipe, steps, team
         self.preprocessing = model.passport.preprocessing
         self.model = model.to(team.device)
-        self.forward = spread(self.model, recipe.machine, team)
+        self.alone = quickest(self.model, recipe, team)
+        self.together = spread(self.alone, self.model, recipe.machine, team)
         self.optimiser = optimiser_of(self.model, recipe.optim)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=recipe.train.precision == "fp16")
         self.teacher = Teacher(recipe.loss.teacher, model, team.device) if recipe.loss.teacher else None
@@ -49,13 +55,14 @@ class Update:
         try:
             return self.learn(step, parts)
         except (RuntimeError, MemoryError) as error:
-            if not ran_out(error) or self.team.ranks > 1:
+            if not ran_out(error):
                 raise
         # Outside of `except`, where the traceback would keep what filled the memory.
         self.optimiser.zero_grad()
         ahead = int(mixes(self.recipe.augment))
         at_once = len(parts[0].labels) - ahead
-        raise advice(at_once, lambda fewer: self.gradients(step, [parts[0].first(fewer + ahead)]))
+        alone = self.team.ranks == 1  # others would have to try the same
+        raise advice(at_once, (lambda fewer: self.learn(step, [parts[0].first(fewer + ahead)])) if alone else None)
 
     def learn(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         how = self.recipe.optim
@@ -67,6 +74,7 @@ class Update:
             look_uphill([*self.model.parameters()], lambda: self.gradients(step, parts), how, lr)
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if how.clip:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, norm)
         self.scaler.step(self.optimiser)
@@ -93,7 +101,7 @@ class Update:
             images, targets = mix(images, targets) if mix else (images[ahead:], targets[ahead:])
             with self.in_step(last=number == len(parts)):
                 with self.autocast():
-                    logits = self.forward(images)
+                    logits = self.together(images)
                 loss = self.loss(logits, images, targets).sum() / share
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -104,12 +112,14 @@ class Update:
         own = loss_of(logits, targets, how)
         if self.teacher is None:
             return own
-        return own * (1 - how.teacher_share) + distance_to(self.teacher(images), logits, how) * how.teacher_share
+        with self.autocast():
+            theirs = self.teacher(images)
+        return own * (1 - how.teacher_share) + distance_to(theirs, logits, how) * how.teacher_share
 
     def predict(self, images: Tensor) -> Tensor:
         """As in training: in the recipe's precision, on this device alone."""
         with self.autocast():
-            return self.model(images)
+            return self.alone(images)
 
     def autocast(self) -> AbstractContextManager[object]:
         precision = self.recipe.train.precision
@@ -117,21 +127,34 @@ class Update:
 
     def in_step(self, *, last: bool) -> AbstractContextManager[object]:
         """Devices exchange gradients once a step, with the last part."""
-        if isinstance(self.forward, DistributedDataParallel) and not last:
-            return self.forward.no_sync()
+        if isinstance(self.together, DistributedDataParallel) and not last:
+            return self.together.no_sync()
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)
         return nullcontext()
 
 
-def spread(model: Classifier, machine: Machine, team: Team) -> nn.Module:
-    """The same model over all devices: whole copies that average their gradients, or a share of it on each."""
-    if team.ranks > 1 and machine.parallel == "fsdp":
-        for block in getattr(model, "blocks", []):
-            fully_shard(block)
-        fully_shard(model)
+def quickest(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
+    """What computes the model's function on one device: our own kernels where they can, else the model itself."""
+    machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
+    sharded = team.ranks > 1 and machine.parallel == "fsdp"
+    if machine.kernels and bf16 and not sharded and native.why_not(model) is None:
+        assert isinstance(model, Mixer)
+        return native.Native(model)
     if machine.compile:
-        model.compile()
-    if team.ranks > 1 and machine.parallel == "ddp":
-        return DistributedDataParallel(model)
+        with warnings.catch_warnings():  # the compiler's own parts are older than it likes
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+            model.compile()
     return model
+
+
+def spread(runner: nn.Module, model: Classifier, machine: Machine, team: Team) -> nn.Module:
+    """The same over all devices: whole copies that average their gradients, or a share of the model on each."""
+    if team.ranks > 1 and machine.parallel == "fsdp":
+        mesh = init_device_mesh(team.device.type, (team.ranks,))
+        for block in getattr(model, "blocks", []):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    if team.ranks > 1 and machine.parallel == "ddp":
+        return DistributedDataParallel(runner)
+    return runner

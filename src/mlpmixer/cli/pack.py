@@ -1,0 +1,54 @@
+"""`mixer pack`: decode once, read quickly ever after."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def pack(
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    shape: Literal["short_side", "stretch"] = "short_side",
+    policy: Literal["strict", "skip"] = "strict",
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    json: bool = False,
+) -> None:
+    """Decode all pictures of a data set into a folder from which training reads them quickly.
+
+    Args:
+        data: A data set: a known name, a folder of pictures, a list, shards.
+        folder: The new folder. It goes wherever a data set does.
+        size: Reduce the shorter side to N pixels; without it, pictures keep their sizes.
+        shape: With --size, keep proportions (and never enlarge), or bring every picture to N by N pixels.
+        policy: When a picture cannot be read, stop, or leave it out and say so.
+        workers: How many processes decode; by default as many as cores.
+        json: Print JSON.
+    """
+    from mlpmixer import data as data_sets
+    from mlpmixer.data.packed import read_manifest
+    from mlpmixer.data.packing import pack as write
+
+    started = time.monotonic()
+    path = write(data_sets.open(data), folder, size=size, shape=shape, policy=policy, workers=workers)
+    seconds = time.monotonic() - started
+    manifest = read_manifest(path)
+    size_in_bytes = sum(file["bytes"] for file in manifest["files"].values())
+    for why in manifest["left_out"]:
+        print(f"mixer: left out: {why}", file=sys.stderr)
+    if json:
+        _print_json({"folder": str(path), "bytes": size_in_bytes, "seconds": round(seconds, 3), **manifest})
+        return
+    counts = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
+    print(f"{path}: {counts}; {size_in_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
+
+
+def _print_json(found: dict[str, object]) -> None:
+    print(json.dumps(found, ensure_ascii=False))

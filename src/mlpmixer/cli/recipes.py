@@ -1,0 +1,44 @@
+"""`mixer recipes`: what can be trained, and how."""
+
+from __future__ import annotations
+
+import json as as_json
+from dataclasses import asdict
+from typing import Annotated
+
+import tyro
+
+from mlpmixer.cli.output import print_table
+
+
+def recipes(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
+    /,
+    json: bool = False,
+) -> None:
+    """List the recipes, or print one as a file to change and train: mixer recipes NAME > my.toml
+
+    Args:
+        name: Only this recipe, as TOML that says what each line means.
+        json: Print JSON.
+    """
+    from mlpmixer.recipes import RECIPES, find, toml
+
+    if name is not None:
+        recipe = find(name)
+        print(_json(asdict(recipe)) if json else toml.dumps(recipe, explain=True).removesuffix("\n"))
+        return
+    found = [find(name) for name in RECIPES]
+    rows = [{"name": recipe.name, **asdict(recipe.about)} for recipe in found]
+    if json:
+        print(_json(rows))
+        return
+    print_table(
+        ["recipe", "what, on what hardware, and what to expect"],
+        [[row["name"], "\n".join(filter(None, (row["what"], row["hardware"], row["expect"])))] for row in rows],
+        note="`mixer recipes NAME` prints one whole, with the command that runs it.",
+    )
+
+
+def _json(value: object) -> str:
+    return as_json.dumps(value, indent=2, ensure_ascii=False)

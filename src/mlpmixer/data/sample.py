@@ -1,0 +1,52 @@
+"""The pictures of a data set that are looked at together, across its splits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlpmixer.data.chance import shuffled
+from mlpmixer.data.dataset import DataSet
+from mlpmixer.data.pictures import Picture
+from mlpmixer.errors import MixerError, UsageError
+
+
+@dataclass(frozen=True)
+class Place:
+    split: str
+    where: str
+    label: str
+
+
+class Sample:
+    """The pictures of all splits in one row, or `limit` of them. `split` and `labels`: (N,) positions."""
+
+    def __init__(self, data: DataSet, limit: int | None = None):
+        if limit is not None and limit < 1:
+            raise UsageError(f"at least 1 picture must be looked at, not {limit}")
+        self.data = data
+        counts = [len(split) for split in data.splits.values()]
+        chosen = np.arange(sum(counts))
+        if limit is not None and limit < len(chosen):
+            chosen = np.sort(shuffled(len(chosen), "doctor")[:limit])
+        ends = np.cumsum(counts)
+        self.split = np.searchsorted(ends, chosen, side="right")
+        self.index = chosen - (ends - counts)[self.split]
+        self.labels = np.concatenate([split.labels for split in data.splits.values()])[chosen]
+        self._splits = tuple(data.splits.items())
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, position: int) -> Picture | None:
+        try:
+            picture = self._splits[self.split[position]][1].read(int(self.index[position]))
+        except (MixerError, OSError):
+            return None
+        return os.fspath(picture) if isinstance(picture, os.PathLike) else picture
+
+    def place(self, position: int) -> Place:
+        name, split = self._splits[self.split[position]]
+        return Place(name, split.where(int(self.index[position])), self.data.classes[self.labels[position]])

@@ -1,0 +1,100 @@
+"""Recipes for one machine: data sets that come with the package or are fetched, and photographs of your own.
+
+`photos` goes on from weights that have seen millions of pictures, and is the one to begin with; `photos_from_scratch`
+is for those who want to know what that is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Recipe, Train
+from mlpmixer.recipes.at_once import AT_ONCE
+
+
+def fashion_mnist() -> Recipe:
+    """The demonstration: pictures that come with the package, and minutes on any machine."""
+    return Recipe(
+        name="fashion_mnist",
+        about=About(
+            what="A Mixer of 0.15 M parameters learns clothes, from pictures that come with the package.",
+            command="mixer train fashion_mnist",
+            hardware="meant for 2 cores",
+        ),
+        model=Model(name="mixer_pico"),
+        data=Data(source="fashion_mnist_small", dev="5%", test="test"),
+        augment=Augment(crop="pad", padding=2, flip=True),
+        evaluation=Evaluation(resize=28),
+        loss=Loss(smoothing=0.1),
+        optim=Optim(name="adamw", lr=0.002, weight_decay=0.1, clip=1.0, warmup_steps=100, schedule="cosine"),
+        train=Train(epochs=20.0, batch_size=256, precision="fp32"),  # quick on processors without bf16, too
+    )
+
+
+def cifar10() -> Recipe:
+    """From nothing, with fewer than 0.7 M parameters."""
+    return Recipe(
+        name="cifar10",
+        about=About(
+            what="A Mixer of 0.6 M parameters on CIFAR-10, from scratch.",
+            command="mixer train cifar10",
+            hardware="meant for a GPU, or 2 cores and patience",
+        ),
+        model=Model(name="mixer_nano", options={"channels": 128, "token_hidden": 64, "channel_hidden": 256}),
+        data=Data(source="cifar10", dev="2%", test="test"),
+        augment=Augment(crop="pad", padding=4, flip=True, policy="auto_augment_cifar10", cutmix=1.0, mix_chance=0.5),
+        evaluation=Evaluation(resize=32),
+        loss=Loss(smoothing=0.1),
+        optim=Optim(name="adamw", lr=0.002, weight_decay=0.1, clip=1.0, warmup_steps=1_000, schedule="cosine"),
+        train=Train(epochs=300.0, batch_size=256),
+    )
+
+
+def cifar100() -> Recipe:
+    recipe = cifar10()
+    return replace(
+        recipe,
+        name="cifar100",
+        about=replace(
+            recipe.about, what="A Mixer of 0.6 M parameters on CIFAR-100, from scratch.", command="mixer train cifar100"
+        ),
+        data=replace(recipe.data, source="cifar100"),
+    )
+
+
+def photos() -> Recipe:
+    """The paper's way to fine-tune on Pets and Flowers, in batches an eighth as large, at an eighth of the rate."""
+    return Recipe(
+        name="photos",
+        about=About(
+            what="Your photographs, some hundreds or thousands in a folder for each class, from published weights.",
+            command="mixer train photos --data.source my-photos --model.weights mixer_b16.imagenet21k",
+            hardware="meant for a GPU; 2 cores take hours",
+        ),
+        model=Model(name="mixer_b16", weights="mixer_b16.imagenet21k", image_size=(224,)),
+        data=Data(source="my-photos", dev="10%", test="auto"),
+        augment=Augment(crop="resize", flip=True),
+        optim=Optim(
+            name="sgd", lr=0.004, momentum=0.9, weight_decay=0.0, clip=1.0, warmup_steps=100, schedule="cosine"
+        ),
+        train=Train(steps=500, batch_size=64),
+        machine=Machine(micro_batch=AT_ONCE["mixer_b16", 224]),
+    )
+
+
+def photos_from_scratch() -> Recipe:
+    """Patches of 16 pixels, as in the paper's larger models, under a small one; mixed pictures and many epochs."""
+    return Recipe(
+        name="photos_from_scratch",
+        about=About(
+            what="Your photographs, some thousands in a folder for each class, from scratch.",
+            command="mixer train photos_from_scratch --data.source my-photos",
+            hardware="meant for 2 cores or a GPU",
+        ),
+        model=Model(name="mixer_nano", image_size=(224,), options={"patch_size": 16, "stochastic_depth": 0.1}),
+        data=Data(source="my-photos", dev="10%", test="auto"),
+        augment=Augment(crop="inception", area=(0.25, 1.0), flip=True, mixup=0.3),
+        loss=Loss(smoothing=0.1),
+        optim=Optim(name="adamw", lr=0.001, weight_decay=0.1, clip=1.0, warmup_steps=200, schedule="cosine"),
+        train=Train(epochs=100.0, batch_size=64),
+    )

@@ -1,0 +1,130 @@
+"""`picture_of`: a finished run at a glance, as one SVG."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mlpmixer.data.choose import choose
+from mlpmixer.data.dataset import Part
+from mlpmixer.data.pictures import decode
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.errors import MixerError, RunError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.predict.predictor import Predictor
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.report import svg, tiles
+from mlpmixer.report.chart import Series, line_chart
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.weights.load import load
+
+LOOKED_AT = 1000  # pictures, evenly over the split: enough to find bad mistakes, quick on any machine
+COLUMNS = 5
+
+
+def picture_of(folder: str | os.PathLike[str]) -> Path:
+    """Draws how the run went and what its model says of some pictures into the folder's picture.svg."""
+    run = RunFolder(folder)
+    if run.recipe is None:
+        raise RunError(f"there is no run in {run.path}; name a folder that `mixer train` has written")
+    result = run.result()
+    if result is None:
+        raise RunError(f"the run in {run.path} is not finished; the command that began it goes on with it")
+    recipe = toml.loads(run.recipe, f"{run.path}/recipe.toml")
+    model = load(run.weights)
+    drawings = [svg.heading(recipe.name, summary(run, recipe, model)), *curves(run, recipe)]
+    try:
+        drawings += predictions(recipe, model)
+    except MixerError as error:  # the pictures may be on another machine; the curves are worth having without them
+        drawings.append(svg.heading("", [f"No pictures are shown: {error}"]))
+    run.write("picture.svg", svg.document(svg.stacked(drawings), f"The run {recipe.name}"))
+    return run.path / "picture.svg"
+
+
+def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
+    result = run.result() or {}
+    measured = {split: result[split] for split in ("test", "dev") if result.get(split)}
+    lines = [
+        f"{found['top1']:.1%} of {found['count']:,.0f} {split} pictures right".replace("%", " %")
+        for split, found in measured.items()
+    ]
+    machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
+    steps = [line for line in run.metrics() if line["kind"] == "train"]
+    seconds = sum(
+        (line["step"] - before) * recipe.train.batch_size / line["images_per_s"]
+        for before, line in zip([0, *(line["step"] for line in steps)], steps, strict=False)
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = f"{steps[-1]['epoch']:,.1f}".removesuffix(".0") + f" epochs in {duration(seconds)}"
+    return [*lines[:1], f"{model.name}, {parameters:,} parameters; {trained}", machine["processor"]]
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
+    lines = run.metrics()
+    loss = [(line["epoch"], line["loss"]) for line in lines if line["kind"] == "train"]
+    dev = [(line["epoch"], 100 * line["top1"]) for line in lines if line["kind"] == "dev"]
+    drawings = [line_chart("Training loss, nats", [Series("loss", loss)], across="epochs")]
+    if dev:
+        series = [Series("this run", dev)]
+        if recipe.about.curve:
+            series.append(Series(f"expected ± {recipe.about.band:g}", recipe.about.curve, recipe.about.band))
+        drawings.append(line_chart("Right on the dev split, %", series, across="epochs"))
+    return drawings
+
+
+def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
+    """A row of pictures that are named right, each of another class, and one of the mistakes made most confidently."""
+    pictures = choose(recipe.data)
+    name, split = ("test", pictures.test) if pictures.test is not None else ("dev", pictures.dev)
+    if split is None:
+        return []
+    split = Part(split, np.linspace(0, len(split), min(LOOKED_AT, len(split)), endpoint=False).astype(np.int64))
+    predictor = Predictor(model, top=1)
+    found = predictor([split.read(number) for number in range(len(split))])
+    truth = [pictures.classes[label] for label in split.labels]
+
+    firsts: dict[str, int] = {}
+    wrong = []
+    for number, (one, true) in enumerate(zip(found, truth, strict=True)):
+        if one.label == true:
+            firsts.setdefault(true, number)
+        else:
+            wrong.append(number)
+    wrong.sort(key=lambda number: -found[number].score)
+
+    def picture(number: int) -> Image.Image:
+        """As the model sees it."""
+        how = predictor.preprocessing
+        pixels = prepare(decode(split.read(number), at_least=how.resize), how)
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    right_tiles = [
+        tiles.Tile(picture(number), [found[number].label, sure(found[number].score)], "right")
+        for number in [*firsts.values()][:COLUMNS]
+    ]
+    wrong_tiles = [
+        tiles.Tile(
+            picture(number),
+            [found[number].label, sure(found[number].score), f"is {truth[number]}"],
+            "wrong",
+        )
+        for number in wrong[:COLUMNS]
+    ]
+    of = f"of {len(split):,} {name} pictures"
+    rows = {f"Right answers, {of}": right_tiles, f"The most confident wrong answers, {of}": wrong_tiles}
+    return [tiles.row(title, row, columns=COLUMNS) for title, row in rows.items() if row]
+
+
+def sure(score: float) -> str:
+    return "over 99 % sure" if score > 0.995 else f"{score:.0%} sure".replace("%", " %")

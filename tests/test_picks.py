@@ -1,0 +1,209 @@
+"""Which pictures of a data set a run gets to see."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mlpmixer.data import picks
+from mlpmixer.data.choose import Pictures, choose
+from mlpmixer.data.dataset import Split
+from mlpmixer.errors import DataError
+from mlpmixer.recipe import Data
+
+some_labels = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
+seeds = st.integers(0, 3)
+
+
+def counts(labels: np.ndarray, picked: np.ndarray) -> dict[int, int]:
+    return {int(label): int((labels[picked] == label).sum()) for label in np.unique(labels)}
+
+
+class TestPicks:
+    @given(some_labels, seeds)
+    def test_shares_lie_within_larger_ones(self, labels: np.ndarray, seed: int):
+        three, ten, thirty, whole = (picks.share(labels, part, seed) for part in (0.03, 0.1, 0.3, 1.0))
+        assert {*three} <= {*ten} <= {*thirty} <= {*whole} == {*range(len(labels))}
+        assert [*ten] == sorted({*ten})
+
+    @given(some_labels, st.floats(0.01, 1), seeds)
+    def test_a_share_is_even_over_classes(self, labels: np.ndarray, part: float, seed: int):
+        for label, count in counts(labels, picks.share(labels, part, seed)).items():
+            assert count == max(1, round(part * (labels == label).sum()))
+
+    @given(some_labels, seeds)
+    def test_shots_lie_within_more_shots(self, labels: np.ndarray, seed: int):
+        labels = np.concatenate([labels, np.repeat(np.unique(labels), 5)])
+        one, five = picks.shots(labels, 1, seed), picks.shots(labels, 5, seed)
+        assert {*one} <= {*five}
+        assert {*counts(labels, five).values()} == {5}
+
+    @given(some_labels, st.floats(0.01, 0.99), seeds)
+    def test_what_is_held_out_is_not_left(self, labels: np.ndarray, part: float, seed: int):
+        left, held = picks.held_out(labels, part, seed)
+        assert sorted([*left, *held]) == [*range(len(labels))]
+        for label, count in counts(labels, held).items():
+            members = (labels == label).sum()
+            assert count < members
+            assert abs(count - part * members) <= 0.5 or count in (1, members - 1)
+
+    def test_what_is_held_out_is_the_same_for_any_share_of_the_rest(self):
+        labels = np.arange(1000) % 7
+        left, held = picks.held_out(labels, 0.02, seed=0)
+        assert not {*left[picks.share(labels[left], 0.03, 0)]} & {*held}
+
+    def test_seeds_differ_and_nothing_else_does(self):
+        labels = np.arange(1000) % 10
+        np.random.default_rng().random()  # no hidden state
+        assert [*picks.share(labels, 0.1, 1)] == [*picks.share(labels, 0.1, 1)]
+        assert [*picks.share(labels, 0.1, 1)] != [*picks.share(labels, 0.1, 2)]
+        assert [*picks.share(labels, 0.1, 1)] != [*picks.shots(labels, 10, 1)]
+
+    def test_the_choice_is_pinned(self):
+        """Another order would silently change what a recipe means."""
+        labels = np.arange(100) % 10
+        assert picks.digest(picks.share(labels, 0.3, 0)) == "a73973a9d5110179"
+        assert picks.digest(picks.shots(labels, 3, 0)) == "8acac5532dadc7a7"
+        assert picks.digest(picks.held_out(labels, 0.3, 0)[1]) == "84ba7394c4e5728c"
+
+    def test_only(self):
+        assert [*picks.only(np.array([3, 1, 2, 1]), np.array([1, 3]))] == [0, 1, 3]
+
+    def test_of_nothing_there_is_nothing(self):
+        nothing = np.zeros(0, dtype=np.int64)
+        assert len(picks.share(nothing, 0.5, 0)) == len(picks.shots(nothing, 1, 0)) == 0
+        assert [len(part) for part in picks.held_out(nothing, 0.5, 0)] == [0, 0]
+
+
+Photos = Callable[..., Data]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    """A folder with as many pictures of each class as are asked for, by split if any; each has a grey of its own."""
+
+    def make(**counts: int) -> Data:
+        for name, count in counts.items():
+            folder = tmp_path / "photos" / name.replace("_", "/")
+            folder.mkdir(parents=True)
+            for n in range(count):
+                Image.new("L", (2, 2), n).save(folder / f"{n:03}.png")
+        return Data(source=str(tmp_path / "photos"))
+
+    return make
+
+
+def names(split: Split | None) -> list[str]:
+    assert split is not None
+    return ["/".join(split.where(i).split("/")[-2:]) for i in range(len(split))]
+
+
+def refused(how: Data) -> str:
+    with pytest.raises(DataError) as caught:
+        choose(how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestChoose:
+    def test_without_other_splits_some_of_train_is_held_out(self, photos: Photos):
+        found = choose(photos(cat=100, dog=50))
+        assert (len(found.train), found.test) == (147, None)
+        assert sorted(name.split("/")[0] for name in names(found.dev)) == ["cat", "cat", "dog"]
+        assert not {*names(found.train)} & {*names(found.dev)}
+
+    def test_splits_that_are_there_are_taken(self, photos: Photos):
+        found = choose(photos(train_cat=4, train_dog=4, val_cat=1, val_dog=2, test_cat=3, test_dog=3))
+        assert found.dev is not None
+        assert found.test is not None
+        assert (len(found.train), len(found.dev), len(found.test)) == (8, 3, 6)
+
+    def test_splits_by_name(self, photos: Photos):
+        how = photos(train_cat=10, train_dog=10, val_cat=1, val_dog=2, test_cat=3, test_dog=3)
+        found = choose(replace(how, train="val", dev="", test="train"))
+        assert (len(found.train), found.dev) == (3, None)
+        assert names(found.test)[-1] == "dog/009.png"
+        found = choose(replace(how, train="test"))  # which then is not looked at in the end
+        assert (names(found.dev)[0], found.test) == ("cat/000.png", None)
+        assert len(names(choose(replace(how, dev="20%")).dev)) == 4
+
+    def test_few_pictures_still_leave_one_of_each_class_for_dev(self, photos: Photos):
+        found = choose(photos(cat=3, dog=2, fox=1))
+        assert sorted(name.split("/")[0] for name in names(found.dev)) == ["cat", "dog"]
+
+    def test_classes_are_numbered_as_they_are_listed(self, photos: Photos):
+        how = photos(train_cat=5, train_dog=5, train_fox=5, test_cat=2, test_dog=2, test_fox=2)
+        found = choose(replace(how, classes=("fox", "cat")))
+        assert found.classes == ("fox", "cat")
+        for split in (found.train, found.dev, found.test):
+            assert split is not None
+            assert [found.classes[label] for label in split.labels] == [name.split("/")[0] for name in names(split)]
+        assert len(names(found.test)) == 4
+
+    def test_share_and_shots(self, photos: Photos):
+        how = photos(cat=60, dog=30)
+        assert len(choose(replace(how, share=0.5)).train) == 44
+        assert len(choose(replace(how, shots=3)).train) == 6
+        assert names(choose(replace(how, shots=3)).dev) == names(choose(how).dev)
+        assert {*names(choose(replace(how, share=0.1)).train)} < {*names(choose(replace(how, share=0.5)).train)}
+        assert names(choose(replace(how, shots=3, seed=1)).train) != names(choose(replace(how, shots=3)).train)
+
+    def test_the_record(self, photos: Photos):
+        how = photos(train_cat=50, train_dog=50, test_cat=3, test_dog=3)
+        whole, part, again, other = (
+            choose(how).record,
+            choose(replace(how, shots=2)).record,
+            choose(replace(how, shots=2)).record,
+            choose(replace(how, shots=2, seed=1)).record,
+        )
+        assert json.loads(json.dumps(whole)) == whole
+        assert whole["classes"] == ["cat", "dog"]
+        assert whole["source"] == how.source
+        assert whole["test"] == {"from": "test", "count": 6, "digest": part["test"]["digest"]}
+        assert part["train"]["from"] == "train but what dev has of it (seed 0), 2 of each class (seed 0)"
+        assert part == again
+        assert len({record["train"]["digest"] for record in (whole, part, other)}) == 3
+        dogs = choose(replace(how, classes=("dog",))).record
+        assert dogs["test"]["digest"] != whole["test"]["digest"]
+
+    def test_the_digest_tells_which_pictures_of_the_opened_split(self, photos: Photos):
+        found: Pictures = choose(replace(photos(cat=30, dog=30), classes=("dog",), shots=2))
+        positions = np.array([30 + int(re.findall(r"\d+", name)[0]) for name in names(found.train)])
+        assert found.record["train"]["digest"] == picks.digest(positions)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"train": "trian"}, "has no split 'trian'; did you mean 'train'?"),
+            ({"dev": "vall"}, "has no split 'vall'; did you mean 'val'?"),
+            ({"test": "best"}, "has no split 'best'; did you mean 'test'?"),
+            ({"dev": "0%"}, "data.dev is '0%'; a part of the training pictures is written such as '2%'"),
+            ({"dev": "100%"}, "data.dev is '100%'"),
+            ({"dev": "1.2.3%"}, "data.dev is '1.2.3%'"),
+            ({"dev": "-5%"}, "data.dev is '-5%'"),
+            ({"classes": ("cat", "dig")}, "has no class 'dig'; did you mean 'dog'?"),
+            ({"classes": ("cat", "cat")}, "data.classes names 'cat' twice"),
+            ({"shots": 2, "share": 0.5}, "data.share and data.shots exclude each other"),
+            ({"shots": 6}, "has only 5 pictures of 'dog' to train on"),
+            ({"classes": ("cat",), "train": "val", "dev": ""}, "no pictures are left for data.train (val)"),
+            ({"classes": ("cat",), "dev": "auto"}, "no pictures are left for data.dev (val)"),
+            ({"source": "nowhere"}, "there is no data set 'nowhere'"),
+        ],
+    )
+    def test_what_cannot_be(self, photos: Photos, changes: dict[str, object], words: str):
+        how = photos(train_cat=9, train_dog=5, val_dog=1, test_cat=1, test_dog=1)
+        assert words in refused(replace(how, **changes))
+
+    def test_a_single_picture_of_each_class(self, photos: Photos):
+        how = photos(cat=1, dog=1)
+        assert "has a single picture of each class, and data.dev wants some" in refused(how)
+        assert len(choose(replace(how, dev="")).train) == 2
