@@ -68,7 +68,7 @@ def timms(folder: Path, policy: str | None) -> Run:
             is_training=True,
             scale=AREA,
             hflip=0.5,
-            color_jitter=0.0,
+            color_jitter=None,  # pyright: ignore[reportArgumentType] (0 would still cost)
             auto_augment=policy,
             interpolation="bilinear",
             num_workers=workers,

@@ -552,6 +552,7 @@ class TestPage:
         [
             (["nowhere"], "there is no data set 'nowhere'", 1),
             (["fashion_mnist_small", "--max", "0"], "at least 1 picture must be looked at, not 0", 2),
+            (["fashion_mnist_small", "--workers", "-1"], "pictures are looked at by 0 processes or more, not -1", 2),
             (["fashion_mnist_small", "--strickt"], "doctor has no option '--strickt'; did you mean '--strict'?", 2),
             ([], "Missing from mixer doctor: DATA", 2),
         ],

@@ -608,7 +608,9 @@ class TestCommand:
         path = tmp_path / "my.toml"
         path.write_text(capsys.readouterr().out)
         assert toml.read(path) == find("finetune_imagenet_l16_448")
-        assert 'resize = "tiles"  # how the weights follow another image size' in path.read_text()
+        lines = path.read_text().splitlines()
+        assert 'resize = "tiles"  # how the weights follow another image size: "resample" or "tiles"' in lines
+        assert 'schedule = "cosine"  # "linear" or "cosine" or "steps" or "constant"' in lines
         main(["recipes", "finetune_imagenet_l16_448", "--json"])
         assert json.loads(capsys.readouterr().out)["optim"]["name"] == "sgd"
 

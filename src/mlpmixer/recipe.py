@@ -26,7 +26,7 @@ class About:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    name: str = "mixer_nano"  # from `mixer models`
+    name: str = "mixer_nano"  # of a fresh one, from `mixer models`; weights bring their own
     weights: str = ""  # to start from: a file, a run folder or a name; empty: fresh ones
     image_size: tuple[int, ...] = ()  # side, or height and width, in pixels; empty: the model's own
     resize: Literal["resample", "tiles"] = "resample"  # how the weights follow another image size
@@ -50,11 +50,13 @@ class Data:
 class Augment:
     """What is done to training pictures, each time anew."""
 
+    # inception: a part of random size and shape; pad: shifted a little; resize: as in evaluation; none: as it is
     crop: Literal["inception", "pad", "resize", "none"] = "inception"
     area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop, as a share of the picture
     ratio: tuple[float, float] = (0.75, 4 / 3)  # of the Inception crop, width to height
     padding: int = 4  # pixels on each side, for the "pad" crop
     flip: bool = True  # every other picture is mirrored
+    # what else is done to the colours and the shape of each picture
     policy: Literal[
         "none", "rand_augment", "auto_augment_cifar10", "auto_augment_imagenet", "trivial", "three_augment"
     ] = "none"
@@ -70,17 +72,17 @@ class Augment:
 class Evaluation:
     """How pictures are prepared when the model is measured and used, and how often it is measured."""
 
-    shape: Literal["short_side", "stretch"] = "short_side"
+    shape: Literal["short_side", "stretch"] = "short_side"  # scaled in proportion; or both sides to `resize`
     resize: int = 0  # pixels before the centre crop; 0: in the proportion of 256 to 224
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how pictures are scaled
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of red, green and blue; taken off values from 0 to 1
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)  # by which they are divided then
     every: float = 1.0  # epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    kind: Literal["softmax", "sigmoid"] = "softmax"
+    kind: Literal["softmax", "sigmoid"] = "softmax"  # one class of many; or each class yes or no, as pre-training does
     smoothing: float = 0.0  # share of the target spread over all classes
     teacher: str = ""  # weights of a model whose answers are to be matched as well; "timm:NAME" for timm's
     teacher_share: float = 0.5  # of the loss that is the distance to the teacher
@@ -89,14 +91,17 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"  # the optimiser; sgd has momentum
     lr: float = 0.001  # at the peak
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (
+        0.9,
+        0.999,
+    )  # of adam, adamw and lamb: the memory of gradients and their squares
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.1  # of kernels only; adamw and lamb: times lr, apart from the gradient; sgd and adam: in it
     clip: float = 1.0  # the gradient's global norm at most; 0: as it is
     warmup_steps: int = 0  # over which lr rises from 0
-    schedule: Literal["linear", "cosine", "steps", "constant"] = "cosine"
+    schedule: Literal["linear", "cosine", "steps", "constant"] = "cosine"  # how lr falls from the peak
     final: float = 0.0  # lr in the end, as a share of the peak
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)  # shares of the run after which "steps" divides lr by 10
     ema: float = 0.0  # decay of the average of weights that is evaluated and kept instead; 0: none
@@ -108,7 +113,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    epochs: float = 10.0
+    epochs: float = 10.0  # times that every training picture is seen
     steps: int = 0  # instead of epochs, when more than 0
     batch_size: int = 512  # pictures a step, over all devices
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
@@ -124,6 +129,7 @@ class Machine:
     workers: int = -1  # processes that load pictures; 0: none, -1: by the number of cores
     micro_batch: int = 0  # pictures at once on one device, the rest one after another; 0: all
     kernels: bool = True  # on a CPU, Mixers train in bf16 through kernels of our own, if they can be compiled here
+    lean: bool = False  # the kernels keep less for the way back, and compute a part again: less memory, nearly as fast
     compile: bool = False  # what does not go through the kernels goes through torch.compile
     parallel: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies of the model, or a share on each
     save_every: int = 1000  # steps between checkpoints

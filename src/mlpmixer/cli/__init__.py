@@ -13,6 +13,7 @@ from collections.abc import Callable
 import tyro
 
 from mlpmixer import __version__
+from mlpmixer.cli.bench import bench
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.models import models
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "train": train,
     "predict": predict,
+    "bench": bench,
     "demo": demo,
 }
 

@@ -1,6 +1,6 @@
 """What is wrong with a data set: the examination behind `mixer doctor`.
 
-Every picture is decoded once. What is kept of it is a row of `FACTS`, so that a million take some 0.2 GB.
+Every picture is decoded once, and what is kept of it is a row of `FACTS`: a million pictures take half a gigabyte.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mlpmixer.data.looks import Looks, looks
 from mlpmixer.data.pictures import Picture
 from mlpmixer.data.processes import each
 from mlpmixer.data.sample import Sample
+from mlpmixer.errors import UsageError
 
 CHUNK = 32  # pictures that a process is handed at once
 
@@ -76,6 +77,8 @@ def examine(
     seen: Callable[[int], None] = lambda _: None,
 ) -> Examination:
     """Look at every picture, or at `limit` of them, in so many processes; `seen` hears how many were, now and then."""
+    if workers < 0:
+        raise UsageError(f"pictures are looked at by 0 processes or more, not {workers}")
     sample = Sample(data, limit)
     found = _look(sample, workers, seen)
     usable = np.flatnonzero(found["state"] == b"usable")

@@ -30,11 +30,14 @@ def why_not(model: Classifier) -> str | None:
 
 
 class Native(nn.Module):
-    """`model`, as it is under autocast to bfloat16; to be called there as well. `why_not(model)` must be None."""
+    """`model`, as it is under autocast to bfloat16; to be called there as well. `why_not(model)` must be None.
 
-    def __init__(self, model: Mixer):
+    `lean`: a quarter to a half less memory in training, for some hundredths of the speed.
+    """
+
+    def __init__(self, model: Mixer, *, lean: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.lean = model, lean
 
     def forward(self, images: Tensor) -> Tensor:
         model, exact = self.model, self.model.config.gelu == "erf"
@@ -42,7 +45,8 @@ class Native(nn.Module):
         x = model.stem(images).to(torch.bfloat16)
         for block in model.blocks:
             assert isinstance(block, MixerBlock)
-            x = token_mixing(x, _half(block.norm1, block.token_mixing), block.drop.scale(x), exact=exact)
+            half = _half(block.norm1, block.token_mixing)
+            x = token_mixing(x, half, block.drop.scale(x), exact=exact, lean=self.lean)
             x = channel_mixing(x, _half(block.norm2, block.channel_mixing), block.drop.scale(x), exact=exact)
         return model.head(model.norm(x).mean(dim=1))
 

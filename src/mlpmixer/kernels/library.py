@@ -47,7 +47,8 @@ def library() -> ctypes.CDLL | str:
         # PyTorch has brought OpenMP along; what is not linked against another one uses the same threads.
         return ctypes.CDLL(str(built))
     except subprocess.CalledProcessError as error:
-        return f"{compiler} cannot compile them: {error.stderr.strip().splitlines()[-1]}"
+        said = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        return f"{compiler} cannot compile them: {said[0]}"
     except OSError as error:
         return f"{error.filename or built} cannot be written or loaded: {error.strerror or error}"
 

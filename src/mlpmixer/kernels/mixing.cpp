@@ -122,11 +122,27 @@ struct Gelu {
     }
 };
 
+// What `finish` will read, asked for while the sums are still being made.
+struct Ahead {
+    const void* table;
+    int64_t stride;  // bytes from row to row
+    int bytes;       // of a number
+
+    void ask(int row, int column, int rows) const {
+        for (int i = 0; i < rows; i++)
+            for (int line = 0; line < PANEL * bytes; line += 64)
+                _mm_prefetch((const char*)table + (row + i) * stride + int64_t(column) * bytes + line, _MM_HINT_T0);
+    }
+};
+
+const Ahead NOTHING{nullptr, 0, 0};
+
 // ROWS rows of A against a panel of B; `finish(row, column, even, odd)` for each pair of rows, 16 columns at a time.
 // With an odd number of rows the last pair's odd half is to be left alone.
 template <int ROWS, class Finish>
 inline void tile(const bf16* a, int64_t stride, const bf16* b, int pairs, int row, int column, int columns,
-                 const Finish& finish) {
+                 const Ahead& ahead, const Finish& finish) {
+    if (ahead.table) ahead.ask(row, column, ROWS);
     __m512 sum[ROWS][4];
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_ps();
@@ -156,27 +172,28 @@ inline void tile(const bf16* a, int64_t stride, const bf16* b, int pairs, int ro
 // A (rows, depth), whose rows are `stride` apart, times the panels [first, last) of B.
 template <class Finish>
 void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, int columns, int first, int last,
-             const Finish& finish) {
+             const Ahead& ahead, const Finish& finish) {
     const int pairs = half(depth);
     for (int panel = first; panel < last; panel++) {
         const bf16* at = b + size_t(panel) * pairs * 2 * PANEL;
         const int column = panel * PANEL;
         int row = 0;
-        for (; row + TILE <= rows; row += TILE) tile<TILE>(a + row * stride, stride, at, pairs, row, column, columns, finish);
+        for (; row + TILE <= rows; row += TILE) tile<TILE>(a + row * stride, stride, at, pairs, row, column, columns, ahead, finish);
         const bf16* rest = a + row * stride;
         switch (rows - row) {
-            case 5: tile<5>(rest, stride, at, pairs, row, column, columns, finish); break;
-            case 4: tile<4>(rest, stride, at, pairs, row, column, columns, finish); break;
-            case 3: tile<3>(rest, stride, at, pairs, row, column, columns, finish); break;
-            case 2: tile<2>(rest, stride, at, pairs, row, column, columns, finish); break;
-            case 1: tile<1>(rest, stride, at, pairs, row, column, columns, finish); break;
+            case 5: tile<5>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
+            case 4: tile<4>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
+            case 3: tile<3>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
+            case 2: tile<2>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
+            case 1: tile<1>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
         }
     }
 }
 
 template <class Finish>
-void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, int columns, const Finish& finish) {
-    product(a, stride, rows, b, depth, columns, 0, up(columns, PANEL) / PANEL, finish);
+void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, int columns, const Ahead& ahead,
+             const Finish& finish) {
+    product(a, stride, rows, b, depth, columns, 0, up(columns, PANEL) / PANEL, ahead, finish);
 }
 
 // 16 by 16 numbers of 32 bits, in place.
@@ -343,6 +360,10 @@ struct Norm {
 
 void add(float* to, __m512 value) { _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), value)); }
 
+void put(float* to, __m512 value, bool first) {
+    first ? _mm512_storeu_ps(to, value) : add(to, value);
+}
+
 // The threads' sums into one, in the order of the threads.
 void gather(float* to, const float* sums, size_t count, int threads) {
     std::memcpy(to, sums, count * sizeof(float));
@@ -355,7 +376,8 @@ void gather(float* to, const float* sums, size_t count, int threads) {
 extern "C" {
 
 // x + scale · (W2 · gelu(W1 · LN(x) + b1) + b2) for each picture. Tables are (pictures, tokens, channels); `scale` is one
-// number for each picture, or null for 1; `h` (pictures, hidden, channels) and `norms` (pictures, tokens, 2) are kept.
+// number for each picture, or null for 1; `h` (pictures, hidden, channels), or null to do without, and `norms`
+// (pictures, tokens, 2) are kept for the way back.
 void token_mixing(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
                   const float* w2, const float* b2, const float* scale, int pictures, int tokens, int channels,
                   int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
@@ -371,7 +393,7 @@ void token_mixing(const bf16* x, const float* gamma, const float* beta, const fl
         for (int picture = mine.begin; picture < mine.end; picture++) {
             const size_t at = size_t(picture) * tokens * channels;
             const bf16* in = x + at;
-            bf16 *out = y + at, *kept = h + size_t(picture) * hidden * channels;
+            bf16 *out = y + at, *kept = h ? h + size_t(picture) * hidden * channels : nullptr;
             float* seen = norms + size_t(picture) * tokens * 2;
             const __m512 by = _mm512_set1_ps(scale ? scale[picture] : 1.f);
             for (int s = 0; s < tokens; s += 2) {
@@ -385,14 +407,16 @@ void token_mixing(const bf16* x, const float* gamma, const float* beta, const fl
                     _mm512_store_si512(place(normed.get(), tokens, s, c), woven(one, two));
                 }
             }
-            product(first.get(), depth, hidden, normed.get(), tokens, channels, [&](int r, int c, __m512 even, __m512 odd) {
+            product(first.get(), depth, hidden, normed.get(), tokens, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
                 even = _mm512_add_ps(even, _mm512_set1_ps(b1[r]));
                 odd = _mm512_add_ps(odd, _mm512_set1_ps(b1[r + 1]));
-                narrow(kept + size_t(r) * channels + c, even);
-                narrow(kept + size_t(r + 1) * channels + c, odd);
+                if (h) {
+                    narrow(kept + size_t(r) * channels + c, even);
+                    narrow(kept + size_t(r + 1) * channels + c, odd);
+                }
                 _mm512_store_si512(place(active.get(), hidden, r, c), woven(Gelu(even, exact).value, Gelu(odd, exact).value));
             });
-            product(second.get(), hidden, tokens, active.get(), hidden, channels, [&](int r, int c, __m512 even, __m512 odd) {
+            product(second.get(), hidden, tokens, active.get(), hidden, channels, Ahead{in, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 even = _mm512_add_ps(even, _mm512_set1_ps(b2[r]));
                 narrow(out + here, _mm512_fmadd_ps(even, by, wide(in + here)));
@@ -405,17 +429,20 @@ void token_mixing(const bf16* x, const float* gamma, const float* beta, const fl
     }
 }
 
-// From `dy`, the gradient at y, to that at x and at all weights (float32, as the weights lie).
+// From `dy`, the gradient at y, to that at x and at all weights (float32, as the weights lie). Without `h` it is
+// computed again.
 void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
-                           const float* beta, const float* w1, const float* w2, const float* scale, int pictures,
-                           int tokens, int channels, int hidden, int exact, int threads, bf16* dx, float* dgamma,
-                           float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
+                           const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
+                           int pictures, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
+                           float* dgamma, float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
     // W1 and W2 turned, for the way back.
     const auto first = array<bf16>(size_t(tokens) * hidden), second = array<bf16>(size_t(hidden) * depth);
     to_bf16_turned(w1, hidden, tokens, first.get());
     to_bf16_turned(w2, tokens, hidden, second.get());
+    const auto forth = array<bf16>(h ? 0 : size_t(hidden) * depth);
+    if (!h) to_bf16(w1, hidden, tokens, forth.get(), threads);
     // Each thread's sums. The first is W1's turned, with a row more: the ones below LN(x) make it that of b1.
     const size_t table = size_t(tokens) * hidden, wider = table + hidden;
     const auto sum1 = zeros<float>(wider * threads), sum2 = zeros<float>(table * threads);
@@ -431,29 +458,37 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
         const auto active = array<bf16>(inside), dh = array<bf16>(inside);
         const auto turned_active = array<bf16>(packed(channels, hidden)), turned_dh = array<bf16>(packed(channels, hidden));
         const auto dnormed = array<float>(size_t(tokens) * channels);
+        const auto woven_normed = array<bf16>(h ? 0 : packed(tokens, channels)), again = array<bf16>(h ? 0 : inside);
         std::fill_n(normed.get() + size_t(tokens) * channels, channels, rounded(1.f));
         float *own1 = sum1.get() + t * wider, *own2 = sum2.get() + t * table, *own_b2 = sum_b2.get() + size_t(t) * tokens;
         for (int picture = mine.begin; picture < mine.end; picture++) {
             const size_t at = size_t(picture) * tokens * channels;
-            const bf16 *in = x + at, *kept = h + picture * inside;
+            const bf16 *in = x + at, *kept = h ? h + picture * inside : again.get();
             const float* seen = norms + size_t(picture) * tokens * 2;
             const __m512 by = _mm512_set1_ps(scale ? scale[picture] : 1.f);
             for (int s = 0; s < tokens; s += 2) {
                 __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
                 for (int c = 0; c < channels; c += 16) {
-                    __m512 row[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+                    __m512 row[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, clean[2] = {row[0], row[1]};
                     for (int i = 0; i < 2 && s + i < tokens; i++) {
                         const size_t here = size_t(s + i) * channels + c;
                         row[i] = _mm512_mul_ps(wide(dy + at + here), by);
                         sums[i] = _mm512_add_ps(sums[i], row[i]);
                         narrow(given.get() + here, row[i]);
-                        narrow(normed.get() + here, norm.at(in + here - c, c, seen[2 * (s + i)], seen[2 * (s + i) + 1]));
+                        clean[i] = norm.at(in + here - c, c, seen[2 * (s + i)], seen[2 * (s + i) + 1]);
+                        narrow(normed.get() + here, clean[i]);
                     }
                     _mm512_store_si512(place(woven_dy.get(), tokens, s, c), woven(row[0], row[1]));
+                    if (!h) _mm512_store_si512(place(woven_normed.get(), tokens, s, c), woven(clean[0], clean[1]));
                 }
                 for (int i = 0; i < 2 && s + i < tokens; i++) own_b2[s + i] += _mm512_reduce_add_ps(sums[i]);
             }
-            product(second.get(), depth, hidden, woven_dy.get(), tokens, channels, [&](int r, int c, __m512 even, __m512 odd) {
+            if (!h)
+                product(forth.get(), depth, hidden, woven_normed.get(), tokens, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+                    narrow(again.get() + size_t(r) * channels + c, _mm512_add_ps(even, _mm512_set1_ps(b1[r])));
+                    narrow(again.get() + size_t(r + 1) * channels + c, _mm512_add_ps(odd, _mm512_set1_ps(b1[r + 1])));
+                });
+            product(second.get(), depth, hidden, woven_dy.get(), tokens, channels, Ahead{kept, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 const Gelu one(wide(kept + here), exact), two(wide(kept + here + channels), exact);
                 even = _mm512_mul_ps(even, one.slope);
@@ -466,15 +501,15 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
             });
             pack_turned(active.get(), hidden, channels, turned_active.get());
             pack_turned(dh.get(), hidden, channels, turned_dh.get());
-            product(given.get(), channels, tokens, turned_active.get(), channels, hidden, [&](int r, int c, __m512 even, __m512 odd) {
+            product(given.get(), channels, tokens, turned_active.get(), channels, hidden, Ahead{own2, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
                 add(own2 + size_t(r) * hidden + c, even);
                 if (r + 1 < tokens) add(own2 + size_t(r + 1) * hidden + c, odd);
             });
-            product(normed.get(), channels, tokens + 1, turned_dh.get(), channels, hidden, [&](int r, int c, __m512 even, __m512 odd) {
+            product(normed.get(), channels, tokens + 1, turned_dh.get(), channels, hidden, Ahead{own1, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
                 add(own1 + size_t(r) * hidden + c, even);
                 if (r < tokens) add(own1 + size_t(r + 1) * hidden + c, odd);
             });
-            product(first.get(), hidden, tokens, woven_dh.get(), hidden, channels, [&](int r, int c, __m512 even, __m512 odd) {
+            product(first.get(), hidden, tokens, woven_dh.get(), hidden, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
                 _mm512_storeu_ps(dnormed.get() + size_t(r) * channels + c, even);
                 if (r + 1 < tokens) _mm512_storeu_ps(dnormed.get() + size_t(r + 1) * channels + c, odd);
             });
@@ -519,7 +554,7 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
                 for (int c = 0; c < channels; c += 16)
                     narrow(normed.get() + size_t(r) * channels + c, norm.at(row, c, seen[2 * r], seen[2 * r + 1]));
             }
-            product(normed.get(), channels, count, first.get(), channels, hidden, [&](int r, int c, __m512 even, __m512 odd) {
+            product(normed.get(), channels, count, first.get(), channels, hidden, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * hidden + c;
                 const __m512 bias = _mm512_loadu_ps(b3 + c);
                 even = _mm512_add_ps(even, bias);
@@ -531,7 +566,7 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
                     narrow(active.get() + here + hidden, Gelu(odd, exact).value);
                 }
             });
-            product(active.get(), hidden, count, second.get(), hidden, channels, [&](int r, int c, __m512 even, __m512 odd) {
+            product(active.get(), hidden, count, second.get(), hidden, channels, Ahead{in, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 const __m512 bias = _mm512_loadu_ps(b4 + c);
                 const auto by = [&](int row) { return _mm512_set1_ps(scale ? scale[(begin + row) / tokens] : 1.f); };
@@ -547,9 +582,9 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
 // The rows go through in chunks: first the threads share its rows, for all that is along a row; then they share the
 // hidden units, for the sums over rows that are the gradients of both maps.
 void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
-                             const float* beta, const float* w3, const float* w4, const float* scale, int rows,
-                             int tokens, int channels, int hidden, int exact, int threads, bf16* dx, float* dgamma,
-                             float* dbeta, float* dw3, float* db3, float* dw4, float* db4) {
+                             const float* beta, const float* w3, const float*, const float* w4, const float* scale,
+                             int rows, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
+                             float* dgamma, float* dbeta, float* dw3, float* db3, float* dw4, float* db4) {
     const Norm norm{gamma, beta, channels};
     const auto first = array<bf16>(packed(hidden, channels)), second = array<bf16>(packed(channels, hidden));
     pack(w3, hidden, channels, first.get(), threads);
@@ -558,8 +593,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
     // LN(x) turned, with a row of ones below: what it makes of dh is the gradient of W3, turned, and below it that of b3.
     const auto turned_normed = array<bf16>(size_t(channels + 1) * most), turned_dy = array<bf16>(size_t(channels) * most);
     const auto woven_dh = array<bf16>(packed(most, hidden)), woven_active = array<bf16>(packed(most, hidden));
-    const auto sum3 = zeros<float>(size_t(channels + 1) * hidden);
-    std::memset(dw4, 0, size_t(channels) * hidden * sizeof(float));
+    const auto sum3 = array<float>(size_t(channels + 1) * hidden);
     const auto sum_b4 = zeros<float>(size_t(channels) * threads);
     const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
 #pragma omp parallel num_threads(threads)
@@ -589,7 +623,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
                 }
                 turn_table(normed.get(), count, channels, turned_normed.get() + within, depth);
                 turn_table(given.get(), count, channels, turned_dy.get() + within, depth);
-                product(given.get(), channels, count, second.get(), channels, hidden, [&](int r, int c, __m512 even, __m512 odd) {
+                product(given.get(), channels, count, second.get(), channels, hidden, Ahead{kept, hidden * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
                     const size_t here = size_t(r) * hidden + c;
                     const Gelu one(wide(kept + here), exact);
                     even = _mm512_mul_ps(even, one.slope);
@@ -604,7 +638,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
                     _mm512_store_si512(place(woven_dh.get(), chunk, within + r, c), woven(even, odd));
                     _mm512_store_si512(place(woven_active.get(), chunk, within + r, c), woven(one.value, other));
                 });
-                product(dh.get(), hidden, count, first.get(), hidden, channels, [&](int r, int c, __m512 even, __m512 odd) {
+                product(dh.get(), hidden, count, first.get(), hidden, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
                     _mm512_storeu_ps(dnormed.get() + size_t(r) * channels + c, even);
                     if (r + 1 < count) _mm512_storeu_ps(dnormed.get() + size_t(r + 1) * channels + c, odd);
                 });
@@ -619,14 +653,14 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
             // (all have finished the rows here)
             const Share panels(up(hidden, PANEL) / PANEL, t, team);
             product(turned_dy.get(), depth, channels, woven_active.get(), chunk, hidden, panels.begin, panels.end,
-                    [&](int r, int c, __m512 even, __m512 odd) {
-                        add(dw4 + size_t(r) * hidden + c, even);
-                        if (r + 1 < channels) add(dw4 + size_t(r + 1) * hidden + c, odd);
+                    Ahead{dw4, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
+                        put(dw4 + size_t(r) * hidden + c, even, start == 0);
+                        if (r + 1 < channels) put(dw4 + size_t(r + 1) * hidden + c, odd, start == 0);
                     });
             product(turned_normed.get(), depth, channels + 1, woven_dh.get(), chunk, hidden, panels.begin, panels.end,
-                    [&](int r, int c, __m512 even, __m512 odd) {
-                        add(sum3.get() + size_t(r) * hidden + c, even);
-                        if (r < channels) add(sum3.get() + size_t(r + 1) * hidden + c, odd);
+                    Ahead{sum3.get(), hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
+                        put(sum3.get() + size_t(r) * hidden + c, even, start == 0);
+                        if (r < channels) put(sum3.get() + size_t(r + 1) * hidden + c, odd, start == 0);
                     });
 #pragma omp barrier
         }

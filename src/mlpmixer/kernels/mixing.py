@@ -1,7 +1,7 @@
 """Token mixing and channel mixing as single operations with a gradient, computed by `mixing.cpp`.
 
 Each does all of one half of a Mixer's layer, x + scale · MLP(LayerNorm(x)). For the way back it keeps its input and the
-hidden table before the GELU, and nothing else.
+hidden table before the GELU, and nothing else; `lean` token mixing computes that table again instead.
 """
 
 from __future__ import annotations
@@ -29,16 +29,21 @@ class Weights(NamedTuple):
 
 
 def token_mixing(
-    x: BFloat16[Tensor, "B S C"], weights: Weights, scale: Float[Tensor, " B"] | None, *, exact: bool
+    x: BFloat16[Tensor, "B S C"],
+    weights: Weights,
+    scale: Float[Tensor, " B"] | None,
+    *,
+    exact: bool,
+    lean: bool = False,
 ) -> BFloat16[Tensor, "B S C"]:
     """`scale`: what each picture's branch is multiplied with; None: 1. `exact`: GELU's erf form instead of tanh's."""
-    return _TokenMixing.apply(x.contiguous(), *weights, scale, exact)  # pyright: ignore[reportReturnType]
+    return _TokenMixing.apply(x.contiguous(), *weights, scale, exact, lean)  # pyright: ignore[reportReturnType]
 
 
 def channel_mixing(
     x: BFloat16[Tensor, "B S C"], weights: Weights, scale: Float[Tensor, " B"] | None, *, exact: bool
 ) -> BFloat16[Tensor, "B S C"]:
-    return _ChannelMixing.apply(x.contiguous(), *weights, scale, exact)  # pyright: ignore[reportReturnType]
+    return _ChannelMixing.apply(x.contiguous(), *weights, scale, exact, False)  # pyright: ignore[reportReturnType]
 
 
 def takes(channels: int, token_hidden: int, channel_hidden: int) -> bool:
@@ -80,8 +85,8 @@ def _forward(
     sizes: tuple[int, ...],
     *given: Any,
 ) -> Tensor:
-    *weights, scale, exact = given
-    y, h = torch.empty_like(x), x.new_empty(hidden_shape)
+    *weights, scale, exact, lean = given
+    y, h = torch.empty_like(x), None if lean else x.new_empty(hidden_shape)
     norms = torch.empty(*x.shape[:2], 2)
     setting = (*sizes, int(exact), torch.get_num_threads())
     function(*map(address, (x, *weights, scale)), *setting, *map(address, (y, h, norms)))
@@ -93,9 +98,9 @@ def _forward(
 def _backward(ctx: Any, function: Callable[..., None], dy: Tensor) -> tuple[Tensor | None, ...]:
     x, h, norms, gamma, beta, w1, b1, w2, b2, scale = ctx.saved_tensors
     gradients = [torch.empty_like(tensor) for tensor in (x, gamma, beta, w1, b1, w2, b2)]
-    read = (dy.contiguous(), x, h, norms, gamma, beta, w1, w2, scale)
+    read = (dy.contiguous(), x, h, norms, gamma, beta, w1, b1, w2, scale)
     function(*map(address, read), *ctx.setting, *map(address, gradients))
-    return (*gradients, None, None)
+    return (*gradients, None, None, None)
 
 
 def _functions() -> ctypes.CDLL:

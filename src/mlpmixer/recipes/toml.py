@@ -48,11 +48,11 @@ def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
 
 
 def dumps(recipe: Recipe, explain: bool = False) -> str:
-    """As TOML; `explain` adds to each line what it means."""
+    """As TOML; `explain` adds to each line what it means, and what it may be where there is a choice of words."""
     lines = [f"name = {_toml(recipe.name)}"]
     for table in dataclasses.fields(recipe)[1:]:
         part = getattr(recipe, table.name)
-        notes = comments(type(part)) if explain else {}
+        notes = _notes(type(part)) if explain else {}
         lines += ["", f"[{table.name}]"]
         nested: list[str] = []
         for field in dataclasses.fields(part):
@@ -93,15 +93,29 @@ def fields() -> dict[str, tuple[str, Any, str]]:
 
 @cache
 def comments(part: type) -> dict[str, str]:
-    """What the source says beside or above the end of each field: it is the one place where fields are explained."""
+    """What the source says above or beside each field: it is the one place where fields are explained."""
     found: dict[str, str] = {}
-    name = ""
+    name = above = ""
     for line in inspect.getsource(part).splitlines():
+        if alone := re.fullmatch(r"    # (.+)", line):
+            above = alone[1]
+            continue
         if start := re.match(r"    (\w+):", line):
-            name = start[1]
-        if name and (note := re.search(r"  # (.+)$", line)):
-            found[name] = note[1]
+            name, above, note = start[1], "", above
+            if note:
+                found[name] = note
+        if name and (beside := re.search(r"  # (.+)$", line)):
+            found[name] = beside[1]
     return found
+
+
+def _notes(part: type) -> dict[str, str]:
+    """What `comments` say, and the words to choose from."""
+    notes = dict(comments(part))
+    for name, kind in get_type_hints(part).items():
+        if get_origin(kind) is Literal:
+            notes[name] = ": ".join(filter(None, (notes.get(name), _words(kind))))
+    return notes
 
 
 def _changed(part: Any, path: list[str], value: Any, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,7 +24,9 @@ from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.team import Team
 
-EXPLODED = 5.0  # times the mean loss of the first line, or that of not knowing anything, whichever is more
+# This many times the first line's loss, or that of knowing nothing if it is more, is too much: as the mean of as many
+# steps as a line has, since a single one may leap.
+EXPLODED = 5.0
 
 
 class Diary:
@@ -48,6 +51,7 @@ class Diary:
         self.ignorance = math.log(len(pictures.classes))
         before = run.metrics()
         self.first: float | None = next((line["loss"] for line in before if line["kind"] == "train"), None)
+        self.recent: deque[float] = deque(maxlen=recipe.machine.log_every)
         self.broken = {line["picture"] for line in run.broken()}
         self.board = _tensorboard(run, before[-1]["step"] if before else 0) if team.is_first else None
         self._turn_the_page()
@@ -129,12 +133,17 @@ class Diary:
         lost = [n for n, loss in enumerate(losses) if not math.isfinite(loss)]
         # With fp16, a gradient that has overflown is left out, and the next one is scaled less.
         blown = [n for n, norm in enumerate(norms) if not math.isfinite(norm) and self.recipe.train.precision != "fp16"]
-        mean = sum(losses) / len(losses)
+        self.recent.extend(losses)
+        mean = sum(self.recent) / len(self.recent)
         if lost and lost[0] <= min(blown, default=lost[0]):
             which, how = lost[0], f"the loss is {losses[lost[0]]}"
         elif blown:
             which, how = blown[0], f"the gradient's norm is {norms[blown[0]]}"
-        elif self.first is not None and mean > EXPLODED * max(self.first, self.ignorance):
+        elif (
+            self.first is not None
+            and len(self.recent) == self.recent.maxlen
+            and mean > EXPLODED * max(self.first, self.ignorance)
+        ):
             which, how = losses.index(max(losses)), f"the loss has grown from {self.first:.3g} to {mean:.3g}"
         else:
             return

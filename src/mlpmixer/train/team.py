@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from mlpmixer.errors import UsageError
 from mlpmixer.recipe import Machine
@@ -50,6 +53,9 @@ class Team:
             self.total(torch.zeros(1))
 
 
+_runs = itertools.count()
+
+
 @contextmanager
 def joined(machine: Machine) -> Iterator[Team]:
     """Joins the processes that torchrun started, if it did."""
@@ -62,14 +68,17 @@ def joined(machine: Machine) -> Iterator[Team]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        store, rank, ranks = next(rendezvous("env://"))
     except ValueError as error:
         raise UsageError(
             f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they meet: start "
             "them with torchrun, or unset WORLD_SIZE"
         ) from error
+    # A run of its own drawer: the next one of the same processes must not read the addresses of this one.
+    store = PrefixStore(f"run {next(_runs)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=30))
     try:
-        yield Team(device, dist.get_rank(), dist.get_world_size())
+        yield Team(device, rank, ranks)
     finally:
         dist.destroy_process_group()
 

@@ -140,7 +140,7 @@ def quickest(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
     sharded = team.ranks > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and native.why_not(model) is None:
         assert isinstance(model, Mixer)
-        return native.Native(model)
+        return native.Native(model, lean=machine.lean)
     if machine.compile:
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)

@@ -1,0 +1,178 @@
+"""Our own CPU kernels: the same function and the same gradients as the model that is written to be read."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from conftest import shaken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import mlpmixer
+from mlpmixer.engines import native
+from mlpmixer.kernels.library import library
+from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
+from mlpmixer.models.mixer import Mixer
+
+missing = library()
+needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
+
+
+def gradients(run: nn.Module, model: nn.Module, images: Tensor, *, bf16: bool) -> dict[str, Tensor]:
+    """Of a loss that weighs all logits differently, and the logits themselves."""
+    model.zero_grad()
+    torch.manual_seed(3)  # stochastic depth draws the same
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = run(images).float()
+    (logits.sin() * torch.arange(1, logits.shape[1] + 1)).sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), **found}
+
+
+def mixer(name: str, **options: Any) -> Mixer:
+    model = shaken(mlpmixer.create(name, num_classes=10, **options)).train()
+    assert isinstance(model, Mixer)
+    return model
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("name", "pictures", "options"),
+    [
+        ("mixer_pico", 3, {"image_size": 28}),  # 49 tokens: an odd number of rows
+        ("mixer_nano", 5, {"gelu": "erf", "layers": 3}),  # 96 channels: half a panel
+        ("mixer_nano", 4, {"image_size": (20, 12), "channels": 32, "token_hidden": 16, "channel_hidden": 32}),
+        ("mixer_nano", 7, {"layers": 3, "stochastic_depth": 0.5}),
+        ("mixer_nano", 7, {"layers": 3, "stochastic_depth": 0.5, "rescale_branches": True}),
+        ("mixer_s32", 3, {"layers": 2}),
+        ("mixer_b16", 5, {"layers": 1}),  # 980 rows: more than one chunk on the way back
+    ],
+)
+def test_a_mixer_through_the_kernels(name: str, pictures: int, options: dict):
+    model = mixer(name, **options)
+    images = torch.randn(pictures, 3, *model.config.image_size)
+    true = gradients(model, model, images, bf16=False)
+    eager = gradients(model, model, images, bf16=True)
+    ours = gradients(native.Native(model), model, images, bf16=True)
+    assert true.keys() == ours.keys()
+    for key, value in true.items():
+        if value.norm() > 1e-3:  # not what is only rounding: nothing depends on a shift of a whole column
+            # As near to float32 as autocast is, or within one part in a hundred.
+            assert distance(ours[key], value) < max(0.01, 1.5 * distance(eager[key], value)), key
+
+
+def plain(x: Tensor, w: Weights, scale: Tensor, *, columns: bool, exact: bool) -> Tensor:
+    """One half of a layer, as the formula says it."""
+    normed = nn.functional.layer_norm(x, x.shape[-1:], w.gamma, w.beta, 1e-6)
+    normed = normed.mT if columns else normed
+    hidden = nn.functional.gelu(normed @ w.w1.T + w.b1, approximate="none" if exact else "tanh")
+    mixed = hidden @ w.w2.T + w.b2
+    return x + scale[:, None, None] * (mixed.mT if columns else mixed)
+
+
+@needs_kernels
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    pictures=st.integers(1, 5),
+    tokens=st.integers(1, 70),
+    channels=st.integers(1, 5).map(lambda n: 32 * n),
+    hidden=st.integers(1, 7).map(lambda n: 32 * n),
+    columns=st.booleans(),
+    exact=st.booleans(),
+    lean=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_one_half_at_any_size(
+    pictures: int, tokens: int, channels: int, hidden: int, columns: bool, exact: bool, lean: bool, threads: int
+):
+    torch.manual_seed(tokens)
+    wide = tokens if columns else channels
+    weights = Weights(
+        *(torch.randn(channels) * 0.1 + 1, torch.randn(channels) * 0.1),
+        *(torch.randn(hidden, wide) * wide**-0.5, torch.randn(hidden) * 0.1),
+        *(torch.randn(wide, hidden) * hidden**-0.5, torch.randn(wide) * 0.1),
+    )
+    weights = Weights(*(tensor.requires_grad_() for tensor in weights))
+    x = torch.randn(pictures, tokens, channels).bfloat16().requires_grad_()
+    scale = torch.tensor([0.0, 1.0, 1.0, 2.0, 1.0])[:pictures]
+    weigh = torch.randn(pictures, tokens, channels).bfloat16().float()
+    half = partial(token_mixing, lean=lean) if columns else channel_mixing
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        y = half(x, weights, scale, exact=exact)
+        ours = torch.autograd.grad((y.float() * weigh).sum(), [x, *weights])
+        again = torch.autograd.grad((half(x, weights, scale, exact=exact).float() * weigh).sum(), [x, *weights])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+
+    true = plain(x.float(), weights, scale, columns=columns, exact=exact)
+    theirs = torch.autograd.grad((true * weigh).sum(), [x, *weights])
+    assert distance(y.float(), true) < 0.01
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.float() - b.float()).norm() < 0.02 * b.float().norm() + 0.02
+
+
+@needs_kernels
+def test_they_keep_less_for_the_way_back():
+    from mlpmixer.models.measure import kept_for_backward
+
+    model = mixer("mixer_s16", layers=2)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.autocast("cpu", torch.bfloat16):
+        runners = (model, native.Native(model), native.Native(model, lean=True))
+        eager, ours, lean = (kept_for_backward(runner, images) for runner in runners)
+    assert ours < 0.5 * eager
+    assert lean < 0.9 * ours
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"dropout": 0.1}, "without dropout"),
+        ({"groups": 2}, "plain Mixer"),
+        ({"untied": True}, "plain Mixer"),
+        ({"channels": 40}, "multiples of 32"),
+    ],
+)
+def test_what_they_do_not_know_runs_as_before(options: dict, why: str):
+    assert why in (native.why_not(mlpmixer.create("mixer_pico", **options)) or "")
+
+
+def test_only_mixers():
+    assert "Mixers only" in (native.why_not(mlpmixer.create("vit_ti32", layers=1)) or "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"MLPMIXER_KERNELS": "off"}, "says off"),
+        ({"CXX": "/bin/false"}, "cannot compile"),
+        ({"MLPMIXER_CACHE": "/proc/nowhere"}, "cannot be written"),
+    ],
+)
+@needs_kernels
+def test_without_them_there_is_a_reason(environment: dict, why: str, tmp_path):
+    probe = "from mlpmixer.kernels.library import library; print(library())"
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", probe],
+        env={**os.environ, "MLPMIXER_CACHE": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert why in told.stdout
