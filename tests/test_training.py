@@ -6,12 +6,15 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +22,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from in_processes import run_elsewhere, running, said
+from PIL import Image
 from safetensors import safe_open
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from mlpmixer import Predictor, data, load
+from mlpmixer import Predictor, create, data, load, save
 from mlpmixer.data.choose import choose
-from mlpmixer.errors import MixerError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.data.loader import Batch
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.errors import DataError, MixerError, RecipeError, RunError, RunStopped, UsageError
+from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipe import About, Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.train.diary import off_the_curve
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.begin import begin
+from mlpmixer.train.checkpoint import Checkpoints
+from mlpmixer.train.diary import Diary, off_the_curve
+from mlpmixer.train.grid import search
 from mlpmixer.train.loop import crosses, fit
-from mlpmixer.train.team import Team
+from mlpmixer.train.loss import as_targets, distance_to
+from mlpmixer.train.progress import Bar
+from mlpmixer.train.stop import Stop
+from mlpmixer.train.teacher import Teacher
+from mlpmixer.train.team import Team, device_of, joined
+from mlpmixer.train.update import Update
 
 CLASSES = ("Trouser", "Bag")
 STEPS = 12
@@ -123,6 +140,14 @@ def state(folder: Path, step: int) -> dict[str, Any]:
     return torch.load(file, weights_only=False)
 
 
+def flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as one."""
+    if isinstance(content, dict | list | tuple):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        return {inner: value for key, part in pairs for inner, value in flat(part, f"{name}/{key}").items()}
+    return {name: content}
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """What does not depend on the hour and the haste."""
     hasty = ("time", "images_per_s", "mfu")
@@ -150,7 +175,10 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert metrics(ours) == metrics(theirs)
     last = steps_saved(theirs)[-1]
     assert steps_saved(ours)[-1] == last
-    torch.testing.assert_close(state(ours, last), state(theirs, last), rtol=0, atol=0)
+    ours_last, theirs_last = flat(state(ours, last)), flat(state(theirs, last))
+    assert [*ours_last] == [*theirs_last]
+    for name, value in theirs_last.items():
+        assert torch.equal(ours_last[name], value) if torch.is_tensor(value) else ours_last[name] == value, name
 
 
 def refused(error: type[MixerError], recipe: Recipe, folder: Path) -> str:
@@ -339,3 +367,68 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 1 << 16)
     except OSError:
         return b""
+
+
+def wait_for(holds: Callable[[], object], process: Any = None) -> None:
+    """Until `holds` does, or the process is over."""
+    until = time.monotonic() + 120
+    while not holds() and (process is None or process.is_alive()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.002)
+
+
+def lines_of(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+class TestKilled:
+    """SIGKILL at any moment, again and again, and the same command again and again: nothing is different in the end."""
+
+    def test_at_25_moments(self, small: Recipe, tmp_path: Path):
+        recipe = toml.change(
+            small,
+            {
+                "machine.save_every": 1,
+                "machine.keep": 2,
+                "machine.workers": 1,
+                "machine.log_every": 3,
+                "train.steps": 20,
+            },
+        )
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        assert run_elsewhere(recipe, whole) == 0, said(whole)
+        chance = random.Random(0)
+        writing = 0
+        for life in range(25):
+            with running(recipe, killed) as process:
+                if life % 3 == 0:
+                    time.sleep(chance.uniform(0, 0.8))  # anywhere, the beginning as well
+                elif life % 3 == 1:
+                    wait_for(lambda: [*(killed / "checkpoints").glob(".writing-*")], process)
+                    time.sleep(chance.uniform(0, 0.02))
+                    writing += bool([*(killed / "checkpoints").glob(".writing-*")])
+                else:
+                    before = lines_of(killed)
+                    wait_for(lambda before=before: lines_of(killed) > before, process)
+                    time.sleep(chance.uniform(0, 0.1))
+                process.kill()
+            for checkpoint in (killed / "checkpoints").glob("step-*") if killed.exists() else ():
+                assert {path.name for path in checkpoint.iterdir()} == {*PARTS}
+        assert writing > 0
+        assert run_elsewhere(recipe, killed) == 0, said(killed)
+        assert_same_run(killed, whole)
+        assert len(steps_saved(killed)) == 2
+        assert not [path.name for path in killed.rglob(".*") if path.name not in (".lock", ".metadata")]
+
+    def test_while_the_end_is_written(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        chance = random.Random(0)
+        for life in range(5):
+            folder = as_after(STEPS, uninterrupted, tmp_path / f"run{life}")
+            lines = lines_of(folder)
+            with running(small, folder) as process:
+                wait_for(lambda: lines_of(folder) < lines, process)  # it has begun to tidy up
+                time.sleep(chance.uniform(0, 0.25))
+                process.kill()
+            fit(small, folder, quiet=True)
+            assert_same_run(folder, uninterrupted)

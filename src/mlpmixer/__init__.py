@@ -1,4 +1,4 @@
-"""MLP-Mixer, the all-MLP image classifier: models, weights, prediction. Importing this does not import torch."""
+"""MLP-Mixer, the all-MLP image classifier: models, weights, training, prediction. This import brings no torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlpmixer.models import create, names
+from mlpmixer.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlpmixer.predict.predictor import Predictor
+    from mlpmixer.train.loop import fit
     from mlpmixer.weights.load import load
     from mlpmixer.weights.save import save
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "create", "load", "names", "save"]
+__all__ = ["Predictor", "Recipe", "create", "fit", "load", "names", "save"]
 
 # Found when they are first asked for, since they bring torch along.
 _LATER = {
     "Predictor": "mlpmixer.predict.predictor",
+    "fit": "mlpmixer.train.loop",
     "load": "mlpmixer.weights.load",
     "save": "mlpmixer.weights.save",
 }

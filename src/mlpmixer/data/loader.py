@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -222,6 +223,8 @@ def _started(
                 batch_size=None,
                 sampler=wanted,  # pyright: ignore[reportArgumentType] (an iterator is enough)
                 num_workers=workers,
+                # Forked ones share what a split holds; others would get a copy each.
+                multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
                 pin_memory=pin,
                 prefetch_factor=2 if workers else None,
                 worker_init_fn=_calm,

@@ -54,6 +54,7 @@ def resize(
 def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
     (height, width), (rows, columns) = pixels.shape[-2:], crop
     down, right = max(rows - height, 0), max(columns - width, 0)
-    pixels = F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
+    if down or right:
+        pixels = F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
     top, left = round((pixels.shape[-2] - rows) / 2), round((pixels.shape[-1] - columns) / 2)
     return pixels[..., top : top + rows, left : left + columns]

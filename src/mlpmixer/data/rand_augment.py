@@ -5,6 +5,7 @@ Large pictures are faster as PIL images, and small ones, for most operations, as
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -122,8 +123,7 @@ def solarize(picture: Form, m: int) -> Form:
 
 def solarize_add(picture: Form, m: int) -> Image.Image:
     """Adds 11·m to values below 128."""
-    table = [min(value + 11 * m, 255) if value < 128 else value for value in range(256)]
-    return as_image(picture).point(3 * table)
+    return as_image(picture).point(_sums(m))
 
 
 def cutout(picture: Form, m: int) -> Image.Image:
@@ -169,6 +169,12 @@ def as_image(picture: Form) -> Image.Image:
 def _quicker(picture: Form) -> Form:
     height, width = V.get_size(picture)
     return as_tensor(picture) if height * width <= SMALL else as_image(picture)
+
+
+@functools.cache
+def _sums(m: int) -> list[int]:
+    """What becomes of each value, in red, green and blue."""
+    return 3 * [min(value + 11 * m, 255) if value < 128 else value for value in range(256)]
 
 
 def _moved(picture: Form, output_to_input: tuple[float, ...]) -> Image.Image:

@@ -78,16 +78,19 @@ bf16* place(bf16* b, int depth, int row, int column) {
     return b + (size_t(column / PANEL) * half(depth) + row / 2) * 2 * PANEL + column % PANEL * 2;
 }
 
-__m512 exponential(__m512 x) {  // within 2 units of float32's last place
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.f)), _mm512_set1_ps(-87.f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.f)));
-    return _mm512_scalef_ps(p, n);
+// 2^x within 3e-6 of itself, as near as the bfloat16 that comes of it can tell; not above 2^126.
+__m512 power_of_two(__m512 x) {
+    x = _mm512_min_ps(x, _mm512_set1_ps(126.f));
+    const __m512 whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
+    __m512 p = _mm512_set1_ps(0.009560510f);
+    for (float c : {0.055917039f, 0.240249811f, 0.693121968f, 0.999999191f})
+        p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(c));
+    return _mm512_scalef_ps(p, whole);
+}
+
+__m512 inverse(__m512 x) {
+    const __m512 near = _mm512_rcp14_ps(x);
+    return _mm512_mul_ps(near, _mm512_fnmadd_ps(x, near, _mm512_set1_ps(2.f)));
 }
 
 // x · P(x), and its slope P(x) + x · P'(x), for both forms of the GELU.
@@ -100,8 +103,8 @@ struct Gelu {
         if (exact) {
             // Φ by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7; φ is its derivative.
             const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
-            const __m512 bell = exponential(_mm512_mul_ps(x2, _mm512_set1_ps(-0.5f)));
-            const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+            const __m512 bell = power_of_two(_mm512_mul_ps(x2, _mm512_set1_ps(-0.72134752f)));  // exp(−x²/2)
+            const __m512 t = inverse(_mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
             __m512 p = _mm512_set1_ps(1.061405429f);
             for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
                 p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c));
@@ -113,7 +116,7 @@ struct Gelu {
             // (1 + tanh u) / 2 = 1 / (1 + exp(−2u)), with 2u = a·x + b·x³.
             const __m512 a = _mm512_set1_ps(1.59576912f), b = _mm512_set1_ps(0.07135481f);
             const __m512 u = _mm512_mul_ps(x, _mm512_fmadd_ps(b, x2, a));
-            share = _mm512_div_ps(one, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), u))));
+            share = inverse(_mm512_add_ps(one, power_of_two(_mm512_mul_ps(u, _mm512_set1_ps(-1.44269504f)))));
             const __m512 du = _mm512_fmadd_ps(_mm512_mul_ps(b, _mm512_set1_ps(3.f)), x2, a);
             rise = _mm512_mul_ps(_mm512_mul_ps(share, _mm512_sub_ps(one, share)), du);
         }
