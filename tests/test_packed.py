@@ -314,6 +314,11 @@ class TestDamage:
             ("test.labels.npy", lambda content: content[:-8] + b"\xff" * 8, "test: labels that do not fit"),
             ("test.sizes.npy", lambda content: content[:-4] + bytes(4), "test: sizes that do not fit"),
             ("test.sizes.npy", lambda content: content[:-4] + b"\xff" * 4, "test: sizes that do not fit"),
+            (
+                "test.sizes.npy",
+                lambda content: content.replace(b"(10, 2), }           ", b"(9999999999999, 2), }"),
+                "mmap",
+            ),
             ("test.labels.npy", lambda content: bytes(len(content)), "pickle|magic|Cannot load"),
         ],
     )

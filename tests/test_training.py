@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from mlpmixer.data.choose import choose
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.preprocess import normalise
 from mlpmixer.errors import DataError, MixerError, RecipeError, RunError, RunStopped, UsageError
-from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import About, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
@@ -42,11 +43,11 @@ from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary, off_the_curve
 from mlpmixer.train.grid import search
 from mlpmixer.train.loop import crosses, fit
-from mlpmixer.train.loss import as_targets, distance_to
+from mlpmixer.train.loss import distance_to
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.stop import Stop
 from mlpmixer.train.teacher import Teacher
-from mlpmixer.train.team import Team, device_of, joined
+from mlpmixer.train.team import Team
 from mlpmixer.train.update import Update
 
 CLASSES = ("Trouser", "Bag")
@@ -278,7 +279,7 @@ class TestWholeRuns:
         files, threads = open_files(), {*threading.enumerate()}
         fit(toml.change(small, {"train.steps": 3, "machine.workers": 2}), tmp_path / "run", quiet=True)
         assert open_files() <= files
-        assert {*threading.enumerate()} <= threads
+        wait_for(lambda: {*threading.enumerate()} <= threads)  # those of queues end a moment later
         assert multiprocessing.active_children() == []
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -301,7 +302,7 @@ def open_files() -> set[str]:
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         return set()
-    links = (os.readlink(path) for path in folder.iterdir() if path.is_symlink())
+    links = (str(path.readlink()) for path in folder.iterdir() if path.is_symlink())
     return {link for link in links if not link.startswith("pipe:")}
 
 
@@ -382,6 +383,10 @@ def lines_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def other_lines(folder: Path, before: int) -> bool:
+    return lines_of(folder) != before
+
+
 class TestKilled:
     """SIGKILL at any moment, again and again, and the same command again and again: nothing is different in the end."""
 
@@ -410,7 +415,7 @@ class TestKilled:
                     writing += bool([*(killed / "checkpoints").glob(".writing-*")])
                 else:
                     before = lines_of(killed)
-                    wait_for(lambda before=before: lines_of(killed) > before, process)
+                    wait_for(partial(other_lines, killed, before), process)
                     time.sleep(chance.uniform(0, 0.1))
                 process.kill()
             for checkpoint in (killed / "checkpoints").glob("step-*") if killed.exists() else ():
@@ -427,8 +432,563 @@ class TestKilled:
             folder = as_after(STEPS, uninterrupted, tmp_path / f"run{life}")
             lines = lines_of(folder)
             with running(small, folder) as process:
-                wait_for(lambda: lines_of(folder) < lines, process)  # it has begun to tidy up
+                wait_for(partial(other_lines, folder, lines), process)  # it has begun: those of the end are forgotten
                 time.sleep(chance.uniform(0, 0.25))
                 process.kill()
             fit(small, folder, quiet=True)
             assert_same_run(folder, uninterrupted)
+
+
+class TestStopped:
+    def test_asked_by_ctrl_c_and_by_a_cluster(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        """Real processes of the command; Ctrl-C reaches all processes of a terminal, SIGTERM only the one."""
+        folder, file = tmp_path / "run", tmp_path / "small.toml"
+        slow = toml.change(small, {"machine.workers": 2, "machine.save_every": 1000})
+        file.write_text(toml.dumps(slow))
+        command = [sys.executable, "-W", "error", "-m", "mlpmixer", "train", str(file), "--folder", str(folder)]
+        done = []
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            before = lines_of(folder)
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            wait_for(partial(other_lines, folder, before), Alive(process))
+            (os.killpg if asked == signal.SIGINT else os.kill)(process.pid, asked)
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 130, err
+            assert out == ""
+            assert "Traceback" not in err
+            last = err.splitlines()[-1]
+            found = re.fullmatch(
+                r"mixer: stopped after step (\d+) of 12; it is saved, and the same command goes on", last
+            )
+            assert found, last
+            done.append(int(found[1]))
+            assert steps_saved(folder)[-1] == done[-1]
+        assert done[0] < done[1] < STEPS
+        fit(small, folder, quiet=True)
+        for name in ("weights.safetensors", "best.safetensors"):
+            assert_same_file(folder / name, uninterrupted / name)
+
+    def test_the_step_is_finished_first_and_a_second_ctrl_c_does_not_wait(self):
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        with Stop() as stop:
+            assert not stop.asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+    def test_in_a_notebook(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        """Ctrl-C comes as an error that says how to go on, and nothing runs on behind it."""
+        slow = toml.change(small, {"machine.workers": 1})
+        folder = tmp_path / "run"
+        threads = {*threading.enumerate()}
+        killer = threading.Thread(
+            target=lambda: (wait_for(lambda: lines_of(folder)), os.kill(os.getpid(), signal.SIGINT))
+        )
+        killer.start()
+        with pytest.raises(RunStopped, match="stopped after step") as caught:
+            fit(slow, folder, quiet=True)
+        assert caught.value.exit_code == 130
+        killer.join()
+        assert multiprocessing.active_children() == []
+        wait_for(lambda: {*threading.enumerate()} == threads)
+        fit(slow, folder, quiet=True)
+        for name in ("weights.safetensors", "best.safetensors"):
+            assert_same_file(folder / name, uninterrupted / name)
+
+
+class Alive:
+    def __init__(self, process: subprocess.Popen[str]):
+        self.process = process
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+
+VARIANTS = {
+    # fp16 is slow on a CPU.
+    "fp16, gsam, lamb": {
+        **{"train.precision": "fp16", "optim.sharpness": "gsam", "optim.name": "lamb"},
+        **{"train.batch_size": 2, "data.dev": "1%", "model.options.layers": 1},
+    },
+    "bf16, our kernels": {"train.precision": "bf16", "model.options.dropout": 0.0},
+    "sgd, cutmix, parts": {"optim.name": "sgd", "augment.cutmix": 1.0, "machine.micro_batch": 5, "optim.ema": 0.0},
+    "best, steps": {"train.keep": "best", "optim.schedule": "steps", "model.options.stochastic_depth": 0.3},
+}
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("changes", VARIANTS.values(), ids=[*VARIANTS])
+    def test_to_the_bit(self, changes: dict[str, Any], small: Recipe, tmp_path: Path):
+        recipe = toml.change(small, {**changes, "data.test": "", "train.steps": 6})
+        fit(recipe, tmp_path / "whole", quiet=True)
+        fit(recipe, as_after(3, tmp_path / "whole", tmp_path / "parted"), quiet=True)
+        assert_same_run(tmp_path / "parted", tmp_path / "whole")
+
+    @pytest.mark.parametrize(
+        ("damage", "fault"),
+        [
+            ("flip", "__0_0.distcp is not as it was written"),
+            ("cut", "__0_0.distcp is not as it was written"),
+            ("delete", ".metadata: No such file or directory"),
+            ("sums", "sums.json cannot be read"),
+            ("no sums", "sums.json is empty"),
+        ],
+    )
+    def test_past_a_damaged_checkpoint(
+        self,
+        damage: str,
+        fault: str,
+        small: Recipe,
+        uninterrupted: Path,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+    ):
+        folder = as_after(9, uninterrupted, tmp_path / "run")
+        newest = folder / "checkpoints" / "step-000000009"
+        harm(newest, damage)
+        fit(small, folder, quiet=True)
+        assert capfd.readouterr().err == f"warning: {newest} is damaged ({fault}); going on from step 6\n"
+        assert_same_run(folder, uninterrupted)
+
+    def test_all_damaged(self, small: Recipe, uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        for step, damage in ((3, "cut"), (6, "flip")):
+            harm(folder / "checkpoints" / f"step-{step:09}", damage)
+        fit(small, folder, quiet=True)
+        said = capfd.readouterr().err.splitlines()
+        assert [line.split("; ")[1] for line in said] == ["there is no other: starting anew"] * 2
+        assert_same_run(folder, uninterrupted)
+
+    def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(self, uninterrupted: Path, tmp_path: Path):
+        folder = as_after(9, uninterrupted, tmp_path / "run")
+        harm(folder / "checkpoints" / "step-000000009", "flip")
+        model = create("mixer_pico")
+        checkpoints = Checkpoints(folder / "checkpoints", CPU, keep=1)
+        with checkpoints:
+            assert checkpoints.restore({})[0] == 6
+            checkpoints.save(7, {"model": model.state_dict()})
+        assert steps_saved(folder) == [7]
+
+    def test_only_with_the_same_recipe(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        changed = toml.change(small, {"optim.lr": 0.1, "data.seed": 1})
+        words = refused(RunError, changed, folder)
+        assert f"{folder} holds a run of another recipe (data.seed: 1, not 0; optim.lr: 0.1, not 0.004)" in words
+        assert "--folder" in words
+        assert toml.read(folder / "recipe.toml") == small
+
+    def test_on_another_machine(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        changed = replace(
+            toml.change(
+                small, {"machine.micro_batch": 5, "machine.workers": 1, "machine.keep": 1, "machine.log_every": 1}
+            ),
+            about=About(what="says more now"),
+        )
+        fit(changed, folder, quiet=True)
+        assert steps_saved(folder) == [12]
+        assert toml.read(folder / "recipe.toml") == changed
+        losses, wanted = (
+            {line["step"]: line["loss"] for line in metrics(run) if line["kind"] == "train"}
+            for run in (folder, uninterrupted)
+        )
+        # Up to there to the bit, then in other parts, with other dropout.
+        assert [*losses] == [3, 4, 6, *range(7, 13)]
+        assert {n: losses[n] for n in (3, 4, 6)} == {n: wanted[n] for n in (3, 4, 6)}
+
+    def test_one_process_at_a_time(self, small: Recipe, tmp_path: Path):
+        endless = toml.change(small, {"train.steps": 10_000, "machine.workers": 2})
+        folder = tmp_path / "run"
+        with running(endless, folder) as process:
+            wait_for(lambda: lines_of(folder), process)
+            assert "another process is running in" in refused(RunError, endless, folder)
+            process.kill()
+            process.join()
+        # What loaded pictures for it may live on for seconds; that is no reason to wait.
+        with RunFolder(folder).held():
+            pass
+
+    def test_what_a_killed_writer_left_is_tidied_up(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        folder = as_after(9, uninterrupted, tmp_path / "run")
+        left = [folder / name for name in (".weights.safetensors.x1y2", ".result.json.77.part")]
+        for path in left:
+            path.write_text("half")
+        half = folder / "checkpoints" / ".writing-000000012"
+        shutil.copytree(folder / "checkpoints" / "step-000000009", half)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 10, "kind": "tr')
+        fit(small, folder, quiet=True)
+        assert not any(path.exists() for path in (*left, half))
+        assert_same_run(folder, uninterrupted)
+
+
+def harm(checkpoint: Path, damage: str) -> None:
+    file, sums = checkpoint / "__0_0.distcp", checkpoint / "sums.json"
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    elif damage == "delete":
+        (checkpoint / ".metadata").unlink()
+    else:
+        sums.write_text("[1, 2" if damage == "sums" else "{}")
+
+
+class TestDisk:
+    def test_when_it_is_full(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        """A file may have as many bytes as the weights need, and fewer than a checkpoint."""
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        room = (uninterrupted / "weights.safetensors").stat().st_size + 1000
+        assert room < (uninterrupted / "checkpoints" / "step-000000006" / "__0_0.distcp").stat().st_size
+        assert run_elsewhere(small, folder, file_size=room) == 1
+        warned, ended = said(folder).splitlines()
+        cannot = f"cannot write a checkpoint to {folder}/checkpoints (File too large)"
+        assert warned == f"warning: {cannot}; the one before still stands, and the next will be tried"
+        assert ended == f"{cannot}; make room, and the same command goes on from the one before"
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000003", "step-000000006"]
+        fit(small, folder, quiet=True)  # there is room again
+        assert_same_run(folder, uninterrupted)
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
+    def test_lines_that_cannot_be_written(self, tmp_path: Path):
+        run = RunFolder(tmp_path)
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room"):
+            run.note(1, "train", loss=1.0)
+
+    @pytest.mark.parametrize("where", ["file/run", "file"])
+    def test_where_nothing_can_be_written(self, where: str, small: Recipe, tmp_path: Path):
+        (tmp_path / "file").write_text("in the way")
+        words = refused(RunError, small, tmp_path / where)
+        assert f"cannot write to {tmp_path / where}: " in words
+        assert "choose another folder: --folder" in words
+
+    def test_a_damaged_result(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        folder = shutil.copytree(uninterrupted, tmp_path / "run")
+        (folder / "result.json").write_text("{")
+        assert "result.json is damaged; delete it" in refused(RunError, small, folder)
+        (folder / "result.json").unlink()
+        fit(small, folder, quiet=True)
+        assert_same_run(folder, uninterrupted)
+
+
+class TestLosingTheLoss:
+    def test_no_number(self, small: Recipe, tmp_path: Path):
+        how = {
+            "optim.name": "sgd",
+            "optim.lr": 1e10,
+            "optim.clip": 0.0,
+            "machine.save_every": 1,
+            "machine.log_every": 50,
+        }
+        folder = tmp_path / "run"
+        words = refused(RunError, toml.change(small, how), folder)
+        found = re.search(
+            r"(?:the loss|the gradient's norm) is (?:nan|inf) at step (\d+) \(steps (\d+) to (\d+) ", words
+        )
+        assert found, words
+        step = int(found[1])
+        assert 1 < step < STEPS
+        assert f"the last good checkpoint is that of step {step - 1}" in words
+        assert "try a lower optim.lr, a longer optim.warmup_steps, or optim.clip 1, in another --folder" in words
+        assert steps_saved(folder)[-1] == step - 1
+        kept = flat(state(folder, step - 1))
+        assert all(value.isfinite().all() for value in kept.values() if torch.is_tensor(value))
+        report = json.loads((folder / "diverged.json").read_text())
+        assert report["steps"] == [int(found[2]), int(found[3])]
+        assert len(report["losses"]) == len(report["norms"]) == 1
+        assert all(re.fullmatch(r".* train\[\d+\]", where) for where in report["pictures"])
+        assert 16 <= len(report["pictures"]) <= 17
+        assert all(math.isfinite(line["loss"]) for line in metrics(folder) if line["kind"] == "train")
+        # The same again, from the good checkpoint.
+        assert f"at step {step} " in refused(RunError, toml.change(small, how), folder)
+
+    def test_a_spoilt_weight(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        model = load(uninterrupted)
+        with torch.no_grad():
+            next(model.parameters()).fill_(1e38)
+        save(model, tmp_path / "spoilt.safetensors")
+        words = refused(
+            RunError, toml.change(small, {"model.weights": str(tmp_path / "spoilt.safetensors")}), tmp_path / "run"
+        )
+        assert "the loss is nan at step 1 " in words
+        assert "no checkpoint was written yet" in words
+        assert not (tmp_path / "run" / "best.safetensors").exists()
+
+    def test_a_gradient_that_is_no_number_behind_a_loss_that_is(self, small: Recipe, tmp_path: Path):
+        run, pictures = RunFolder(tmp_path), choose(small.data)
+        part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
+        with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
+            diary = Diary(run, small, pictures, (1.0, 1.0), CPU, checkpoints, Bar(3, 0, quiet=True))
+            diary.step(1, torch.tensor(0.7), torch.tensor(1.0), [part])
+            diary.step(2, torch.tensor(0.7), torch.tensor(math.inf), [part])
+            with pytest.raises(RunError, match=r"the gradient's norm is inf at step 2 \(steps 1 to 2 "):
+                diary.look(2, 0.1)
+
+    def test_it_explodes(self, small: Recipe, tmp_path: Path):
+        how = {
+            "optim.name": "sgd",
+            "optim.lr": 1e3,
+            "optim.clip": 0.1,
+            "machine.log_every": 2,
+            "machine.save_every": 99,
+        }
+        words = refused(RunError, toml.change(small, how), tmp_path / "run")
+        found = re.search(r"the loss has grown from ([\d.]+) to ([\d.e+]+) at step (\d+) ", words)
+        assert found, words
+        assert float(found[2]) > 5 * float(found[1])
+        assert int(found[3]) % 2 == 0 or int(found[3]) > 2
+
+    def test_fine_tuning_may_begin_near_zero(self, small: Recipe, tmp_path: Path):
+        """Five times next to nothing is nothing to worry about."""
+        run, pictures = RunFolder(tmp_path), choose(small.data)
+        part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
+        with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
+            diary = Diary(run, small, pictures, (1.0, 1.0), CPU, checkpoints, Bar(9, 0, quiet=True))
+            for step, loss in enumerate([0.01, 0.01, 0.01, 0.01, 0.5, 0.5, 0.5, 0.5], 1):
+                diary.step(step, torch.tensor(loss), torch.tensor(1.0), [part])
+                if step % 4 == 0:
+                    diary.look(step, 0.1)
+        assert [line["loss"] for line in run.metrics()] == pytest.approx([0.01, 0.5])
+
+
+def test_out_of_memory_says_what_fits_and_that_does_fit(small: Recipe, tmp_path: Path):
+    wide = {"model.options.channels": 128, "model.options.channel_hidden": 512, "model.options.token_hidden": 64}
+    how = {**wide, "train.batch_size": 1024, "train.steps": 2, "augment.crop": "none", "augment.mixup": 0.5}
+    recipe = toml.change(small, {**how, "evaluation.resize": 28, "evaluation.every": 100.0, "data.test": ""})
+    assert run_elsewhere(recipe, tmp_path / "run", memory=700 << 20) == 1
+    words = said(tmp_path / "run")
+    found = re.fullmatch(
+        r"out of memory with 1024 pictures at once; (\d+) fit: --machine\.micro_batch \1 learns the same in smaller "
+        r"parts \(the run goes on where it was\)\n",
+        words,
+    )
+    assert found, words
+    fits = int(found[1])
+    assert 1 <= fits < 1024
+    recipe = toml.change(recipe, {"machine.micro_batch": fits})
+    assert run_elsewhere(recipe, tmp_path / "run", memory=700 << 20) == 0, said(tmp_path / "run")
+    assert len(steps_saved(tmp_path / "run")) == 1
+
+
+class TestStartingFromWeights:
+    def test_other_classes_get_a_fresh_head(self, small: Recipe, uninterrupted: Path):
+        classes = ("Trouser", "Shirt", "Bag")
+        recipe = toml.change(small, {"model.weights": str(uninterrupted), "data.classes": classes})
+        before, model = load(uninterrupted), begin(recipe, classes)
+        arrays = {name: array for name, array in before.state_dict().items() if not name.startswith("head")}
+        assert all(torch.equal(model.state_dict()[name], array) for name, array in arrays.items())
+        assert model.state_dict()["head.weight"].shape == (3, 32)
+        assert not model.state_dict()["head.weight"].any()
+        assert model.training
+        assert model.passport is not None
+        assert model.passport.classes == classes
+        assert model.passport.provenance == {
+            "recipe": "small",
+            "data": small.data.source,
+            "from": str(uninterrupted),
+        }
+
+    def test_the_same_classes_keep_it(self, small: Recipe, uninterrupted: Path):
+        recipe = toml.change(small, {"model.weights": str(uninterrupted), "model.options.dropout": 0.5})
+        before, model = load(uninterrupted), begin(recipe, CLASSES)
+        assert all(torch.equal(model.state_dict()[name], array) for name, array in before.state_dict().items())
+        assert model.config.dropout == 0.5  # pyright: ignore[reportAttributeAccessIssue]
+        swapped = begin(recipe, CLASSES[::-1])
+        assert not swapped.state_dict()["head.weight"].any()
+
+    def test_another_size_and_a_whole_run(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        how = {"model.weights": str(uninterrupted), "model.image_size": 36, "train.steps": 4}
+        recipe = toml.change(small, {**how, "data.classes": ("Trouser", "Shirt", "Bag")})
+        fit(recipe, tmp_path / "run", quiet=True)
+        model = load(tmp_path / "run")
+        assert model.config.image_size == (36, 36)
+        assert model.passport is not None
+        assert model.passport.preprocessing == Preprocessing.usual((36, 36))
+        assert model.passport.classes == ("Trouser", "Shirt", "Bag")
+        losses = [line["loss"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
+        assert losses[0] == pytest.approx(math.log(3), abs=0.1)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"model.options.num_classes": 3}, "model.options cannot set num_classes: the data says it"),
+            ({"model.options.image_size": 3}, "model.options cannot set image_size: model.image_size says it"),
+            ({"model.options.layers": "two"}, "model.options has a value of the wrong kind"),
+            ({"model.options.lairs": 2}, "no option is called 'lairs'; did you mean 'layers'?"),
+            ({"model.name": "mixer_b15"}, "no model is called 'mixer_b15'; did you mean 'mixer_b16'?"),
+            ({"model.weights": "mixer_b15"}, "there is no file 'mixer_b15'"),
+            ({"machine.device": "gpu"}, "machine.device is cpu, cuda or auto, not 'gpu'"),
+            ({"machine.device": "cpu:x"}, "machine.device is cpu, cuda, cuda:N or auto, not 'cpu:x'"),
+            ({"machine.micro_batch": -1}, "machine.micro_batch must be 0 or more; got -1"),
+        ],
+    )
+    def test_what_cannot_be(self, changes: dict[str, Any], words: str, small: Recipe, tmp_path: Path):
+        assert words in refused(UsageError, toml.change(small, changes), tmp_path)
+
+    def test_processes_that_cannot_meet(self, small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("WORLD_SIZE", "8")
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        words = refused(UsageError, small, tmp_path)
+        assert (
+            "WORLD_SIZE says that this is one of 8 processes, but not how they meet: start them with torchrun" in words
+        )
+
+
+class TestTeacher:
+    def test_the_loss_is_what_the_formula_says(self, small: Recipe, uninterrupted: Path):
+        how = {"loss.teacher": str(uninterrupted), "loss.teacher_share": 0.3, "loss.temperature": 2.0}
+        recipe = toml.change(small, {**how, "model.options.dropout": 0.0, "augment.mixup": 0.0})
+        model = begin(recipe, CLASSES)
+        chance = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (16, 3, 28, 28), dtype=torch.uint8, generator=chance)
+        labels = torch.randint(0, 2, (16,), generator=chance)
+        assert model.passport is not None
+        seen = normalise(images, model.passport.preprocessing)
+        with torch.no_grad():
+            ours, theirs = model(seen), load(uninterrupted)(seen)
+        far = distance_to(theirs, ours, recipe.loss)
+        wanted = (0.7 * F.cross_entropy(ours, labels, reduction="none") + 0.3 * far).mean()
+        loss, _ = Update(recipe, model, 10, CPU)(0, [Batch(images, labels, torch.arange(16))])
+        assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+        assert far.mean() > 1e-3
+
+    def test_a_whole_run(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        how = {"loss.teacher": str(uninterrupted), "train.steps": 3, "data.test": ""}
+        fit(toml.change(small, how), tmp_path / "run", quiet=True)
+        assert [*state(tmp_path / "run", 3)["model"]] == [*state(uninterrupted, 3)["model"]]  # the teacher is not kept
+
+    def test_ours_sees_the_pictures_in_its_own_size_and_scale(self, small: Recipe, tmp_path: Path):
+        other = begin(toml.change(small, {"model.image_size": 36}), CLASSES).eval()
+        torch.nn.init.normal_(other.get_parameter("head.weight"))
+        how = Preprocessing(resize=40, crop=(36, 36), mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))
+        save(other, tmp_path / "teacher.safetensors", preprocessing=how)
+        student = begin(small, CLASSES)
+        teacher = Teacher(str(tmp_path / "teacher.safetensors"), student, torch.device("cpu"))
+        assert student.passport is not None
+        images = torch.full((1, 3, 28, 28), 51, dtype=torch.uint8)
+        large = torch.full((1, 3, 36, 36), 51, dtype=torch.uint8)
+        with torch.no_grad():
+            wanted = other(normalise(large, how))
+        torch.testing.assert_close(teacher(normalise(images, student.passport.preprocessing)), wanted)
+
+    def test_timms(self, small: Recipe, tmp_path: Path, timm: Any):
+        other = timm.create_model("test_vit", num_classes=2).eval()
+        torch.save(other.state_dict(), tmp_path / "vit.pth")
+        student = begin(small, CLASSES)
+        teacher = Teacher(f"timm:test_vit={tmp_path}/vit.pth", student, torch.device("cpu"))
+        wants = other.pretrained_cfg
+        side = wants["input_size"][1]
+        images = torch.full((2, 3, 28, 28), 102, dtype=torch.uint8)
+        mean, std = (torch.tensor(wants[name])[:, None, None] for name in ("mean", "std"))
+        with torch.no_grad():
+            wanted = other((torch.full((2, 3, side, side), 0.4) - mean) / std)
+        assert student.passport is not None
+        torch.testing.assert_close(
+            teacher(normalise(images, student.passport.preprocessing)), wanted, rtol=1e-4, atol=1e-5
+        )
+        assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+    @pytest.mark.parametrize(
+        ("teacher", "words"),
+        [
+            ("timm:test_vitt", "timm has no model 'test_vitt'; did you mean 'test_vit'?"),
+            ("timm:test_vit=nowhere.pth", "timm cannot load test_vit=nowhere.pth: "),
+            ("timm:test_vit={three}", "timm cannot load test_vit="),
+            ("{others}", "knows other classes than the data; a teacher must know the same"),
+            ("nowhere.pth", "there is no file 'nowhere.pth'"),
+        ],
+    )
+    @pytest.mark.usefixtures("timm")
+    def test_what_cannot_teach(
+        self, teacher: str, words: str, small: Recipe, uninterrupted: Path, tmp_path: Path, timm: Any
+    ):
+        torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "three.pth")
+        save(load(uninterrupted), tmp_path / "others.safetensors", classes=("cat", "dog"))
+        source = teacher.format(three=tmp_path / "three.pth", others=tmp_path / "others.safetensors")
+        assert words in refused(UsageError, toml.change(small, {"loss.teacher": source}), tmp_path / "run")
+
+
+class TestBrokenPictures:
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Recipe:
+        chance = np.random.default_rng(0)
+        for split, count in (("train", 12), ("val", 4)):
+            for label in ("cat", "dog"):
+                (tmp_path / "photos" / split / label).mkdir(parents=True)
+                for n in range(count):
+                    picture = Image.fromarray(chance.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+                    picture.save(tmp_path / "photos" / split / label / f"{n}.png")
+        for broken in ("train/cat/3.png", "val/dog/1.png"):
+            (tmp_path / "photos" / broken).write_bytes(b"no picture")
+        return toml.change(
+            Recipe(),
+            {
+                "model.name": "mixer_pico",
+                "model.image_size": 12,
+                "model.options.layers": 1,
+                "data.source": str(tmp_path / "photos"),
+                "augment.mixup": 0.2,
+                "train.batch_size": 8,
+                "train.epochs": 3.0,
+                "train.precision": "fp32",
+                "machine.workers": 0,
+            },
+        )
+
+    def test_strict_stops_and_names_it(self, photos: Recipe, tmp_path: Path):
+        words = refused(DataError, photos, tmp_path / "run")
+        assert "train/cat/3.png is no picture, or a damaged one" in words
+        assert 'set data.broken to "skip"' in words
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_skip_lists_each_once(
+        self, workers: int, photos: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        how = {"data.broken": "skip", "machine.workers": workers, "machine.micro_batch": 3}
+        found = fit(toml.change(photos, how), tmp_path / "run", quiet=True)
+        listed = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
+        names = [str(Path(line["picture"]).relative_to(tmp_path / "photos")) for line in listed]
+        assert sorted(names) == ["train/cat/3.png", "val/dog/1.png"]
+        assert all("is no picture" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
+        assert found.dev is not None
+        assert found.dev["count"] == 7
+        assert capfd.readouterr().err == ""
+
+
+class TestGrid:
+    def test_the_best_by_dev_and_the_lost_left_out(self, small: Recipe, tmp_path: Path):
+        how = {"optim.name": "sgd", "optim.clip": 0.0, "optim.ema": 0.0, "data.test": ""}
+        recipe = toml.change(small, how)
+        points = search(recipe, tmp_path, {"optim.lr": ["1e-9", "0.03", "1e10"]}, quiet=True)
+        assert [point.values for point in points] == [{"optim.lr": "0.03"}, {"optim.lr": "1e-9"}]
+        assert points[0].score > points[1].score
+        written = json.loads((tmp_path / "grid.json").read_text())
+        assert written["picked"] == str(tmp_path / "optim.lr=0.03")
+        assert [lost["optim.lr"] for lost in written["lost"]] == ["1e10"]
+        again = search(recipe, tmp_path, {"optim.lr": ["1e-9", "0.03"]}, quiet=True)
+        assert [point.result for point in again] == [point.result for point in points]
+
+    def test_when_all_are_lost(self, small: Recipe, tmp_path: Path):
+        recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
+        with pytest.raises(RunError, match="all 1 points lost their loss, the last so: the "):
+            search(recipe, tmp_path, {"optim.lr": [1e10]}, quiet=True)
+
+    def test_what_cannot_be_searched(self, small: Recipe, tmp_path: Path):
+        with pytest.raises(RecipeError, match="a grid picks by the dev split"):
+            search(toml.change(small, {"data.dev": ""}), tmp_path, {"optim.lr": [1]}, quiet=True)
+        with pytest.raises(RecipeError, match=r"'optim\.lrr'; did you mean 'optim\.lr'"):
+            search(small, tmp_path, {"optim.lr": [1], "optim.lrr": [1]}, quiet=True)
+        assert not [*tmp_path.iterdir()]  # all of it is checked before anything runs

@@ -27,6 +27,7 @@ class Augmentation:
         from mlpmixer.data import policies  # not above: it brings torchvision
 
         self.how, self.size = how, size
+        self.covering = Preprocessing(resize=max(size), crop=size)
         self.inception = policies.v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
         self.policy = policies.policy(how)
         self.erase = policies.v2.RandomErasing(how.erase, value=127)  # grey, about 0 to the model
@@ -49,7 +50,7 @@ class Augmentation:
                 box = self.inception.make_params([torch.empty(1).expand(3, *picture.shape[:2])])
                 return resize(_cut(picture, **box), self.size)
             case "pad":
-                pixels = prepare(picture, Preprocessing(resize=max(self.size), crop=self.size))
+                pixels = prepare(picture, self.covering)
                 by = self.how.padding
                 top, left = torch.randint(2 * by + 1, (2,)).tolist()
                 return F.pad(pixels, (by, by, by, by))[:, top : top + height, left : left + width]

@@ -30,8 +30,9 @@ class Packed(Split):
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
-        self.labels = np.load(folder / f"{name}.labels.npy")
-        self.sizes = np.load(folder / f"{name}.sizes.npy")
+        # Mapped first: a file that claims to hold more than it does is refused before any memory is set aside.
+        self.labels = np.array(np.load(folder / f"{name}.labels.npy", mmap_mode="r"))
+        self.sizes = np.array(np.load(folder / f"{name}.sizes.npy", mmap_mode="r"))
         self.ends = np.cumsum(3 * self.sizes.prod(axis=1, dtype=np.int64))  # of the pictures among the pixels, in bytes
 
     def __reduce__(self) -> tuple[type[Packed], tuple[Path, str]]:

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ class RunFolder:
                     if file.write(content) < len(content):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError:
-                    file.truncate(before)  # half a line would spoil the next one
+                    with suppress(OSError):
+                        file.truncate(before)  # half a line would spoil the next one
                     raise
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}; make room") from error

@@ -29,7 +29,8 @@ def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
         else:
             model = create(wanted.name, num_classes=len(classes), image_size=size, **options)
     except TypeError as error:
-        raise RecipeError(f"model.options has a value of the wrong kind: {error}") from error
+        why = str(error).splitlines()[0]
+        raise RecipeError(f"model.options has a value of the wrong kind: {why}") from error
     origin = {"recipe": recipe.name, "data": recipe.data.source}
     if wanted.weights:
         origin["from"] = wanted.weights
