@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmixer.data.fashion_mnist import FILES, open_fashion_mnist
-from mlpmixer.data.known import SHIPPED
+from mlpmixer.data.sources.fashion_mnist import FILES, open_fashion_mnist
+from mlpmixer.data.sources.known import SHIPPED
 
 TRAIN_PER_CLASS = 1600  # the most, in hundreds, that fit into 10 MB beside the whole test split
 PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4}]  # the smallest of those tried

@@ -30,8 +30,8 @@ from mlpmixer.data import jpeg
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import train_batches
-from mlpmixer.data.packing import pack
 from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.sources.packing import pack
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.recipe import Augment
 

@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from mlpmixer import data
 from mlpmixer.cli import main
-from mlpmixer.data import likeness
-from mlpmixer.data.complaints import COMPLAINTS
 from mlpmixer.data.dataset import DataSet, Pixels, Split
-from mlpmixer.data.doctor import Examination, examine
-from mlpmixer.data.facts import facts
+from mlpmixer.data.doctor import likeness
+from mlpmixer.data.doctor.complaints import COMPLAINTS
+from mlpmixer.data.doctor.examine import Examination, examine
+from mlpmixer.data.doctor.facts import facts
 from mlpmixer.data.pictures import decode
 from mlpmixer.data.processes import each
 from mlpmixer.errors import DataError, UsageError

@@ -27,12 +27,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlpmixer.data import cifar, cifar_from_npm, known
-from mlpmixer.data.cifar import CIFAR10, CIFAR100, Layout, is_cifar, open_cifar
 from mlpmixer.data.dataset import DataSet, Pixels
-from mlpmixer.data.fashion_mnist import FILES, open_fashion_mnist
-from mlpmixer.data.idx import read_idx
-from mlpmixer.data.known import KNOWN
+from mlpmixer.data.sources import cifar, cifar_from_npm, known
+from mlpmixer.data.sources.cifar import CIFAR10, CIFAR100, Layout, is_cifar, open_cifar
+from mlpmixer.data.sources.fashion_mnist import FILES, open_fashion_mnist
+from mlpmixer.data.sources.idx import read_idx
+from mlpmixer.data.sources.known import KNOWN
 from mlpmixer.errors import DataError, FetchError, MixerError
 
 HAS = 6  # pictures in each tiny batch
@@ -412,7 +412,7 @@ def test_an_npm_that_does_not_start_is_named(tmp_path: Path) -> None:
 FETCHING = """
 import os, pickle, signal, sys
 from pathlib import Path
-from mlpmixer.data import cifar, known
+from mlpmixer.data.sources import cifar, known
 known.CIFAR10 = pickle.loads(Path(sys.argv[1]).read_bytes())
 known.CIFAR_HOME = sys.argv[2]
 synced = []
@@ -600,4 +600,4 @@ def test_no_training_picture_was_picked_twice(shipped: DataSet) -> None:
 def test_what_is_shipped_is_small_and_brings_its_licence() -> None:
     files = list(known.SHIPPED.iterdir())
     assert sum(path.stat().st_size for path in files) <= 10_000_000
-    assert "Copyright © 2017 Zalando SE" in (resources.files("mlpmixer.data") / "shipped" / "README.md").read_text()
+    assert "Copyright © 2017 Zalando SE" in (resources.files("mlpmixer.data.sources") / "shipped" / "README.md").read_text()

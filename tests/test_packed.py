@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset
 from mlpmixer import data
 from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Part, Pixels, Split
-from mlpmixer.data.packed import MANIFEST, Packed, is_packed, open_packed, read_manifest
-from mlpmixer.data.packing import CHUNK, pack
 from mlpmixer.data.pictures import Picture, pixels
 from mlpmixer.data.preprocess import prepare
+from mlpmixer.data.sources.packed import MANIFEST, Packed, is_packed, open_packed, read_manifest
+from mlpmixer.data.sources.packing import CHUNK, pack
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.passport import Preprocessing
 

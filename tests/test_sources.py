@@ -25,9 +25,9 @@ import pytest
 from PIL import Image
 
 from mlpmixer import data
-from mlpmixer.data import imagenet, shards
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.pictures import decode
+from mlpmixer.data.sources import imagenet, shards
 from mlpmixer.errors import DataError, FetchError, PictureError
 
 # Every picture has a colour of its own, so that a test sees which one it got.

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from mlpmixer.data.complaints import Finding
-    from mlpmixer.data.doctor import Examination
-    from mlpmixer.data.looks import Looks
+    from mlpmixer.data.doctor.complaints import Finding
+    from mlpmixer.data.doctor.examine import Examination
+    from mlpmixer.data.doctor.looks import Looks
 
 EXAMPLES = 5  # of pictures or groups on the page, for each finding
 MEMBERS = 4  # of a group on the page
@@ -47,7 +47,7 @@ def doctor(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mlpmixer import data as data_sets
-    from mlpmixer.data.doctor import examine
+    from mlpmixer.data.doctor.examine import examine
     from mlpmixer.data.processes import cores
 
     opened = data_sets.open(data)
@@ -76,7 +76,7 @@ def _print_json(found: Examination) -> None:
 def _print_page(found: Examination) -> None:
     from rich.console import Console
 
-    from mlpmixer.data import likeness
+    from mlpmixer.data.doctor import likeness
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     data, total, looked = found.sample.data, int(found.counts.sum()), len(found.sample)

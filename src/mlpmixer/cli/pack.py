@@ -33,8 +33,8 @@ def pack(
         json: Print JSON.
     """
     from mlpmixer import data as data_sets
-    from mlpmixer.data.packed import read_manifest
-    from mlpmixer.data.packing import pack as write
+    from mlpmixer.data.sources.packed import read_manifest
+    from mlpmixer.data.sources.packing import pack as write
 
     started = time.monotonic()
     path = write(data_sets.open(data), folder, size=size, shape=shape, policy=policy, workers=workers)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def open(spec: str | os.PathLike[str]) -> DataSet:
     """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path."""
-    from mlpmixer.data import cifar, folder, hub, lists, packed, shards
-    from mlpmixer.data.fashion_mnist import has_fashion_mnist, open_fashion_mnist
-    from mlpmixer.data.known import KNOWN
+    from mlpmixer.data.sources import cifar, folder, hub, lists, packed, shards
+    from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
+    from mlpmixer.data.sources.known import KNOWN
 
     text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
     if text in KNOWN:

@@ -33,14 +33,19 @@ def describe_machine(team: Team) -> dict[str, Any]:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second in a large matrix product: what a training step is measured against."""
-    side = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(side, side, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+    side = 128
+    while True:  # until it is large enough to be timed; a fixed size takes minutes where `dtype` is foreign to a CPU
+        a = torch.randn(side, side, device=device).to(dtype)
+        seconds = min(_seconds_of_product(a) for _ in range(3))
+        if seconds > 0.01 or side == 8192:
+            return 2 * side**3 / seconds
+        side *= 2
+
+
+def _seconds_of_product(a: torch.Tensor) -> float:
+    start = time.perf_counter()
+    (a @ a)[0, 0].item()
+    return time.perf_counter() - start
 
 
 def _processor() -> str:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from mlpmixer.data.cifar import CIFAR10, CIFAR100, Layout, open_cifar, store, unpack
-from mlpmixer.data.cifar_from_npm import batches_from_npm
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.fashion_mnist import has_fashion_mnist, open_fashion_mnist
+from mlpmixer.data.sources.cifar import CIFAR10, CIFAR100, Layout, open_cifar, store, unpack
+from mlpmixer.data.sources.cifar_from_npm import batches_from_npm
+from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
 from mlpmixer.download import alone, bring, cache_folder
 from mlpmixer.errors import DataError, FetchError
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mlpmixer.data.naming import EXTENSIONS
+from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.download import cache_folder
 from mlpmixer.errors import DataError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.naming import SPLIT_WORDS, in_order, number
 from mlpmixer.data.pictures import Picture
+from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, number
 from mlpmixer.errors import DataError, PictureError
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.progress import track
 
 from mlpmixer.data.dataset import DataSet, Split, Texts
-from mlpmixer.data.folder import look
-from mlpmixer.data.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
-from mlpmixer.data.tar_index import TarIndex, tar_index
+from mlpmixer.data.sources.folder import look
+from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
+from mlpmixer.data.sources.tar_index import TarIndex, tar_index
 from mlpmixer.download import bring, cache_folder, require_address
 from mlpmixer.errors import DataError, FetchError, PictureError, nearest
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from mlpmixer.data import likeness
-from mlpmixer.data.complaints import COMPLAINTS, Finding
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.diagnoses import classes, copies, odd, unusable
-from mlpmixer.data.facts import FACTS, facts
-from mlpmixer.data.looks import Looks, looks
+from mlpmixer.data.doctor import likeness
+from mlpmixer.data.doctor.complaints import COMPLAINTS, Finding
+from mlpmixer.data.doctor.diagnoses import classes, copies, odd, unusable
+from mlpmixer.data.doctor.facts import FACTS, facts
+from mlpmixer.data.doctor.looks import Looks, looks
+from mlpmixer.data.doctor.sample import Sample
 from mlpmixer.data.pictures import Picture
 from mlpmixer.data.processes import each
-from mlpmixer.data.sample import Sample
 from mlpmixer.errors import UsageError
 
 CHUNK = 32  # pictures that a process is handed at once

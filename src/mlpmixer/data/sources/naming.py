@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmixer.data import imagenet
 from mlpmixer.data.dataset import SPLITS
+from mlpmixer.data.sources import imagenet
 from mlpmixer.errors import DataError, nearest
 
 # Where one name has several pictures, the first of these counts.

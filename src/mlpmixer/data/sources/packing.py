@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from mlpmixer import __version__
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.packed import MANIFEST, VERSION
 from mlpmixer.data.pictures import pixels
 from mlpmixer.data.preprocess import resize, short_side
 from mlpmixer.data.processes import cores, each
+from mlpmixer.data.sources.packed import MANIFEST, VERSION
 from mlpmixer.download import alone
 from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
 

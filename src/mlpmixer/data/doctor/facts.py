@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mlpmixer.data import likeness
+from mlpmixer.data.doctor import likeness
 from mlpmixer.data.pictures import Picture, decode
 from mlpmixer.errors import PictureError
 

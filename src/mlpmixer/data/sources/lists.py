@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.folder import Files
-from mlpmixer.data.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
+from mlpmixer.data.sources.folder import Files
+from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError
 
 PATH = ("path", "file", "image", "filename")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmixer.data import imagenet
 from mlpmixer.data.dataset import DataSet, Split, Texts
-from mlpmixer.data.naming import EXTENSIONS, SPLIT_WORDS, in_order, require_known
+from mlpmixer.data.sources import imagenet
+from mlpmixer.data.sources.naming import EXTENSIONS, SPLIT_WORDS, in_order, require_known
 from mlpmixer.errors import DataError
 
 

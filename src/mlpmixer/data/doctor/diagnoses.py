@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mlpmixer.data import likeness
-from mlpmixer.data.complaints import Finding
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.facts import FLAGS
-from mlpmixer.data.sample import Sample
+from mlpmixer.data.doctor import likeness
+from mlpmixer.data.doctor.complaints import Finding
+from mlpmixer.data.doctor.facts import FLAGS
+from mlpmixer.data.doctor.sample import Sample
 
 UNEVEN = 10  # times the smallest class
 LONG = 4  # times the shorter side
