@@ -1,17 +1,28 @@
-"""What tests do in processes of their own: runs that are killed, or starved of memory or disk."""
+"""What tests do in processes of their own: runs that are killed, starved of memory or disk, or shared by several.
+
+torchrun in_processes.py JOBS       does the jobs of a JSON file one after another, all processes together
+"""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from mlpmixer.errors import MixerError
 from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch._dynamo", "mlpmixer.train.loop", "mlpmixer.data.policies", "in_processes"])
@@ -67,3 +78,53 @@ def voice(folder: Path) -> Path:
 
 def said(folder: Path) -> str:
     return voice(folder).read_text()
+
+
+Job = tuple[Recipe, Path]
+
+
+def torchrun(processes: int, jobs: Sequence[Job], scratch: Path, *options: str) -> subprocess.Popen[str]:
+    """Runs jobs with so many processes. Judge them by their folders: with FSDP on CPUs, a process now and then aborts
+    as it exits, its work done."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = scratch / "jobs.json"
+    file.write_text(json.dumps([{"recipe": toml.dumps(recipe), "folder": str(folder)} for recipe, folder in jobs]))
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(processes), *options, __file__, str(file)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def do(jobs: list[dict[str, Any]]) -> None:
+    from mlpmixer.train.loop import fit
+
+    for job in jobs:
+        folder = Path(job["folder"])
+        if "DIE_AFTER" in os.environ:
+            threading.Thread(target=die, args=(folder, int(os.environ["DIE_AFTER"])), daemon=True).start()
+        try:
+            fit(toml.loads(job["recipe"]), folder, quiet=True)
+        except MixerError as error:
+            with voice(folder).open("a") as file:
+                file.write(f"{error}\n")
+            if error.exit_code == 130:
+                sys.exit(130)
+
+
+def die(folder: Path, step: int) -> None:
+    """As if its machine failed: the third process, the first time, once that checkpoint is there."""
+    if os.environ["RANK"] == "2" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        while not (folder / "checkpoints" / f"step-{step:09}").exists():
+            time.sleep(0.001)
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    do(json.loads(Path(sys.argv[1]).read_text()))

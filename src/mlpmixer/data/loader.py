@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ from mlpmixer.data.chance import draw, shuffled
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.pictures import pixels
 from mlpmixer.errors import DataError, MixerError, PictureError
+
+PREFETCH = 2  # batches that each process is ahead
 
 Prepare = Callable[[np.ndarray], Tensor]  # pixels (height, width, 3) become uint8 (3, H, W)
 
@@ -103,7 +106,8 @@ def train_batches(
                 yield [(step * batch_size + place, stream[step * batch_size + place]) for place in places]
 
     pictures = _Pictures(split, prepare, seed, skip_broken, int(one_before))
-    return _together(_load(pictures, wanted(), workers, pin), len(steps), len(starts))
+    parts = _load(pictures, wanted(), micro_batch + int(one_before), workers, pin)
+    return _together(parts, len(steps), len(starts))
 
 
 def all_batches(
@@ -123,7 +127,7 @@ def all_batches(
     mine = range(share.rank, len(split), share.ranks)
     most = range(0, len(split), share.ranks)
     wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(most), batch_size))
-    return _load(_Pictures(split, prepare, None, skip_broken), wanted, workers, pin)
+    return _load(_Pictures(split, prepare, None, skip_broken), wanted, batch_size, workers, pin)
 
 
 def usual_workers() -> int:
@@ -149,14 +153,18 @@ class _Pictures(Dataset[Any]):
     """The side that runs in the worker processes.
 
     `seed` is None where nothing is left to chance. `ahead`: how many pictures in front are there for mixing only;
-    another part reports them if they are broken.
+    another part reports them if they are broken. `ring`: places for batches in memory that is shared with the main
+    process, taken in turn. (Memory that is shared anew for each batch costs more than to fill it.)
     """
+
+    ring: Tensor | None = None
 
     def __init__(self, split: Split, prepare: Prepare, seed: int | None, skip_broken: bool, ahead: int = 0):
         self.split, self.prepare, self.seed, self.skip_broken, self.ahead = split, prepare, seed, skip_broken, ahead
 
-    def __getitem__(self, wanted: list[tuple[int, int]]) -> Batch | str:
+    def __getitem__(self, task: tuple[int, list[tuple[int, int]]]) -> Batch | str:
         """The batch, or why there is none. (An exception would arrive wrapped in the worker's traceback.)"""
+        turn, wanted = task
         images, indices, broken = [], [], []
         for number, (position, first_choice) in enumerate(wanted):
             index = first_choice
@@ -178,7 +186,7 @@ class _Pictures(Dataset[Any]):
             else:
                 return f"100 pictures in a row cannot be read, the last at {self.split.where(index)}"
         labels = torch.from_numpy(self.split.labels[indices].copy())
-        return Batch(self._stacked(images), labels, torch.tensor(indices, dtype=torch.int64), broken)
+        return Batch(self._stacked(images, turn), labels, torch.tensor(indices, dtype=torch.int64), broken)
 
     def _picture(self, position: int, index: int) -> Tensor:
         picture = pixels(self.split.read(index))
@@ -186,10 +194,20 @@ class _Pictures(Dataset[Any]):
             torch.default_generator.manual_seed(draw("picture", self.seed, position))
         return self.prepare(picture)
 
-    def _stacked(self, images: list[Tensor]) -> Tensor:
-        if images:
+    def _stacked(self, images: list[Tensor], turn: int) -> Tensor:
+        if not images:
+            return torch.empty(0, *self.shape(), dtype=torch.uint8)
+        if self.ring is None:
             return torch.stack(images)
-        return self.prepare(np.zeros((1, 1, 3), dtype=np.uint8))[None][:0]  # none, of the usual size
+        torch.stack(images, out=self.ring[turn % len(self.ring)][: len(images)])
+        return torch.empty(0, dtype=torch.uint8)  # the main process knows where to look
+
+    def shape(self) -> torch.Size:
+        """Of every prepared picture."""
+        try:
+            return self.prepare(np.zeros((1, 1, 3), dtype=np.uint8)).shape
+        except MixerError:  # what changes no sizes takes the right one only
+            return self._picture(0, 0).shape
 
 
 def _together(parts: Iterator[Batch], steps: int, parts_a_step: int) -> Generator[list[Batch]]:
@@ -197,11 +215,24 @@ def _together(parts: Iterator[Batch], steps: int, parts_a_step: int) -> Generato
         yield [next(parts) for _ in range(parts_a_step)]
 
 
-def _load(pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool) -> Iterator[Batch]:
+def _load(
+    pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], at_most: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """at_most: pictures in a batch."""
+    ring = None
+    if workers:
+        # A place for each batch that is under way, for the one that is copied here, and one to spare.
+        places = workers * PREFETCH + 2
+        with suppress(MixerError):  # the process that meets it says so better
+            ring = torch.empty(places, at_most, *pictures.shape(), dtype=torch.uint8).share_memory_()
+            pictures.ring = ring
     try:
-        for batch in _started(pictures, wanted, workers, pin):
+        for turn, batch in enumerate(_started(pictures, wanted, workers, pin and ring is None)):
             if isinstance(batch, str):
                 break
+            if ring is not None and len(batch.indices):
+                filled = ring[turn % len(ring)][: len(batch.indices)]
+                batch.images = torch.empty(filled.shape, dtype=filled.dtype, pin_memory=pin).copy_(filled)
             yield batch
         else:
             return
@@ -221,12 +252,12 @@ def _started(
             DataLoader(
                 pictures,
                 batch_size=None,
-                sampler=wanted,  # pyright: ignore[reportArgumentType] (an iterator is enough)
+                sampler=enumerate(wanted),  # pyright: ignore[reportArgumentType] (an iterator is enough)
                 num_workers=workers,
                 # Forked ones share what a split holds; others would get a copy each.
                 multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
                 pin_memory=pin,
-                prefetch_factor=2 if workers else None,
+                prefetch_factor=PREFETCH if workers else None,
                 worker_init_fn=_calm,
             )
         )

@@ -1,0 +1,189 @@
+"""Several processes that train one model together: the same pictures, the same losses, the same run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from in_processes import said, torchrun
+from PIL import Image
+
+from mlpmixer import data, load
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.train.loop import fit
+
+STEPS = 6
+DDP, FSDP = {"machine.parallel": "ddp"}, {"machine.parallel": "fsdp"}
+KINDS: dict[str, dict[str, Any]] = {
+    "adamw": {"optim.ema": 0.7},
+    "gsam": {"optim.sharpness": "gsam", "optim.rho": 0.2, "machine.micro_batch": 3},
+    "lamb": {"optim.name": "lamb"},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Without dropout, which every process draws by itself. The dev split has 18 pictures: 4 processes with 4 at once
+    need two batches for it, of which the second is empty for some."""
+    folder = tmp_path_factory.mktemp("pictures")
+    whole = data.open("fashion_mnist_small")["train"]
+    for label, name in ((1, "trouser"), (8, "bag")):
+        (folder / name).mkdir()
+        for i in np.flatnonzero(whole.labels == label)[:60]:
+            Image.fromarray(np.asarray(whole.read(int(i)))).save(folder / name / f"{i:05}.png")
+    sizes = {"layers": 2, "channels": 32, "token_hidden": 16, "channel_hidden": 64}
+    return toml.change(
+        Recipe(name="together"),
+        {
+            "model.name": "mixer_pico",
+            **{f"model.options.{name}": value for name, value in sizes.items()},
+            "data.source": str(folder),
+            "data.dev": "15%",
+            "data.test": "",
+            "augment.crop": "pad",
+            "augment.mixup": 0.2,
+            "optim.lr": 0.004,
+            "train.steps": STEPS,
+            "train.batch_size": 16,
+            "train.precision": "fp32",
+            "evaluation.every": 0.5,
+            "machine.workers": 0,
+            "machine.save_every": 3,
+            "machine.keep": 100,
+            "machine.log_every": 1,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each kind of run by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for kind, changes in KINDS.items():
+        fit(toml.change(recipe, changes), folder / kind, quiet=True)
+    return {kind: folder / kind for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def by_two(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same by two processes, in both ways; and one whose batch cannot be shared."""
+    folder = tmp_path_factory.mktemp("two")
+    jobs = [
+        (toml.change(recipe, {**changes, **way}), folder / f"{kind} {way['machine.parallel']}")
+        for kind, changes in KINDS.items()
+        for way in (DDP, FSDP)
+    ]
+    odd = toml.change(recipe, {"train.batch_size": 15})
+    torchrun(2, [*jobs, (odd, folder / "odd")], folder).communicate()
+    return {path.name: path for _, path in jobs} | {"odd": folder / "odd"}
+
+
+@pytest.fixture(scope="module")
+def by_four(recipe: Recipe, by_two: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By four processes: from the beginning, and from the middle of what two did."""
+    folder = tmp_path_factory.mktemp("four")
+    jobs = []
+    for now in (DDP, FSDP):
+        again = toml.change(recipe, {**KINDS["adamw"], **now})
+        jobs.append((again, folder / f"adamw {now['machine.parallel']}"))
+        for before in (DDP, FSDP):
+            name = f"{before['machine.parallel']} to {now['machine.parallel']}"
+            jobs.append((again, half(by_two[f"adamw {before['machine.parallel']}"], folder / name)))
+    torchrun(4, jobs, folder).communicate()
+    return {path.name: path for _, path in jobs}
+
+
+def half(finished: Path, folder: Path) -> Path:
+    """A copy of a run as it was after half of its steps."""
+    shutil.copytree(finished, folder)
+    for name in ("result.json", "weights.safetensors"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / f"step-{STEPS:09}")
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    hasty = ("time", "images_per_s", "mfu")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in hasty} for line in lines]
+
+
+def assert_same_losses(ours: Path, theirs: Path) -> None:
+    """And all else that was measured, line by line, each once."""
+    lines, wanted = metrics(ours), metrics(theirs)
+    assert [(line["step"], line["kind"]) for line in lines] == [(line["step"], line["kind"]) for line in wanted]
+    for line, like in zip(lines, wanted, strict=True):
+        assert line == pytest.approx(like, abs=1e-5, rel=1e-4), (line, like)
+    assert (ours / "result.json").exists()
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+class TestTheSame:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_by_two(self, kind: str, way: str, alone: dict[str, Path], by_two: dict[str, Path]):
+        assert_same_losses(by_two[f"{kind} {way}"], alone[kind])
+
+    def test_by_four(self, way: str, alone: dict[str, Path], by_four: dict[str, Path]):
+        assert_same_losses(by_four[f"adamw {way}"], alone["adamw"])
+
+    def test_the_weights_too(self, way: str, alone: dict[str, Path], by_two: dict[str, Path]):
+        for kind in KINDS:
+            ours, theirs = load(by_two[f"{kind} {way}"]), load(alone[kind])
+            assert ours.passport == theirs.passport
+            images = torch.randn(8, 3, 28, 28)
+            with torch.no_grad():
+                torch.testing.assert_close(ours(images), theirs(images), rtol=1e-3, atol=1e-4)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("way", ["ddp", "fsdp"])
+    def test_two_then_one(
+        self, way: str, recipe: Recipe, alone: dict[str, Path], by_two: dict[str, Path], tmp_path: Path
+    ):
+        folder = half(by_two[f"adamw {way}"], tmp_path / "run")
+        fit(toml.change(recipe, KINDS["adamw"]), folder, quiet=True)
+        assert_same_losses(folder, alone["adamw"])
+
+    @pytest.mark.parametrize("ways", ["ddp to ddp", "fsdp to fsdp", "ddp to fsdp", "fsdp to ddp"])
+    def test_two_then_four(self, ways: str, alone: dict[str, Path], by_four: dict[str, Path]):
+        assert_same_losses(by_four[ways], alone["adamw"])
+
+
+def test_a_batch_that_cannot_be_shared(by_two: dict[str, Path]):
+    assert {*said(by_two["odd"]).splitlines()} == {"a batch of 15 pictures cannot be shared evenly by 2 devices"}
+
+
+def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """torchrun starts all of them again, and they go on from the last checkpoint."""
+    long = toml.change(recipe, {"train.steps": 40})
+    fit(long, tmp_path / "alone", quiet=True)
+    monkeypatch.setenv("DIE_AFTER", "3")
+    torchrun(4, [(long, tmp_path / "run")], tmp_path, "--max-restarts", "1").communicate()
+    assert (tmp_path / "run" / "died").exists()
+    assert_same_losses(tmp_path / "run", tmp_path / "alone")
+
+
+def test_a_cluster_that_wants_its_machine_back(recipe: Recipe, tmp_path: Path):
+    """torchrun hands SIGTERM on; all stop after the same step, and one process can go on."""
+    long, folder = toml.change(recipe, {"train.steps": 300, "machine.save_every": 1000}), tmp_path / "run"
+    process = torchrun(2, [(long, folder)], tmp_path)
+    until = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    words = {*said(folder).splitlines()}
+    assert len(words) == 1
+    assert words.pop().startswith("stopped after step ")
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert 0 < int(checkpoint.name[5:]) < 300
