@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_processes import said, torchrun
+from in_processes import said, torchrun, voice
 from PIL import Image
 
 from mlpmixer import data, load
@@ -31,11 +31,15 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """Without dropout, which every process draws by itself. The dev split has 18 pictures: 4 processes with 4 at once
-    need two batches for it, of which the second is empty for some."""
+    """Without dropout, which every process draws by itself.
+
+    The dev split has 18 pictures: 4 processes with 4 at once need two batches for it, of which the second is empty for
+    some. A batch of 16 is never balanced over 3 classes: where one is, a gradient that should be zero is nearly so, and
+    Adam makes much of it.
+    """
     folder = tmp_path_factory.mktemp("pictures")
     whole = data.open("fashion_mnist_small")["train"]
-    for label, name in ((1, "trouser"), (8, "bag")):
+    for label, name in ((1, "trouser"), (8, "bag"), (6, "shirt")):
         (folder / name).mkdir()
         for i in np.flatnonzero(whole.labels == label)[:60]:
             Image.fromarray(np.asarray(whole.read(int(i)))).save(folder / name / f"{i:05}.png")
@@ -46,7 +50,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "model.name": "mixer_pico",
             **{f"model.options.{name}": value for name, value in sizes.items()},
             "data.source": str(folder),
-            "data.dev": "15%",
+            "data.dev": "10%",
             "data.test": "",
             "augment.crop": "pad",
             "augment.mixup": 0.2,
@@ -121,7 +125,8 @@ def assert_same_losses(ours: Path, theirs: Path) -> None:
     lines, wanted = metrics(ours), metrics(theirs)
     assert [(line["step"], line["kind"]) for line in lines] == [(line["step"], line["kind"]) for line in wanted]
     for line, like in zip(lines, wanted, strict=True):
-        assert line == pytest.approx(like, abs=1e-5, rel=1e-4), (line, like)
+        assert [*line] == [*like]
+        assert [*line.values()][2:] == pytest.approx([*like.values()][2:], abs=1e-5, rel=1e-4), (line, like)
     assert (ours / "result.json").exists()
 
 
@@ -168,6 +173,8 @@ def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeyp
     monkeypatch.setenv("DIE_AFTER", "3")
     torchrun(4, [(long, tmp_path / "run")], tmp_path, "--max-restarts", "1").communicate()
     assert (tmp_path / "run" / "died").exists()
+    words = {*said(tmp_path / "run").splitlines()} if voice(tmp_path / "run").exists() else set()
+    assert words <= {"another process of this run has gone; what it said is the cause, and the same command goes on"}
     assert_same_losses(tmp_path / "run", tmp_path / "alone")
 
 

@@ -115,6 +115,8 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         ):
             for warning in warnings:
                 bar.warn(warning)
+            if recipe.optim.warmup_steps >= steps:
+                bar.warn(f"the run has {steps} steps, and optim.warmup_steps is {recipe.optim.warmup_steps}: no peak")
             for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
                 loss, norm = update(step - 1, parts)
                 diary.step(step, loss, norm, parts)

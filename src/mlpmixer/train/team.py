@@ -74,8 +74,9 @@ def joined(machine: Machine) -> Iterator[Team]:
             f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they meet: start "
             "them with torchrun, or unset WORLD_SIZE"
         ) from error
-    # A run of its own drawer: the next one of the same processes must not read the addresses of this one.
-    store = PrefixStore(f"run {next(_runs)}", store)
+    # A drawer of its own: the next run of these processes, or those that replace them, must not find their addresses.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"run {next(_runs)}, attempt {attempt}, {ranks} processes", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=30))
     try:
         yield Team(device, rank, ranks)

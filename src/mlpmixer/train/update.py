@@ -154,7 +154,8 @@ def spread(runner: nn.Module, model: Classifier, machine: Machine, team: Team) -
         mesh = init_device_mesh(team.device.type, (team.ranks,))
         for block in getattr(model, "blocks", []):
             fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        # By default the outermost part stays whole after measuring, and the next step would learn from old weights.
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
     if team.ranks > 1 and machine.parallel == "ddp":
         return DistributedDataParallel(runner)
     return runner
