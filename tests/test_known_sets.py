@@ -600,4 +600,7 @@ def test_no_training_picture_was_picked_twice(shipped: DataSet) -> None:
 def test_what_is_shipped_is_small_and_brings_its_licence() -> None:
     files = list(known.SHIPPED.iterdir())
     assert sum(path.stat().st_size for path in files) <= 10_000_000
-    assert "Copyright © 2017 Zalando SE" in (resources.files("mlpmixer.data.sources") / "shipped" / "README.md").read_text()
+    assert (
+        "Copyright © 2017 Zalando SE"
+        in (resources.files("mlpmixer.data.sources") / "shipped" / "README.md").read_text()
+    )

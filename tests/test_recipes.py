@@ -610,7 +610,9 @@ class TestCommand:
         assert toml.read(path) == find("finetune_imagenet_l16_448")
         lines = path.read_text().splitlines()
         assert 'resize = "tiles"  # how the weights follow another image size: "resample" or "tiles"' in lines
-        assert 'schedule = "cosine"  # how lr falls from the peak: "linear" or "cosine" or "steps" or "constant"' in lines
+        assert (
+            'schedule = "cosine"  # how lr falls from the peak: "linear" or "cosine" or "steps" or "constant"' in lines
+        )
         main(["recipes", "finetune_imagenet_l16_448", "--json"])
         assert json.loads(capsys.readouterr().out)["optim"]["name"] == "sgd"
 

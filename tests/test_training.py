@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -387,6 +388,24 @@ def other_lines(folder: Path, before: int) -> bool:
     return lines_of(folder) != before
 
 
+def newest(folder: Path) -> int:
+    return max(steps_saved(folder), default=0)
+
+
+def is_as_far_as(folder: Path, step: int) -> bool:
+    return newest(folder) >= step
+
+
+def users_of(folder: Path) -> set[str]:
+    """The processes that have files of it open, such as those that load pictures for a run that is no more."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(link.readlink()).startswith(str(folder)):
+                found.add(link.parts[2])
+    return found
+
+
 class TestKilled:
     """SIGKILL at any moment, again and again, and the same command again and again: nothing is different in the end."""
 
@@ -398,7 +417,7 @@ class TestKilled:
                 "machine.keep": 2,
                 "machine.workers": 1,
                 "machine.log_every": 3,
-                "train.steps": 20,
+                "train.steps": 60,
             },
         )
         whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -414,13 +433,16 @@ class TestKilled:
                     time.sleep(chance.uniform(0, 0.02))
                     writing += bool([*(killed / "checkpoints").glob(".writing-*")])
                 else:
-                    before = lines_of(killed)
-                    wait_for(partial(other_lines, killed, before), process)
+                    far = newest(killed) + chance.choice([1, 2, 3])
+                    wait_for(partial(is_as_far_as, killed, far), process)
                     time.sleep(chance.uniform(0, 0.1))
                 process.kill()
             for checkpoint in (killed / "checkpoints").glob("step-*") if killed.exists() else ():
                 assert {path.name for path in checkpoint.iterdir()} == {*PARTS}
         assert writing > 0
+        assert newest(killed) > 3
+        assert not (killed / "result.json").exists()  # so that all 25 hit something
+        wait_for(lambda: not users_of(killed))
         assert run_elsewhere(recipe, killed) == 0, said(killed)
         assert_same_run(killed, whole)
         assert len(steps_saved(killed)) == 2
@@ -613,7 +635,7 @@ class TestGoingOn:
             assert "another process is running in" in refused(RunError, endless, folder)
             process.kill()
             process.join()
-        # What loaded pictures for it may live on for seconds; that is no reason to wait.
+        # What loaded pictures for it may live on for a moment; that is no reason to wait.
         with RunFolder(folder).held():
             pass
 

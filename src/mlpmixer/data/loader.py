@@ -7,6 +7,7 @@ picture is drawn from its position. So nothing depends on how many processes loa
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from mlpmixer.data.pictures import pixels
 from mlpmixer.errors import DataError, MixerError, PictureError
 
 PREFETCH = 2  # batches that each process is ahead
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent dies
 
 Prepare = Callable[[np.ndarray], Tensor]  # pixels (height, width, 3) become uint8 (3, H, W)
 
@@ -258,11 +262,18 @@ def _started(
                 multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
                 pin_memory=pin,
                 prefetch_factor=PREFETCH if workers else None,
-                worker_init_fn=_calm,
+                worker_init_fn=partial(_follow, os.getpid()),
             )
         )
 
 
-def _calm(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
+def _follow(main: int, _: int) -> None:
+    """In a process that loads: Ctrl-C reaches it too, but process `main` decides what it means; and both end together.
+
+    torch's own watch takes seconds to see that the main one was killed, and never does if that was while it forked.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != main:
+            os._exit(1)

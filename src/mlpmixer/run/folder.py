@@ -51,7 +51,7 @@ class RunFolder:
         with lock:
             if fcntl is not None:
                 try:
-                    # Not flock: the processes that load pictures would inherit it, and they outlive a kill by seconds.
+                    # Not flock: the processes that load pictures would inherit it, and they may outlive a kill.
                     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except (BlockingIOError, PermissionError):
                     raise RunError(f"another process is running in {self.path}; wait for it, or --folder") from None

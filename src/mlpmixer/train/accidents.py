@@ -18,13 +18,13 @@ def explained(team: Team) -> Iterator[None]:
     """For a whole run; what is no accident goes through as it is."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if (accident := _accident(error, team)) is not None:
             raise accident from error
         raise
 
 
-def _accident(error: RuntimeError | MemoryError, team: Team) -> MixerError | None:
+def _accident(error: Exception, team: Team) -> MixerError | None:
     if isinstance(error, RuntimeError) and (lost := lost_worker(error)) is not None:
         return lost
     if ran_out(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 from collections.abc import Callable
 
@@ -11,8 +12,13 @@ from mlpmixer.errors import RunError
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether this is what torch raises when a device has no room."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether this is what torch, Python or the system raises when there is no room."""
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "annot allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
