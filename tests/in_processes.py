@@ -84,8 +84,7 @@ Job = tuple[Recipe, Path]
 
 
 def torchrun(processes: int, jobs: Sequence[Job], scratch: Path, *options: str) -> subprocess.Popen[str]:
-    """Runs jobs with so many processes. Judge them by their folders: with FSDP on CPUs, a process now and then aborts
-    as it exits, its work done."""
+    """Runs jobs with so many processes."""
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / "jobs.json"
     file.write_text(json.dumps([{"recipe": toml.dumps(recipe), "folder": str(folder)} for recipe, folder in jobs]))
@@ -99,6 +98,11 @@ def torchrun(processes: int, jobs: Sequence[Job], scratch: Path, *options: str) 
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, words = process.communicate()
+    assert process.returncode == 0, words
 
 
 def do(jobs: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_processes import said, torchrun, voice
+from in_processes import finish, said, torchrun, voice
 from PIL import Image
 
 from mlpmixer import data, load
@@ -86,7 +86,7 @@ def by_two(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         for way in (DDP, FSDP)
     ]
     odd = toml.change(recipe, {"train.batch_size": 15})
-    torchrun(2, [*jobs, (odd, folder / "odd")], folder).communicate()
+    finish(torchrun(2, [*jobs, (odd, folder / "odd")], folder))
     return {path.name: path for _, path in jobs} | {"odd": folder / "odd"}
 
 
@@ -101,7 +101,7 @@ def by_four(recipe: Recipe, by_two: dict[str, Path], tmp_path_factory: pytest.Te
         for before in (DDP, FSDP):
             name = f"{before['machine.parallel']} to {now['machine.parallel']}"
             jobs.append((again, half(by_two[f"adamw {before['machine.parallel']}"], folder / name)))
-    torchrun(4, jobs, folder).communicate()
+    finish(torchrun(4, jobs, folder))
     return {path.name: path for _, path in jobs}
 
 
@@ -171,7 +171,7 @@ def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeyp
     long = toml.change(recipe, {"train.steps": 40})
     fit(long, tmp_path / "alone", quiet=True)
     monkeypatch.setenv("DIE_AFTER", "3")
-    torchrun(4, [(long, tmp_path / "run")], tmp_path, "--max-restarts", "1").communicate()
+    finish(torchrun(4, [(long, tmp_path / "run")], tmp_path, "--max-restarts", "1"))
     assert (tmp_path / "run" / "died").exists()
     words = {*said(tmp_path / "run").splitlines()} if voice(tmp_path / "run").exists() else set()
     assert words <= {"another process of this run has gone; what it said is the cause, and the same command goes on"}

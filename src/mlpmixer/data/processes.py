@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -75,8 +77,8 @@ def _start(function: Callable[[Task], Result], processes: list[BaseProcess]) -> 
     process = context.Process(target=_work, args=(function, theirs), daemon=True)
     with _deaf_to_ctrl_c():
         process.start()
+        processes.append(process)
     theirs.close()
-    processes.append(process)
     return ours
 
 
@@ -89,12 +91,23 @@ def _work(function: Callable[[Task], Result], connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started meanwhile never hears Ctrl-C, which goes to all processes of a terminal: we end it ourselves."""
+    """What is started meanwhile never hears Ctrl-C, which goes to all processes of a terminal: we end it ourselves.
+
+    And Ctrl-C does not leave it half started: it is heard here once that is done.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # multiprocessing starts it beside the first process, and unblocks SIGINT after
+    heard: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by what is started
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+            if heard:
+                signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -54,6 +56,18 @@ class Team:
 
 
 _runs = itertools.count()
+_ended: list[dist.ProcessGroup] = []
+
+
+@atexit.register
+def _let_go() -> None:
+    """Ends the processes' talk of a run that is over, from here, where torch gives Python's lock away for it.
+
+    DDP and FSDP hold on to it too. Were one of those the last to let go, torch (2.13) would keep the lock while it
+    waits for threads that want it: for ever; and after Python's end they would find none, and abort.
+    """
+    gc.collect()
+    _ended.clear()
 
 
 @contextmanager
@@ -77,7 +91,10 @@ def joined(machine: Machine) -> Iterator[Team]:
     # A drawer of its own: the next run of these processes, or those that replace them, must not find their addresses.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"run {next(_runs)}, attempt {attempt}, {ranks} processes", store)
+    _let_go()
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=30))
+    assert dist.group.WORLD is not None
+    _ended.append(dist.group.WORLD)
     try:
         yield Team(device, rank, ranks)
     finally:
