@@ -19,15 +19,20 @@ def fashion_mnist() -> Recipe:
         about=About(
             what="A Mixer of 0.15 M parameters learns clothes, from pictures that come with the package.",
             command="mixer train fashion_mnist",
-            hardware="meant for 2 cores",
+            hardware="2 cores, about 3 minutes",
+            expect="89.7 to 89.9 % of the 10,000 test pictures right (3 seeds)",
+            curve=(
+                *((1, 74.4), (2, 78.2), (3, 79.7), (5, 83.2), (10, 84.4), (15, 84.9)),
+                *((20, 86.3), (25, 87.8), (30, 88.8), (35, 89.7), (40, 89.9)),
+            ),
+            band=4.0,
         ),
         model=Model(name="mixer_pico"),
         data=Data(source="fashion_mnist_small", dev="5%", test="test"),
-        augment=Augment(crop="pad", padding=2, flip=True),
+        augment=Augment(crop="pad", padding=1, flip=True),
         evaluation=Evaluation(resize=28),
-        loss=Loss(smoothing=0.1),
-        optim=Optim(name="adamw", lr=0.002, weight_decay=0.1, clip=1.0, warmup_steps=100, schedule="cosine"),
-        train=Train(epochs=20.0, batch_size=256, precision="fp32"),  # quick on processors without bf16, too
+        optim=Optim(name="adamw", lr=0.006, weight_decay=0.1, clip=1.0, warmup_steps=100, schedule="cosine"),
+        train=Train(epochs=40.0, batch_size=64, precision="fp32"),  # quick on processors without bf16, too
     )
 
 
