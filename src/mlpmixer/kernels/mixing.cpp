@@ -26,8 +26,8 @@ namespace {
 using bf16 = uint16_t;
 constexpr int PANEL = 64;  // columns
 constexpr int TILE = 6;    // rows
-constexpr int BLOCK = 96;  // rows of a table that one thread takes through both maps at a time
-constexpr int CHUNK = 8 * BLOCK;  // rows whose hidden tables are held at once on the way back
+constexpr int BLOCK = 17;  // tiles of a table's rows, at most, that one thread takes through both maps at a time
+constexpr int CHUNK = 128;  // tiles, about, whose hidden tables are held at once on the way back
 constexpr float EPS = 1e-6f;
 
 struct Free {
@@ -58,6 +58,18 @@ size_t packed(int depth, int columns) { return size_t(half(depth)) * 2 * up(colu
 struct Share {
     int begin, end;
     Share(int count, int t, int threads) : begin(int64_t(count) * t / threads), end(int64_t(count) * (t + 1) / threads) {}
+};
+
+int tiles(int rows) { return (rows + TILE - 1) / TILE; }
+
+// A thread's share of `rows`, in whole tiles, and that in pieces of about equal length.
+struct Pieces {
+    int rows, count;
+    Share mine;
+    Pieces(int rows, int t, int threads) : rows(rows), mine(tiles(rows), t, threads) {
+        count = (mine.end - mine.begin + BLOCK - 1) / BLOCK;
+    }
+    int begin(int piece) const { return std::min(rows, TILE * (mine.begin + (mine.end - mine.begin) * piece / count)); }
 };
 
 __m512 wide(const bf16* from) {
@@ -141,16 +153,19 @@ struct Ahead {
 const Ahead NOTHING{nullptr, 0, 0};
 
 // ROWS rows of A against a panel of B; `finish(row, column, even, odd)` for each pair of rows, 16 columns at a time.
-// With an odd number of rows the last pair's odd half is to be left alone.
+// With an odd number of rows the last pair's odd half is to be left alone. Meanwhile a sixteenth of the `next` panel is
+// asked for: a BLOCK has about so many tiles, and the last of them finds that the next panel is near.
 template <int ROWS, class Finish>
-inline void tile(const bf16* a, int64_t stride, const bf16* b, int pairs, int row, int column, int columns,
-                 const Ahead& ahead, const Finish& finish) {
+inline void tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next, int pairs, int row, int column,
+                 int columns, const Ahead& ahead, const Finish& finish) {
     if (ahead.table) ahead.ask(row, column, ROWS);
+    next += int64_t(std::min(row / TILE, 15)) * (pairs / 4) * 32;
     __m512 sum[ROWS][4];
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_ps();
     for (int k = 0; k < pairs; k++) {
         const bf16* panel = b + size_t(k) * 2 * PANEL;
+        if (k % 4 == 0) _mm_prefetch((const char*)(next + k * 8), _MM_HINT_T1);
         const __m512bh b0 = (__m512bh)_mm512_load_si512(panel), b1 = (__m512bh)_mm512_load_si512(panel + 32),
                        b2 = (__m512bh)_mm512_load_si512(panel + 64), b3 = (__m512bh)_mm512_load_si512(panel + 96);
 #pragma GCC unroll 6
@@ -179,16 +194,18 @@ void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, 
     const int pairs = half(depth);
     for (int panel = first; panel < last; panel++) {
         const bf16* at = b + size_t(panel) * pairs * 2 * PANEL;
+        const bf16* next = b + size_t(panel + 1 < last ? panel + 1 : first) * pairs * 2 * PANEL;
         const int column = panel * PANEL;
         int row = 0;
-        for (; row + TILE <= rows; row += TILE) tile<TILE>(a + row * stride, stride, at, pairs, row, column, columns, ahead, finish);
+        for (; row + TILE <= rows; row += TILE)
+            tile<TILE>(a + row * stride, stride, at, next, pairs, row, column, columns, ahead, finish);
         const bf16* rest = a + row * stride;
         switch (rows - row) {
-            case 5: tile<5>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
-            case 4: tile<4>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
-            case 3: tile<3>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
-            case 2: tile<2>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
-            case 1: tile<1>(rest, stride, at, pairs, row, column, columns, ahead, finish); break;
+            case 5: tile<5>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
+            case 4: tile<4>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
+            case 3: tile<3>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
+            case 2: tile<2>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
+            case 1: tile<1>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
         }
     }
 }
@@ -295,14 +312,19 @@ void to_bf16_turned(const float* w, int rows, int columns, bf16* to) {
         for (int r = 0; r < stride; r++) to[size_t(c) * stride + r] = r < rows ? rounded(w[size_t(r) * columns + c]) : 0;
 }
 
-// Weights, float32 (columns, depth), as packed B (depth, columns).
+// Weights, float32 (columns, depth), as packed B (depth, columns). `depth` is a multiple of 32, `columns` of 16.
 void pack_turned(const float* w, int columns, int depth, bf16* b, int threads) {
-    const auto table = array<bf16>(size_t(columns) * depth);
-    to_bf16(w, columns, depth, table.get(), threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int c0 = 0; c0 < columns; c0 += PANEL)
-        turn((const uint32_t*)(table.get() + size_t(c0) * depth), depth / 2, std::min(PANEL, columns - c0), depth / 2,
-             (uint32_t*)place(b, depth, 0, c0), PANEL);
+    for (int c = 0; c < columns; c += 16)
+        for (int r = 0; r < depth; r += 32) {
+            __m512i square[16];
+            for (int i = 0; i < 16; i++) {
+                const float* from = w + size_t(c + i) * depth + r;
+                square[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
+            }
+            turn(square);
+            for (int i = 0; i < 16; i++) _mm512_store_si512(place(b, depth, r + 2 * i, c), square[i]);
+        }
 }
 
 // Weights, float32 (depth, columns), as packed B.
@@ -544,10 +566,10 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
     pack_turned(w4, channels, hidden, second.get(), threads);
 #pragma omp parallel num_threads(threads)
     {
-        const Share mine(up(rows, BLOCK) / BLOCK, omp_get_thread_num(), omp_get_num_threads());
-        const auto normed = array<bf16>(size_t(BLOCK) * channels), active = array<bf16>(size_t(BLOCK) * hidden);
-        for (int block = mine.begin; block < mine.end; block++) {
-            const int begin = block * BLOCK, count = std::min(BLOCK, rows - begin);
+        const Pieces mine(rows, omp_get_thread_num(), omp_get_num_threads());
+        const auto normed = array<bf16>(size_t(BLOCK) * TILE * channels), active = array<bf16>(size_t(BLOCK) * TILE * hidden);
+        for (int piece = 0; piece < mine.count; piece++) {
+            const int begin = mine.begin(piece), count = mine.begin(piece + 1) - begin;
             const bf16* in = x + size_t(begin) * channels;
             bf16 *out = y + size_t(begin) * channels, *kept = h + size_t(begin) * hidden;
             float* seen = norms + size_t(begin) * 2;
@@ -592,7 +614,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
     const auto first = array<bf16>(packed(hidden, channels)), second = array<bf16>(packed(channels, hidden));
     pack(w3, hidden, channels, first.get(), threads);
     pack(w4, channels, hidden, second.get(), threads);
-    const int most = std::min(up(rows, BLOCK), CHUNK);
+    const int chunks = std::max(1, (tiles(rows) + CHUNK / 2) / CHUNK), most = ((tiles(rows) - 1) / chunks + 1) * TILE;
     // LN(x) turned, with a row of ones below: what it makes of dh is the gradient of W3, turned, and below it that of b3.
     const auto turned_normed = array<bf16>(size_t(channels + 1) * most), turned_dy = array<bf16>(size_t(channels) * most);
     const auto woven_dh = array<bf16>(packed(most, hidden)), woven_active = array<bf16>(packed(most, hidden));
@@ -602,15 +624,17 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
 #pragma omp parallel num_threads(threads)
     {
         const int t = omp_get_thread_num(), team = omp_get_num_threads();
-        const auto normed = array<bf16>(size_t(BLOCK) * channels), given = array<bf16>(size_t(BLOCK) * channels);
-        const auto dh = array<bf16>(size_t(BLOCK) * hidden);
-        const auto dnormed = array<float>(size_t(BLOCK) * channels);
+        const size_t piece_rows = BLOCK * TILE;
+        const auto normed = array<bf16>(piece_rows * channels), given = array<bf16>(piece_rows * channels);
+        const auto dh = array<bf16>(piece_rows * hidden);
+        const auto dnormed = array<float>(piece_rows * channels);
         float* own_b4 = sum_b4.get() + size_t(t) * channels;
-        for (int start = 0; start < rows; start += CHUNK) {
-            const int chunk = std::min(CHUNK, rows - start), depth = up(chunk, 2);
-            const Share mine(up(chunk, BLOCK) / BLOCK, t, team);
-            for (int block = mine.begin; block < mine.end; block++) {
-                const int within = block * BLOCK, count = std::min(BLOCK, chunk - within);
+        for (int part = 0; part < chunks; part++) {
+            const Share all(tiles(rows), part, chunks);
+            const int start = all.begin * TILE, chunk = std::min(rows, all.end * TILE) - start, depth = up(chunk, 2);
+            const Pieces mine(chunk, t, team);
+            for (int piece = 0; piece < mine.count; piece++) {
+                const int within = mine.begin(piece), count = mine.begin(piece + 1) - within;
                 const size_t begin = size_t(start + within);
                 const bf16 *in = x + begin * channels, *kept = h + begin * hidden;
                 const float* seen = norms + begin * 2;
@@ -667,9 +691,9 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
                     });
 #pragma omp barrier
         }
-        const Share part(hidden / 16, t, team);
-        turn((const uint32_t*)sum3.get() + part.begin * 16, hidden, channels, (part.end - part.begin) * 16,
-             (uint32_t*)dw3 + size_t(part.begin) * 16 * channels, channels);
+        const Share last(hidden / 16, t, team);
+        turn((const uint32_t*)sum3.get() + last.begin * 16, hidden, channels, (last.end - last.begin) * 16,
+             (uint32_t*)dw3 + size_t(last.begin) * 16 * channels, channels);
     }
     std::memcpy(db3, sum3.get() + size_t(channels) * hidden, hidden * sizeof(float));
     gather(db4, sum_b4.get(), channels, threads);
