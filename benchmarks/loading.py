@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import multiprocessing
 import platform
 import statistics
 import sys
@@ -194,6 +195,24 @@ def small(split: Split) -> None:
     )
 
 
+def memory(split: Split, epochs: int = 20) -> None:
+    """What each worker holds for itself after each epoch."""
+    batches = ours(split, Augment(area=AREA))(2)
+    held: list[list[float]] = []
+    for _ in range(epochs):
+        for _ in range(len(split) // BATCH):
+            next(batches)
+        held.append([private_mb(child.pid) for child in multiprocessing.active_children()])
+    assert {len(epoch) for epoch in held} == {2}
+    rows = {f"{n} epochs of JPEG": [" and ".join(f"{mb:.1f}" for mb in held[n - 1])] for n in (1, 2, 5, 10, 15, epochs)}
+    table(["after", "MB of a worker's own"], rows)
+
+
+def private_mb(process: int | None) -> float:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1e3
+
+
 def main() -> None:
     warnings.simplefilter("ignore")  # timm's, of what torchvision lacks here
     torch.set_num_threads(1)
@@ -211,6 +230,7 @@ def main() -> None:
         for policy in (False, True):
             loading(photos / "train", {"JPEG": dataset["train"], **packed}, policy)
         small(tiny)
+        memory(dataset["train"])
 
 
 if __name__ == "__main__":

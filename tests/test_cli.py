@@ -161,9 +161,10 @@ def test_demo_in_the_folder_of_another_run(small_demo: Recipe, capsys: pytest.Ca
     assert err.count("\n") == 1
 
 
-def test_a_reader_that_leaves_early_is_no_error():
-    """`mixer models --weights --json | head -1`"""
-    command = [sys.executable, "-m", "mlpmixer", "models", "--weights", "--json"]
+@pytest.mark.parametrize("words", ["models --weights --json", "recipes", "doctor fashion_mnist_small --max 50"])
+def test_a_reader_that_leaves_early_is_no_error(words: str):
+    """`mixer recipes | head -1`"""
+    command = [sys.executable, "-m", "mlpmixer", *words.split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mlpmixer.cli.output import print_table
+from mlpmixer.cli.output import page, print_table
 from mlpmixer.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def _print_json(found: Examination) -> None:
 
 
 def _print_page(found: Examination) -> None:
-    from rich.console import Console
-
     from mlpmixer.data.doctor import likeness
 
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = page(highlight=False, markup=False, emoji=False, soft_wrap=True)
     data, total, looked = found.sample.data, int(found.counts.sum()), len(found.sample)
     verdict = "healthy" if found.healthy else _problems(found)
     if remarks := sum(not finding.complaint.serious for finding in found.findings):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 from mlpmixer.errors import UsageError
 
@@ -15,15 +19,25 @@ def parse_size(text: str) -> int | tuple[int, int]:
     return (int(found[1]), int(found[2])) if found[2] else int(found[1])
 
 
+def page(**how: Any) -> Console:
+    """Standard output. A reader that has read enough is `main`'s affair, as it is for all that is printed."""
+    from rich.console import Console
+
+    class Page(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Page(**how)
+
+
 def print_table(head: list[str], rows: list[list[str]], note: str = "") -> None:
     import sys
 
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     # What reads a pipe wants whole lines; a terminal has its own width.
-    console = Console() if sys.stdout.isatty() else Console(width=400)
+    console = page(width=None if sys.stdout.isatty() else 400)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(head):
         numbers = all(row[i][:1].isdigit() or row[i] in ("", "–") for row in rows)

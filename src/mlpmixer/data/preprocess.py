@@ -45,9 +45,8 @@ def resize(
     """Antialiased. `pixels` that have their channels last in memory are the fastest, and stay so."""
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    batch = pixels.permute(1, 2, 0)[None].permute(
-        0, 3, 1, 2
-    )  # its strides say where the channels are; [None] would not
+    # Its strides must say where the channels are, as those of pixels[None] would not.
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
 
 
