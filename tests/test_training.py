@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from in_processes import run_elsewhere, running, said
 from PIL import Image
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from mlpmixer import Predictor, create, data, load, save
@@ -202,11 +203,13 @@ class TestWholeRuns:
 
     def test_what_it_leaves_behind(self, small: Recipe, uninterrupted: Path):
         found = {str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file()}
+        (board,) = (name for name in found if name.startswith("tensorboard/"))
         parts = {f"checkpoints/step-{n:09}/{part}" for n in (3, 6, 9, 12) for part in PARTS}
         assert found == {
             *("recipe.toml", "machine.json", "picks.json", "metrics.jsonl", "result.json", ".lock"),
             *("best.safetensors", "weights.safetensors"),
             *parts,
+            board,
         }
         assert toml.read(uninterrupted / "recipe.toml") == small
         assert json.loads((uninterrupted / "picks.json").read_text()) == choose(small.data).record
@@ -249,6 +252,24 @@ class TestWholeRuns:
         assert [line["step"] for line in dev] == [6, 11, 12]  # every 0.4 epochs of 13.5 steps, and last
         assert all(line["count"] == 24 for line in dev)
         assert [line["kind"] for line in lines[-2:]] == ["final dev", "final test"]
+
+    def test_curves_in_tensorboard(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        """All that the metrics say; and where a run went on, each step once."""
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        fit(small, folder, quiet=True)
+        for run in (uninterrupted, folder):
+            board = EventAccumulator(str(run / "tensorboard")).Reload()
+            shown = {(event.step, tag): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            names = {"step", "kind", "time"}
+            noted = {
+                (line["step"], f"{line['kind']}/{name}"): value
+                for line in lines
+                for name, value in line.items()
+                if name not in names
+            }
+            assert shown == pytest.approx(noted, rel=1e-5)
+            assert len(shown) == sum(len(board.Scalars(tag)) for tag in board.Tags()["scalars"])
 
     def test_a_finished_run_is_not_run_again(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         folder = shutil.copytree(uninterrupted, tmp_path / "run")
