@@ -5,6 +5,7 @@ torchrun in_processes.py JOBS       does the jobs of a JSON file one after anoth
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from mlpmixer.errors import MixerError
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 
+M_ARENA_MAX = -8  # as malloc.h has it
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch._dynamo", "mlpmixer.train.loop", "mlpmixer.data.policies", "in_processes"])
 
@@ -61,6 +63,8 @@ def run(recipe: Recipe, folder: Path, memory: int, file_size: int) -> None:
     torch.set_num_threads(1)
     with voice(folder).open("w") as sys.stderr:
         if memory:
+            # The limit is on addresses, of which glibc reserves 64 MB for each thread that allocates at the same time.
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
             now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
         if file_size:

@@ -53,8 +53,10 @@ def _nothing_stays_behind():
 
 
 def shared_memory() -> set[str]:
-    folder = Path("/dev/shm")
-    return {path.name for path in folder.glob("torch_*")} if folder.is_dir() else set()
+    """torch_PROCESS_…: what this process made, and what others left when they ended. (Others that live may be at it.)"""
+    names = {path.name: int(path.name.split("_")[1]) for path in Path("/dev/shm").glob("torch_*")}
+    ended = {name for name, process in names.items() if process == os.getpid() or not Path(f"/proc/{process}").exists()}
+    return {name for name in ended if Path("/dev/shm", name).exists()}
 
 
 def stream(**how: Any) -> list[list[Batch]]:

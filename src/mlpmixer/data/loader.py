@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -140,12 +141,12 @@ def usual_workers() -> int:
     return min(max(cores // 2, 1), 8)
 
 
-def lost_worker(error: RuntimeError) -> DataError | None:
+def lost_worker(error: Exception) -> DataError | None:
     """What it means for a person, if a process that loads pictures has died.
 
     torch raises that in the main process wherever it is just then, so callers have to ask as well.
     """
-    if "DataLoader worker" not in str(error):
+    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
         return None
     return DataError(
         "a process that loads pictures was killed, perhaps for want of memory (in a container, of shared memory: "
@@ -241,6 +242,11 @@ def _load(
         else:
             return
     except RuntimeError as error:
+        raise lost_worker(error) or error from None
+    except (EOFError, ConnectionError, FileNotFoundError) as error:
+        # It died as it handed over a batch. torch will say so too, as soon as it hears of it: here, not somewhere else.
+        with suppress(RuntimeError):
+            time.sleep(1)
         raise lost_worker(error) or error from None
     raise DataError(batch)  # out here the loop is over, and its processes with it
 

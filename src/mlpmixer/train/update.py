@@ -62,7 +62,8 @@ class Update:
         ahead = int(mixes(self.recipe.augment))
         at_once = len(parts[0].labels) - ahead
         alone = self.team.ranks == 1  # others would have to try the same
-        raise advice(at_once, (lambda fewer: self.learn(step, [parts[0].first(fewer + ahead)])) if alone else None)
+        # Two parts: the second is learnt from beside the gradients of the first.
+        raise advice(at_once, (lambda fewer: self.learn(step, [parts[0].first(fewer + ahead)] * 2)) if alone else None)
 
     def learn(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         how = self.recipe.optim
