@@ -53,7 +53,7 @@ def _nothing_stays_behind():
 
 
 def shared_memory() -> set[str]:
-    """torch_PROCESS_…: what this process made, and what others left when they ended. (Others that live may be at it.)"""
+    """torch_PROCESS_…: what this process made, and what others left when they ended. (Others may be at work.)"""
     names = {path.name: int(path.name.split("_")[1]) for path in Path("/dev/shm").glob("torch_*")}
     ended = {name for name, process in names.items() if process == os.getpid() or not Path(f"/proc/{process}").exists()}
     return {name for name in ended if Path("/dev/shm", name).exists()}
