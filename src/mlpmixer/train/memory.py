@@ -22,7 +22,10 @@ def ran_out(error: BaseException) -> bool:
 
 
 def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
-    """Tries half as many, and half of that, until `attempt(pictures)` goes through. None: only says what to try."""
+    """Tries half as many, and half of that, until `attempt(pictures)` goes through. None: only says what to try.
+
+    Each with a quarter more than it would advise: what just fits may not the next time, when memory is cut otherwise.
+    """
     if attempt is None:
         return RunError(f"out of memory with {at_once} pictures at once; try --machine.micro_batch {at_once // 2 or 1}")
     fits = at_once // 2
@@ -31,7 +34,7 @@ def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            attempt(fits)
+            attempt(fits + fits // 4)
             break
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
