@@ -629,6 +629,11 @@ class TestGoingOn:
         assert "--folder" in words
         assert toml.read(folder / "recipe.toml") == small
 
+    def test_weights_that_are_not_there_yet(self, uninterrupted: Path, tmp_path: Path):
+        folder = as_after(6, uninterrupted, tmp_path / "run")
+        with pytest.raises(UsageError, match="not finished: the same `mixer train` goes on; the best so far is .*best"):
+            load(folder)
+
     def test_on_another_machine(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         folder = as_after(6, uninterrupted, tmp_path / "run")
         changed = replace(

@@ -97,6 +97,10 @@ def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
     name = os.fspath(source)
     if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
         return finished, None
+    if Path(name, "recipe.toml").is_file():
+        best = Path(name, "best.safetensors")
+        so_far = f"; the best so far is {best}" if best.is_file() else ""
+        raise UsageError(f"the run in {name} is not finished: the same `mixer train` goes on{so_far}")
     if os.path.exists(name):  # noqa: PTH110 (a Path complains of a name that is too long)
         return Path(name), None
     if name.startswith(("http://", "https://")):
