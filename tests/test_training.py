@@ -631,7 +631,9 @@ class TestGoingOn:
 
     def test_weights_that_are_not_there_yet(self, uninterrupted: Path, tmp_path: Path):
         folder = as_after(6, uninterrupted, tmp_path / "run")
-        with pytest.raises(UsageError, match="not finished: the same `mixer train` goes on; the best so far is .*best"):
+        with pytest.raises(
+            UsageError, match=r"not finished: the same `mixer train` goes on; the best so far is .*best"
+        ):
             load(folder)
 
     def test_on_another_machine(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
