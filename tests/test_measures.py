@@ -73,7 +73,7 @@ class TestConfusion:
         np.testing.assert_array_equal(matrix, sklearns_confusion(LABELS, said))
         figures = class_figures(matrix, tuple("abcde"))
         ours = [(one.precision, one.recall, one.f1, one.count) for one in figures]
-        theirs = precision_recall_fscore_support(LABELS, said, zero_division=0)  # pyright: ignore[reportArgumentType]
+        theirs: Any = precision_recall_fscore_support(LABELS, said, zero_division=0)  # pyright: ignore[reportArgumentType]
         np.testing.assert_allclose(np.array(ours).T, np.stack(theirs))
 
     def test_what_is_mistaken_for_what(self):
