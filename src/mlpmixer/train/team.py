@@ -66,8 +66,9 @@ def _let_go() -> None:
     DDP and FSDP hold on to it too. Were one of those the last to let go, torch (2.13) would keep the lock while it
     waits for threads that want it: for ever; and after Python's end they would find none, and abort.
     """
-    gc.collect()
-    _ended.clear()
+    if _ended:
+        gc.collect()
+        _ended.clear()
 
 
 @contextmanager
