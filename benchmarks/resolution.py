@@ -22,7 +22,7 @@ from mlpmixer import data, load
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import all_batches
 from mlpmixer.data.preprocess import normalise, prepare
-from mlpmixer.evaluate.accuracy import accuracy, count_right
+from mlpmixer.measures.accuracy import accuracy, count_right
 from mlpmixer.models import build
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Preprocessing

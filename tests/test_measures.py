@@ -18,14 +18,14 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 
 from mlpmixer.data.torchvision_guard import ensure_torchvision
-from mlpmixer.evaluate.calibration import reliability
-from mlpmixer.evaluate.confusion import class_figures, confusion_matrix
-from mlpmixer.evaluate.corruption import ALEXNET, corruption_errors, mean_corruption_error
-from mlpmixer.evaluate.few_shot import CONSTANT, few_shot, picks, ridge
-from mlpmixer.evaluate.intervals import bootstrap, wilson
-from mlpmixer.evaluate.neighbours import nearest_neighbours
-from mlpmixer.evaluate.probe import logistic, probe, says
-from mlpmixer.evaluate.real import real_accuracy
+from mlpmixer.measures.calibration import reliability
+from mlpmixer.measures.confusion import class_figures, confusion_matrix
+from mlpmixer.measures.corruption import ALEXNET, corruption_errors, mean_corruption_error
+from mlpmixer.measures.few_shot import CONSTANT, few_shot, picks, ridge
+from mlpmixer.measures.intervals import bootstrap, wilson
+from mlpmixer.measures.neighbours import nearest_neighbours
+from mlpmixer.measures.probe import logistic, probe, says
+from mlpmixer.measures.real import real_accuracy
 
 ensure_torchvision()
 from torchmetrics.classification import MulticlassCalibrationError  # noqa: E402 (it imports torchvision)

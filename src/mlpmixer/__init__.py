@@ -9,17 +9,19 @@ from mlpmixer.models import create, names
 from mlpmixer.recipe import Recipe
 
 if TYPE_CHECKING:
+    from mlpmixer.experiments.evaluate import evaluate
     from mlpmixer.predict.predictor import Predictor
     from mlpmixer.train.loop import fit
     from mlpmixer.weights.load import load
     from mlpmixer.weights.save import save
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "Recipe", "create", "fit", "load", "names", "save"]
+__all__ = ["Predictor", "Recipe", "create", "evaluate", "fit", "load", "names", "save"]
 
 # Found when they are first asked for, since they bring torch along.
 _LATER = {
     "Predictor": "mlpmixer.predict.predictor",
+    "evaluate": "mlpmixer.experiments.evaluate",
     "fit": "mlpmixer.train.loop",
     "load": "mlpmixer.weights.load",
     "save": "mlpmixer.weights.save",

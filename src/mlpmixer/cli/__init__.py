@@ -16,6 +16,7 @@ from mlpmixer import __version__
 from mlpmixer.cli.bench import bench
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
+from mlpmixer.cli.evaluate import evaluate
 from mlpmixer.cli.models import models
 from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": pack,
     "recipes": recipes,
     "train": train,
+    "evaluate": evaluate,
     "predict": predict,
     "bench": bench,
     "demo": demo,

@@ -55,6 +55,7 @@ class Classifier(nn.Module, Generic[Config]):
     """
 
     config: Config
+    head: nn.Module  # from `pre_logits` to `logits`
 
     def __init__(self, name: str):
         super().__init__()

@@ -28,7 +28,7 @@ from mlpmixer.data.loader import Share, all_batches, train_batches, usual_worker
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalise, prepare
 from mlpmixer.errors import RunError, RunStopped
-from mlpmixer.evaluate.accuracy import accuracy, count_right
+from mlpmixer.measures.accuracy import accuracy, count_right
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.measure import measure
 from mlpmixer.recipe import Recipe

@@ -35,6 +35,17 @@ def _names() -> dict[str, str]:
     return {wnid: name for wnid, _, name in _table()}
 
 
+def all_names() -> tuple[str, ...]:
+    """In the standard order, which is that of a model's 1,000 outputs."""
+    return tuple(_names().values())
+
+
+def number_of(picture: str) -> int | None:
+    """Which of the 50,000 a file of val/ is, counted from 0: the order in which label files list them."""
+    found = PICTURE.fullmatch(picture)
+    return int(found[1][-8:]) - 1 if found else None
+
+
 def readable(classes: Sequence[str]) -> tuple[str, ...] | None:
     """Names for classes, if all of them are WordNet ids of ImageNet's."""
     names = _names()

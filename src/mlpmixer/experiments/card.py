@@ -1,0 +1,74 @@
+"""The evaluation card: all that is measured of a model on one data set, as numbers that go into JSON as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+
+from mlpmixer.measures.answers import Answers
+from mlpmixer.measures.calibration import reliability
+from mlpmixer.measures.confusion import class_figures, confusion_matrix
+from mlpmixer.measures.few_shot import few_shot
+from mlpmixer.measures.intervals import bootstrap, wilson
+from mlpmixer.measures.neighbours import nearest_neighbours
+from mlpmixer.measures.probe import probe
+
+NEIGHBOURS = 20
+ANOTHER = "(another)"  # stands for all classes that the model has and the data has not
+
+
+def share(right: Bool[np.ndarray, " N"]) -> dict[str, float]:
+    """How many of how many, and the interval that holds the true share in 95 of 100 cases."""
+    low, high = wilson(int(right.sum()), len(right))
+    return {"value": float(right.mean()), "low": low, "high": high, "right": int(right.sum()), "count": len(right)}
+
+
+def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, " K"]) -> dict[str, Any]:
+    """What the head says. `outputs`: for each class the model's output, -1 where it has none."""
+    labels, logits = answers.labels.numpy(), answers.logits
+    truth = torch.from_numpy(outputs)[answers.labels]  # as outputs; a class that the model has not is never right
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
+    right = ranked[:, 0].numpy()
+    confidence, said = logits.softmax(1).max(1)
+    class_of = np.full(logits.shape[1], len(classes))
+    class_of[outputs[outputs >= 0]] = np.flatnonzero(outputs >= 0)
+    predicted = class_of[said.numpy()]
+    names = (*classes, ANOTHER) if (predicted == len(classes)).any() else tuple(classes)
+    matrix = confusion_matrix(labels, predicted, len(names))
+    bins, error = reliability(confidence.numpy(), right)
+    known = truth >= 0
+    most = np.bincount(labels).max() / len(labels)
+    top1 = share(right)
+    return {
+        "top1": top1,
+        "top5": share(ranked.any(1).numpy()),
+        "nats": float(F.cross_entropy(logits[known].double(), truth[known])) if known.any() else None,
+        "classes": [asdict(figures) for figures in class_figures(matrix, names)[: len(classes)]],
+        "confusion": {"names": names, "matrix": matrix.tolist()},
+        "calibration": {
+            "error": error,
+            "interval": bootstrap(lambda chosen: reliability(confidence.numpy()[chosen], right[chosen])[1], len(right)),
+            "bins": [asdict(one) for one in bins],
+        },
+        "chance": {"share": float(most), "beaten": bool(top1["low"] > most)},
+    }
+
+
+def learnt(known: Answers, asked: Answers, classes: int) -> dict[str, Any]:
+    """What others than the head make of the features: the nearest known pictures, few shots, a probe."""
+    labels = asked.labels
+    near = nearest_neighbours(known.features, known.labels, asked.features, classes, neighbours=NEIGHBOURS)
+    shots = few_shot(known.features, known.labels, asked.features, labels, classes)
+    said, penalty = probe(known.features, known.labels, asked.features, classes)
+    return {
+        "known": len(known),
+        "neighbours": {"nearest": NEIGHBOURS, **share((near == labels).numpy())},
+        "few_shot": {str(n): {"mean": float(np.mean(found)), "seeds": found} for n, found in shots.items()},
+        "probe": {"penalty": penalty, **share((said == labels).numpy())},
+    }

@@ -1,0 +1,235 @@
+"""`evaluate`: weights and pictures in, the evaluation card out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmixer import __version__, data
+from mlpmixer.data import picks
+from mlpmixer.data.choose import choose
+from mlpmixer.data.dataset import Part, Split
+from mlpmixer.data.loader import all_batches, usual_workers
+from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.errors import DataError, UsageError
+from mlpmixer.experiments import imagenet
+from mlpmixer.experiments.card import answered, learnt
+from mlpmixer.experiments.matching import outputs_for
+from mlpmixer.experiments.mistaken import PICTURES, tried_otherwise
+from mlpmixer.measures.answers import Answers, ask
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Preprocessing
+from mlpmixer.recipes import toml
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.machine import describe_machine
+from mlpmixer.train.team import Team, device_of
+from mlpmixer.weights.load import load
+
+Protocol = Literal["own", "i", "ii"]
+Watch = Callable[[str, int, int], None]  # what is looked at, how many pictures of how many
+
+
+def evaluate(
+    source: Classifier | str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "auto",
+    protocol: Protocol = "own",
+    known: int = 10_000,
+    real: str | os.PathLike[str] | None = None,
+    variants: Mapping[imagenet.Variant, str | os.PathLike[str]] | None = None,
+    strict: bool = False,
+    device: str = "auto",
+    workers: int = -1,
+    batch_size: int = 64,
+    watch: Watch = lambda *_: None,
+) -> dict[str, Any]:
+    """The card; of a run folder it is kept there as well, in cards/.
+
+    source: a model, or what `load` takes.
+    data: what `mlpmixer.data.open` takes; None: what the run in `source` was measured on.
+    split: of the data; auto: test, or else val, or else all there is.
+    protocol: own: pictures are prepared as the model's passport says; i and ii: as for Table 2 and 3 of the paper.
+    known: training pictures, evenly over classes, for what is learnt from the model's features; 0: that is left out.
+    real: ReaL's label file, for ImageNet's val.
+    variants: folders of ImageNet-V2, -A, -R, -Sketch and -C.
+    strict: a picture that cannot be read stops it; otherwise it is left out, and listed.
+    """
+    place = device_of(device)
+    pictures = _pictures(source, data, split)
+    model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
+    if model.passport is None:
+        raise UsageError("this model has no passport, so nobody knows how to prepare its pictures; save and load it")
+    how = prepared_by(model.passport.preprocessing, protocol)
+    look = _Looking(model, how, place, strict, usual_workers() if workers < 0 else workers, batch_size, watch)
+
+    asked = look("the pictures", pictures.asked)
+    outputs = outputs_for(pictures.classes, model)
+    card: dict[str, Any] = {
+        "model": _described(model, source),
+        "data": {**pictures.record, "count": len(asked), "classes": len(pictures.classes)},
+        "preprocessing": {"protocol": protocol, **asdict(how)},
+        "mlpmixer": __version__,
+        "machine": describe_machine(Team(place)),
+        "warnings": [],
+    }
+    if (outputs >= 0).any():
+        card |= answered(asked, pictures.classes, outputs)
+        card["otherwise"] = _otherwise(model, how, pictures.asked, outputs, look)
+    if real is not None:
+        card["real"] = imagenet.real(asked, pictures.asked, outputs_for(imagenet.CLASSES, model), real)
+    if known and pictures.known is not None:
+        part = min(1.0, known / len(pictures.known))
+        chosen = Part(pictures.known, picks.share(pictures.known.labels, part, seed=0))
+        card["learnt"] = learnt(look("known ones", chosen), asked, len(pictures.classes))
+    for name, folder in (variants or {}).items():
+        card[name] = imagenet.variant(name, folder, model, look)
+    card["broken"] = [{"picture": where, "why": why} for where, why in look.broken]
+    card["warnings"] = _warnings(card, pictures.classes, outputs)
+    if not isinstance(source, Classifier) and (run := RunFolder(source)).recipe is not None:
+        run.path.joinpath("cards").mkdir(exist_ok=True)
+        run.write(f"cards/{_file_name(card)}.json", card)
+    return card
+
+
+def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
+    """The paper's two ways, in the proportion of 256 to 224; numbers are scaled as the model wants them."""
+    if protocol == "own":
+        return own
+    usual = Preprocessing.usual(own.crop)
+    return replace(usual, shape="stretch" if protocol == "i" else "short_side", mean=own.mean, std=own.std)
+
+
+class _Pictures:
+    """`asked`: those that are measured on; `known`: those that may be learnt from."""
+
+    def __init__(self, classes: tuple[str, ...], asked: Split, known: Split | None, record: dict[str, Any]):
+        self.classes, self.asked, self.known, self.record = classes, asked, known, record
+
+
+def _pictures(source: object, spec: str | os.PathLike[str] | None, split: str) -> _Pictures:
+    if spec is None:
+        recipe = None if isinstance(source, Classifier) else RunFolder(str(source)).recipe
+        if recipe is None:
+            raise UsageError("which pictures? give a data set: --data photos/, or --data cifar10")
+        chosen = choose(toml.loads(recipe, f"{source}/recipe.toml").data)
+        splits = {"test": chosen.test, "val": chosen.dev, "dev": chosen.dev, "train": chosen.train}
+        splits = {name: found for name, found in splits.items() if found is not None}
+        classes, known, origin = chosen.classes, chosen.train, str(chosen.record["source"])
+    else:
+        opened = data.open(spec)
+        splits, classes, origin = dict(opened.splits), opened.classes, opened.source
+        known = splits.get("train")
+    if split == "auto":
+        split = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
+    if split not in splits:
+        raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)})")
+    asked = splits[split]
+    return _Pictures(classes, asked, None if known is asked else known, {"source": origin, "split": split})
+
+
+class _Looking:
+    """Passes over splits; broken pictures are left out and remembered."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        how: Preprocessing,
+        device: torch.device,
+        strict: bool,
+        workers: int,
+        batch_size: int,
+        watch: Watch,
+    ):
+        self.model, self.how, self.device, self.strict, self.watch = model, how, device, strict, watch
+        self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
+        self.broken: list[tuple[str, str]] = []
+
+    def __call__(self, what: str, split: Split) -> Answers:
+        def batches() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+            for images, labels, indices in self.pixels(what, split):
+                yield normalise(images.to(self.device), self.how), labels, indices
+
+        return ask(self.model, batches())
+
+    def pixels(self, what: str, split: Split) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        done, some = 0, False
+        self.watch(what, 0, len(split))
+        for batch in all_batches(split, partial(prepare, how=self.how), skip_broken=not self.strict, **self.loading):
+            self.broken += [pair for pair in batch.broken if pair not in self.broken]
+            done += len(batch.labels) + len(batch.broken)
+            self.watch(what, done, len(split))
+            if len(batch.labels):
+                some = True
+                yield batch.images, batch.labels, batch.indices
+        if not some:
+            raise DataError(f"no picture of {len(split)} can be read; `mixer doctor` says more")
+
+
+def _otherwise(
+    model: Classifier, how: Preprocessing, split: Split, outputs: np.ndarray, look: _Looking
+) -> list[dict[str, Any]]:
+    some = np.unique(np.linspace(0, len(split) - 1, PICTURES).round().astype(np.int64))
+    rows = list(look.pixels("some otherwise", Part(split, some)))
+    images, labels = torch.cat([images for images, _, _ in rows]), torch.cat([labels for _, labels, _ in rows])
+    return tried_otherwise(model, images, torch.from_numpy(outputs)[labels], how)
+
+
+def _described(model: Classifier, source: object) -> dict[str, Any]:
+    assert model.passport is not None
+    provenance = {name: text for name, text in model.passport.provenance.items() if name != "quirks"}
+    return {
+        "name": model.name,
+        "source": None if isinstance(source, Classifier) else str(source),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "image_size": model.config.image_size,
+        "classes": model.config.num_classes,
+        "provenance": provenance,
+    }
+
+
+def _warnings(card: Mapping[str, Any], classes: tuple[str, ...], outputs: np.ndarray) -> list[str]:
+    found = []
+    strange = [name for name, output in zip(classes, outputs, strict=True) if output < 0]
+    if len(strange) == len(classes):
+        found.append(
+            "the model has no class of this data set, so only its features are measured; "
+            f"the data's are {_some(classes)}"
+        )
+    elif strange:
+        found.append(f"the model has no class {_some(strange)}: its pictures all count as wrong")
+    if "chance" in card and not card["chance"]["beaten"]:
+        most = card["chance"]["share"]
+        found.append(f"no better than to name the most frequent class each time ({most:.1%}); is this the right model?")
+    for other in card.get("otherwise", ()):
+        if other.get("better"):
+            usual = card["otherwise"][0]["top1"]
+            found.append(
+                f"with {other['how']} it is right more often ({other['top1']:.1%} instead of {usual:.1%} of "
+                f"{PICTURES} pictures): its passport seems to be wrong"
+            )
+    if card["broken"]:
+        first = card["broken"][0]
+        found.append(f"{len(card['broken'])} pictures cannot be read and were left out; the first: {first['why']}")
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(f"'{name}'" for name in listed[:3]) + more
+
+
+def _file_name(card: Mapping[str, Any]) -> str:
+    name = Path(card["data"]["source"]).name or "data"
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    protocol = card["preprocessing"]["protocol"]
+    return f"{plain}-{card['data']['split']}" + ("" if protocol == "own" else f"-{protocol}")

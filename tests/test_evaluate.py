@@ -1,0 +1,318 @@
+"""The evaluation card: from weights and real pictures to figures, beside figures that were found in another way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaken
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mlpmixer
+from mlpmixer import data
+from mlpmixer.cli import main
+from mlpmixer.data.dataset import DataSet, Split
+from mlpmixer.data.pictures import decode
+from mlpmixer.data.preprocess import preprocess
+from mlpmixer.data.sources import imagenet
+from mlpmixer.data.sources.imagenet import all_names
+from mlpmixer.errors import DataError, UsageError
+from mlpmixer.experiments.evaluate import evaluate, prepared_by
+from mlpmixer.experiments.matching import outputs_for
+from mlpmixer.measures.paired import mcnemar
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.recipes import find, toml
+from mlpmixer.weights.load import load
+
+WNIDS = [line.split()[0] for line in imagenet.CLASSES.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def clothing(photos: list[Path], tmp_path: Path) -> Path:
+    """The ten photographs as a data set."""
+    for split in ("train", "test"):
+        for photo in photos:
+            (tmp_path / "clothing" / split / photo.stem).mkdir(parents=True)
+            shutil.copy(photo, tmp_path / "clothing" / split / photo.stem)
+    return tmp_path / "clothing"
+
+
+def named(model: Classifier, classes: tuple[str, ...] | None) -> Classifier:
+    model.passport = Passport(preprocessing=Preprocessing.usual(model.config.image_size), classes=classes)
+    return model
+
+
+def small(outputs: int, classes: tuple[str, ...] | None = None) -> Classifier:
+    return named(shaken(mlpmixer.create("mixer_nano", num_classes=outputs)), classes)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return small(1000)
+
+
+def said(model: Classifier, pictures: list[Path]) -> torch.Tensor:
+    """Logits, one picture after another."""
+    assert model.passport is not None
+    how = model.passport.preprocessing
+    with torch.inference_mode():
+        return torch.cat([model(preprocess(decode(picture), how)[None]) for picture in pictures])
+
+
+class TestMatching:
+    def test_by_name(self):
+        model = small(3, ("T-Shirt", "dress", "hat"))
+        assert outputs_for(("hat", "t_shirt", "shoe"), model).tolist() == [2, 0, -1]
+
+    def test_a_class_that_is_a_number(self):
+        assert outputs_for(("0", "1", "10", "2"), small(1000)).tolist() == [0, 1, 10, 2]
+        assert outputs_for(("0", "10", "2"), small(1000, all_names())).tolist() == [0, 10, 2]
+
+    def test_nameless_outputs(self):
+        assert outputs_for(("goldfish", "tench"), small(1000)).tolist() == [1, 0]
+        assert outputs_for(("cat", "dog"), small(2)).tolist() == [0, 1]
+        assert outputs_for(("cat", "dog"), small(3)).tolist() == [-1, -1]
+
+    def test_other_names_are_other_classes(self):
+        assert outputs_for(("cat", "dog"), small(2, ("shoe", "hat"))).tolist() == [-1, -1]
+
+
+class TestPaired:
+    def test_a_known_table(self):
+        """6 against 16 of 22 that differ: a two-sided binomial test has 0.0525."""
+        first = np.array([True] * 6 + [False] * 16 + [True] * 30)
+        second = np.array([False] * 6 + [True] * 16 + [True] * 30)
+        assert mcnemar(first, second) == pytest.approx(0.05248, abs=1e-5)
+
+    @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+    def test_it_is_a_chance_and_takes_no_side(self, pairs: list[tuple[bool, bool]]):
+        first, second = (np.array([pair[k] for pair in pairs], dtype=bool) for k in (0, 1))
+        assert 0 < mcnemar(first, second) == mcnemar(second, first) <= 1
+
+
+class TestOwnData:
+    def test_figures_are_those_of_single_pictures(self, clothing: Path, photos: list[Path]):
+        card = evaluate("mixer_clothing", clothing, workers=0, batch_size=3)
+        model = load("mixer_clothing")
+        classes = (model.passport or Passport()).classes or ()
+        ranked = said(model.float(), photos).argsort(1, descending=True)
+        truth = torch.tensor([classes.index(photo.stem) for photo in photos])
+        assert card["top1"]["right"] == int((ranked[:, 0] == truth).sum())
+        assert card["top5"]["right"] == int((ranked[:, :5] == truth[:, None]).sum())
+        assert card["data"]["count"] == np.sum(card["confusion"]["matrix"]) == 10
+        assert card["chance"] == {"share": 0.1, "beaten": True}
+        assert [one["name"] for one in card["classes"]] == sorted(photo.stem for photo in photos)
+        assert card["learnt"]["neighbours"]["value"] == 1.0  # train and test are the same pictures here
+        assert [*card["learnt"]["few_shot"]] == ["1"]
+        assert card["warnings"] == []
+        assert json.loads(json.dumps(card)) is not None
+
+    def test_some_classes_only(self, clothing: Path):
+        """What is said is one of all that the model has, and the table says so."""
+        for name in ("hat", "pants", "skirt", "shirt", "shorts", "t-shirt", "longsleeve", "outwear"):
+            for split in ("train", "test"):
+                shutil.rmtree(clothing / split / name)
+        for split in ("train", "test"):
+            shutil.move(clothing / split / "dress", clothing / split / "Dress")
+            shutil.copytree(clothing / split / "shoes", clothing / split / "bicycle")
+        card = evaluate("mixer_clothing", clothing, workers=0, known=0)
+        assert [one["name"] for one in card["classes"]] == ["Dress", "bicycle", "shoes"]
+        assert card["warnings"][0] == "the model has no class 'bicycle': its pictures all count as wrong"
+        assert card["classes"][1]["recall"] == 0
+        assert "learnt" not in card
+
+    def test_features_only(self, clothing: Path):
+        card = evaluate(small(3, ("a", "b", "c")), clothing, workers=0)
+        assert "top1" not in card
+        assert card["learnt"]["known"] == 10
+        assert card["warnings"][0].startswith("the model has no class of this data set, so only its features")
+        headless = evaluate(small(0), clothing, workers=0)
+        assert headless["learnt"]["few_shot"]["1"]["mean"] == 1.0
+
+    def test_a_wrong_passport_is_noticed(self):
+        """The model of a run, told to see blue for red or values from another range, on pictures with colours."""
+        red_or_blue = _ColourJudge()
+        split = _Colours()
+        opened = DataSet("colours", ("red", "blue"), {"test": split})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "open", lambda _: opened)
+            right = evaluate(red_or_blue, "colours", workers=0)
+            assert right["top1"]["value"] == 1
+            assert right["warnings"] == []
+            swapped = evaluate(_ColourJudge(swapped=True), "colours", workers=0)
+        assert swapped["top1"]["value"] == 0
+        assert any(text.startswith("no better than to name the most frequent class") for text in swapped["warnings"])
+        assert any(text.startswith("with blue for red it is right more often") for text in swapped["warnings"])
+
+    def test_broken_pictures(self, clothing: Path):
+        (clothing / "test" / "hat" / "broken.jpg").write_bytes(b"no picture")
+        card = evaluate("mixer_clothing", clothing, workers=0, known=0)
+        assert card["data"]["count"] == 10
+        assert card["broken"][0]["picture"].endswith("broken.jpg")
+        assert "1 pictures cannot be read and were left out" in card["warnings"][-1]
+        with pytest.raises(DataError, match="is no picture"):
+            evaluate("mixer_clothing", clothing, workers=0, known=0, strict=True)
+
+    def test_what_cannot_be(self, clothing: Path):
+        with pytest.raises(UsageError, match="which pictures"):
+            evaluate("mixer_clothing")
+        with pytest.raises(DataError, match="has no split 'val'"):
+            evaluate("mixer_clothing", clothing, split="val")
+        with pytest.raises(DataError, match="not ReaL's label file"):
+            evaluate("mixer_clothing", clothing, real=clothing / "real.json", workers=0)
+
+
+def test_the_papers_two_ways():
+    own = Preprocessing(crop=(112, 112), resize=112, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
+    first, second = prepared_by(own, "i"), prepared_by(own, "ii")
+    assert (first.shape, second.shape) == ("stretch", "short_side")
+    assert first == replace(second, shape="stretch")
+    assert (first.resize, first.crop, first.mean, first.std) == (128, (112, 112), (0, 0, 0), (1, 1, 1))
+    assert prepared_by(own, "own") is own
+
+
+class _Colours(Split):
+    labels = np.arange(60) % 2
+
+    def read(self, index: int) -> np.ndarray:
+        picture = np.random.default_rng(index).integers(0, 60, (8, 8, 3), dtype=np.uint8)
+        picture[..., 2 * self.labels[index]] += 150
+        return picture
+
+    def where(self, index: int) -> str:
+        return f"colours[{index}]"
+
+
+class _ColourJudge(Classifier[Any]):
+    """Says red or blue by which is more. (A Mixer that does so would have to be trained.)"""
+
+    def __init__(self, swapped: bool = False):
+        super().__init__("judge")
+        self.config = small(2).config
+        self.head = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.eye_(self.head.weight)
+        self.swapped = swapped
+        named(self, ("red", "blue"))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = images.mean(dim=(2, 3))[:, [0, 2]]
+        return self.head(means.flip(1) if self.swapped else means)
+
+
+class TestRuns:
+    def test_a_run_is_measured_on_its_own_data(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        recipe = toml.change(
+            find("fashion_mnist"),
+            {
+                "train.steps": 20,
+                "optim.warmup_steps": 2,
+                "data.shots": 60,
+                "machine.workers": 0,
+                "data.classes": "Bag,Coat",
+            },
+        )
+        result = mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
+        assert result.test is not None
+        main(["evaluate", str(tmp_path / "run"), "--workers", "0", "--json", "--out", str(tmp_path / "card.json")])
+        card = json.loads(capsys.readouterr().out)
+        assert card["top1"]["value"] == result.test["top1"]
+        assert card["nats"] == pytest.approx(result.test["nats"], rel=1e-5)
+        assert card["learnt"]["known"] == 120
+        kept = [*(tmp_path / "run" / "cards").iterdir()]
+        assert [file.name for file in kept] == ["fashion_mnist_small-test.json"]
+        assert json.loads(kept[0].read_text()) == card == json.loads((tmp_path / "card.json").read_text())
+
+    def test_the_table(self, clothing: Path, capsys: pytest.CaptureFixture[str]):
+        main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--protocol", "i"])
+        out = capsys.readouterr().out
+        assert "on 10 pictures of 10 classes" in out
+        for words in (
+            "top-1",
+            "top-5",
+            "the 20 nearest of 10",
+            "logistic probe",
+            "linear, 1 shot ",
+            "calibration error",
+        ):
+            assert words in out
+        assert out.count("mistaken most for") == 1
+
+
+class TestImageNet:
+    """Its other test sets, as small folders in their forms; figures against logits of single pictures."""
+
+    def test_real(self, model: Classifier, photos: list[Path], tmp_path: Path):
+        """Of five pictures one has no label; the others have two, chosen so that two are right."""
+        ranked = said(model, photos[:5]).argsort(1, descending=True)[:, :3].tolist()
+        sets: list[list[int]] = [[] for _ in range(50_000)]
+        for place, (photo, number) in enumerate(zip(photos, (7, 3, 50_000, 20, 21), strict=False)):
+            folder = tmp_path / "imagenet" / "val" / WNIDS[place]
+            folder.mkdir(parents=True)
+            shutil.copy(photo, folder / f"ILSVRC2012_val_{number:08}.JPEG")
+            sets[number - 1] = [[5, ranked[place][0]], [ranked[place][1]], [], [ranked[place][0]], [ranked[place][2]]][
+                place
+            ]
+        for wnid in WNIDS:
+            (tmp_path / "imagenet" / "val" / wnid).mkdir(exist_ok=True)
+        (tmp_path / "real.json").write_text(json.dumps(sets))
+        card = evaluate(model, tmp_path / "imagenet", real=tmp_path / "real.json", workers=0)
+        assert (card["real"]["right"], card["real"]["count"]) == (2, 4)
+
+    def test_v2_and_sketch_seek_among_all(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
+        best = said(model, photos).argmax(1).tolist()
+        for place, photo in enumerate(photos):
+            for name, folder in (("v2", str(best[place])), ("sketch", WNIDS[best[place] if place % 2 else 999])):
+                (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(photo, tmp_path / name / folder)
+        found = evaluate(
+            model,
+            clothing,
+            known=0,
+            workers=0,
+            variants={"imagenet_v2": tmp_path / "v2", "imagenet_sketch": tmp_path / "sketch"},
+        )
+        assert (found["imagenet_v2"]["right"], found["imagenet_v2"]["count"]) == (10, 10)
+        assert found["imagenet_sketch"]["right"] == sum(best[place] == 999 or place % 2 for place in range(10))
+
+    def test_a_and_r_seek_among_theirs(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
+        """Each picture lies in the class that is its second best; the best are not among these."""
+        logits = said(model, photos)
+        best = {*logits.argmax(1).tolist()}
+        others = [n for n in range(1000) if n not in best]
+        second = [others[n] for n in logits[:, others].argmax(1).tolist()]
+        for photo, place in zip(photos, second, strict=True):
+            (tmp_path / "a" / WNIDS[place]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, tmp_path / "a" / WNIDS[place])
+        folders: Any = {"imagenet_a": tmp_path / "a", "imagenet_v2": tmp_path / "a"}
+        found = evaluate(model, clothing, known=0, workers=0, variants=folders)
+        assert found["imagenet_a"]["right"] == 10
+        assert found["imagenet_v2"]["right"] == 0
+        with pytest.raises(DataError, match="no imagenet_a, or not for this model: it has no class 'dress'"):
+            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_a": clothing})
+
+    def test_c(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
+        best = int(said(model, photos[:1]).argmax(1))
+        root = tmp_path / "c"
+        for severity in range(1, 6):
+            place = (
+                root / "noise" / "gaussian_noise" / str(severity) / WNIDS[best if severity < 3 else (best + 1) % 1000]
+            )
+            place.mkdir(parents=True)
+            shutil.copy(photos[0], place)
+        found = evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": root})["imagenet_c"]
+        assert found["errors"] == {"gaussian_noise": [0, 0, 1, 1, 1]}
+        assert found["weighed"]["gaussian_noise"] == pytest.approx(60 / 0.886428)
+        assert found["mce"] is None
+        shutil.rmtree(root / "noise" / "gaussian_noise" / "4")
+        with pytest.raises(DataError, match="has no folder 4"):
+            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": root})
+        with pytest.raises(DataError, match="no ImageNet-C in"):
+            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": clothing})
