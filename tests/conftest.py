@@ -11,6 +11,7 @@ import jaxtyping
 FILES = ["mixer", "vit", "bit", "layers", "classifier", "convolutional"]
 jaxtyping.install_import_hook([f"mlpmixer.models.{name}" for name in FILES], "beartype.beartype")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -55,6 +56,12 @@ def photo_batch(photos: list[Path]):
         return torch.stack([preprocess(decode(photo), how) for photo in photos])
 
     return batch
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """A file in the form of MNIST's."""
+    sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sides + array.astype(np.uint8).tobytes())
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mlpmixer
+from mlpmixer.weights.checkpoint import VERSION
 
 MIXER = {"layers": 1, "channels": 8, "token_hidden": 4, "channel_hidden": 16, "image_size": 8, "patch_size": 4}
 # As wide as a known one, since in timm's layout the number of heads shows in nothing else.
@@ -639,7 +640,7 @@ HEADERS: dict[str, Build] = {
     "config of another family": ours({"family": "vit"}),
     "family unknown": ours({"family": "resnet"}),
     "family a list": ours({"family": ["mixer"]}),
-    "version of the future": ours({"version": 2}),
+    "version of the future": ours({"version": VERSION + 1}),
     "version text": ours({"version": "1"}),
     "version null": ours({"version": None}),
     "name over many lines": ours({"name": "mixer\n\x1b[2J" * 1000, "config.channels": 16}),

@@ -23,7 +23,8 @@ FLOORS = [
     {"models", "data", "recipes", "run", "kernels"},
     {"weights", "measures", "engines"},
     {"train", "predict"},
-    {"bench", "experiments"},
+    {"bench"},
+    {"experiments"},
     {"report"},
     {"cli"},
 ]

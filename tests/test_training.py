@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import write_idx
 from in_processes import run_elsewhere, running, said
 from PIL import Image
 from safetensors import safe_open
@@ -78,11 +79,6 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_idx(folder / f"{stem}-images-idx3-ubyte", pictures)
         write_idx(folder / f"{stem}-labels-idx1-ubyte", labels[chosen])
     return folder
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sides + array.astype(np.uint8).tobytes())
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from mlpmixer.cli.models import models
 from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
 from mlpmixer.cli.recipes import recipes
+from mlpmixer.cli.reproduce import reproduce
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "train": train,
     "evaluate": evaluate,
+    "reproduce": reproduce,
     "predict": predict,
     "bench": bench,
     "demo": demo,

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from mlpmixer.data.scramble import scrambled
 from mlpmixer.passport import Preprocessing
 
 
@@ -26,9 +27,12 @@ def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor
 
 
 def normalise(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
-    """(value − mean) / std of values in [0, 1], in float32: the part that is done to whole batches, on their device."""
+    """(value − mean) / std of values in [0, 1], in float32, and in the order that `how` says.
+
+    The part that is done to whole batches, on their device.
+    """
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (how.mean, how.std))
-    return pixels.float().div_(255).sub_(mean).div_(std)
+    return scrambled(pixels.float().div_(255).sub_(mean).div_(std), how)
 
 
 def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ RULES: dict[str, Rule] = {
     "augment.cutmix": NOT_NEGATIVE,
     "augment.mix_chance": CHANCE,
     "evaluation.resize": NOT_NEGATIVE,
+    "evaluation.scramble_patch": COUNT,
     "evaluation.std": ("more than 0 each", lambda x: min(x) > 0),
     "evaluation.every": POSITIVE,
     "loss.smoothing": BELOW_ONE,
@@ -68,5 +69,9 @@ def check(recipe: Recipe) -> None:
         value = getattr(getattr(recipe, table), line)
         if not holds(value):
             raise RecipeError(f"{name} must be {wanted}; got {value}")
+    if recipe.evaluation.scramble != "none" and recipe.augment.cutmix:
+        raise RecipeError(
+            "cutmix cannot be told apart in scrambled pictures; set augment.cutmix or evaluation.scramble off"
+        )
     if recipe.train.keep == "best" and recipe.data.dev == "":
         raise RecipeError('train.keep is "best", and data.dev says that there is no split to tell the best by')

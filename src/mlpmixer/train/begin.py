@@ -49,4 +49,6 @@ def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocess
         interpolation=how.interpolation,
         mean=how.mean,
         std=how.std,
+        scramble=how.scramble,
+        scramble_patch=how.scramble_patch,
     )

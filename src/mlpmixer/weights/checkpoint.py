@@ -28,7 +28,7 @@ from mlpmixer.weights.infer import config_of, name_of
 from mlpmixer.weights.layouts import Layout, Line
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
-VERSION = 1
+VERSION = 2  # 2: scrambled pictures
 MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
 MAX_PIXELS = 16_384  # of a side of a prepared picture
 CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
@@ -164,6 +164,8 @@ def _check_passport(passport: Passport, config: ClassifierConfig) -> None:
     how = passport.preprocessing
     if not all(1 <= side <= MAX_PIXELS for side in (how.resize, *how.crop)):
         raise ValueError(f"pictures scaled to {how.resize} and cropped to {how.crop} pixels")
+    if how.scramble_patch < 1:
+        raise ValueError(f"pictures scrambled by patches of {how.scramble_patch} pixels")
     if len(how.mean) != len(how.std) or not all(map(math.isfinite, how.mean + how.std)) or 0 in how.std:
         raise ValueError(f"pictures with a mean of {how.mean} and a deviation of {how.std}")
 

@@ -1,0 +1,107 @@
+"""`mixer reproduce`: the paper's tables and figures, at the scale of the machine at hand."""
+
+from __future__ import annotations
+
+import json as as_json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mlpmixer.cli.output import page, print_table
+
+if TYPE_CHECKING:
+    from mlpmixer.experiments.cost import Cost
+    from mlpmixer.experiments.study import Told
+
+
+def reproduce(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
+    /,
+    scale: Literal["tiny", "small", "paper"] = "tiny",
+    device: str = "auto",
+    folder: Path | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+    *,
+    changes: dict[str, str],
+) -> None:
+    """Carry out a study of the paper: run by run, each in its own folder; the same command goes on where it stopped.
+
+    Without a name, the studies are listed. Lines of a recipe are flags here, too, and hold for all runs:
+    `--data.source my-large-set --machine.workers 8`.
+
+    Args:
+        name: Which study.
+        scale: tiny: minutes on 2 cores, with the pictures that come with the package; small: hours, on CIFAR-10;
+            paper: the whole protocol, for whoever has the machines and the data.
+        device: cpu, cuda, or auto.
+        folder: Where the runs are kept; runs/NAME-SCALE if not said.
+        dry_run: Only list the runs and what they cost.
+        quiet: Show nothing but the result.
+        json: Print JSON.
+    """
+    from mlpmixer.experiments import STUDIES, find
+
+    if name is None:
+        if json:
+            print(as_json.dumps(STUDIES, indent=1))
+        else:
+            print_table(["study", "what it asks"], [[study, asks] for study, asks in STUDIES.items()])
+        return
+    study = find(name)
+    changes = {"machine.device": device, **changes}
+    folder = folder or Path("runs") / f"{name}-{scale}"
+    if dry_run:
+        from mlpmixer.experiments.cost import costs
+
+        rows, rate = costs(study, scale, changes)
+        if json:
+            print(as_json.dumps([vars(row) for row in rows], indent=1))
+            return
+        _show_costs(rows, rate)
+        return
+
+    from mlpmixer.experiments.study import carry_out
+
+    told = carry_out(
+        study, scale, folder, changes=changes, quiet=quiet or json, say=lambda line: print(line, file=sys.stderr)
+    )
+    if json:
+        print((folder / "study.json").read_text(encoding="utf-8"), end="")
+        return
+    _show(told)
+    print(f"{folder}/study.json   (mixer report {folder})")
+
+
+def _show_costs(rows: list[Cost], rate: float) -> None:
+    shown = [
+        [
+            row.run,
+            row.model,
+            f"{row.pictures:,.0f}",
+            f"{row.flops:.2e}",
+            f"{row.hours:,.2f}",
+            f"{row.disk / 1e9:,.2f}",
+        ]
+        for row in rows
+    ]
+    hours, disk = sum(row.hours for row in rows), sum(row.disk for row in rows)
+    print_table(
+        ["run", "model", "pictures", "FLOPs", "hours", "GB on disk"],
+        shown,
+        f"{len(rows)} runs, {sum(row.flops for row in rows):.2e} FLOPs, {hours:,.1f} hours of a device that keeps up "
+        f"{rate / 1e12:.3g} TFLOP/s, {disk / 1e9:,.1f} GB",
+    )
+
+
+def _show(told: Told) -> None:
+    print_table([*told.columns], [[*row] for row in told.rows])
+    console = page(highlight=False)
+    for finding in told.findings:
+        sign = {True: "holds", False: "does not hold", None: "cannot be told"}[finding.holds]
+        console.print(f"{finding.claim} Here it {sign}: {finding.why}.", soft_wrap=True, markup=False)
+    if told.paper:
+        console.print(f"The paper: {told.paper}", soft_wrap=True, markup=False)

@@ -1,0 +1,195 @@
+"""A study: a plan of runs that answer one question of the paper's, and what their figures say to it.
+
+Each run has its own folder and goes on where it stopped; a study that is called again does what is left. What it finds
+is kept in study.json, for the report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mlpmixer.experiments.evaluate import evaluate
+from mlpmixer.measures.intervals import of_mean
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.loop import fit
+from mlpmixer.train.machine import describe_machine
+from mlpmixer.train.team import Team, device_of
+
+Scale = Literal["tiny", "small", "paper"]
+Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
+    `weights`: where those are that it begins with, in the study's folder; they are made there if need be."""
+
+    cell: Mapping[str, str]
+    recipe: Recipe
+    weights: Callable[[Path], Path] | None = None
+
+    @property
+    def folder(self) -> str:
+        words = [*self.cell.values(), f"seed {self.recipe.train.seed}"]
+        return ", ".join(words).replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run: `card` is that of its test pictures, `curve` (epoch, share right on dev)."""
+
+    plan: Plan
+    folder: Path
+    card: Mapping[str, Any]
+    curve: Sequence[tuple[float, float]]
+    losses: Sequence[float]  # in training, a figure for each line of metrics
+
+    @property
+    def top1(self) -> float:
+        return self.card["top1"]["value"]
+
+    def shots(self, count: int) -> float:
+        """Linear few-shot accuracy, the mean over its picks; nan where a class has too few pictures."""
+        found = self.card["learnt"]["few_shot"].get(str(count))
+        return found["mean"] if found else math.nan
+
+
+@dataclass
+class Finding:
+    """Something the paper says, and whether it is so here; None: these runs cannot tell."""
+
+    claim: str
+    holds: bool | None
+    why: str
+
+
+@dataclass
+class Told:
+    """What a study found, to be printed: a table, and what it says to the paper's claims. `paper`: its own figures."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    findings: list[Finding] = field(default_factory=list)
+    paper: str = ""
+    curves: dict[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """`plans(scale)` gives all runs; `tell(done)` what they say."""
+
+    name: str
+    what: str
+    where: str  # in the paper
+    plans: Callable[[Scale], list[Plan]]
+    tell: Callable[[Sequence[Done]], Told]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A study without training."""
+
+    name: str
+    what: str
+    where: str
+    measure: Callable[[Scale, torch.device], Told]
+
+
+def carry_out(
+    study: Study | Measurement,
+    scale: Scale,
+    folder: str | os.PathLike[str],
+    *,
+    changes: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Told:
+    """changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    if isinstance(study, Measurement):
+        device = device_of((changes or {}).get("machine.device", "auto"))
+        told = study.measure(scale, device)
+        RunFolder(root).write("study.json", _record(study, scale, [], told, device))
+        return told
+    plans = [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in study.plans(scale)]
+    done = []
+    for number, plan in enumerate(plans, 1):
+        if RunFolder(root / plan.folder).result() is None:
+            say(f"run {number} of {len(plans)}: {plan.folder}")
+        done.append(run(plan, root, quiet=quiet))
+    told = study.tell(done)
+    device = device_of(plans[0].recipe.machine.device)
+    RunFolder(root).write("study.json", _record(study, scale, plans, told, device))
+    return told
+
+
+def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
+    """The run, or what is left of it, and its card."""
+    folder, recipe = root / plan.folder, plan.recipe
+    if plan.weights is not None:
+        recipe = toml.change(recipe, {"model.weights": str(plan.weights(root))})
+    fit(recipe, folder, quiet=quiet)
+    cards = sorted((folder / "cards").glob("*.json"))
+    if cards:
+        card = json.loads(cards[0].read_text(encoding="utf-8"))
+    else:
+        machine = plan.recipe.machine
+        card = evaluate(folder, device=machine.device, workers=machine.workers)
+    lines = RunFolder(folder).metrics()
+    curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "dev"]
+    return Done(plan, folder, card, curve, [line["loss"] for line in lines if line["kind"] == "train"])
+
+
+def cells(done: Sequence[Done]) -> dict[Key, list[Done]]:
+    """The runs of each cell, which differ in their seeds, in the order of the plan."""
+    found: dict[Key, list[Done]] = {}
+    for one in done:
+        found.setdefault(tuple(one.plan.cell.items()), []).append(one)
+    return found
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The mean in percent, and the half-width of its 95 % interval over seeds."""
+    if not np.isfinite(values).all():
+        return "–"
+    mean = f"{100 * float(np.mean(values)):.2f}"
+    if len(values) < 2:
+        return mean
+    low, high = of_mean(values)
+    return f"{mean} ± {50 * (high - low):.2f}"
+
+
+def apart(first: Sequence[float], second: Sequence[float]) -> bool | None:
+    """Whether the second is surely more than the first: their differences, seed by seed, are above 0 with 95 %."""
+    pairs = [b - a for a, b in zip(first, second, strict=False)]
+    return of_mean(pairs)[0] > 0 if len(pairs) > 1 else None
+
+
+def _record(
+    study: Study | Measurement, scale: Scale, plans: Sequence[Plan], told: Told, device: torch.device
+) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "what": study.what,
+        "where": study.where,
+        "scale": scale,
+        "columns": told.columns,
+        "rows": told.rows,
+        "findings": [vars(finding) for finding in told.findings],
+        "paper": told.paper,
+        "curves": told.curves,
+        "runs": [plan.folder for plan in plans],
+        "machine": describe_machine(Team(device)),
+    }

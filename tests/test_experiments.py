@@ -1,0 +1,256 @@
+"""The paper's studies: their plans, what they make of figures, and whole ones with few steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaken, write_idx
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mlpmixer
+from mlpmixer import data
+from mlpmixer.cli import main
+from mlpmixer.data import picks
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.scramble import scrambled
+from mlpmixer.errors import DataError, RecipeError, UsageError
+from mlpmixer.experiments import STUDIES, data_scale, find, permutation
+from mlpmixer.experiments.complexity import exponents
+from mlpmixer.experiments.cost import costs
+from mlpmixer.experiments.permuted import permuted
+from mlpmixer.experiments.study import Done, Measurement, Plan, Study, apart, carry_out, cells, over_seeds
+from mlpmixer.models.mixer import Mixer
+from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.recipes import check, toml
+from mlpmixer.run.folder import RunFolder
+
+FEW = {
+    "train.steps": 2,
+    "train.batch_size": 8,
+    "optim.warmup_steps": 0,
+    "machine.workers": 0,
+    "machine.device": "cpu",
+    "machine.log_every": 1,
+}
+TRAINING = [name for name in STUDIES if isinstance(find(name), Study)]
+
+
+def training(name: str) -> Study:
+    study = find(name)
+    assert isinstance(study, Study)
+    return study
+
+
+class TestScrambled:
+    @given(
+        st.sampled_from(["patches", "pixels"]),
+        st.integers(1, 4),
+        st.integers(1, 4),
+        st.integers(1, 5),
+    )
+    def test_pixels_change_places_and_nothing_else(self, kind: Any, rows: int, columns: int, patch: int):
+        how = Preprocessing(scramble=kind, scramble_patch=patch)
+        images = torch.arange(2 * 3 * rows * columns * patch**2).view(2, 3, rows * patch, columns * patch)
+        found = scrambled(images, how)
+        assert found.shape == images.shape
+        assert torch.equal(found.flatten(2).sort().values, images.flatten(2))
+        order = found[0, 0].flatten()
+        assert torch.equal(found.flatten(2), images.flatten(2)[..., order])  # all channels, all pictures alike
+
+    def test_patches_stay_whole(self):
+        how = Preprocessing(scramble="patches", scramble_patch=4)
+        numbers = torch.arange(64).view(1, 1, 8, 8).expand(1, 3, 8, 8) // 1
+        found = scrambled(numbers, how)[0, 0]
+        sources = [sorted(found[r : r + 4, c : c + 4].flatten().tolist()) for r in (0, 4) for c in (0, 4)]
+        whole = [sorted(numbers[0, 0, r : r + 4, c : c + 4].flatten().tolist()) for r in (0, 4) for c in (0, 4)]
+        assert sorted(sources) == sorted(whole)
+        assert not torch.equal(found, numbers[0, 0])
+
+    def test_it_is_part_of_the_input(self):
+        pixels = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+        plain = Preprocessing(crop=(8, 8))
+        how = replace(plain, scramble="pixels")
+        assert torch.equal(normalise(pixels, how), scrambled(normalise(pixels, plain), how))
+
+    def test_what_cannot_be(self):
+        with pytest.raises(DataError, match="cannot be cut into patches of 3"):
+            scrambled(torch.zeros(1, 3, 8, 8), Preprocessing(scramble="patches", scramble_patch=3))
+        recipe = permutation.plans("tiny")[2].recipe
+        with pytest.raises(RecipeError, match="cutmix"):
+            check.check(toml.change(recipe, {"evaluation.scramble": "pixels", "augment.cutmix": 1.0}))
+
+
+class TestPermuted:
+    def test_it_sees_in_scrambled_pictures_what_the_other_sees(self):
+        model = shaken(mlpmixer.create("mixer_nano", num_classes=5))
+        assert isinstance(model, Mixer)
+        model.passport = Passport(preprocessing=Preprocessing.usual((32, 32)))
+        other = permuted(model)
+        assert other.passport is not None
+        images = torch.randn(3, 3, 32, 32)
+        moved = scrambled(images, other.passport.preprocessing)
+        torch.testing.assert_close(other.eval()(moved), model(images), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(model(moved), model(images), atol=1e-2)
+
+    def test_only_the_plain_one(self):
+        model = mlpmixer.create("mixer_nano", groups=2)
+        assert isinstance(model, Mixer)
+        with pytest.raises(UsageError, match="only the plain Mixer"):
+            permuted(model)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+def test_plans_make_sense(name: str, scale: Any):
+    """Each run has a folder of its own, a recipe that is allowed, and a cost."""
+    plans = training(name).plans(scale)
+    assert len({plan.folder for plan in plans}) == len(plans)
+    for plan in plans:
+        check.check(plan.recipe)
+        assert "/" not in plan.folder
+    if scale == "paper":
+        found, rate = costs(training(name), scale)
+        assert rate == 330e12
+        assert all(one.flops > 1e15 and one.hours > 0 and one.disk > 1e8 for one in found)
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fashion-MNIST with few pictures, as its own files."""
+    folder = tmp_path_factory.mktemp("clothes")
+    whole = data.open("fashion_mnist_small")
+    for split, stem, count in (("train", "train", 40), ("test", "t10k", 10)):
+        chosen = picks.shots(whole[split].labels, count, seed=0)
+        write_idx(folder / f"{stem}-images-idx3-ubyte", np.stack([np.asarray(whole[split].read(i)) for i in chosen]))
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", whole[split].labels[chosen])
+    return folder
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
+    study = training(name)
+    changes = {**FEW, "data.source": str(clothes), "evaluation.every": 1000.0}
+    thrifty = replace(study, plans=lambda scale: [p for p in study.plans(scale) if p.recipe.train.seed < 1])
+    told = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True)
+    assert all(len(row) == len(told.columns) for row in told.rows)
+    record = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert record["rows"] == [[*row] for row in told.rows]
+    assert len(record["runs"]) == len(thrifty.plans("tiny"))
+    for run in record["runs"]:
+        assert RunFolder(tmp_path / "study" / run).result() is not None
+    lines: list[str] = []
+    again = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True, say=lines.append)
+    assert again.rows == told.rows
+    assert lines == []  # nothing was run again
+
+
+def test_table_1_and_complexity(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["reproduce", "table1", "--folder", str(tmp_path / "one"), "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert [row[-1] for row in record["rows"]] == ["19", "18", "60", "59", "206", "207", "431"]
+    assert record["findings"][0]["holds"] is True
+    main(["reproduce", "complexity", "--folder", str(tmp_path / "two"), "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "its operations grow with the power 1.00 (in the last stretch 1.00)" in out
+
+
+def test_exponents():
+    x = np.array([10.0, 100.0, 1000.0])
+    assert exponents([*x], [*(3 * x**1.5)]) == pytest.approx((1.5, 1.5))
+    assert exponents([*x], [*(x + x**2 / 50)])[1] > exponents([*x], [*(x + x**2 / 50)])[0]
+
+
+class TestTelling:
+    def test_over_seeds(self):
+        assert over_seeds([0.5]) == "50.00"
+        assert over_seeds([0.5, 0.6, 0.7]) == "60.00 ± 24.84"  # 4.303 · 10 / √3
+
+    def test_apart_needs_more_than_one_seed(self):
+        assert apart([0.5], [0.9]) is None
+        assert apart([0.5, 0.51], [0.9, 0.91]) is True
+        assert apart([0.5, 0.9], [0.6, 0.8]) is False
+
+    def test_permutation(self, tmp_path: Path):
+        """Figures like the paper's become findings like the paper's."""
+        top1 = {
+            ("Mixer", "original"): 0.80,
+            ("Mixer", "patches"): 0.80,
+            ("Mixer", "pixels"): 0.45,
+            ("ResNet", "original"): 0.80,
+            ("ResNet", "patches"): 0.40,
+            ("ResNet", "pixels"): 0.20,
+        }
+        done = []
+        for plan in permutation.plans("tiny"):
+            key = (plan.cell["network"], plan.cell["input"])
+            noise = 0.001 * plan.recipe.train.seed * (-1 if key[1] == "patches" else 1)
+            card = {"top1": {"value": top1.get(key, 0.5) + noise}}
+            done.append(Done(plan, tmp_path, card, [], [1.0, 0.9]))
+        told = permutation.tell(done)
+        assert [finding.holds for finding in told.findings] == [True, True, True, True]
+        assert told.rows[2][3].startswith("43.")
+
+    def test_data_scale(self, tmp_path: Path):
+        done = []
+        for plan in data_scale.plans("tiny"):
+            gain = {"Mixer": 0.3, "ViT": 0.2, "BiT": 0.1}[plan.cell["network"]]
+            value = 0.5 + gain * data_scale.SHARES[plan.cell["data"]] + 0.001 * plan.recipe.train.seed
+            card = {"top1": {"value": value}, "learnt": {"few_shot": {"5": {"mean": value / 2}}}}
+            done.append(Done(plan, tmp_path, card, [], []))
+        told = data_scale.tell(done)
+        assert told.findings[0].holds is True
+        assert told.rows[0][0] == "Mixer"
+        assert len(told.rows[0]) == len(told.columns) == 9
+
+
+def test_seeds_of_a_cell_belong_together(tmp_path: Path):
+    plans = [
+        Plan({"a": a}, toml.change(permutation.plans("tiny")[0].recipe, {"train.seed": s}))
+        for a in "xy"
+        for s in (0, 1)
+    ]
+    done = [Done(plan, tmp_path, {}, [], []) for plan in plans]
+    assert {dict(key)["a"]: len(runs) for key, runs in cells(done).items()} == {"x": 2, "y": 2}
+
+
+def test_the_list_and_a_dry_run(capsys: pytest.CaptureFixture[str]):
+    main(["reproduce"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in STUDIES)
+    main(["reproduce", "data-scale", "--scale", "paper", "--dry-run"])
+    out = capsys.readouterr().out
+    assert "BiT-R152x2, 3 %, seed 0" in out
+    assert "28 runs" in out
+    main(["reproduce", "permutation", "--scale", "paper", "--dry-run", "--json", "--data.source", "imagenet"])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["pictures"] < 10e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["permutatoin"], "no study is called 'permutatoin'; did you mean 'permutation'?"),
+        (["permutation", "--train.sepochs", "3"], "a recipe has no 'train.sepochs'; did you mean 'train.epochs'?"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", *arguments, "--folder", str(tmp_path)])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mixer: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_measurements_have_no_runs():
+    assert all(
+        costs(study, "paper") == ([], 330e12) for name in STUDIES if isinstance(study := find(name), Measurement)
+    )
