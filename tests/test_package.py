@@ -21,7 +21,7 @@ FLOORS = [
     {"errors"},
     {"passport", "recipe", "download"},
     {"models", "data", "recipes", "run", "kernels"},
-    {"weights", "measures", "engines"},
+    {"weights", "measures", "microscope", "engines"},
     {"train", "predict"},
     {"bench"},
     {"experiments"},

@@ -17,6 +17,7 @@ from mlpmixer.cli.bench import bench
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.evaluate import evaluate
+from mlpmixer.cli.look import look
 from mlpmixer.cli.models import models
 from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "train": train,
     "evaluate": evaluate,
+    "look": look,
     "reproduce": reproduce,
     "predict": predict,
     "bench": bench,

@@ -1,0 +1,46 @@
+"""`mixer look`: what is inside a model, and what it sees in a picture."""
+
+from __future__ import annotations
+
+import json as as_json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mlpmixer.errors import UsageError
+
+
+def look(
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE|NAME")],
+    /,
+    image: Path | None = None,
+    label: str | None = None,
+    layers: str = "",
+    folder: Path = Path("look"),
+    json: bool = False,
+) -> None:
+    """Draw what a model's weights look for, and how it comes to its answer on a picture.
+
+    Args:
+        weights: A run folder, a file of weights, or a name from `mixer models --weights`.
+        image: A picture to look at through the model.
+        label: The class to ask about; by default the model's answer.
+        layers: Whose token-mixing units are drawn, such as 0,1,5; by default the first three and the last.
+        folder: Where the page and its figures are written.
+        json: Print the figures as JSON.
+    """
+    from mlpmixer.report.look import look
+
+    chosen = [_number(text) for text in layers.split(",")] if layers else None
+    figures = look(weights, folder, picture=image, label=label, layers=chosen)
+    if json:
+        print(as_json.dumps(figures, indent=1))
+    else:
+        print(f"{folder / 'look.html'}   (to be opened in a browser; each figure is beside it)")
+
+
+def _number(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise UsageError(f"--layers looks like 0,1,5; got '{text}'")
+    return int(text)

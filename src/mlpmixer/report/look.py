@@ -1,0 +1,49 @@
+"""`look`: a page with all that the microscope shows of a model, and of what it makes of one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpmixer.report.exhibits import together
+from mlpmixer.report.page import Section, page
+from mlpmixer.report.photo import look_at_photo
+from mlpmixer.report.weights import look_at_weights
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.weights.load import load
+
+
+def look(
+    weights: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    picture: str | os.PathLike[str] | None = None,
+    label: str | None = None,
+    layers: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Writes look.html, look.json and each figure by itself into `folder`; returns what look.json holds.
+
+    layers: whose token-mixing units are drawn; None: the first three and the last.
+    """
+    import torch
+
+    model = load(weights, dtype=torch.float32)
+    parts = {"Weights": look_at_weights(model, layers)}
+    if picture is not None:
+        parts["One picture"] = look_at_photo(model, picture, label)
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"model": model.name, "weights": str(weights)}
+    sections = []
+    for title, (exhibits, found) in parts.items():
+        figures[title.lower()] = found
+        sections.append(Section(title, together(exhibits)))
+        for one in exhibits:
+            one.write(root)
+    run = RunFolder(root)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    run.write("look.html", page(f"A look into {model.name}", [f"{weights}, {parameters:,} parameters"], sections))
+    run.write("look.json", figures)
+    return figures

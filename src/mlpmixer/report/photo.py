@@ -1,0 +1,186 @@
+"""The microscope on one picture: what each layer makes of it, how far its places hear each other, what speaks for the
+answer, and whether that map deserves trust."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlpmixer.data.pictures import decode
+from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.errors import UsageError
+from mlpmixer.microscope.attribution import (
+    by_place,
+    deletion_and_insertion,
+    grey,
+    integrated_gradients,
+    occlusion,
+    on_squares,
+)
+from mlpmixer.microscope.influence import places_heard, reach
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.layers import PatchStem
+from mlpmixer.report import heat
+from mlpmixer.report.chart import Series, line_chart
+from mlpmixer.report.exhibits import Exhibit
+from mlpmixer.report.weights import places_of
+
+RANDOM = 8  # orders by chance, to compare maps with
+SHOWN = 224  # pixels of a photograph
+
+
+def look_at_photo(
+    model: Classifier, picture: str | os.PathLike[str], label: str | None = None
+) -> tuple[list[Exhibit], dict[str, Any]]:
+    """label: the class that is asked about; None: the one that the model says."""
+    assert model.passport is not None
+    if model.config.num_classes == 0:
+        raise UsageError("this model has no head, so nothing speaks for an answer; leave --image away")
+    how = model.passport.preprocessing
+    pixels = prepare(decode(picture, at_least=how.resize), how)
+    image = normalise(pixels, how).to(next(model.parameters()))
+    photo = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
+    names = model.passport.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
+    with torch.inference_mode():
+        scores = model(image[None]).softmax(1)[0]
+    if label is not None and label not in names:
+        raise UsageError(f"the model has no class '{label}'")
+    answer = int(scores.argmax()) if label is None else names.index(label)
+
+    shown = [Exhibit("photo", photo, f"As the model sees it. It says {names[answer]}, {scores[answer]:.1%}.")]
+    figures: dict[str, Any] = {"answer": names[answer], "score": float(scores[answer])}
+    shown += _activations(model, image)
+    shown += _hearing(model, image, figures)
+    maps = _maps(model, image, answer)
+    for name, (values, caption) in maps.items():
+        shown.append(Exhibit(name, heat.over(photo, values.float().cpu().numpy()), caption))
+    shown += _trust(model, image, answer, maps, figures)
+    return shown, figures
+
+
+def side_of(model: Classifier) -> int:
+    """Of the squares by which maps are compared: patches, but no more than 14 by 14 of them, for time."""
+    patch = getattr(model.config, "patch_size", 1)
+    return patch * -(-max(model.config.image_size) // (14 * patch))
+
+
+def _activations(model: Classifier, image: Tensor) -> list[Exhibit]:
+    """How strong each place is, layer after layer."""
+    with torch.inference_mode():
+        _, seen = model(image[None], intermediates=True)
+    maps = []
+    for layer in places_of(model):
+        table = seen[layer][0].float()
+        table = _on_grid(table.norm(dim=1), seen["stem"].shape[1]) if table.ndim == 2 else table.norm(dim=0)
+        maps.append(heat.larger(heat.unsigned(table.cpu().numpy()), 112))
+    widest = max(one.width for one in maps)
+    maps = [one.resize((widest, widest * one.height // one.width), Image.Resampling.NEAREST) for one in maps]
+    caption = "The length of each place's row after each layer, from its lowest to its highest."
+    return [Exhibit("activations", heat.sheet(maps, 4, gap=6), caption, pixels=True)]
+
+
+def _on_grid(values: Tensor, places: int) -> Tensor:
+    values = values[max(0, len(values) - places) :]  # without a class token
+    side = round(len(values) ** 0.5)
+    return values.view(side, -1) if side * side == len(values) else values[None]
+
+
+def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any]) -> list[Exhibit]:
+    stem = model.get_submodule("stem")
+    if not isinstance(stem, PatchStem):  # a ResNet keeps no table of places
+        return []
+    rows, columns = stem.grid
+    points = []
+    heard = np.eye(1)
+    for number, layer in enumerate(places_of(model)):
+        heard = places_heard(model, image, layer)
+        if len(heard) != rows * columns:  # a pyramid has other places by now
+            break
+        points.append((float(number), float(reach(heard, rows, columns).mean())))
+    if not points:
+        return []
+    figures["reach in patches"] = [value for _, value in points]
+    chosen = [row * columns + column for row in _three(rows) for column in _three(columns)]
+    shown = [
+        Exhibit(
+            "reach",
+            line_chart("How far away what a place hears lies, patches", [Series("reach", points)], across="layer"),
+            "The mean distance from which places are acted on, layer after layer, on this picture.",
+        )
+    ]
+    if len(heard) == rows * columns:
+        maps = [heat.larger(heat.unsigned(heard[place].reshape(rows, columns)), 140) for place in chosen]
+        caption = "What nine places, spread over the picture as these maps are, hear after the last layer."
+        shown.append(Exhibit("heard", heat.sheet(maps, 3, gap=6), caption, pixels=True))
+    return shown
+
+
+def _three(count: int) -> list[int]:
+    return sorted({round((count - 1) * share) for share in (0.15, 0.5, 0.85)})
+
+
+def _maps(model: Classifier, image: Tensor, answer: int) -> dict[str, tuple[Tensor, str]]:
+    side = side_of(model)
+    found = {
+        "integrated-gradients": (
+            on_squares(integrated_gradients(model, image, answer), side),
+            "Integrated gradients, from grey to the picture: orange speaks for the answer, blue against it.",
+        ),
+        "occlusion": (occlusion(model, image, answer, side), "What hiding each square takes from the answer's logit."),
+    }
+    exact = by_place(model, image, answer)
+    if exact is not None:
+        found["places"] = (
+            exact,
+            "What each place after the last layer adds to the answer's logit, exactly; by then each holds more than "
+            "its own patch.",
+        )
+    return found
+
+
+def _trust(
+    model: Classifier, image: Tensor, answer: int, maps: dict[str, tuple[Tensor, str]], figures: dict[str, Any]
+) -> list[Exhibit]:
+    side = side_of(model)
+    height, width = image.shape[1:]
+    squares = -(-height // side) * -(-width // side)
+    orders = {
+        name: [np.argsort(-values.reshape(-1).float().cpu().numpy(), kind="stable")]
+        for name, (values, _) in maps.items()
+        if values.numel() == squares
+    }
+    chance = np.random.default_rng(0)
+    orders["by chance"] = [chance.permutation(squares) for _ in range(RANDOM)]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, tried in orders.items():
+        both = [deletion_and_insertion(model, image, answer, order, side) for order in tried]
+        curves[name] = (np.mean([one for one, _ in both], axis=0), np.mean([other for _, other in both], axis=0))
+    grown = integrated_gradients(model, image, answer).sum()
+    nothing = grey(model, image).expand_as(image)
+    with torch.inference_mode():
+        change = (model(image[None]) - model(nothing[None]))[0, answer]
+    figures["integrated gradients"] = {"sum": float(grown), "logit beyond grey": float(change)}
+    figures["deletion"] = {name: float(one.mean()) for name, (one, _) in curves.items()}
+    figures["insertion"] = {name: float(other.mean()) for name, (_, other) in curves.items()}
+    shown = []
+    for number, (name, title) in enumerate(
+        {
+            "deletion": "Probability as squares vanish, the most important first, %",
+            "insertion": "And as they appear, %",
+        }.items()
+    ):
+        lines = [
+            Series(kind, [(100 * n / (len(both[number]) - 1), 100 * float(y)) for n, y in enumerate(both[number])])
+            for kind, both in curves.items()
+        ]
+        caption = {
+            "deletion": "A map that finds what counts makes the answer vanish sooner than chance does.",
+            "insertion": "And appear sooner.",
+        }[name]
+        shown.append(Exhibit(name, line_chart(title, lines, across="squares, %"), caption))
+    return shown

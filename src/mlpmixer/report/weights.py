@@ -1,0 +1,134 @@
+"""The microscope on a model's weights: what its first layer and its token mixing look for, and how far it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpmixer.microscope.influence import half_radius, receptive_fields
+from mlpmixer.microscope.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer
+from mlpmixer.report import heat
+from mlpmixer.report.chart import LOOKS, Series, line_chart
+from mlpmixer.report.exhibits import Exhibit
+
+NOISE = 4  # pictures of noise through which receptive fields are looked for
+SHEET = 460  # pixels, about, of a sheet of maps
+
+
+def usual_layers(model: Classifier) -> list[int]:
+    """The first three, as in Fig. 5, and the last."""
+    if not isinstance(model, Mixer):
+        return []
+    return sorted({*range(min(3, model.config.layers)), model.config.layers - 1})
+
+
+def look_at_weights(model: Classifier, layers: Sequence[int] | None = None) -> tuple[list[Exhibit], dict[str, Any]]:
+    """And the figures in them."""
+    shown, figures = [], {}
+    for layer in usual_layers(model) if layers is None else layers:
+        units = units_of(model, layer)
+        shown.append(_units(units, layer))
+        found = opposites(units)
+        figures[f"layer {layer}"] = {
+            "units": len(units),
+            "mean frequency": float(frequencies(units).mean()),
+            "lowest cosine": found.lowest,
+            "lowest cosine by chance": found.by_chance,
+        }
+    filters = stem_filters(model)
+    shown.append(
+        Exhibit(
+            "stem",
+            _sheet([heat.own_range(one) for one in filters[:256]]),
+            f"The stem's {len(filters)} filters"
+            + (", the first 256" if len(filters) > 256 else "")
+            + ", low frequency first (Fig. 7).",
+            pixels=True,
+        )
+    )
+    if isinstance(model, Mixer):
+        shown += _spectra(model)
+    shown += _fields(model, figures)
+    return shown, figures
+
+
+def _units(units: np.ndarray, layer: int) -> Exhibit:
+    order = [unit for pair in pairs(units) for unit in (pair.unit, pair.opposite) if unit is not None]
+    return Exhibit(
+        f"units-{layer}",
+        _sheet([heat.signed(units[unit]) for unit in order], together=2),
+        f"Token-mixing units of layer {layer}: each row of W1 as places of the picture, low frequency first, each with "
+        "the unit nearest to its negative (Fig. 5).",
+        pixels=True,
+    )
+
+
+def _sheet(maps: Sequence[np.ndarray], together: int = 1):
+    across = max(together, int(np.ceil(np.sqrt(len(maps)))) // together * together)
+    return heat.sheet([heat.larger(one, SHEET // across) for one in maps], across, together=together)
+
+
+def _spectra(model: Mixer) -> list[Exhibit]:
+    layers = np.unique(np.linspace(0, model.config.layers - 1, len(LOOKS)).round().astype(int)).tolist()
+    lines = []
+    for layer in layers:
+        share = spectrum(units_of(model, layer))
+        lines.append(Series(f"layer {layer}", [(float(n), 100 * float(value)) for n, value in enumerate(share)]))
+    every = range(model.config.layers)
+    found = [opposites(units_of(model, layer)) for layer in every]
+    cosines = [
+        Series("lowest cosine", [(float(n), one.lowest) for n, one in zip(every, found, strict=True)]),
+        Series("by chance", [(float(n), one.by_chance) for n, one in zip(every, found, strict=True)]),
+    ]
+    return [
+        Exhibit(
+            "spectra",
+            line_chart("Power of token-mixing units, %", lines, across="cycles over the side of the picture"),
+            "At which spatial frequencies token mixing listens.",
+        ),
+        Exhibit(
+            "opposites",
+            line_chart("Cosine to the most opposite unit, mean over units", cosines, across="layer"),
+            "How nearly each unit has its negative; by chance: the weights of each unit in another order.",
+        ),
+    ]
+
+
+def _fields(model: Classifier, figures: dict[str, Any]) -> list[Exhibit]:
+    layers = places_of(model)
+    noise = torch.randn(
+        NOISE, model.config.in_channels, *model.config.image_size, generator=torch.Generator().manual_seed(0)
+    )
+    parameter = next(model.parameters())
+    fields = receptive_fields(model, noise.to(parameter), layers)
+    radii = [(float(n), half_radius(fields[layer])) for n, layer in enumerate(layers)]
+    figures["receptive fields"] = {layer: radius for layer, (_, radius) in zip(layers, radii, strict=True)}
+    maps = [heat.larger(heat.unsigned(np.sqrt(fields[layer])), 120) for layer in layers]
+    sheet = heat.sheet(maps, 4, gap=6)
+    return [
+        Exhibit(
+            "fields",
+            sheet,
+            "Effective receptive fields: how strongly each pixel acts on the place in the middle, layer after layer "
+            f"(root of the energy; mean over {NOISE} pictures of noise).",
+        ),
+        Exhibit(
+            "field-radii",
+            line_chart(
+                "Radius that holds half of the receptive field, pixels", [Series("radius", radii)], across="layer"
+            ),
+            "How far a place sees.",
+        ),
+    ]
+
+
+def places_of(model: Classifier) -> list[str]:
+    """The names of the tables of places after each layer."""
+    if hasattr(model.config, "units"):
+        return [f"stage{n}" for n in range(len(model.config.units))]  # pyright: ignore[reportAttributeAccessIssue]
+    return [f"block{n}" for n in range(model.config.layers)]  # pyright: ignore[reportAttributeAccessIssue]
