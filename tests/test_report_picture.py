@@ -242,7 +242,8 @@ def test_contrast(theme: int):
     for name, colours in COLOURS.items():
         dim, bright = sorted((luminance(colours[theme]), paper))
         ratios[name] = (bright + 0.05) / (dim + 0.05)
-    assert all(ratios[name] >= 4.5 for name in ratios if name not in ("paper", "mark", "rule", "edge"))
+    assert all(ratios[name] >= 4.5 for name in ratios if name not in ("paper", "mark", "on-shade", "rule", "edge"))
+    assert COLOURS["on-shade"][theme] == COLOURS["paper"][theme]  # which is told from all shades
     assert ratios["edge"] >= 3
 
 

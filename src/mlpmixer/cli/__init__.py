@@ -22,7 +22,9 @@ from mlpmixer.cli.models import models
 from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
 from mlpmixer.cli.recipes import recipes
+from mlpmixer.cli.report import report
 from mlpmixer.cli.reproduce import reproduce
+from mlpmixer.cli.runs import runs
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
 
@@ -32,8 +34,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": pack,
     "recipes": recipes,
     "train": train,
+    "runs": runs,
     "evaluate": evaluate,
     "look": look,
+    "report": report,
     "reproduce": reproduce,
     "predict": predict,
     "bench": bench,

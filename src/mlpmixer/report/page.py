@@ -12,6 +12,8 @@ from PIL import Image
 from mlpmixer.report import svg
 from mlpmixer.report.svg import Drawing, escaped
 
+LONG = 40  # letters in a cell
+
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1d22;--soft:#5a616c;--rule:#e2e5ea;--wash:#f5f6f8;--link:#0a5bb0}
 @media(prefers-color-scheme:dark){:root{--paper:#16181d;--ink:#e9ebef;--soft:#a5adb9;--rule:#2f343c;--wash:#1e2127;
@@ -30,7 +32,7 @@ figure svg{max-width:100%;height:auto}figcaption{color:var(--soft);font-size:.87
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
 caption{text-align:left;color:var(--soft);padding-bottom:.4rem}
 th,td{padding:.32rem .9rem .32rem 0;text-align:left;border-bottom:1px solid var(--rule);white-space:nowrap}
-th{font-weight:600}td.n,th.n{text-align:right}
+th{font-weight:600}td.n,th.n{text-align:right}td.w{white-space:normal;min-width:12rem;max-width:32rem}
 pre{background:var(--wash);padding:.75rem 1rem;overflow-x:auto;border-radius:6px;font-size:.875rem}
 .big{font-size:2.2rem;font-weight:600;line-height:1.1}.warn{border-left:3px solid #b3261e;padding-left:.8rem}
 """
@@ -97,19 +99,22 @@ def picture(image: Image.Image, caption: str, *, pixels: bool = False) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Columns of numbers are set to the right."""
-    numbers = [all(_is_number(row[n]) for row in rows) for n in range(len(head))]
+    """Columns of numbers are set to the right; those with long texts may be broken into lines."""
+    kinds = [_kind([row[n] for row in rows]) for n in range(len(head))]
 
     def line(cells: Sequence[str], tag: str) -> str:
-        inner = (
-            f"<{tag}{' class=n' if number else ''}>{escaped(cell)}</{tag}>"
-            for cell, number in zip(cells, numbers, strict=True)
-        )
+        inner = (f"<{tag}{kind}>{escaped(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
         return f"<tr>{''.join(inner)}</tr>"
 
     above = f"<caption>{escaped(caption)}</caption>" if caption else ""
     body = "".join(line(row, "td") for row in rows)
     return f'<div class="wide"><table>{above}<thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _kind(cells: Sequence[str]) -> str:
+    if all(_is_number(cell) for cell in cells):
+        return " class=n"
+    return " class=w" if any(len(cell) > LONG for cell in cells) else ""
 
 
 def _is_number(text: str) -> bool:

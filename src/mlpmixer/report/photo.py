@@ -160,11 +160,13 @@ def _trust(
     for name, tried in orders.items():
         both = [deletion_and_insertion(model, image, answer, order, side) for order in tried]
         curves[name] = (np.mean([one for one, _ in both], axis=0), np.mean([other for _, other in both], axis=0))
-    grown = integrated_gradients(model, image, answer).sum()
     nothing = grey(model, image).expand_as(image)
     with torch.inference_mode():
         change = (model(image[None]) - model(nothing[None]))[0, answer]
-    figures["integrated gradients"] = {"sum": float(grown), "logit beyond grey": float(change)}
+    figures["integrated gradients"] = {
+        "sum": float(maps["integrated-gradients"][0].sum()),
+        "logit beyond grey": float(change),
+    }
     figures["deletion"] = {name: float(one.mean()) for name, (one, _) in curves.items()}
     figures["insertion"] = {name: float(other.mean()) for name, (_, other) in curves.items()}
     shown = []

@@ -24,12 +24,21 @@ COLOURS = {  # class: what it colours, on light, on dark
     "line-2": ("stroke", "#a8480c", "#ffb077"),
     "line-3": ("stroke", "#1c7248", "#7fd6a8"),
     "line-4": ("stroke", "#8a2f86", "#e69be2"),
+    "line-5": ("stroke", "#0b6e75", "#6fd3db"),
+    "line-6": ("stroke", "#7a5c00", "#e3c35a"),
+    "line-7": ("stroke", "#b3261e", "#ff9d94"),
+    "line-8": ("stroke", "#5a616c", "#a5adb9"),
     "shade-1": ("fill", "#0a5bb0", "#7db8ff"),
     "shade-2": ("fill", "#a8480c", "#ffb077"),
     "shade-3": ("fill", "#1c7248", "#7fd6a8"),
     "shade-4": ("fill", "#8a2f86", "#e69be2"),
+    "shade-5": ("fill", "#0b6e75", "#6fd3db"),
+    "shade-6": ("fill", "#7a5c00", "#e3c35a"),
+    "shade-7": ("fill", "#b3261e", "#ff9d94"),
+    "shade-8": ("fill", "#5a616c", "#a5adb9"),
     "right": ("fill", "#1c7248", "#7fd6a8"),
     "wrong": ("fill", "#b3261e", "#ff9d94"),
+    "on-shade": ("fill", "#ffffff", "#16181d"),
     "mark": ("stroke", "#ffffff", "#16181d"),  # on either of them
 }
 SIZES = {"name": 20, "head": 14, "words": 12.5, "small": 11.5}  # of text, in pixels

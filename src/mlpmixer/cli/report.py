@@ -1,0 +1,24 @@
+"""`mixer report`: what came out, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def report(
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
+    /,
+    out: Path | None = None,
+) -> None:
+    """Write one HTML page, which needs no network, of finished runs and studies.
+
+    Args:
+        folders: Folders that `mixer train` or `mixer reproduce` has written.
+        out: The page; by default report.html in the first folder.
+    """
+    from mlpmixer.report.report import report
+
+    print(report(folders, out or (folders[0] / "report.html" if folders else Path("report.html"))))

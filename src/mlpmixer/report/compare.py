@@ -1,0 +1,59 @@
+"""Several runs side by side: one table, one chart of their curves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlpmixer.report.chart import LOOKS, Series, line_chart
+from mlpmixer.report.svg import Drawing
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.run.index import Found, differing
+
+MOST_LINES = 4  # of the recipes, in a table
+
+
+def comparison(found: Sequence[Found], root: Path) -> tuple[list[str], list[list[str]]]:
+    """A table: each run with its figures, and the lines in which their recipes differ."""
+    lines = differing(found)[:MOST_LINES] if len(found) > 1 else []
+    head = ["run", "state", "epoch", "dev", "test", *lines, "changed"]
+    rows = [
+        [
+            _below(one.path, root),
+            one.state,
+            f"{one.epoch:.4g}" if one.epoch is not None else "–",
+            _percent(one.dev if one.dev is not None else one.best),
+            _percent(one.test),
+            *(_short(one.recipe.get(line)) for line in lines),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed)),
+        ]
+        for one in found
+    ]
+    return head, rows
+
+
+def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
+    """Accuracy on dev by epoch, of as many runs as can be told apart; None where none was measured."""
+    lines = []
+    for folder, name in zip(folders, names, strict=True):
+        points = [(line["epoch"], 100 * line["top1"]) for line in RunFolder(folder).metrics() if line["kind"] == "dev"]
+        if points:
+            lines.append(Series(name, points))
+    if not lines:
+        return None
+    left = f"; the first {len(LOOKS)} of {len(lines)}" if len(lines) > len(LOOKS) else ""
+    return line_chart(f"Right on the dev split, %{left}", lines[: len(LOOKS)], across="epochs", height=330)
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path != root else path.name
+
+
+def _percent(share: float | None) -> str:
+    return f"{share:.2%}" if share is not None else "–"
+
+
+def _short(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value) if value is not None else "–"
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,63 @@
+"""`report`: runs and studies as one HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlpmixer.errors import RunError, UsageError
+from mlpmixer.report import page
+from mlpmixer.report.compare import comparison, overlay
+from mlpmixer.report.page import Section
+from mlpmixer.report.run_section import run_sections
+from mlpmixer.report.study_section import study_section
+from mlpmixer.run import index
+from mlpmixer.run.folder import RunFolder
+
+
+def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+    """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now."""
+    if not folders:
+        raise UsageError("which runs? name their folders: mixer report runs/mine")
+    places = [Path(folder) for folder in folders]
+    studies = {place: _study(place) for place in places}
+    runs = [place for place in places if studies[place] is None]
+    for place in runs:
+        if RunFolder(place).recipe is None:
+            raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
+        if RunFolder(place).result() is None:
+            raise RunError(f"the run in {place} is not finished; the command that began it goes on with it")
+    sections = []
+    if len(runs) > 1:
+        sections.append(_side_by_side(runs))
+    for place, record in studies.items():
+        if record is not None:
+            sections.append(study_section(record, place))
+        else:
+            sections += run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "")
+    title = places[0].absolute().name if len(places) == 1 else f"{len(places)} runs"
+    target = Path(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    RunFolder(target.parent).write(target.name, page.page(title, [], sections))
+    return target
+
+
+def _study(place: Path) -> dict[str, object] | None:
+    path = place / "study.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged; `mixer reproduce` writes it again") from error
+
+
+def _side_by_side(places: Sequence[Path]) -> Section:
+    found = [one for place in places for one in index.runs(place)]
+    root = Path(os.path.commonpath([place.absolute() for place in places]))
+    named = [index.Found(**{**vars(one), "path": one.path.absolute()}) for one in found]
+    head, rows = comparison(named, root)
+    drawing = overlay([one.path for one in found], [one.path.name for one in found])
+    return Section("Side by side", page.table(head, rows) + (page.drawing(drawing, "Curves") if drawing else ""))

@@ -1,0 +1,40 @@
+"""A study as a part of a page: its table, the paper's claims beside what was seen, and curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlpmixer.report import page
+from mlpmixer.report.chart import LOOKS, Series, line_chart
+from mlpmixer.report.page import Section
+
+HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
+
+
+def study_section(record: dict[str, Any], folder: Path) -> Section:
+    machine = record["machine"]
+    parts = [
+        page.words(f"{record['what']} {record['where']}; scale: {record['scale']}.", "soft"),
+        page.table(record["columns"], record["rows"]),
+    ]
+    if record["findings"]:
+        rows = [[one["claim"], HOLDS[one["holds"]], one["why"]] for one in record["findings"]]
+        parts.append(page.table(["the paper says", "here it", "seen"], rows))
+    if record["paper"]:
+        parts.append(page.words(f"The paper: {record['paper']}"))
+    lines = [
+        Series(name, [(epoch, 100 * top1) for epoch, top1 in points])
+        for name, points in record["curves"].items()
+        if len(points) > 1
+    ]
+    # As many charts as it takes for each line to be told from its neighbours.
+    for start in range(0, len(lines), len(LOOKS)):
+        chart = line_chart("Right on the dev split, %", lines[start : start + len(LOOKS)], across="epochs", height=330)
+        parts.append(page.drawing(chart, record["study"]))
+    command = f"mixer reproduce {record['study']} --scale {record['scale']} --folder {folder}"
+    parts.append(page.commands([command]))
+    parts.append(
+        page.words(f"{machine['processor']}; torch {machine['torch']}, mlpmixer {machine['mlpmixer']}", "soft")
+    )
+    return Section(f"Study: {record['study']}", "".join(parts))

@@ -1,0 +1,267 @@
+"""The report and the list of runs: right figures, one file, and a real browser that has nothing to complain about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlpmixer
+from mlpmixer.cli import main
+from mlpmixer.errors import RunError, UsageError
+from mlpmixer.experiments import find as find_study
+from mlpmixer.experiments.study import carry_out
+from mlpmixer.recipes import find, toml
+from mlpmixer.report import page
+from mlpmixer.report.matrix import confusion_chart
+from mlpmixer.report.report import report
+from mlpmixer.run import index
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs that differ in one line."""
+    root = tmp_path_factory.mktemp("runs")
+    few = {
+        "train.steps": 12,
+        "data.classes": "Bag,Coat",
+        "data.shots": 60,
+        "optim.warmup_steps": 2,
+        "machine.workers": 0,
+    }
+    recipe = toml.change(find("fashion_mnist"), {**few, "machine.log_every": 2, "evaluation.every": 1})
+    for rate in (0.001, 0.006):
+        mlpmixer.fit(toml.change(recipe, {"optim.lr": rate}), root / "grid" / f"lr {rate}", quiet=True)
+    return root
+
+
+class Words(HTMLParser):
+    """What a reader finds: text, links, and whatever would have to be fetched."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.text, self.marks, self.links, self.fetched = "", set(), [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.marks |= {found["id"]} if "id" in found else set()
+        if tag == "a":
+            self.links.append(found["href"])
+        self.fetched += [v for k, v in found.items() if k in ("src", "href") and not str(v).startswith(("data:", "#"))]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = trained / "grid" / "lr 0.006"
+    main(["report", str(run), "--out", str(tmp_path / "new" / "page.html")])
+    assert capsys.readouterr().out == f"{tmp_path}/new/page.html\n"
+    html = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    words = Words(html)
+    card = json.loads((run / "cards" / "fashion_mnist_small-test.json").read_text())
+    assert f"{100 * card['top1']['value']:.2f}" in words.text
+    for text in ("What ran", "Curves", "Card", "Answers", "Weights", "Class by class", f"mixer evaluate {run}"):
+        assert text in words.text
+    assert all(str(link).removeprefix("#") in words.marks for link in words.links)
+    assert words.fetched == []
+    assert "url(" not in html
+    assert "<script" not in html
+
+
+def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
+    carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
+    folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1"]
+    words = Words(report(folders, tmp_path / "page.html").read_text(encoding="utf-8"))
+    for text in (
+        "Side by side",
+        "optim.lr",
+        "lr 0.001: What ran",
+        "lr 0.006: What ran",
+        "Study: table1",
+        "431,069,952",
+    ):
+        assert text in words.text
+    assert "mixer reproduce table1 --scale tiny" in words.text
+
+
+def test_without_the_pictures(trained: Path, tmp_path: Path):
+    """On a machine where the data set is not, all else is still shown."""
+    run = tmp_path / "moved"
+    shutil.copytree(trained / "grid" / "lr 0.006", run)
+    shutil.rmtree(run / "cards", ignore_errors=True)
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace('"fashion_mnist_small"', '"nowhere/photos"'))
+    words = Words(report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Not measured: there is no data set 'nowhere/photos'" in words.text
+    assert "Training loss" in words.text
+
+
+def test_what_cannot_be_reported(trained: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="which runs"):
+        report([], tmp_path / "page.html")
+    with pytest.raises(RunError, match="there is no run and no study"):
+        report([tmp_path], tmp_path / "page.html")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained / "grid" / "lr 0.006", unfinished)
+    (unfinished / "result.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        report([unfinished], tmp_path / "page.html")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_in_a_real_browser(trained: Path, tmp_path: Path, width: int, dark: bool):
+    """It complains of nothing; the paper is light on a laptop, dark on a phone, and no wider than the screen."""
+    path = report([trained / "grid" / "lr 0.006"], tmp_path / "page.html")
+    shot = tmp_path / "shot.png"
+    # Its scripts are none, so what the page measures of itself is written into the copy that is opened.
+    measuring = "<script>document.title=document.documentElement.scrollWidth</script></body>"
+    copy = tmp_path / "measured.html"
+    copy.write_text(path.read_text(encoding="utf-8").replace("</body>", measuring), encoding="utf-8")
+    browser = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    browser += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    browser += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
+    said = subprocess.run(
+        [*browser, "--enable-logging=stderr", f"--screenshot={shot}", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stderr
+    assert "CONSOLE" not in said
+    seen = np.asarray(Image.open(shot).convert("RGB"))
+    assert seen.shape[:2] == (900, width)
+    paper = seen[5, 5].tolist()
+    assert paper == ([22, 24, 29] if dark else [255, 255, 255])
+    assert (seen != seen[5, 5]).any(axis=2).mean() > 0.02
+    dumped = subprocess.run(
+        [*browser, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    title = re.search(r"<title>(\d+)</title>", dumped)
+    assert title is not None
+    assert int(title[1]) <= max(width, 500)  # Chromium's window is never narrower than that
+
+
+class TestRuns:
+    def test_all_below_a_folder(self, trained: Path, capsys: pytest.CaptureFixture[str]):
+        main(["runs", str(trained), "--sort", "optim.lr", "--json"])
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["recipe"]["optim.lr"] for row in rows] == [0.001, 0.006]
+        assert all(row["state"] == "finished" for row in rows)
+        result = json.loads((Path(rows[0]["path"]) / "result.json").read_text())
+        assert rows[0]["test"] == result["test"]["top1"]
+        main(["runs", str(trained), "--curves", str(trained / "curves.svg")])
+        out = capsys.readouterr().out
+        assert "optim.lr" in out
+        assert "grid/lr 0.001" in out
+        assert "grid/lr 0.006" in (trained / "curves.svg").read_text()
+
+    @pytest.mark.parametrize(
+        ("where", "count"),
+        [
+            (["optim.lr=0.001"], 1),
+            (["optim.lr>0.001"], 1),
+            (["optim.lr<0.1", "model.name=mixer_pico"], 2),
+            (["model.name=mixer_b16"], 0),
+            (["test>2"], 0),
+            (["augment.flip=true"], 2),
+        ],
+    )
+    def test_filters(self, trained: Path, where: list[str], count: int):
+        assert len(index.runs(trained, where=where)) == count
+
+    def test_state_and_limit(self, trained: Path):
+        assert len(index.runs(trained, state="unfinished")) == 0
+        assert len(index.runs(trained, sort="test", limit=1)) == 1
+        best, worst = index.runs(trained, sort="test")
+        assert (best.test or 0) >= (worst.test or 0)
+
+    def test_only_what_changed_is_read_again(self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        root = tmp_path / "runs"
+        shutil.copytree(trained / "grid", root)
+        read: list[str] = []
+        real = index._row  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(index, "_row", lambda place: read.append(place.name) or real(place))
+        index.runs(root)
+        assert sorted(read) == ["lr 0.001", "lr 0.006"]
+        index.runs(root)
+        assert len(read) == 2
+        (root / "lr 0.001" / "result.json").unlink()
+        shutil.rmtree(root / "lr 0.006")
+        assert [one.state for one in index.runs(root)] == ["unfinished"]
+        assert read[2:] == ["lr 0.001"]
+
+    def test_thousands(self, tmp_path: Path):
+        """A second listing reads no run; it is a query."""
+        for n in range(2000):
+            place = tmp_path / f"group {n % 20}" / f"run {n}"
+            place.mkdir(parents=True)
+            (place / "recipe.toml").write_text(f'name = "many"\n[optim]\nlr = {n / 1000}\n')
+            (place / "result.json").write_text(json.dumps({"steps": 1, "dev": None, "test": {"top1": n / 2000}}))
+        assert len(index.runs(tmp_path)) == 2000
+        found = index.runs(tmp_path, where=["optim.lr>1.5"], sort="test", limit=3)
+        assert [one.recipe["optim.lr"] for one in found] == [1.999, 1.998, 1.997]
+
+    def test_a_folder_that_cannot_be_written(self, trained: Path, monkeypatch: pytest.MonkeyPatch):
+        real = sqlite3.connect
+
+        def refuse(where: object, **_: float) -> sqlite3.Connection:
+            if where != ":memory:":
+                raise sqlite3.OperationalError("unable to open database file")
+            return real(":memory:")
+
+        monkeypatch.setattr(sqlite3, "connect", refuse)
+        assert len(index.runs(trained)) == 2
+
+    def test_a_damaged_run_is_listed(self, tmp_path: Path):
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "recipe.toml").write_text("name = [")
+        (tmp_path / "bad" / "result.json").write_text("{")
+        (found,) = index.runs(tmp_path)
+        assert (found.name, found.state) == ("bad", "unfinished")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--where", "optim.lr"], "--where looks like optim.lr=0.001, or test>0.9; got 'optim.lr'"),
+            (["--sort", "optim.rl"], "runs have no line 'optim.rl'; did you mean 'optim.lr'?"),
+            (["--where", "x'; drop table runs_1; --=1"], "runs have no line 'x'; drop table runs_1; --'"),
+        ],
+    )
+    def test_mistakes(self, trained: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+        with pytest.raises(SystemExit):
+            main(["runs", str(trained), *arguments])
+        err = capsys.readouterr().err
+        assert err.startswith(f"mixer: {message}")
+        assert err.count("\n") == 1
+
+    def test_nowhere(self, tmp_path: Path):
+        with pytest.raises(RunError, match="there is no folder"):
+            index.runs(tmp_path / "nowhere")
+
+
+def test_confusion_has_its_counts_and_names():
+    drawing = confusion_chart(np.array([[9, 1], [0, 10]]), ("cat & dog", "cow"))
+    assert "cat &amp; dog → cow: 1" in drawing.body
+    assert drawing.body.count("<rect") == 3
+    assert ">10<" in drawing.body
+
+
+def test_tables_say_what_is_a_number():
+    html = page.table(["name", "value"], [["a", "1.5"], ["b", "–"]])
+    assert html.count("class=n") == 3
+    assert "&lt;b&gt;" in page.table(["x"], [["<b>"]])
