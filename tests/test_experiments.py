@@ -21,7 +21,7 @@ from mlpmixer.data import picks
 from mlpmixer.data.preprocess import normalise
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import DataError, RecipeError, UsageError
-from mlpmixer.experiments import STUDIES, data_scale, find, permutation
+from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table3, transfer
 from mlpmixer.experiments.complexity import exponents
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
@@ -115,7 +115,7 @@ def test_plans_make_sense(name: str, scale: Any):
     for plan in plans:
         check.check(plan.recipe)
         assert "/" not in plan.folder
-    if scale == "paper":
+    if scale == "paper" and name not in ("table2", "pareto"):
         found, rate = costs(training(name), scale)
         assert rate == 330e12
         assert all(one.flops > 1e15 and one.hours > 0 and one.disk > 1e8 for one in found)
@@ -133,21 +133,24 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ("table2", "model-scale")])
 def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
     study = training(name)
+    # (table2 is table3 at this scale, and model-scale has the runs of pareto.)
     changes = {**FEW, "data.source": str(clothes), "evaluation.every": 1000.0}
+    if name == "table3":
+        changes |= {"data.shots": 5}
     thrifty = replace(study, plans=lambda scale: [p for p in study.plans(scale) if p.recipe.train.seed < 1])
     told = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True)
     assert all(len(row) == len(told.columns) for row in told.rows)
-    record = json.loads((tmp_path / "study" / "study.json").read_text())
+    record = json.loads((tmp_path / "study" / f"{name}.study.json").read_text())
     assert record["rows"] == [[*row] for row in told.rows]
-    assert len(record["runs"]) == len(thrifty.plans("tiny"))
+    assert len(record["runs"]) >= len(thrifty.plans("tiny"))
     for run in record["runs"]:
         assert RunFolder(tmp_path / "study" / run).result() is not None
     lines: list[str] = []
     again = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True, say=lines.append)
-    assert again.rows == told.rows
+    assert again.rows == told.rows or name == "pareto"  # which measures speed anew
     assert lines == []  # nothing was run again
 
 
@@ -192,7 +195,7 @@ class TestTelling:
             key = (plan.cell["network"], plan.cell["input"])
             noise = 0.001 * plan.recipe.train.seed * (-1 if key[1] == "patches" else 1)
             card = {"top1": {"value": top1.get(key, 0.5) + noise}}
-            done.append(Done(plan, tmp_path, card, [], [1.0, 0.9]))
+            done.append(Done(plan, tmp_path, card, losses=[1.0, 0.9]))
         told = permutation.tell(done)
         assert [finding.holds for finding in told.findings] == [True, True, True, True]
         assert told.rows[2][3].startswith("43.")
@@ -203,7 +206,7 @@ class TestTelling:
             gain = {"Mixer": 0.3, "ViT": 0.2, "BiT": 0.1}[plan.cell["network"]]
             value = 0.5 + gain * data_scale.SHARES[plan.cell["data"]] + 0.001 * plan.recipe.train.seed
             card = {"top1": {"value": value}, "learnt": {"few_shot": {"5": {"mean": value / 2}}}}
-            done.append(Done(plan, tmp_path, card, [], []))
+            done.append(Done(plan, tmp_path, card))
         told = data_scale.tell(done)
         assert told.findings[0].holds is True
         assert told.rows[0][0] == "Mixer"
@@ -216,7 +219,7 @@ def test_seeds_of_a_cell_belong_together(tmp_path: Path):
         for a in "xy"
         for s in (0, 1)
     ]
-    done = [Done(plan, tmp_path, {}, [], []) for plan in plans]
+    done = [Done(plan, tmp_path, {}) for plan in plans]
     assert {dict(key)["a"]: len(runs) for key, runs in cells(done).items()} == {"x": 2, "y": 2}
 
 
@@ -254,3 +257,73 @@ def test_measurements_have_no_runs():
     assert all(
         costs(study, "paper") == ([], 330e12) for name in STUDIES if isinstance(study := find(name), Measurement)
     )
+
+
+class TestTransfer:
+    """Which learning rate is taken, with which seeds, and what the table says of it."""
+
+    def done(self, tmp_path: Path) -> list[Done]:
+        """lr 0.03 is best on dev and on test, but for the first model's test."""
+        first = transfer.plans(transfer.entries("tiny", (), ()))
+        found = []
+        for plan in first:
+            rate = plan.cell.get("lr", "")
+            dev = {"lr 0.01": 0.5, "lr 0.03": 0.9, "lr 0.1": 0.7, "lr 0.001": 0.4, "lr 0.003": 0.3}.get(rate, 0.0)
+            found.append(Done(plan, tmp_path, {"top1": {"value": 1 - dev}}, dev=dev, hours=2.0))
+        return found
+
+    def test_the_dev_split_picks_and_other_seeds_follow(self, tmp_path: Path):
+        done = self.done(tmp_path)
+        more = transfer.then(done)
+        assert len(more) == 2 * 6
+        assert {plan.recipe.train.seed for plan in more} == {1, 2}
+        assert {plan.cell["lr"] for plan in more if "pre-trained" in plan.cell["model"]} == {"lr 0.03"}
+        assert {plan.cell["lr"] for plan in more if "scratch" in plan.cell["model"]} == {"lr 0.001"}
+        assert len({plan.folder for plan in [*(one.plan for one in done), *more]}) == len(done) + len(more)
+
+    def test_test_accuracies_are_of_the_picked_rate_and_all_seeds(self, tmp_path: Path):
+        done = self.done(tmp_path)
+        done += [Done(plan, tmp_path, {"top1": {"value": 0.2}}, dev=1.0) for plan in transfer.then(done)]
+        found = transfer.scores(done)
+        assert found["Mixer, pre-trained", "the task"] == pytest.approx([0.1, 0.2, 0.2])
+        told = transfer.tell(done, {}, "")
+        assert told.rows[0][:2] == ("Mixer, pre-trained", over_seeds([0.1, 0.2, 0.2]))
+        assert told.rows[0][3] == "2.00"
+        assert [finding.holds for finding in told.findings] == [False, False, False]
+
+    def test_beside_the_paper(self, tmp_path: Path):
+        """ImageNet alone was run: the paper's figure stands beside it, and the mean says that it is of one."""
+        plans = [p for p in table3.plans("paper") if p.cell["model"].startswith("Mixer-B/16, ImageNet,")]
+        tasks = {plan.cell["task"] for plan in plans}
+        assert tasks == {"pre-training", *transfer.FIVE}
+        done = [
+            Done(plan, tmp_path, {"top1": {"value": 0.75}}, dev=0.7)
+            for plan in plans
+            if plan.cell["task"] in ("imagenet", "cifar10") and plan.cell["lr"] == "lr 0.01"
+        ]
+        row = table3.tell(done).rows[0]
+        assert row[-2:] == ("76.44 (-1.44)", "88.33")
+        whole = [Done(plan, tmp_path, {"top1": {"value": 0.9}}, dev=0.7) for plan in plans]
+        assert table3.tell(whole).rows[0][-1] == "88.33 (+1.67)"
+
+    def test_every_row_of_the_tables_is_planned(self):
+        for table, study in ((paper.TABLE_2, "table2"), (paper.TABLE_3, "table3")):
+            planned = training(study).plans("paper")
+            models = {plan.cell["model"] for plan in planned}
+            assert len(models) == len(table)
+            for plan in planned:
+                assert plan.recipe.model.name == next(
+                    row.model for row in table if plan.cell["model"].startswith(f"{row.said}, {row.data}")
+                )
+                assert (plan.weights is None) == (
+                    plan.cell["task"] == "pre-training" or bool(plan.recipe.model.weights.split(".")[1])
+                )
+
+
+def test_pareto_keeps_what_loses_to_no_other():
+    fast, good, bad = (0.5, 100.0, 1.0, [0.5]), (0.9, 10.0, 1.0, [0.9]), (0.4, 50.0, 1.0, [0.4])
+    beats = pareto._beats  # pyright: ignore[reportPrivateUsage]
+    assert beats(fast, bad)
+    assert not beats(good, fast)
+    assert not beats(fast, good)
+    assert not beats(fast, fast)

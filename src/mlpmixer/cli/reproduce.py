@@ -53,7 +53,7 @@ def reproduce(
         return
     study = find(name)
     changes = {"machine.device": device, **changes}
-    folder = folder or Path("runs") / f"{name}-{scale}"
+    folder = folder or Path("runs") / f"{getattr(study, 'runs_of', '') or name}-{scale}"
     if dry_run:
         from mlpmixer.experiments.cost import costs
 
@@ -64,16 +64,16 @@ def reproduce(
         _show_costs(rows, rate)
         return
 
-    from mlpmixer.experiments.study import carry_out
+    from mlpmixer.experiments.study import carry_out, record_name
 
     told = carry_out(
         study, scale, folder, changes=changes, quiet=quiet or json, say=lambda line: print(line, file=sys.stderr)
     )
     if json:
-        print((folder / "study.json").read_text(encoding="utf-8"), end="")
+        print((folder / record_name(name)).read_text(encoding="utf-8"), end="")
         return
     _show(told)
-    print(f"{folder}/study.json   (mixer report {folder})")
+    print(f"{folder / record_name(name)}   (mixer report {folder})")
 
 
 def _show_costs(rows: list[Cost], rate: float) -> None:

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 # Name → the file whose STUDY it is, and what it asks.
 STUDIES = {
     "table1": "how many parameters have the seven Mixers? (Table 1)",
+    "table2": "what do the largest models reach at higher resolution? (Table 2)",
+    "table3": "what do all models reach after pre-training and fine-tuning? (Table 3)",
+    "pareto": "which models lose to no other in accuracy and speed? (Fig. 2 left)",
     "data-scale": "what is more data worth, to a Mixer, a ViT and a ResNet? (section 3.3, Fig. 2 right)",
+    "model-scale": "what is a larger model worth? (Fig. 3)",
     "permutation": "what is lost when pixels change places? (section 3.4, Fig. 4)",
     "ablations": "what do other forms of token mixing gain? (appendix A.1)",
+    "resolution": "what does a higher resolution gain in fine-tuning? (appendix C)",
+    "throughput": "how many images a second? (Table 3)",
     "complexity": "how does the cost grow with the number of patches? (section 2)",
 }
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mlpmixer.data.choose import choose
 from mlpmixer.errors import MixerError
-from mlpmixer.experiments.study import Measurement, Plan, Scale, Study
-from mlpmixer.models.measure import Measure, measure
+from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
+from mlpmixer.models import describe
+from mlpmixer.models.measure import measure
+from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Recipe
-from mlpmixer.recipes import toml
 from mlpmixer.train.machine import matrix_rate
 from mlpmixer.train.team import device_of
 
@@ -33,7 +35,7 @@ PICTURES = {
     "flowers": 2_040,
     "my-vtab-task": 800,
 }
-CLASSES = {"imagenet": 1000, "imagenet21k": 21_843, "my-large-set": 18_291}
+FREE = ("head_bias", "dropout", "stochastic_depth")  # options that cost nothing
 
 
 @dataclass(frozen=True)
@@ -54,31 +56,34 @@ def costs(
     """Of all runs, and the operations a second that hours are counted with: at `paper` a large accelerator's."""
     if isinstance(study, Measurement):
         return [], LARGE
-    plans = [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in study.plans(scale)]
+    first = study.plans(scale)
+    # What follows from their figures costs the same, whatever these are.
+    plans = changed([*first, *study.then(scale, [Done(plan, Path(), {}) for plan in first])], changes)
     rate = LARGE
     if scale != "paper" and plans:
         rate = KEPT_UP * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)
-    models: dict[str, Measure] = {}
-    return [_cost(plan, rate, models) for plan in plans], rate
+    # As they usually are, models need not be counted.
+    counted = {(row["name"], tuple(row["image_size"])): (row["gmacs"], row["params"]) for row in measured()}
+    return [_cost(plan, rate, counted) for plan in plans], rate
 
 
-def _cost(plan: Plan, rate: float, models: dict[str, Measure]) -> Cost:
-    """models: those that were measured before."""
+def _cost(plan: Plan, rate: float, counted: dict[Any, tuple[float, int]]) -> Cost:
+    """counted: 10⁹ multiply-adds and parameters of models that were counted before. Heads are taken as of 1,000."""
     recipe = plan.recipe
     wanted = recipe.model
-    key = repr((wanted, recipe.data.source))
-    if key not in models:
-        options: dict[str, Any] = {**wanted.options, "num_classes": CLASSES.get(recipe.data.source, 10)}
-        if wanted.image_size:
-            options["image_size"] = (wanted.image_size[0], wanted.image_size[-1])
-        models[key] = measure(wanted.name, **options)
-    of_model = models[key]
+    options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in FREE}
+    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else describe(wanted.name).image_size
+    key = (wanted.name, size, *sorted(options.items()))
+    if key not in counted:
+        found = measure(wanted.name, image_size=size, **options)
+        counted[key] = found.gmacs, found.params
+    gmacs, params = counted[key]
     seen = recipe.train.steps * recipe.train.batch_size or recipe.train.epochs * _training_pictures(recipe)
     passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
-    flops = passes * seen * of_model.gmacs * 2e9
+    flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.
     copies = 3 * (recipe.machine.keep + 1) + 2
-    return Cost(plan.folder, wanted.name, seen, flops, flops / rate / 3600, 4 * of_model.params * copies)
+    return Cost(plan.folder, wanted.name, seen, flops, flops / rate / 3600, 4 * params * copies)
 
 
 def _training_pictures(recipe: Recipe) -> float:

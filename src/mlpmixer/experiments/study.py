@@ -21,7 +21,7 @@ from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.measures.intervals import of_mean
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.run.folder import RunFolder
+from mlpmixer.run.folder import RunFolder, training_seconds
 from mlpmixer.train.loop import fit
 from mlpmixer.train.machine import describe_machine
 from mlpmixer.train.team import Team, device_of
@@ -47,13 +47,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run: `card` is that of its test pictures, `curve` (epoch, share right on dev)."""
+    """A finished run. `card`: of its test pictures. `curve`: (epoch, share right on dev). `losses`: in training, one
+    for each line of metrics. `dev`: share right in the end. `hours`: of training."""
 
     plan: Plan
     folder: Path
     card: Mapping[str, Any]
-    curve: Sequence[tuple[float, float]]
-    losses: Sequence[float]  # in training, a figure for each line of metrics
+    curve: Sequence[tuple[float, float]] = ()
+    losses: Sequence[float] = ()
+    dev: float = 0.0
+    hours: float = 0.0
 
     @property
     def top1(self) -> float:
@@ -87,13 +90,16 @@ class Told:
 
 @dataclass(frozen=True)
 class Study:
-    """`plans(scale)` gives all runs; `tell(done)` what they say."""
+    """`plans(scale)` gives the runs, `then(scale, done)` those that follow from their figures, `tell(done)` what all
+    of them say. `runs_of`: another study, whose runs these are too."""
 
     name: str
     what: str
     where: str  # in the paper
     plans: Callable[[Scale], list[Plan]]
     tell: Callable[[Sequence[Done]], Told]
+    then: Callable[[Scale, Sequence[Done]], list[Plan]] = lambda _scale, _done: []
+    runs_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,18 +127,34 @@ def carry_out(
     if isinstance(study, Measurement):
         device = device_of((changes or {}).get("machine.device", "auto"))
         told = study.measure(scale, device)
-        RunFolder(root).write("study.json", _record(study, scale, [], told, device))
+        RunFolder(root).write(record_name(study.name), _record(study, scale, [], told, device))
         return told
-    plans = [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in study.plans(scale)]
-    done = []
-    for number, plan in enumerate(plans, 1):
-        if RunFolder(root / plan.folder).result() is None:
-            say(f"run {number} of {len(plans)}: {plan.folder}")
-        done.append(run(plan, root, quiet=quiet))
+    plans = changed(study.plans(scale), changes)
+    done = _all(plans, root, 1, quiet, say)
+    more = changed(study.then(scale, done), changes)
+    done += _all(more, root, 1 + len(plans), quiet, say)
     told = study.tell(done)
     device = device_of(plans[0].recipe.machine.device)
-    RunFolder(root).write("study.json", _record(study, scale, plans, told, device))
+    RunFolder(root).write(record_name(study.name), _record(study, scale, plans + more, told, device))
     return told
+
+
+def record_name(study: str) -> str:
+    """What it found is kept under this name in its folder."""
+    return f"{study}.study.json"
+
+
+def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None) -> list[Plan]:
+    return [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in plans]
+
+
+def _all(plans: Sequence[Plan], root: Path, first: int, quiet: bool, say: Callable[[str], None]) -> list[Done]:
+    done = []
+    for number, plan in enumerate(plans, first):
+        if RunFolder(root / plan.folder).result() is None:
+            say(f"run {number} of {first + len(plans) - 1}: {plan.folder}")
+        done.append(run(plan, root, quiet=quiet))
+    return done
 
 
 def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
@@ -140,7 +162,7 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
     folder, recipe = root / plan.folder, plan.recipe
     if plan.weights is not None:
         recipe = toml.change(recipe, {"model.weights": str(plan.weights(root))})
-    fit(recipe, folder, quiet=quiet)
+    result = fit(recipe, folder, quiet=quiet)
     cards = sorted((folder / "cards").glob("*.json"))
     if cards:
         card = json.loads(cards[0].read_text(encoding="utf-8"))
@@ -149,7 +171,10 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
         card = evaluate(folder, device=machine.device, workers=machine.workers)
     lines = RunFolder(folder).metrics()
     curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "dev"]
-    return Done(plan, folder, card, curve, [line["loss"] for line in lines if line["kind"] == "train"])
+    steps = [line for line in lines if line["kind"] == "train"]
+    dev = result.dev["top1"] if result.dev else math.nan
+    hours = training_seconds(lines, recipe.train.batch_size) / 3600
+    return Done(plan, folder, card, curve, [line["loss"] for line in steps], dev, hours)
 
 
 def cells(done: Sequence[Done]) -> dict[Key, list[Done]]:

@@ -105,7 +105,11 @@ FINE_TUNING = {
 
 
 def fine_tuning(name: str) -> Recipe:
-    row = FINE_TUNING[name]
+    return of_row(name, FINE_TUNING[name])
+
+
+def of_row(name: str, row: Row) -> Recipe:
+    """Also of a row that is in no table here."""
     task = TASKS[row.task]
     size = f"{row.image_size} pixels"
     if row.image_size != 224:
@@ -132,7 +136,7 @@ def fine_tuning(name: str) -> Recipe:
             schedule="cosine",
         ),
         train=Train(steps=task.steps, batch_size=512),
-        machine=Machine(micro_batch=AT_ONCE[row.model, row.image_size]),
+        machine=Machine(micro_batch=AT_ONCE.get((row.model, row.image_size), 8)),
     )
 
 

@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlpmixer.errors import RunError, UsageError
+from mlpmixer.experiments.study import record_name
 from mlpmixer.report import page
 from mlpmixer.report.compare import comparison, overlay
 from mlpmixer.report.page import Section
@@ -22,8 +24,8 @@ def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
     if not folders:
         raise UsageError("which runs? name their folders: mixer report runs/mine")
     places = [Path(folder) for folder in folders]
-    studies = {place: _study(place) for place in places}
-    runs = [place for place in places if studies[place] is None]
+    studies = {place: _studies(place) for place in places}
+    runs = [place for place in places if not studies[place]]
     for place in runs:
         if RunFolder(place).recipe is None:
             raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
@@ -32,10 +34,9 @@ def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
     sections = []
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
-    for place, record in studies.items():
-        if record is not None:
-            sections.append(study_section(record, place))
-        else:
+    for place, records in studies.items():
+        sections += [study_section(record, place) for record in records]
+        if not records:
             sections += run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "")
     title = places[0].absolute().name if len(places) == 1 else f"{len(places)} runs"
     target = Path(out)
@@ -44,14 +45,14 @@ def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
     return target
 
 
-def _study(place: Path) -> dict[str, object] | None:
-    path = place / "study.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged; `mixer reproduce` writes it again") from error
+def _studies(place: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(place.glob(record_name("*"))):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged; `mixer reproduce` writes it again") from error
+    return found
 
 
 def _side_by_side(places: Sequence[Path]) -> Section:

@@ -20,7 +20,7 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report import svg, tiles
 from mlpmixer.report.chart import Series, line_chart
-from mlpmixer.run.folder import RunFolder
+from mlpmixer.run.folder import RunFolder, training_seconds
 from mlpmixer.weights.load import load
 
 LOOKED_AT = 1000  # pictures, evenly over the split: enough to find bad mistakes, quick on any machine
@@ -55,10 +55,7 @@ def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
     ]
     machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
     steps = [line for line in run.metrics() if line["kind"] == "train"]
-    seconds = sum(
-        (line["step"] - before) * recipe.train.batch_size / line["images_per_s"]
-        for before, line in zip([0, *(line["step"] for line in steps)], steps, strict=False)
-    )
+    seconds = training_seconds(steps, recipe.train.batch_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = f"{steps[-1]['epoch']:,.1f}".removesuffix(".0") + f" epochs in {duration(seconds)}"
     return [*lines[:1], f"{model.name}, {parameters:,} parameters; {trained}", machine["processor"]]

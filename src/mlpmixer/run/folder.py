@@ -20,7 +20,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,15 @@ class RunFolder:
                     raise
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}; make room") from error
+
+
+def training_seconds(metrics: Sequence[Mapping[str, Any]], batch_size: int) -> float:
+    """Spent on training, pauses and measuring left out: each line tells the speed since the one before."""
+    lines = [line for line in metrics if line["kind"] == "train"]
+    before = [0, *(line["step"] for line in lines)]
+    return sum(
+        (line["step"] - last) * batch_size / line["images_per_s"] for last, line in zip(before, lines, strict=False)
+    )
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+"""What the paper's Tables 2 and 3 print, to stand beside what is measured here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+
+@dataclass(frozen=True)
+class Row:
+    """Accuracies in %, where printed. `speed`: images a second on a TPUv3 core. `core_days`: of pre-training."""
+
+    model: str  # ours
+    said: str
+    data: str
+    epochs: int | None
+    size: int = 224
+    imagenet: float | None = None
+    real: float | None = None
+    five: float | None = None  # the mean over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers
+    vtab: float | None = None
+    speed: int | None = None
+    core_days: int | None = None
+
+
+_imagenet = partial(Row, data="ImageNet", epochs=300)
+_21k = partial(Row, data="ImageNet-21k", epochs=300)
+_jft = partial(Row, data="JFT-300M")
+
+TABLE_2 = (
+    Row("mixer_l16", "Mixer-L/16", "ImageNet-21k", 300, 448, 84.15, 87.86, 93.91, 74.95, 105, 410),
+    Row("vit_l16", "ViT-L/16", "ImageNet-21k", 300, 512, 85.30, 88.62, 94.39, 72.72, 32, 180),
+    Row("bit_r152x4", "BiT-R152x4", "ImageNet-21k", None, 480, 85.39, None, 94.04, 70.64, 26, 940),
+    Row("mixer_h14", "Mixer-H/14", "JFT-300M", 14, 448, 87.94, 90.18, 95.71, 75.33, 40, 1010),
+    Row("bit_r152x4", "BiT-R152x4", "JFT-300M", 40, 480, 87.54, 90.54, 95.33, 76.29, 26, 9900),
+    Row("vit_h14", "ViT-H/14", "JFT-300M", 14, 518, 88.55, 90.72, 95.97, 77.63, 15, 2300),
+)
+
+TABLE_3 = (
+    _imagenet("mixer_b16", "Mixer-B/16", imagenet=76.44, real=82.36, five=88.33, speed=1384, core_days=10),
+    _imagenet("vit_b16", "ViT-B/16", imagenet=79.67, real=84.97, five=90.79, speed=861, core_days=20),
+    _imagenet("mixer_l16", "Mixer-L/16", imagenet=71.76, real=77.08, five=87.25, speed=419, core_days=40),
+    _imagenet("vit_l16", "ViT-L/16", imagenet=76.11, real=80.93, five=89.66, speed=280, core_days=50),
+    _21k("mixer_b16", "Mixer-B/16", imagenet=80.64, real=85.80, five=92.50, speed=1384, core_days=150),
+    _21k("vit_b16", "ViT-B/16", imagenet=84.59, real=88.93, five=94.16, speed=861, core_days=180),
+    _21k("mixer_l16", "Mixer-L/16", imagenet=82.89, real=87.54, five=93.63, speed=419, core_days=410),
+    _21k("vit_l16", "ViT-L/16", imagenet=84.46, real=88.35, five=94.49, speed=280, core_days=550),
+    _21k("mixer_l16", "Mixer-L/16", size=448, imagenet=83.91, real=87.75, five=93.86, speed=105, core_days=410),
+    _jft("mixer_s32", "Mixer-S/32", epochs=5, imagenet=68.70, real=75.83, five=87.13, speed=11489, core_days=10),
+    _jft("mixer_b32", "Mixer-B/32", epochs=7, imagenet=75.53, real=81.94, five=90.99, speed=4208, core_days=50),
+    _jft("mixer_s16", "Mixer-S/16", epochs=5, imagenet=73.83, real=80.60, five=89.50, speed=3994, core_days=30),
+    _jft("bit_r50x1", "BiT-R50x1", epochs=7, imagenet=73.69, real=81.92, speed=2159, core_days=80),
+    _jft("mixer_b16", "Mixer-B/16", epochs=7, imagenet=80.00, real=85.56, five=92.60, speed=1384, core_days=80),
+    _jft("mixer_l32", "Mixer-L/32", epochs=7, imagenet=80.67, real=85.62, five=93.24, speed=1314, core_days=120),
+    _jft("bit_r152x1", "BiT-R152x1", epochs=7, imagenet=79.12, real=86.12, speed=932, core_days=140),
+    _jft("bit_r50x2", "BiT-R50x2", epochs=7, imagenet=78.92, real=86.06, speed=890, core_days=140),
+    _jft("bit_r152x2", "BiT-R152x2", epochs=14, imagenet=83.34, real=88.90, speed=356, core_days=580),
+    _jft("mixer_l16", "Mixer-L/16", epochs=7, imagenet=84.05, real=88.14, five=94.51, speed=419, core_days=230),
+    _jft("mixer_l16", "Mixer-L/16", epochs=14, imagenet=84.82, real=88.48, five=94.77, speed=419, core_days=450),
+    _jft("vit_l16", "ViT-L/16", epochs=14, imagenet=85.63, real=89.16, five=95.21, speed=280, core_days=650),
+    _jft("mixer_h14", "Mixer-H/14", epochs=14, imagenet=86.32, real=89.14, five=95.49, speed=194, core_days=1010),
+    _jft("bit_r200x3", "BiT-R200x3", epochs=14, imagenet=84.73, real=89.58, speed=141, core_days=1780),
+    _jft(
+        "mixer_l16", "Mixer-L/16", epochs=14, size=448, imagenet=86.78, real=89.72, five=95.13, speed=105, core_days=450
+    ),
+    _jft("vit_h14", "ViT-H/14", epochs=14, imagenet=86.65, real=89.56, five=95.57, speed=87, core_days=2300),
+    _jft(
+        "mixer_h14", "Mixer-H/14", epochs=14, size=448, imagenet=87.78, real=90.08, five=95.62, speed=40, core_days=1010
+    ),
+    _jft("vit_l16", "ViT-L/16", epochs=14, size=512, imagenet=87.76, real=90.54, five=95.63, speed=32, core_days=650),
+    _jft(
+        "bit_r152x4",
+        "BiT-R152x4",
+        epochs=40,
+        size=480,
+        imagenet=87.54,
+        real=90.54,
+        five=95.33,
+        speed=26,
+        core_days=9900,
+    ),
+    _jft("vit_h14", "ViT-H/14", epochs=14, size=518, imagenet=88.55, real=90.72, five=95.97, speed=15, core_days=2300),
+)
+
+# Not ours to build: models of others that Table 2 lists beside these (ImageNet, ReaL, VTAB, speed, core-days).
+OTHERS = {
+    "HaloNet-H4 (base 128, Conv-12), ImageNet-21k": (85.8, None, None, 120, 100),
+    "NFNet-F4+, JFT-300M": (89.2, None, None, 46, 1860),
+    "MPL (EfficientNet-B6-Wide)": (90.0, 91.12, None, None, 20480),
+    "ALIGN (EfficientNet-L2)": (88.64, None, 79.99, 15, 14820),
+}

@@ -1,0 +1,236 @@
+"""Tables 2 and 3: weights that were pre-trained once, fine-tuned on several tasks, as the paper does it.
+
+Each learning rate of a grid is tried; the one that is best on the dev split is run with two more seeds, and the mean
+over the three is what counts on the test split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mlpmixer.experiments import paper
+from mlpmixer.experiments.bases import base
+from mlpmixer.experiments.opponents import opponents
+from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Told, over_seeds
+from mlpmixer.recipe import Augment, Model, Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.recipes.finetune import TASKS, Row, of_row
+from mlpmixer.recipes.pretrain import TABLE_4, table_4
+
+FIVE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
+MORE_SEEDS = (1, 2)
+PRE_TRAINING = "pre-training"
+FROM_SCRATCH = "from scratch"
+
+# Where public weights are what a row of the paper was pre-trained to; otherwise it is pre-trained here.
+PUBLIC = {
+    ("mixer_b16", "ImageNet-21k"): "mixer_b16.imagenet21k",
+    ("mixer_l16", "ImageNet-21k"): "mixer_l16.imagenet21k",
+    ("vit_b16", "ImageNet-21k"): "vit_b16.imagenet21k",
+    ("vit_l16", "ImageNet-21k"): "vit_l16.imagenet21k",
+    ("bit_r152x4", "ImageNet-21k"): "bit_r152x4.m_imagenet21k",
+}
+SETS = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model and how it comes to its first weights: `pretrain`, or public ones by name, or, with neither, fresh."""
+
+    name: str
+    pretrain: Recipe | None = None
+    public: str = ""
+    printed: paper.Row | None = None
+    tasks: Mapping[str, tuple[Recipe, tuple[float, ...]]] | None = None  # each with its grid of learning rates
+
+
+def entries(scale: Scale, table: Sequence[paper.Row], tasks: Sequence[str]) -> list[Entry]:
+    return _papers(table, tasks) if scale == "paper" else _own(scale)
+
+
+def _papers(table: Sequence[paper.Row], tasks: Sequence[str]) -> list[Entry]:
+    found = []
+    for row in table:
+        size = f" at {row.size}" if row.size != 224 else ""
+        epochs = f", {row.epochs} epochs" if row.epochs else ""
+        public = PUBLIC.get((row.model, row.data), "")
+        tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
+        for task in tasks:
+            how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expect="")
+            recipe = of_row("transfer", how)
+            if row.size != 224 and not row.model.startswith("mixer"):  # tiles are the Mixer's
+                recipe = toml.change(recipe, {"model.resize": "resample"})
+            tuned[task] = (recipe, tuple(float(rate) for rate in TASKS[task].grid.split(",")))
+        name = f"{row.said}, {row.data}{epochs}{size}"
+        found.append(Entry(name, None if public else pre_training(row), public, row, tuned))
+    return found
+
+
+def pre_training(row: paper.Row) -> Recipe:
+    """As Table 4 has it for the Mixer of that set; a ViT or BiT learns by the same recipe as the Mixer of its size."""
+    same = [
+        name
+        for name, one in TABLE_4.items()
+        if one.source == SETS[row.data] and one.model.split("_")[1] == row.model.split("_")[1]
+    ]
+    name = (
+        same[0]
+        if same
+        else {"imagenet": "imagenet_b16", "imagenet21k": "imagenet21k_b16", "jft": "jft_b16"}[SETS[row.data]]
+    )
+    recipe = table_4(name)
+    options = dict(recipe.model.options)
+    if row.model.startswith("bit"):
+        options.pop("stochastic_depth", None)  # it has none
+    model = Model(name=row.model, options=options)
+    epochs = float(row.epochs or recipe.train.epochs)
+    return replace(recipe, model=model, train=replace(recipe.train, epochs=epochs))
+
+
+def _own(scale: Scale) -> list[Entry]:
+    """Half of the clothes, then the other half with few pictures; or CIFAR-10, then clothes with few pictures."""
+    recipe = base(scale)
+    if scale == "tiny":
+        recipe = toml.change(recipe, {"data.classes": "T-shirt/top,Trouser,Pullover,Dress,Coat"})
+        task = {"data.classes": "Sandal,Shirt,Sneaker,Bag,Ankle boot", "data.shots": 20, "train.steps": 100}
+    else:
+        task = {"data.source": "fashion_mnist_small", "data.shots": 50, "train.steps": 500}
+    tuned = replace(recipe, augment=Augment(crop="pad", padding=2, flip=True))
+    common = {
+        "data.dev": "10%",
+        "train.batch_size": 32,
+        "loss.smoothing": 0.0,
+        "optim.name": "sgd",
+        "optim.weight_decay": 0.0,
+        "optim.warmup_steps": 20,
+    }
+    tuned = toml.change(tuned, {**task, **common})
+    scratch = toml.change(tuned, {"optim.name": "adamw", "optim.weight_decay": 0.1})
+    found = []
+    for network, model in opponents(scale).items():
+        grid = {"the task": (replace(tuned, model=model), (0.01, 0.03, 0.1))}
+        found.append(Entry(f"{network}, pre-trained", replace(recipe, model=model), tasks=grid))
+        found.append(
+            Entry(f"{network}, {FROM_SCRATCH}", tasks={"the task": (replace(scratch, model=model), (0.001, 0.003))})
+        )
+    return found
+
+
+def plans(found: Sequence[Entry]) -> list[Plan]:
+    """All pre-training, and each task with each learning rate, once."""
+    planned = []
+    for entry in found:
+        if entry.pretrain is not None:
+            planned.append(
+                Plan({"model": entry.name, "task": PRE_TRAINING}, replace(entry.pretrain, name="pre-training"))
+            )
+        for task, (recipe, grid) in (entry.tasks or {}).items():
+            planned += [tuned(entry, task, toml.change(recipe, {"optim.lr": rate})) for rate in grid]
+    return planned
+
+
+def tuned(entry: Entry, task: str, recipe: Recipe) -> Plan:
+    cell = {"model": entry.name, "task": task, "lr": f"lr {recipe.optim.lr:g}"}
+    recipe = replace(recipe, name="fine-tuning")
+    if entry.pretrain is None:
+        return Plan(cell, recipe)
+    first = Plan({"model": entry.name, "task": PRE_TRAINING}, entry.pretrain).folder
+    return Plan(cell, recipe, _in(first))
+
+
+def _in(folder: str) -> Callable[[Path], Path]:
+    return lambda root: root / folder
+
+
+def then(done: Sequence[Done]) -> list[Plan]:
+    """The best rate of each task again, with other seeds."""
+    best = best_rates(done)
+    return [
+        replace(one.plan, recipe=toml.change(one.plan.recipe, {"train.seed": seed}))
+        for one in done
+        for seed in MORE_SEEDS
+        if best.get(_task(one)) == one.plan.cell.get("lr") and one.plan.recipe.train.seed == 0 and "lr" in one.plan.cell
+    ]
+
+
+def best_rates(done: Sequence[Done]) -> dict[tuple[str, str], str]:
+    """(model, task) → the learning rate that is best on the dev split."""
+    tried: dict[tuple[str, str], list[Done]] = {}
+    for one in done:
+        if "lr" in one.plan.cell and one.plan.recipe.train.seed == 0:
+            tried.setdefault(_task(one), []).append(one)
+    return {key: max(runs, key=lambda run: run.dev).plan.cell["lr"] for key, runs in tried.items()}
+
+
+def _task(one: Done) -> tuple[str, str]:
+    return one.plan.cell["model"], one.plan.cell["task"]
+
+
+def scores(done: Sequence[Done]) -> dict[tuple[str, str], list[float]]:
+    """(model, task) → the share right on test with each seed, at the best rate."""
+    best = best_rates(done)
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in done:
+        if "lr" in one.plan.cell and best[_task(one)] == one.plan.cell["lr"]:
+            found.setdefault(_task(one), []).append(one.top1)
+    return found
+
+
+def tell(done: Sequence[Done], printed: Mapping[str, paper.Row], claim: str) -> Told:
+    """`printed`: what the paper has for an entry of that name."""
+    found = scores(done)
+    models = list(dict.fromkeys(model for model, _ in found))
+    tasks = list(dict.fromkeys(task for _, task in found))
+    hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == PRE_TRAINING}
+    rows: list[tuple[str, ...]] = []
+    for model in models:
+        cells = [over_seeds(found[model, task]) if (model, task) in found else "–" for task in tasks]
+        means = [100 * float(np.mean(found[model, task])) for task in tasks if (model, task) in found]
+        # A mean over fewer than all of them says so.
+        mean = f"{np.mean(means):.2f}" + ("" if len(means) == len(tasks) else f" (of {len(means)} of {len(tasks)})")
+        row = printed.get(model)
+        theirs = (
+            [_beside(found.get((model, "imagenet")), row.imagenet), _beside_mean(means, tasks, row.five)] if row else []
+        )
+        rows.append((model, *cells, mean, f"{hours.get(model, 0):.2f}", *theirs))
+    beside = ("ImageNet, paper", "Avg. 5, paper") if printed else ()
+    return Told(
+        columns=("model", *(f"{task}, %" for task in tasks), "mean, %", "hours of pre-training", *beside),
+        rows=rows,
+        findings=_gains(found),
+        paper=claim,
+    )
+
+
+def _gains(found: Mapping[tuple[str, str], list[float]]) -> list[Finding]:
+    """Where the same network was also trained from scratch."""
+    findings = []
+    for (model, task), scores in found.items():
+        other = found.get((model.replace("pre-trained", FROM_SCRATCH), task))
+        if "pre-trained" in model and other:
+            gain = float(np.mean(scores) - np.mean(other))
+            findings.append(
+                Finding(
+                    f"Pre-training helps {model.split(',')[0]}.",
+                    gain > 0,
+                    f"{over_seeds(scores)} % against {over_seeds(other)} % from scratch",
+                )
+            )
+    return findings
+
+
+def _beside(ours: Sequence[float] | None, theirs: float | None) -> str:
+    """The paper's figure, and ours less it."""
+    if theirs is None:
+        return "–"
+    return f"{theirs:.2f}" + (f" ({100 * float(np.mean(ours)) - theirs:+.2f})" if ours else "")
+
+
+def _beside_mean(means: Sequence[float], tasks: Sequence[str], theirs: float | None) -> str:
+    whole = {*FIVE} <= {*tasks} and len(means) == len(tasks) and not any(math.isnan(mean) for mean in means)
+    return _beside([float(np.mean(means)) / 100] if whole else None, theirs)
