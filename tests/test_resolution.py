@@ -182,6 +182,13 @@ class TestVitPositions:
 
 
 class TestLoadAtAnotherSize:
+    @pytest.mark.parametrize(("size", "scheme"), [(32, "tiles"), (32, "resample"), (24, "resample")])
+    def test_weights_lie_in_order_in_memory(self, size: int, scheme: Any, tmp_path: Path):
+        """Our kernels train them right away; they once met weights that lay otherwise."""
+        path = save(small(), tmp_path / "model.safetensors")
+        model = load(path, image_size=size, resize=scheme)
+        assert all(parameter.is_contiguous() for parameter in model.parameters())
+
     @pytest.mark.parametrize("name", ["m.safetensors", "m.pth", "m.npz"])
     def test_the_sizes_of_the_issue(self, name: str, tmp_path: Path):
         file = save(small(image_size=224, patch_size=32), tmp_path / name)

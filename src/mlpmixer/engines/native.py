@@ -25,6 +25,8 @@ def why_not(model: Classifier) -> str | None:
         return "channels and channel_hidden must be multiples of 32 for them, token_hidden of 16"
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in model.parameters()):
         return "the weights must be float32 and on the CPU"
+    if not all(p.is_contiguous() for p in model.parameters()):
+        return "the weights must lie in order in memory"
     found = library()
     return None if isinstance(found, ctypes.CDLL) else found
 

@@ -127,7 +127,8 @@ def _joined(part: str, arrays: State, like: State) -> State:
         "fc2.weight": lambda w2: w2.flatten(-3, -2),
         "fc2.bias": lambda b2: b2.flatten(-2),
     }
-    return {part + name: joined[name](array).to(like[part + name].dtype) for name, array in arrays.items()}
+    # In order in memory, as any weights are: kernels and files rely on it.
+    return {part + name: joined[name](array).to(like[part + name].dtype).contiguous() for name, array in arrays.items()}
 
 
 class Resize:
