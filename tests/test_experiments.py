@@ -13,6 +13,7 @@ import torch
 from conftest import shaken, write_idx
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import mlpmixer
 from mlpmixer import data
@@ -21,7 +22,7 @@ from mlpmixer.data import picks
 from mlpmixer.data.preprocess import normalise
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import DataError, RecipeError, UsageError
-from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table3, transfer
+from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table3, transfer, vtab
 from mlpmixer.experiments.complexity import exponents
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
@@ -133,7 +134,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ("table2", "model-scale")])
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ("table2", "model-scale", "vtab")])
 def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
     study = training(name)
     # (table2 is table3 at this scale, and model-scale has the runs of pareto.)
@@ -327,3 +328,62 @@ def test_pareto_keeps_what_loses_to_no_other():
     assert not beats(good, fast)
     assert not beats(fast, good)
     assert not beats(fast, fast)
+
+
+class TestVtab:
+    def test_what_is_there_is_run_and_the_rest_is_named(
+        self, clothes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """Two of the tasks, one as lists and one as folders; 800 pictures pick, 1,000 count."""
+        opened = data.open(clothes)
+        for task in ("dtd", "kitti"):
+            for split, name in (("train", "train800"), ("test", "val200"), ("test", "test")):
+                lines = []
+                for number in range(0, len(opened[split]), 5):
+                    label = int(opened[split].labels[number]) % 4
+                    place = Path("train" if name == "train800" else name) / str(label) / f"{number}.png"
+                    path = tmp_path / "vtab" / task / (place if task == "kitti" else f"{name}-{number}.png")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(np.asarray(opened[split].read(number))).save(path)
+                    lines.append(f"{path.relative_to(tmp_path / 'vtab' / task)} {label}")
+                if task == "dtd":
+                    (tmp_path / "vtab" / task / f"{name}.txt").write_text("\n".join(lines))
+        (tmp_path / "vtab" / "kitti" / "val200").rename(tmp_path / "vtab" / "kitti" / "val")
+        mlpmixer.save(_with_classes(tmp_path / "clothes.safetensors"), tmp_path / "start.safetensors")
+        few = [f"--{key}={value}" for key, value in FEW.items()]
+        main(
+            [
+                *("reproduce", "vtab", "--data", str(tmp_path / "vtab"), "--folder", str(tmp_path / "runs"), "--quiet"),
+                *(*few, f"--model.weights={tmp_path / 'start.safetensors'}"),
+            ]
+        )
+        seen = capsys.readouterr()
+        assert "left out, since there is no data: caltech101, cifar, oxford_flowers102" in seen.err
+        assert "mean of 2 of 19" in seen.out
+        assert "Here it does not hold: missing: caltech101" in seen.out
+        record = json.loads((tmp_path / "runs" / "vtab.study.json").read_text())
+        assert len(record["runs"]) == 2 * 3 + 2
+        whole = json.loads((tmp_path / "runs" / "dtd, all 1,000, seed 0" / "picks.json").read_text())
+        assert whole["train"]["count"] == 80 + 20
+
+    def test_all_of_them(self, tmp_path: Path):
+        done = [Done(plan, tmp_path, {"top1": {"value": 0.5}}, dev=0.5) for plan in vtab.plans("tiny")]
+        done += [Done(plan, tmp_path, {"top1": {"value": 0.7}}) for plan in vtab.then("tiny", done)]
+        told = vtab.tell(done)
+        assert told.rows[-1] == ("mean of all 19", "all", "70.00", "")
+        assert told.findings[0].holds is True
+        assert [
+            sum(task.kind == kind for task in vtab.VTAB.values()) for kind in ("natural", "specialised", "structured")
+        ] == [
+            7,
+            4,
+            8,
+        ]
+
+    def test_nothing_there(self, tmp_path: Path):
+        with pytest.raises(DataError, match="none of the data sets of vtab is in"):
+            carry_out(training("vtab"), "tiny", tmp_path / "runs", data=tmp_path)
+
+
+def _with_classes(path: Path) -> Any:
+    return mlpmixer.load(mlpmixer.save(mlpmixer.create("mixer_nano", num_classes=3), path))

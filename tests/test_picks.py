@@ -136,6 +136,18 @@ class TestChoose:
         assert (names(found.dev)[0], found.test) == ("cat/000.png", None)
         assert len(names(choose(replace(how, dev="20%")).dev)) == 4
 
+    def test_several_splits_are_one_after_the_other(self, photos: Photos):
+        how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1, test_cat=3, test_dog=3)
+        found = choose(replace(how, train="train+val"))
+        assert len(found.train) + len(found.dev or ()) == 10  # and so val is no dev split
+        whole = choose(replace(how, train="train+val", dev=""))
+        assert names(whole.train)[6:] == ["dog/002.png", "cat/000.png", "cat/001.png", "dog/000.png"]
+        assert whole.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 1]
+        assert [Path(whole.train.where(n)).parent.parent.name for n in (6, 7)] == ["train", "val"]
+        assert len(choose(replace(how, train="train+val", dev="", classes=("dog",))).train) == 4
+        with pytest.raises(DataError, match="has no split 'vla'; did you mean 'val'"):
+            choose(replace(how, train="train+vla"))
+
     def test_few_pictures_still_leave_one_of_each_class_for_dev(self, photos: Photos):
         found = choose(photos(cat=3, dog=2, fox=1))
         assert sorted(name.split("/")[0] for name in names(found.dev)) == ["cat", "dog"]

@@ -361,6 +361,39 @@ def test_a_list(name: str, text: str, tmp_path: Path):
     assert opened["val"].where(0) == str(tmp_path / "3.png")
 
 
+def vtab(folder: Path, **lists: str) -> Path:
+    """A task as VTAB-1k is passed around, with pictures a.png and b.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(folder / name)
+    for name, text in {"train800": "a.png 2\nb.png 0\n", "val200": "b.png 1\n", "test": "a.png 2\n"}.items():
+        (folder / f"{name}.txt").write_text(lists.get(name, text))
+    return folder
+
+
+def test_a_task_of_vtab(tmp_path: Path):
+    opened = data.open(vtab(tmp_path))
+    assert opened.classes == ("0", "1", "2")
+    assert {split: len(opened[split]) for split in opened.splits} == {"train": 2, "val": 1, "test": 1}
+    assert opened["train"].labels.tolist() == [2, 0]
+    assert opened["train"].where(0) == str(tmp_path / "a.png")
+    (tmp_path / "classes.txt").write_text("cat\ndog\ncow\n")
+    assert data.open(tmp_path).classes == ("cat", "dog", "cow")
+
+
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        ({"train800": "a.png\n"}, "train800.txt has no picture and class number in line 1: 'a.png'"),
+        ({"test": "\n"}, "test.txt lists no pictures"),
+        ({"train800": "c.png 1\n"}, "train800.txt lists c.png, but there is no"),
+        ({"val200": "a.png one\n"}, "val200.txt has no picture and class number in line 1"),
+    ],
+)
+def test_a_task_of_vtab_that_does_not_fit(lists: dict[str, str], words: str, tmp_path: Path):
+    assert words in refused(vtab(tmp_path, **lists))
+
+
 def test_a_list_in_parquet(tmp_path: Path):
     columns: dict[str, list[Any]] = {"image": ["1.png", "2.png"], "label": [3, 0], "more": [[1], [2]]}
     write(tmp_path, {"1.png": 1, "2.png": 2})

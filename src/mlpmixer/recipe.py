@@ -36,7 +36,7 @@ class Model:
 @dataclass(frozen=True, kw_only=True)
 class Data:
     source: str = "fashion_mnist_small"  # what `mlpmixer.data.open` takes
-    train: str = "train"  # the split that is trained on
+    train: str = "train"  # the split that is trained on; several: "train+val"
     dev: str = "auto"  # the split that choices are made by; "2%": so much of train; auto: val, or else 2%; empty: none
     test: str = "auto"  # the split that is looked at once, in the end; auto: test if there is one; empty: none
     share: float = 1.0  # of the training pictures, evenly over the classes

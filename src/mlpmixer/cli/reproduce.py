@@ -21,6 +21,7 @@ def reproduce(
     /,
     scale: Literal["tiny", "small", "paper"] = "tiny",
     device: str = "auto",
+    data: Path | None = None,
     folder: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
@@ -38,6 +39,7 @@ def reproduce(
         scale: tiny: minutes on 2 cores, with the pictures that come with the package; small: hours, on CIFAR-10;
             paper: the whole protocol, for whoever has the machines and the data.
         device: cpu, cuda, or auto.
+        data: A folder in which data sets lie under the names that the runs give them: imagenet, pets, dtd and so on.
         folder: Where the runs are kept; runs/NAME-SCALE if not said.
         dry_run: Only list the runs and what they cost.
         quiet: Show nothing but the result.
@@ -67,7 +69,13 @@ def reproduce(
     from mlpmixer.experiments.study import carry_out, record_name
 
     told = carry_out(
-        study, scale, folder, changes=changes, quiet=quiet or json, say=lambda line: print(line, file=sys.stderr)
+        study,
+        scale,
+        folder,
+        changes=changes,
+        data=data,
+        quiet=quiet or json,
+        say=lambda line: print(line, file=sys.stderr),
     )
     if json:
         print((folder / record_name(name)).read_text(encoding="utf-8"), end="")

@@ -23,6 +23,7 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
     from mlpmixer.data.sources import cifar, folder, hub, lists, packed, shards
     from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
     from mlpmixer.data.sources.known import KNOWN
+    from mlpmixer.data.sources.vtab import is_vtab, open_vtab
 
     text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
     if text in KNOWN:
@@ -38,6 +39,7 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
         (hub.is_saved, hub.open_saved),
         (shards.is_shards, shards.open_shards),
         (lists.is_list, lists.open_list),
+        (is_vtab, open_vtab),
         (Path.is_dir, folder.open_folder),
     )
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlpmixer import data
 from mlpmixer.data import picks
-from mlpmixer.data.dataset import DataSet, Part, Split
+from mlpmixer.data.dataset import DataSet, Joined, Part, Split
 from mlpmixer.errors import DataError, nearest
 from mlpmixer.recipe import Data
 
@@ -31,11 +31,12 @@ def choose(how: Data) -> Pictures:
         raise DataError("data.share and data.shots exclude each other: a share of each class, or so many pictures")
     opened = data.open(how.source)
     classes = how.classes or opened.classes
+    trained_on = how.train.split("+")
     said = {"train": how.train, "dev": how.dev, "test": how.test}
     if how.dev == "auto":
-        said["dev"] = "val" if "val" in opened.splits and how.train != "val" else "2%"
+        said["dev"] = "val" if "val" in opened.splits and "val" not in trained_on else "2%"
     if how.test == "auto":
-        said["test"] = "test" if "test" in opened.splits and how.train != "test" else ""
+        said["test"] = "test" if "test" in opened.splits and "test" not in trained_on else ""
     train = _split(opened, how, said["train"])
     if said["dev"].endswith("%"):
         kept, held = picks.held_out(train.labels, _share_of(said["dev"]), how.seed)
@@ -79,8 +80,9 @@ def _require_shots(train: Split, classes: tuple[str, ...], how: Data) -> None:
 
 
 def _split(opened: DataSet, how: Data, name: str) -> Split:
-    """A split of only the classes that are wanted, which are numbered as they are listed."""
-    whole = opened[name]
+    """A split, or several such as "train+val"; of only the classes that are wanted, numbered as they are listed."""
+    parts = [opened[part.strip()] for part in name.split("+")] if name not in opened.splits else [opened[name]]
+    whole = parts[0] if len(parts) == 1 else Joined(parts)
     if not how.classes:
         return whole
     for wanted in how.classes:

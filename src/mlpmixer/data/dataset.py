@@ -48,6 +48,27 @@ class Part(Split):
         return self.whole.where(int(self.indices[index]))
 
 
+class Joined(Split):
+    """Several splits, one after the other."""
+
+    def __init__(self, parts: Sequence[Split]):
+        self.parts = parts
+        self.labels = np.concatenate([part.labels for part in parts])
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def read(self, index: int) -> Picture:
+        part, within = self._place(index)
+        return part.read(within)
+
+    def where(self, index: int) -> str:
+        part, within = self._place(index)
+        return part.where(within)
+
+    def _place(self, index: int) -> tuple[Split, int]:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[which], int(index - (self.ends[which - 1] if which else 0))
+
+
 class Pixels(Split):
     """Pictures of one size that are in memory or memory-mapped: (N, H, W) or (N, H, W, 3), uint8."""
 

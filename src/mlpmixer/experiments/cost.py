@@ -13,6 +13,7 @@ import torch
 from mlpmixer.data.choose import choose
 from mlpmixer.errors import MixerError
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
+from mlpmixer.experiments.vtab import VTAB
 from mlpmixer.models import describe
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import measured
@@ -33,7 +34,7 @@ PICTURES = {
     "cifar100": 50_000,
     "pets": 3_680,
     "flowers": 2_040,
-    "my-vtab-task": 800,
+    **dict.fromkeys(VTAB, 800),
 }
 FREE = ("head_bias", "dropout", "stochastic_depth")  # options that cost nothing
 

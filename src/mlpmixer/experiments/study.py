@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mlpmixer.errors import DataError
 from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.measures.intervals import of_mean
 from mlpmixer.recipe import Recipe
@@ -91,7 +92,7 @@ class Told:
 @dataclass(frozen=True)
 class Study:
     """`plans(scale)` gives the runs, `then(scale, done)` those that follow from their figures, `tell(done)` what all
-    of them say. `runs_of`: another study, whose runs these are too."""
+    of them say. `runs_of`: another study, whose runs these are too. `partial`: what has no data is left out."""
 
     name: str
     what: str
@@ -100,6 +101,7 @@ class Study:
     tell: Callable[[Sequence[Done]], Told]
     then: Callable[[Scale, Sequence[Done]], list[Plan]] = lambda _scale, _done: []
     runs_of: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,14 @@ def carry_out(
     folder: str | os.PathLike[str],
     *,
     changes: Mapping[str, Any] | None = None,
+    data: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Told:
-    """changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}."""
+    """changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}.
+
+    data: a folder in which data sets lie under the names that recipes give them, such as imagenet.
+    """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     if isinstance(study, Measurement):
@@ -129,9 +135,11 @@ def carry_out(
         told = study.measure(scale, device)
         RunFolder(root).write(record_name(study.name), _record(study, scale, [], told, device))
         return told
-    plans = changed(study.plans(scale), changes)
+    plans = placed(changed(study.plans(scale), changes), data, say if study.partial else None)
+    if not plans:
+        raise DataError(f"none of the data sets of {study.name} is in {data}; --data names the folder that has them")
     done = _all(plans, root, 1, quiet, say)
-    more = changed(study.then(scale, done), changes)
+    more = study.then(scale, done)
     done += _all(more, root, 1 + len(plans), quiet, say)
     told = study.tell(done)
     device = device_of(plans[0].recipe.machine.device)
@@ -146,6 +154,25 @@ def record_name(study: str) -> str:
 
 def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None) -> list[Plan]:
     return [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in plans]
+
+
+def placed(
+    plans: Sequence[Plan], data: str | os.PathLike[str] | None, leave_out: Callable[[str], None] | None
+) -> list[Plan]:
+    """Data sets where they are: in `data`, if they are there. With `leave_out`, what is nowhere is told, and no run."""
+    found, missing = [], []
+    for plan in plans:
+        name = plan.recipe.data.source
+        here = Path(data) / name if data is not None else Path(name)
+        if here.exists():
+            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(here)}))
+        elif leave_out is not None:
+            missing.append(name)
+            continue
+        found.append(plan)
+    if leave_out is not None and missing:
+        leave_out(f"left out, since there is no data: {', '.join(dict.fromkeys(missing))}")
+    return found
 
 
 def _all(plans: Sequence[Plan], root: Path, first: int, quiet: bool, say: Callable[[str], None]) -> list[Done]:
