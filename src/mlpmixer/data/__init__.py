@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
 def open(spec: str | os.PathLike[str]) -> DataSet:
     """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path."""
-    from mlpmixer.data.sources import cifar, folder, hub, lists, packed, shards
+    from mlpmixer.data.sources import cifar, folder, hub, lists, packed, shards, tfds
     from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
     from mlpmixer.data.sources.known import KNOWN
-    from mlpmixer.data.sources.vtab import is_vtab, open_vtab
+    from mlpmixer.data.sources.vtab import open_task
+    from mlpmixer.data.sources.vtab_lists import is_vtab, open_vtab
 
     text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
     if text in KNOWN:
         return KNOWN[text]()
     if text.startswith("hf:"):
         return hub.open_hub(text)
+    if text.startswith("vtab:"):
+        return open_task(text.removeprefix("vtab:"), open)
     if "://" in text:
         return shards.open_addresses(text)
     kinds = (
@@ -40,6 +43,7 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
         (shards.is_shards, shards.open_shards),
         (lists.is_list, lists.open_list),
         (is_vtab, open_vtab),
+        (tfds.is_tfds, tfds.open_tfds),
         (Path.is_dir, folder.open_folder),
     )
     try:

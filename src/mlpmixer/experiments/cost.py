@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from mlpmixer.data.choose import choose
+from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
-from mlpmixer.experiments.vtab import VTAB
 from mlpmixer.models import describe
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import measured
@@ -34,7 +34,7 @@ PICTURES = {
     "cifar100": 50_000,
     "pets": 3_680,
     "flowers": 2_040,
-    **dict.fromkeys(VTAB, 800),
+    **{f"vtab:{task}": 800 for task in VTAB},
 }
 FREE = ("head_bias", "dropout", "stochastic_depth")  # options that cost nothing
 

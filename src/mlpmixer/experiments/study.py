@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mlpmixer.data.sources import vtab
 from mlpmixer.errors import DataError
 from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.measures.intervals import of_mean
@@ -161,13 +162,16 @@ def placed(
 ) -> list[Plan]:
     """Data sets where they are: in `data`, if they are there. With `leave_out`, what is nowhere is told, and no run."""
     found, missing = [], []
+    root = Path(data) if data is not None else Path()
     for plan in plans:
         name = plan.recipe.data.source
-        here = Path(data) / name if data is not None else Path(name)
-        if here.exists():
-            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(here)}))
+        task = name.removeprefix("vtab:")
+        if name.startswith("vtab:") and vtab.is_there(task, root):
+            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": f"{name}:{root.absolute()}"}))
+        elif (root / name).exists():
+            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(root / name)}))
         elif leave_out is not None:
-            missing.append(name)
+            missing.append(task)
             continue
         found.append(plan)
     if leave_out is not None and missing:

@@ -1,54 +1,21 @@
 """VTAB-1k: 19 tasks of 1,000 pictures each. What is there is run, what is missing is named, a mean says of how many.
 
-Each task lies in a folder of its name within --data, in any form that `mlpmixer.data.open` knows: the lists of 800 and
-200 pictures that VTAB-1k is passed around as, or train/, val/ and test/ with a folder for each class. A learning rate
-is picked with the 200; then all 1,000 are learnt from.
+--data is a folder that has the tasks, as data/sources/vtab.py says. A learning rate is picked with 200 of the pictures;
+then all 1,000 are learnt from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
+from mlpmixer.data.sources.vtab import VTAB, Task
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import TASKS, Row, of_row
 
 GRID = tuple(float(rate) for rate in TASKS["vtab"].grid.split(","))
-
-
-@dataclass(frozen=True)
-class Task:
-    """`side`: of the pictures that the paper takes for it: 448 pixels for large ones, 224 for small."""
-
-    kind: Literal["natural", "specialised", "structured"]
-    classes: int
-    side: int
-
-
-VTAB = {
-    "caltech101": Task("natural", 102, 448),
-    "cifar": Task("natural", 100, 224),
-    "dtd": Task("natural", 47, 448),
-    "oxford_flowers102": Task("natural", 102, 448),
-    "oxford_iiit_pet": Task("natural", 37, 448),
-    "sun397": Task("natural", 397, 448),
-    "svhn": Task("natural", 10, 224),
-    "eurosat": Task("specialised", 10, 224),
-    "patch_camelyon": Task("specialised", 2, 224),
-    "resisc45": Task("specialised", 45, 448),
-    "diabetic_retinopathy": Task("specialised", 5, 448),
-    "clevr_count": Task("structured", 8, 448),
-    "clevr_dist": Task("structured", 6, 448),
-    "dsprites_loc": Task("structured", 16, 224),
-    "dsprites_ori": Task("structured", 16, 224),
-    "dmlab": Task("structured", 6, 448),
-    "kitti": Task("structured", 4, 448),
-    "smallnorb_azi": Task("structured", 18, 224),
-    "smallnorb_ele": Task("structured", 9, 224),
-}
 
 
 def plans(scale: Scale) -> list[Plan]:
@@ -61,7 +28,9 @@ def plans(scale: Scale) -> list[Plan]:
 
 def _recipe(scale: Scale, name: str, task: Task) -> Recipe:
     if scale == "paper":
-        recipe = of_row("vtab", Row(task="vtab", weights="mixer_l16.imagenet21k", image_size=task.side, expect=""))
+        recipe = of_row(
+            "vtab", Row(task="vtab", weights="mixer_l16.imagenet21k", image_size=448 if task.large else 224, expect="")
+        )
     else:
         recipe = of_row("vtab", Row(task="vtab", weights="mixer_cifar10", image_size=32, expect=""))
         steps = 50 if scale == "tiny" else 500
@@ -72,7 +41,7 @@ def _recipe(scale: Scale, name: str, task: Task) -> Recipe:
             "machine.micro_batch": 0,
         }
         recipe = toml.change(recipe, {**few, "evaluation.every": 1000.0, "model.name": "mixer_nano"})
-    return replace(recipe, data=replace(recipe.data, source=name))
+    return replace(recipe, data=replace(recipe.data, source=f"vtab:{name}"))
 
 
 def then(_scale: Scale, done: Sequence[Done]) -> list[Plan]:

@@ -1,0 +1,129 @@
+"""Data sets as tensorflow-datasets leaves them on the disk: NAME/[CONFIG/]VERSION/ with dataset_info.json and records.
+
+Splits may be cut as they are there: "train[:90%]", "test[50%:]", "train[:800]". Records have the order of the files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mlpmixer.data.dataset import DataSet, Split
+from mlpmixer.data.pictures import Picture
+from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order
+from mlpmixer.data.sources.tfrecord import Feature, features, in_memory, places
+from mlpmixer.errors import DataError
+
+Label = Callable[[dict[str, Feature]], int]
+CUT = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
+
+
+class Records(Split):
+    """Pictures in records. `places`: (file, begin, length) of each. `times`: what pixels are multiplied with."""
+
+    def __init__(self, files: Sequence[Path], places: np.ndarray, labels: np.ndarray, times: int = 1):
+        self.files, self.places, self.labels, self.times = files, places, labels, times
+
+    def read(self, index: int) -> Picture:
+        file, begin, length = self.places[index].tolist()
+        with self.files[file].open("rb") as opened:
+            opened.seek(begin)
+            found = features(opened.read(length), ("image",)).get("image")
+        picture = found[0] if isinstance(found, list) and found else None
+        if not isinstance(picture, bytes):
+            raise DataError(f"{self.where(index)} has no picture")
+        if self.times == 1:
+            return picture
+        grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
+        return np.repeat((grey * self.times)[:, :, None], 3, axis=2)
+
+    def where(self, index: int) -> str:
+        return f"{self.files[self.places[index][0]]}, record at byte {self.places[index][1] - 12}"
+
+
+def is_tfds(path: Path) -> bool:
+    return (path / "dataset_info.json").is_file() and (path / "features.json").is_file()
+
+
+def open_tfds(folder: Path) -> DataSet:
+    """All of its splits, by the feature `label`."""
+    names: list[str] = [split["name"] for split in _info(folder)]
+    splits = {SPLIT_WORDS.get(name, name): cut(folder, name) for name in names}
+    highest = max(int(split.labels.max(initial=0)) for split in splits.values())
+    classes = class_names(folder) or tuple(map(str, range(highest + 1)))
+    if highest >= len(classes):
+        raise DataError(f"{folder} has the class number {highest}, but {len(classes)} classes")
+    return DataSet(str(folder), classes, {name: splits[name] for name in in_order(splits)})
+
+
+def class_names(folder: Path) -> tuple[str, ...] | None:
+    file = folder / "label.labels.txt"
+    return tuple(file.read_text(encoding="utf-8").rstrip("\n").split("\n")) if file.is_file() else None
+
+
+def plain_label(found: dict[str, Feature]) -> int:
+    return int(found["label"][0])  # pyright: ignore[reportArgumentType] (an integer)
+
+
+def cut(
+    folder: Path,
+    what: str,
+    *,
+    label: Label = plain_label,
+    needs: tuple[str, ...] = ("label",),
+    at_most: int | None = None,
+    times: int = 1,
+) -> Records:
+    """A part of a split, or the first `at_most` pictures of that. `needs`: features from which `label` is told."""
+    asked = CUT.fullmatch(what)
+    assert asked is not None
+    split, low, low_percent, high, high_percent = asked.groups()
+    found = next((one for one in _info(folder) if one["name"] == split), None)
+    if found is None:
+        raise DataError(f"{folder} has no split {split}; prepare it with tensorflow-datasets")
+    count = sum(int(length) for length in found["shardLengths"])
+    begin = _bound(low, low_percent, count, 0)
+    end = _bound(high, high_percent, count, count)
+    end = end if at_most is None else min(end, begin + at_most)
+    files = sorted(folder.glob(f"*-{split}.tfrecord-*-of-*"))
+    if len(files) != len(found["shardLengths"]):
+        raise DataError(f"{folder} has {len(files)} files of records for {split}, not {len(found['shardLengths'])}")
+    rows, labels, before = [], [], 0
+    for number, (file, length) in enumerate(zip(files, found["shardLengths"], strict=True)):
+        first, last = max(begin - before, 0), min(end - before, int(length))
+        before += int(length)
+        if first >= last:
+            continue
+        where = places(file)
+        if len(where) != int(length):
+            raise DataError(f"{file} has {len(where)} records, not {length}; fetch it again")
+        content = in_memory(file)
+        for at, size in where[first:last]:
+            rows.append((number, at, size))
+            try:
+                labels.append(label(features(content[at : at + size], needs)))
+            except (KeyError, IndexError) as error:
+                raise DataError(f"{file} has a record without {' or '.join(needs)}") from error
+    return Records(files, np.array(rows, dtype=np.int64).reshape(-1, 3), np.array(labels, dtype=np.int64), times)
+
+
+def _bound(number: str | None, percent: str, count: int, otherwise: int) -> int:
+    if number is None:
+        return otherwise
+    return round(int(number) * count / 100) if percent else min(int(number), count)
+
+
+def _info(folder: Path) -> list[dict[str, Any]]:
+    try:
+        splits = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["splits"]
+        assert all(isinstance(split["name"], str) and split["shardLengths"] for split in splits)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{folder / 'dataset_info.json'} is damaged, or of another kind") from error
+    return splits

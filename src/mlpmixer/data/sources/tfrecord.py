@@ -1,0 +1,118 @@
+"""Records of TensorFlow's files, without TensorFlow: where they lie, and the features of the `Example` in each.
+
+A file is a row of records: 8 bytes of length, 4 of a checksum of these, the record, 4 of its checksum. An Example is a
+protocol buffer: a map from names to lists of byte strings, floats or integers.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mlpmixer.errors import DataError
+
+Feature = list[bytes] | list[int] | np.ndarray
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+
+
+def places(path: Path) -> list[tuple[int, int]]:
+    """Where each record begins, and its length."""
+    size, at, found = path.stat().st_size, 0, []
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(12)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
+            if at + length + 16 > size:
+                raise DataError(f"{path} is cut short, or no file of records; fetch it again")
+            found.append((at + 12, length))
+            at += length + 16
+    return found
+
+
+def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, Feature]:
+    """Those that are wanted, of one Example; the others are passed over without a copy."""
+    found: dict[str, Feature] = {}
+    view = memoryview(record)
+    try:
+        for number, example in _fields(view):
+            if number == 1:  # its only field: the map
+                for _, entry in _fields(example):
+                    pair = dict(_fields(entry))
+                    name = bytes(pair[1]).decode()
+                    if name in wanted:
+                        found[name] = _values(pair[2])
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        raise DataError("a record is damaged, or holds no Example") from error
+    return found
+
+
+def in_memory(path: Path) -> memoryview:
+    """The file, read as it is needed."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _values(feature: memoryview) -> Feature:
+    for kind, block in _fields(feature):
+        if kind == 1:
+            return [bytes(value) for _, value in _fields(block)]
+        if kind == 2:
+            return np.concatenate([np.frombuffer(value, "<f4") for _, value in _fields(block)] or [np.zeros(0, "f4")])
+        if kind == 3:
+            return [_signed(one) for _, value in _fields(block) for one in _integers(value)]
+    return []
+
+
+def _integers(value: memoryview | int) -> Iterator[int]:
+    """Packed ones lie one after the other; a single one is a field of its own."""
+    if isinstance(value, int):
+        yield value
+        return
+    at = 0
+    while at < len(value):
+        one, at = _varint(value, at)
+        yield one
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, value) of each field. Fixed ones are given as their bytes."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, kind = key >> 3, key & 7
+        if kind == VARINT:
+            value, at = _varint(message, at)
+            yield number, value  # pyright: ignore[reportReturnType] (as `_integers` wants it)
+            continue
+        if kind == BYTES:
+            length, at = _varint(message, at)
+        elif kind in (FIXED64, FIXED32):
+            length = 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(kind)
+        if at + length > len(message):
+            raise ValueError(length)
+        yield number, message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("more than 64 bits")

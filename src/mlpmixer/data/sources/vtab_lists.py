@@ -1,0 +1,54 @@
+"""VTAB-1k as it is passed around: for each task a folder with lists of 800 and 200 pictures, and of the test.
+
+train800.txt, val200.txt and test.txt hold lines such as `images/train/0001.jpg 17`: a path within
+the folder, and the number of a class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mlpmixer.data.dataset import DataSet
+from mlpmixer.data.sources.folder import Files
+from mlpmixer.data.sources.naming import names_beside
+from mlpmixer.errors import DataError
+
+LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
+
+
+def is_vtab(path: Path) -> bool:
+    return (path / LISTS["train"]).is_file() and (path / LISTS["test"]).is_file()
+
+
+def open_vtab(folder: Path) -> DataSet:
+    found = {split: _lines(folder / name) for split, name in LISTS.items() if (folder / name).is_file()}
+    highest = max(label for rows in found.values() for _, label in rows)
+    classes = names_beside(folder) or tuple(map(str, range(highest + 1)))
+    if highest >= len(classes):
+        raise DataError(f"{folder} has the class number {highest}, but {len(classes)} classes; they count from 0")
+    example = folder / found["train"][0][0]
+    if not example.is_file():
+        raise DataError(f"{folder / LISTS['train']} lists {found['train'][0][0]}, but there is no {example}")
+    return DataSet(
+        str(folder),
+        classes,
+        {
+            split: Files(folder, [path for path, _ in rows], np.array([label for _, label in rows], dtype=np.int64))
+            for split, rows in found.items()
+        },
+    )
+
+
+def _lines(path: Path) -> list[tuple[str, int]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            picture, _, label = line.strip().rpartition(" ")
+            if not picture or not label.isdecimal():
+                raise DataError(f"{path} has no picture and class number in line {number}: {line[:60]!r}")
+            rows.append((picture, int(label)))
+    if not rows:
+        raise DataError(f"{path} lists no pictures")
+    return rows
