@@ -56,6 +56,7 @@ def show(recipe: Recipe, folder: Path) -> None:
     _say("What next:")
     commands = {
         f"mixer predict {_quoted(example)} --weights {_quoted(folder)}": "the same, as for any picture",
+        f"mixer report {_quoted(folder)}": "a page with all that can be said of it",
         f"mixer train {recipe.name} --train.epochs {3 * recipe.train.epochs:g}": "longer",
         "mixer recipes": "what else can be trained",
     }
