@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Recipe, Train
+from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Option, Recipe, Train
 from mlpmixer.recipes.at_once import AT_ONCE
 
 
@@ -36,21 +36,39 @@ def fashion_mnist() -> Recipe:
     )
 
 
+# A wider table and a narrower channel mixing than mixer_nano's: a point better on CIFAR-10 after 12 epochs.
+FLAT: dict[str, Option] = {"layers": 9, "channels": 128, "token_hidden": 64, "channel_hidden": 256}
+
+
 def cifar10() -> Recipe:
     """From nothing, with fewer than 0.7 M parameters."""
     return Recipe(
         name="cifar10",
         about=About(
-            what="A Mixer of 0.6 M parameters on CIFAR-10, from scratch.",
+            what="A Mixer of 0.68 M parameters on CIFAR-10, from scratch.",
             command="mixer train cifar10",
-            hardware="meant for a GPU, or 2 cores and patience",
+            hardware="2 cores with AVX-512 BF16, 3 hours or, with other work beside it, 5; or a GPU",
+            expect="90.36 % of the 10,000 test pictures right (one seed)",
+            curve=(
+                *((10.0, 60.4), (20.0, 69.5), (30.0, 72.7), (50.0, 78.4), (75.0, 81.7), (100.0, 83.2), (125.0, 84.4)),
+                *(
+                    (150.0, 87.1),
+                    (175.0, 86.1),
+                    (200.0, 87.9),
+                    (225.0, 88.7),
+                    (250.0, 89.5),
+                    (275.0, 89.9),
+                    (300.0, 90.0),
+                ),
+            ),
+            band=5.0,
         ),
-        model=Model(name="mixer_nano", options={"channels": 128, "token_hidden": 64, "channel_hidden": 256}),
+        model=Model(name="mixer_nano", options=FLAT),
         data=Data(source="cifar10", dev="2%", test="test"),
         augment=Augment(crop="pad", padding=4, flip=True, policy="auto_augment_cifar10", cutmix=1.0, mix_chance=0.5),
-        evaluation=Evaluation(resize=32),
+        evaluation=Evaluation(resize=32, every=5.0),
         loss=Loss(smoothing=0.1),
-        optim=Optim(name="adamw", lr=0.002, weight_decay=0.1, clip=1.0, warmup_steps=1_000, schedule="cosine"),
+        optim=Optim(name="adamw", lr=0.002, weight_decay=0.05, clip=1.0, warmup_steps=1_000, schedule="cosine"),
         train=Train(epochs=300.0, batch_size=256),
     )
 
@@ -60,8 +78,10 @@ def cifar100() -> Recipe:
     return replace(
         recipe,
         name="cifar100",
-        about=replace(
-            recipe.about, what="A Mixer of 0.6 M parameters on CIFAR-100, from scratch.", command="mixer train cifar100"
+        about=About(
+            what="A Mixer of 0.69 M parameters on CIFAR-100, from scratch.",
+            command="mixer train cifar100",
+            hardware=recipe.about.hardware,
         ),
         data=replace(recipe.data, source="cifar100"),
     )
