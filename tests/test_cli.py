@@ -140,7 +140,7 @@ def test_demo(small_demo: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: 
 
     # What it says to do next works, word for word.
     commands = [shlex.split(line, comments=True) for line in out.splitlines() if line.startswith("  mixer ")]
-    assert [command[1] for command in commands] == ["predict", "train", "recipes"]
+    assert [command[1] for command in commands] == ["predict", "report", "train", "recipes"]
     for command in commands:
         parse(command[1:])
     mixer(*commands[0][1:])

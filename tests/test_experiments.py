@@ -141,7 +141,15 @@ def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
     changes = {**FEW, "data.source": str(clothes), "evaluation.every": 1000.0}
     if name == "table3":
         changes |= {"data.shots": 5}
-    thrifty = replace(study, plans=lambda scale: [p for p in study.plans(scale) if p.recipe.train.seed < 1])
+    without = () if name == "permutation" else ("BiT",)  # the slowest, where it can be done without
+    thrifty = replace(
+        study,
+        plans=lambda scale: [
+            plan
+            for plan in study.plans(scale)
+            if plan.recipe.train.seed < 1 and not next(iter(plan.cell.values())).startswith(without)
+        ],
+    )
     told = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True)
     assert all(len(row) == len(told.columns) for row in told.rows)
     record = json.loads((tmp_path / "study" / f"{name}.study.json").read_text())

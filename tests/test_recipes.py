@@ -533,8 +533,8 @@ class TestChanges:
         before = find("cifar10")
         after = toml.change(before, {"optim.lr": "0.01", "model.options.dropout": "0.1", "name": "mine"})
         assert toml.differences(after, before) == [
-            "model.options: {channels = 128, token_hidden = 64, channel_hidden = 256, dropout = 0.1}, "
-            "not {channels = 128, token_hidden = 64, channel_hidden = 256}",
+            "model.options: {layers = 9, channels = 128, token_hidden = 64, channel_hidden = 256, dropout = 0.1}, "
+            "not {layers = 9, channels = 128, token_hidden = 64, channel_hidden = 256}",
             "optim.lr: 0.01, not 0.002",
         ]
         assert after.name == "mine"
