@@ -26,7 +26,7 @@ from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permu
 from mlpmixer.experiments.complexity import exponents
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
-from mlpmixer.experiments.study import Done, Measurement, Plan, Study, apart, carry_out, cells, over_seeds
+from mlpmixer.experiments.study import Done, Measurement, Plan, Study, alike, apart, carry_out, cells, over_seeds
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipes import check, toml
@@ -188,6 +188,13 @@ class TestTelling:
         assert apart([0.5], [0.9]) is None
         assert apart([0.5, 0.51], [0.9, 0.91]) is True
         assert apart([0.5, 0.9], [0.6, 0.8]) is False
+
+    def test_alike_needs_evidence(self):
+        """That no difference was seen is not enough."""
+        assert alike([0.5, 0.6], [0.9, 0.3], within=0.02) is None
+        assert alike([0.5], [0.5], within=0.02) is None
+        assert alike([0.5, 0.6, 0.7], [0.501, 0.6, 0.699], within=0.02) is True
+        assert alike([0.5, 0.5, 0.5], [0.6, 0.61, 0.6], within=0.02) is False
 
     def test_permutation(self, tmp_path: Path):
         """Figures like the paper's become findings like the paper's."""

@@ -233,6 +233,14 @@ def apart(first: Sequence[float], second: Sequence[float]) -> bool | None:
     return of_mean(pairs)[0] > 0 if len(pairs) > 1 else None
 
 
+def alike(first: Sequence[float], second: Sequence[float], within: float) -> bool | None:
+    """Whether both are surely no farther apart than `within`; that no difference was seen is not enough."""
+    low, high = of_mean([b - a for a, b in zip(first, second, strict=False)])
+    if -within <= low and high <= within:
+        return True
+    return False if low > 0 or high < 0 else None
+
+
 def _record(
     study: Study | Measurement, scale: Scale, plans: Sequence[Plan], told: Told, device: torch.device
 ) -> dict[str, Any]:
