@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from mlpmixer.errors import RunStopped
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import find, toml
 from mlpmixer.train.stop import Stop
+from mlpmixer.weights.shipped import PHOTO
 
 
 def mixer(*arguments: str, code: int = 0) -> None:
@@ -72,6 +74,8 @@ def test_the_ledger(capsys: pytest.CaptureFixture[str]):
 
 
 def test_predict(capsys: pytest.CaptureFixture[str], photos: list[Path]):
+    mixer("predict", str(PHOTO))
+    assert re.search(r"cat.jpg +cat ", capsys.readouterr().out)
     mixer("predict", *map(str, photos[:3]), "--weights", "mixer_clothing", "--top", "2", "--json")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["path"] for line in lines] == [str(photo) for photo in photos[:3]]
@@ -99,12 +103,11 @@ def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], ph
         (["models", "mixer_b61"], "no model is called 'mixer_b61'; did you mean 'mixer_b16'?", 2),
         (["models", "mixer_b16", "--image-size", "large"], "a size is a side in pixels or HEIGHTxWIDTH", 2),
         (["predict", "x.jpg", "--weights", "nowhere.npz"], "there is no file 'nowhere.npz'", 2),
-        (["predict", "x.jpg", "--weights", "mixer_clothing"], "there is no file x.jpg", 1),
-        (["predict", "--weights", "mixer_clothing"], "give one picture or more", 2),
-        (["predict", "x.jpg"], "Missing from mixer predict: --weights FILE|NAME", 2),
+        (["predict", "x.jpg"], "there is no file x.jpg", 1),
+        (["predict"], "give one picture or more", 2),
         (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
-        (["predict", "x.jpg", "--weights", "mixer_clothing", "--top", "few"], "Error parsing --top", 2),
-        (["predict", "x.jpg", "--weights", "mixer_clothing", "--top", "0"], "top and batch_size must be 1 or more", 2),
+        (["predict", "x.jpg", "--top", "few"], "Error parsing --top", 2),
+        (["predict", "x.jpg", "--top", "0"], "top and batch_size must be 1 or more", 2),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]):

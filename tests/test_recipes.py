@@ -29,7 +29,8 @@ from mlpmixer.recipes.check import check
 from mlpmixer.train.loop import fit
 from mlpmixer.train.optim import lr_at
 from mlpmixer.weights.ledger import LEDGER
-from mlpmixer.weights.load import load
+from mlpmixer.weights.load import glance, load
+from mlpmixer.weights.shipped import SHIPPED
 
 every = pytest.mark.parametrize("name", RECIPES)
 from_the_paper = pytest.mark.parametrize("name", [*pretrain.TABLE_4, *finetune.FINE_TUNING])
@@ -78,7 +79,9 @@ class TestEveryRecipe:
         side = wanted.image_size[0] if wanted.image_size else None
         config = models.describe(wanted.name, num_classes=10, image_size=side, **wanted.options)
         assert side is None or config.image_size == (side, side)
-        if wanted.weights:
+        if wanted.weights in SHIPPED:
+            assert glance(wanted.weights).name == wanted.name
+        elif wanted.weights:
             entry = LEDGER[wanted.weights]
             assert entry.model == wanted.name
             assert wanted.resize == "resample" or (side and side % entry.preprocessing.crop[0] == 0)
@@ -324,7 +327,10 @@ class TestSmallOnes:
         assert params < 700_000
         assert f" {said} M parameters" in recipe.about.what
 
-    @pytest.mark.parametrize(("name", "weights"), [("photos", "mixer_clothing"), ("photos_from_scratch", "")])
+    @pytest.mark.parametrize(
+        ("name", "weights"),
+        [("photos", "mixer_clothing"), ("photos_small", "mixer_cifar10"), ("photos_from_scratch", "")],
+    )
     def test_photographs_of_ones_own(self, name: str, weights: str, photos: list[Path], tmp_path: Path):
         for number, photo in enumerate(photos):
             kind = tmp_path / "photos" / ("above" if number % 2 else "below")

@@ -11,12 +11,13 @@ import tyro
 
 from mlpmixer.cli.output import print_table
 from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.weights.shipped import DEFAULT
 
 
 def predict(
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")],
     /,
-    weights: Annotated[str, tyro.conf.arg(metavar="FILE|NAME")],
+    weights: Annotated[str, tyro.conf.arg(metavar="RUN|FILE|NAME")] = DEFAULT,
     top: int = 5,
     strict: bool = False,
     json: bool = False,
@@ -25,13 +26,14 @@ def predict(
 
     Args:
         pictures: Picture files.
-        weights: A file of weights, or a name from `mixer models --weights`.
+        weights: A run folder, a file of weights, or a name from `mixer models --weights`; by default the small model
+            that comes with the package, which knows the ten classes of CIFAR-10.
         top: How many labels for each picture.
         strict: Fail when a picture cannot be read, instead of leaving it out.
         json: Print JSON, a line a picture.
     """
     if not pictures:
-        raise UsageError("give one picture or more: mixer predict photo.jpg --weights mixer_clothing")
+        raise UsageError("give one picture or more: mixer predict photo.jpg")
     from mlpmixer.predict.predictor import Predictor
 
     predictor = Predictor(weights, top=top)
