@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import mlpmixer
-from mlpmixer.engines import native
+from mlpmixer.engines import trainable
 from mlpmixer.kernels.library import library
 from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
 from mlpmixer.models.mixer import Mixer
 
-missing = library()
+missing = library("mixing")
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
 
 
@@ -65,7 +65,7 @@ def test_a_mixer_through_the_kernels(name: str, pictures: int, options: dict):
     images = torch.randn(pictures, 3, *model.config.image_size)
     true = gradients(model, model, images, bf16=False)
     eager = gradients(model, model, images, bf16=True)
-    ours = gradients(native.Native(model), model, images, bf16=True)
+    ours = gradients(trainable.Trainable(model), model, images, bf16=True)
     assert true.keys() == ours.keys()
     for key, value in true.items():
         if value.norm() > 1e-3:  # not what is only rounding: nothing depends on a shift of a whole column
@@ -134,7 +134,7 @@ def test_they_keep_less_for_the_way_back():
     model = mixer("mixer_s16", layers=2)
     images = torch.randn(2, 3, 224, 224)
     with torch.autocast("cpu", torch.bfloat16):
-        runners = (model, native.Native(model), native.Native(model, lean=True))
+        runners = (model, trainable.Trainable(model), trainable.Trainable(model, lean=True))
         eager, ours, lean = (kept_for_backward(runner, images) for runner in runners)
     assert ours < 0.5 * eager
     assert lean < 0.9 * ours
@@ -150,11 +150,11 @@ def test_they_keep_less_for_the_way_back():
     ],
 )
 def test_what_they_do_not_know_runs_as_before(options: dict, why: str):
-    assert why in (native.why_not(mlpmixer.create("mixer_pico", **options)) or "")
+    assert why in (trainable.why_not(mlpmixer.create("mixer_pico", **options)) or "")
 
 
 def test_only_mixers():
-    assert "Mixers only" in (native.why_not(mlpmixer.create("vit_ti32", layers=1)) or "")
+    assert "Mixers only" in (trainable.why_not(mlpmixer.create("vit_ti32", layers=1)) or "")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_only_mixers():
 )
 @needs_kernels
 def test_without_them_there_is_a_reason(environment: dict, why: str, tmp_path):
-    probe = "from mlpmixer.kernels.library import library; print(library())"
+    probe = "from mlpmixer.kernels.library import library; print(library('mixing'))"
     told = subprocess.run(
         [sys.executable, "-W", "error", "-c", probe],
         env={**os.environ, "MLPMIXER_CACHE": str(tmp_path), **environment},

@@ -19,10 +19,10 @@ SOURCE = ROOT / "src" / "mlpmixer"
 
 FLOORS = [
     {"errors"},
-    {"passport", "recipe", "download"},
+    {"passport", "recipe", "download", "processor"},
     {"models", "data", "recipes", "run", "kernels"},
     {"weights", "measures", "microscope", "engines"},
-    {"train", "predict"},
+    {"train", "predict", "export"},
     {"bench"},
     {"experiments"},
     {"report"},

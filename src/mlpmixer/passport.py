@@ -31,6 +31,35 @@ class Preprocessing:
         return cls(crop=image_size, resize=round(max(image_size) * 256 / 224))
 
 
+Kind = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the bytes 0 to 255 stand for, evenly. Zero is one of them, since padding is zero."""
+
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        return max(self.high - self.low, 1e-12) / 255
+
+    @property
+    def zero(self) -> int:
+        return min(255, max(0, round(-self.low / self.scale)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """In what numbers one half of a Mixer's layer is computed: token mixing, or channel mixing. Bytes need the ranges
+    of two tables: after LayerNorm and after the GELU."""
+
+    kind: Kind
+    normed: Range = field(default_factory=lambda: Range(0, 255))
+    active: Range = field(default_factory=lambda: Range(0, 255))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Passport:
     """Carried by every model that was loaded, written by every save."""
@@ -38,3 +67,4 @@ class Passport:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     classes: tuple[str, ...] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
+    plans: tuple[Plan, ...] = ()  # of a quantised Mixer: one for each half of each layer

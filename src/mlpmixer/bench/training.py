@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.data.torchvision_guard import ensure_torchvision
-from mlpmixer.engines import native
+from mlpmixer.engines import trainable
 from mlpmixer.errors import UsageError
 from mlpmixer.models import create
 from mlpmixer.models.measure import kept_for_backward, measure
@@ -128,9 +128,9 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
     if compiled:
         networks["timm", "compiled"] = cast(nn.Module, torch.compile(theirs()))
         networks["mlpmixer", "compiled"] = cast(nn.Module, torch.compile(copy.deepcopy(ours)))
-    if precision == "bf16" and native.why_not(ours) is None:
-        networks["mlpmixer", "kernels"] = native.Native(cast(Mixer, copy.deepcopy(ours)))
-        networks["mlpmixer", "kernels, lean"] = native.Native(cast(Mixer, copy.deepcopy(ours)), lean=True)
+    if precision == "bf16" and trainable.why_not(ours) is None:
+        networks["mlpmixer", "kernels"] = trainable.Trainable(cast(Mixer, copy.deepcopy(ours)))
+        networks["mlpmixer", "kernels, lean"] = trainable.Trainable(cast(Mixer, copy.deepcopy(ours)), lean=True)
     return networks
 
 

@@ -23,7 +23,9 @@ def demo(folder: Path = Path("runs/demo")) -> None:
     from mlpmixer.recipes import find, toml
 
     recipe = find("fashion_mnist")
-    if not isinstance(library(), str):  # our kernels are here, and three times as quick; what is learnt is as good
+    if not isinstance(
+        library("mixing"), str
+    ):  # our kernels are here, and three times as quick; what is learnt is as good
         recipe = toml.change(recipe, {"train.precision": "bf16"})
     show(recipe, folder)
 

@@ -1,6 +1,8 @@
-"""Our own products for CPUs: `mixing.cpp`, compiled once on the machine where it runs, and kept.
+"""Our own products for CPUs, in C++ files that are compiled once on the machine where they run, and kept.
 
-They are an extra. Without a compiler, or on a processor without bfloat16 products, `library` says why there is none,
+`mixing.cpp` trains, `forward.cpp` answers.
+
+They are an extra. Without a compiler, or on a processor that lacks the instructions, `library` says why there is none,
 and models run as PyTorch runs them.
 """
 
@@ -16,34 +18,38 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from mlpmixer import processor
 from mlpmixer.download import cache_folder
 
-SOURCE = Path(__file__).with_name("mixing.cpp")
-FLAGS = (
-    *("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-w"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"),
-)
-NEEDS = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")  # as Linux calls what a processor can do
+Name = Literal["mixing", "forward"]
+
+# What each needs, as Linux calls what a processor can do. Compilers leave the underscores out.
+BOTH = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "fma")
+NEEDS: dict[Name, tuple[str, ...]] = {"mixing": BOTH, "forward": (*BOTH, "avx512_vnni")}
+FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-w")
 
 
 @cache
-def library() -> ctypes.CDLL | str:
+def library(name: Name) -> ctypes.CDLL | str:
     """The compiled functions, or why there are none. The first call on a machine takes some seconds."""
     if os.environ.get("MLPMIXER_KERNELS") == "off":
         return "the variable MLPMIXER_KERNELS says off"
-    if platform.system() != "Linux" or not {*NEEDS} <= _abilities():
-        return "this processor has no bfloat16 products (AVX-512 BF16)"
+    if platform.system() != "Linux" or not {*NEEDS[name]} <= processor.abilities():
+        return "this processor has no products of small numbers (AVX-512 BF16 and VNNI)"
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "there is no C++ compiler"
-    key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()[:16]
-    built = cache_folder() / "kernels" / f"mixing-{key}.so"
+    source = Path(__file__).with_name(f"{name}.cpp")
+    command = [compiler, *FLAGS, *(f"-m{need.replace('_', '')}" for need in NEEDS[name])]
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, command)])).hexdigest()[:16]
+    built = cache_folder() / "kernels" / f"{name}-{key}.so"
     try:
         if not built.is_file():
-            _build(compiler, built)
+            _build([*command, str(source)], built)
         # PyTorch has brought OpenMP along; what is not linked against another one uses the same threads.
         return ctypes.CDLL(str(built))
     except subprocess.CalledProcessError as error:
@@ -53,21 +59,14 @@ def library() -> ctypes.CDLL | str:
         return f"{error.filename or built} cannot be written or loaded: {error.strerror or error}"
 
 
-def _build(compiler: str, built: Path) -> None:
+def _build(command: list[str], built: Path) -> None:
     if sys.stderr.isatty():
         print("compiling the CPU kernels, once on this machine", file=sys.stderr)
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         made = Path(folder) / built.name
-        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], check=True, capture_output=True, text=True)
+        subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True)
         made.replace(built)  # by whichever process comes last: they are the same
-
-
-def _abilities() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return {*line.split(":", 1)[1].split()}
-    return set()
 
 
 def address(tensor: torch.Tensor | None) -> ctypes.c_void_p | None:

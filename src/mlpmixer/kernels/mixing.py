@@ -104,6 +104,6 @@ def _backward(ctx: Any, function: Callable[..., None], dy: Tensor) -> tuple[Tens
 
 
 def _functions() -> ctypes.CDLL:
-    found = library()
+    found = library("mixing")
     assert isinstance(found, ctypes.CDLL), found
     return found

@@ -54,11 +54,13 @@ class StandardizedConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         lecun_normal_(self.weight, inputs * kernel**2)
 
-    def forward(self, input: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
+    def kernel(self) -> Float[Tensor, "outputs inputs K K"]:
         kernel = self.weight.flatten(1)
         # Layer norm without scale and shift is exactly this standardisation; 1e-10 is the authors' constant.
-        kernel = F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
-        return F.conv2d(input, kernel, stride=self.stride, padding=self.padding)
+        return F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
+
+    def forward(self, input: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
+        return F.conv2d(input, self.kernel(), stride=self.stride, padding=self.padding)
 
 
 class GroupNormRelu(nn.GroupNorm):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
-from mlpmixer import __version__
+from mlpmixer import __version__, processor
 from mlpmixer.train.team import Team
 
 
@@ -23,7 +21,7 @@ def describe_machine(team: Team) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else _processor(),
+        "processor": torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else processor.name(),
         "threads": torch.get_num_threads(),
         "devices": team.ranks,
         "command": sys.argv,
@@ -46,12 +44,3 @@ def _seconds_of_product(a: torch.Tensor) -> float:
     start = time.perf_counter()
     (a @ a)[0, 0].item()
     return time.perf_counter() - start
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()} ({os.cpu_count()} cores)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

@@ -18,7 +18,7 @@ from mlpmixer.data.chance import draw
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.mix import mix_of, mixes
 from mlpmixer.data.preprocess import normalise
-from mlpmixer.engines import native
+from mlpmixer.engines import trainable
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
@@ -139,9 +139,9 @@ def quickest(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
     """What computes the model's function on one device: our own kernels where they can, else the model itself."""
     machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
     sharded = team.ranks > 1 and machine.parallel == "fsdp"
-    if machine.kernels and bf16 and not sharded and native.why_not(model) is None:
+    if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
         assert isinstance(model, Mixer)
-        return native.Native(model, lean=machine.lean)
+        return trainable.Trainable(model, lean=machine.lean)
     if machine.compile:
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)

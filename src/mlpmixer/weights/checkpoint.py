@@ -28,7 +28,7 @@ from mlpmixer.weights.infer import config_of, name_of
 from mlpmixer.weights.layouts import Layout, Line
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
-VERSION = 2  # 2: scrambled pictures
+VERSION = 3  # 2: scrambled pictures; 3: plans of quantised Mixers
 MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
 MAX_PIXELS = 16_384  # of a side of a prepared picture
 CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
@@ -168,6 +168,12 @@ def _check_passport(passport: Passport, config: ClassifierConfig) -> None:
         raise ValueError(f"pictures scrambled by patches of {how.scramble_patch} pixels")
     if len(how.mean) != len(how.std) or not all(map(math.isfinite, how.mean + how.std)) or 0 in how.std:
         raise ValueError(f"pictures with a mean of {how.mean} and a deviation of {how.std}")
+    halves = 2 * config.layers if isinstance(config, MixerConfig) else 0
+    if passport.plans and len(passport.plans) != halves:
+        raise ValueError(f"{len(passport.plans)} plans for {halves} halves of layers")
+    for plan in passport.plans:
+        if not all(math.isfinite(end) for table in (plan.normed, plan.active) for end in (table.low, table.high)):
+            raise ValueError(f"a plan without ranges: {plan}")
 
 
 def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Line], dict[str, Tensor]]:

@@ -175,7 +175,7 @@ def _stamp(checkpoint: Checkpoint, stored: ClassifierConfig, config: ClassifierC
         old = passport.preprocessing
         grown = max(new / before for new, before in zip(config.image_size, old.crop, strict=True))
         preprocessing = dataclasses.replace(old, crop=config.image_size, resize=round(old.resize * grown))
-        passport = dataclasses.replace(passport, preprocessing=preprocessing)
+        passport = dataclasses.replace(passport, preprocessing=preprocessing, plans=())
     if config.num_classes != stored.num_classes:
         passport = dataclasses.replace(passport, classes=None)
     return passport

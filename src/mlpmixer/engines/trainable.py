@@ -1,4 +1,4 @@
-"""A Mixer through our own CPU kernels: the same function, the same gradients, in bfloat16, in less time and memory."""
+"""A Mixer to be trained through our own CPU kernels: the same function and gradients, in less time and memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def why_not(model: Classifier) -> str | None:
         return "the weights must be float32 and on the CPU"
     if not all(p.is_contiguous() for p in model.parameters()):
         return "the weights must lie in order in memory"
-    found = library()
+    found = library("mixing")
     return None if isinstance(found, ctypes.CDLL) else found
 
 
-class Native(nn.Module):
+class Trainable(nn.Module):
     """`model`, as it is under autocast to bfloat16; to be called there as well. `why_not(model)` must be None.
 
     `lean`: a quarter to a half less memory in training, for some hundredths of the speed.

@@ -1,0 +1,67 @@
+"""A plain Mixer through our own kernels for CPUs, in float32, bfloat16, int8 or a mixture."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
+from mlpmixer.kernels.forward import Forward, Half, Parts
+from mlpmixer.kernels.library import library
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.passport import Kind, Plan, Preprocessing
+
+
+def why_not(model: Classifier) -> str | None:
+    """What keeps `model` from running through the kernels on this machine; None: nothing."""
+    if not isinstance(model, Mixer):
+        return "they are for Mixers only"
+    config = model.config
+    if config.untied or config.groups > 1 or config.group_projection or config.pyramid:
+        return "they know the plain Mixer only"
+    if config.channels % 16 or config.token_hidden % 16 or config.channel_hidden % 16:
+        return "channels, token_hidden and channel_hidden must be multiples of 16 for them"
+    if not takes_bytes(model):
+        return "the sides of pictures must be multiples of the patch for them"
+    found = library("forward")
+    return None if isinstance(found, ctypes.CDLL) else found
+
+
+def build(model: Mixer, how: Preprocessing, kind: Kind, plans: Sequence[Plan] = ()) -> Forward:
+    """`plans`: one for each half of each layer, where they differ or are in bytes; `kind` is of what is around them."""
+    return Forward(parts(model, how), plans or [Plan(kind)] * (2 * model.config.layers), kind)
+
+
+@torch.no_grad()
+def parts(model: Mixer, how: Preprocessing) -> Parts:
+    model = copy.deepcopy(model).cpu().float()
+    merge_norms(model)
+    config, stem = model.config, model.stem.patches
+    scale, shift = values_of_bytes(how)
+    area = config.patch_size**2
+    assert stem.bias is not None
+    halves: list[Half] = []
+    for block in model.blocks:
+        assert isinstance(block, MixerBlock)
+        tokens, channels = block.token_mixing, block.channel_mixing
+        one, zero = torch.ones(config.channels), torch.zeros(config.channels)
+        for gamma, beta, mlp in ((block.norm1.weight, block.norm1.bias, tokens), (one, zero, channels)):
+            halves.append(Half(gamma, beta, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias))
+    head = model.head if isinstance(model.head, torch.nn.Linear) else None
+    return Parts(
+        image=(config.in_channels, *config.image_size),
+        patch=config.patch_size,
+        exact=config.gelu == "erf",
+        stem=(stem.weight * scale[:, None, None]).flatten(1),
+        stem_bias=stem.bias,
+        shift=shift.repeat_interleave(area),
+        halves=halves,
+        gamma=model.norm.weight,
+        beta=model.norm.bias,
+        head=None if head is None else head.weight,
+        head_bias=torch.zeros(config.num_classes) if head is None or head.bias is None else head.bias,
+    )

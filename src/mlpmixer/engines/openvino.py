@@ -1,0 +1,67 @@
+"""Through OpenVINO, Intel's runtime."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Preprocessing
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def convert(model: Classifier, how: Preprocessing, batch: int | None) -> Any:
+    """An OpenVINO model: `pixels` in, `features` and `logits` out. `batch` None: any number of pictures."""
+    import openvino
+
+    network = Rewritten(model, how)
+    shape = (model.config.in_channels, *model.config.image_size)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of the tracer: that shapes are taken as they are
+        found = openvino.convert_model(
+            network,
+            example_input=torch.zeros(batch or 2, *shape, dtype=torch.uint8),
+            input=[("pixels", openvino.PartialShape([-1 if batch is None else batch, *shape]), openvino.Type.u8)],
+        )
+    for output, name in zip(found.outputs, ("features", "logits"), strict=True):
+        output.get_tensor().set_names({name})
+    return found
+
+
+class OpenVino:
+    """Of a fixed number of pictures at a time, on as many threads as PyTorch has."""
+
+    def __init__(self, model: Classifier, how: Preprocessing, precision: str, batch: int):
+        self._run = compiled(convert(model, how, batch), precision)
+
+    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
+        return self._run(pixels)
+
+
+def compiled(network: Any, precision: str) -> Any:
+    import openvino
+
+    # Latency is what one batch takes; whoever calls from several threads gets one answer after the other.
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
+    one_at_a_time = threading.Lock()
+
+    def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with one_at_a_time:
+            found = request.infer({0: np.ascontiguousarray(pixels.numpy())}, share_inputs=True)
+            features, logits = (torch.from_numpy(found[i].copy()) for i in (0, 1))
+        return features, logits
+
+    return run

@@ -1,0 +1,164 @@
+"""A plain Mixer's answers computed by `forward.cpp`: bytes of pictures in, features and logits out.
+
+Weights are packed once, in the kinds of numbers that a plan names for each half of each layer. What bytes stand for is
+fixed beforehand, too: weights have a scale for each output, activations a range for each table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mlpmixer.kernels.library import address, library
+from mlpmixer.passport import Kind, Plan
+
+NUMBERS: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
+PANEL: dict[Kind, int] = {"fp32": 64, "bf16": 64, "int8": 32}  # columns
+
+
+@dataclass(frozen=True)
+class Half:
+    """LayerNorm's scale and shift, then two maps as (out, in) matrices with biases."""
+
+    gamma: Tensor
+    beta: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A plain Mixer, taken apart. The stem's map takes patches of values from 0 to 255, minus `shift`."""
+
+    image: tuple[int, int, int]  # colours, rows, columns
+    patch: int
+    exact: bool  # the erf form of the GELU
+    stem: Float[Tensor, "C depth"]
+    stem_bias: Float[Tensor, " C"]
+    shift: Float[Tensor, " depth"]
+    halves: Sequence[Half]  # token mixing, channel mixing, token mixing, …
+    gamma: Tensor
+    beta: Tensor
+    head: Float[Tensor, "classes C"] | None
+    head_bias: Float[Tensor, " classes"] | None
+
+
+class Forward:
+    """May be called from several threads. `plans`: one for each half; `kind`: of the stem and the head."""
+
+    def __init__(self, parts: Parts, plans: Sequence[Plan], kind: Kind):
+        colours, rows, columns = parts.image
+        tokens = (rows // parts.patch) * (columns // parts.patch)
+        self.image = parts.image
+        self.channels = parts.stem.shape[0]
+        self.classes = 0 if parts.head is None else parts.head.shape[0]
+        self._kept: list[object] = []  # what the structures point into
+
+        stem, scale = as_numbers(parts.stem, kind)
+        bias = (
+            parts.stem_bias - (stem.float() * scale[:, None]) @ parts.shift
+        )  # of what the rounded map would make of it
+        halves = (_Half * len(parts.halves))()
+        for i, (half, plan) in enumerate(zip(parts.halves, plans, strict=True)):
+            halves[i] = self._half(half, plan, token_mixing=i % 2 == 0)
+        head, head_bias = None, None
+        if parts.head is not None and parts.head_bias is not None:
+            head_kind: Kind = "fp32" if kind == "fp32" else "bf16"
+            head = _packed(as_numbers(parts.head, head_kind)[0], head_kind)
+            head_bias = torch.nn.functional.pad(parts.head_bias, (0, -self.classes % PANEL[head_kind]))
+        self._model = _Model(
+            *(NUMBERS[kind], rows, columns, parts.patch, colours, tokens, self.channels),
+            *(len(parts.halves) // 2, self.classes, int(parts.exact)),
+            *map(self._at, (_packed(stem, kind), scale, bias)),
+            ctypes.cast(halves, ctypes.c_void_p),
+            *map(self._at, (parts.gamma, parts.beta, head, head_bias)),
+        )
+        self._kept.append(halves)
+
+    def __call__(self, images: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B classes"]]:
+        """The features before the head, and the logits."""
+        images = images.contiguous()
+        features, logits = torch.empty(len(images), self.channels), torch.empty(len(images), self.classes)
+        found = library("forward")
+        assert isinstance(found, ctypes.CDLL), found
+        assert tuple(images.shape[1:]) == self.image, images.shape
+        if len(images):
+            threads = torch.get_num_threads()
+            found.forward(
+                ctypes.byref(self._model), address(images), len(images), threads, address(features), address(logits)
+            )
+        return features, logits
+
+    def _half(self, half: Half, plan: Plan, *, token_mixing: bool) -> _Half:
+        w1, scale1 = as_numbers(half.w1, plan.kind)
+        w2, scale2 = as_numbers(half.w2, plan.kind)
+        b1, b2 = half.b1, half.b2
+        bytes1, bytes2 = _Bytes(1, 0), _Bytes(1, 0)
+        if plan.kind == "int8":
+            # Sums of (byte − zero) · weight: the zero's part is known beforehand.
+            scale1, scale2 = scale1 * plan.normed.scale, scale2 * plan.active.scale
+            b1 = b1 - scale1 * plan.normed.zero * w1.float().sum(dim=1)
+            b2 = b2 - scale2 * plan.active.zero * w2.float().sum(dim=1)
+            bytes1 = _Bytes(1 / plan.normed.scale, plan.normed.zero)
+            bytes2 = _Bytes(1 / plan.active.scale, plan.active.zero)
+        pack = _in_rows if token_mixing else _packed
+        hidden = w1.shape[0]
+        first, second = (pack(w, plan.kind) for w in (w1, w2))
+        pointers = (half.gamma, half.beta, first, scale1, b1, second, scale2, b2)
+        return _Half(NUMBERS[plan.kind], hidden, *map(self._at, pointers), bytes1, bytes2)
+
+    def _at(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+
+def as_numbers(weight: Float[Tensor, "out in"], kind: Kind) -> tuple[Tensor, Float[Tensor, " out"]]:
+    """The map in numbers of a kind, and what each of its rows is to be multiplied with."""
+    weight = weight.detach()
+    if kind == "int8":
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        return (weight / scale[:, None]).round().to(torch.int8), scale
+    return weight.to(torch.float32 if kind == "fp32" else torch.bfloat16), torch.ones(len(weight))
+
+
+def _in_rows(weight: Tensor, kind: Kind) -> Tensor:
+    """(out, in) as a product's left side: rows of whole words."""
+    return torch.nn.functional.pad(weight, (0, -weight.shape[1] % NUMBERS[kind]))
+
+
+def _packed(weight: Tensor, kind: Kind) -> Tensor:
+    """(out, in) as a product's right side: (panels, words, columns of a panel, numbers of a word)."""
+    numbers, panel = NUMBERS[kind], PANEL[kind]
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % numbers, 0, -weight.shape[0] % panel))
+    return weight.unflatten(0, (-1, panel)).unflatten(2, (-1, numbers)).transpose(1, 2).contiguous()
+
+
+class _Bytes(ctypes.Structure):
+    _fields_ = (("rate", ctypes.c_float), ("zero", ctypes.c_float))
+
+
+class _Half(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "hidden")),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "w1", "scale1", "bias1", "w2", "scale2", "bias2")),
+        *((name, _Bytes) for name in ("normed", "active")),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "rows", "columns", "patch", "colours", "tokens", "channels")),
+        *((name, ctypes.c_int32) for name in ("layers", "classes", "exact")),
+        *((name, ctypes.c_void_p) for name in ("stem", "stem_scale", "stem_bias", "halves")),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "head", "head_bias")),
+    )

@@ -1,0 +1,415 @@
+"""Engines: the same answers as the model that is written to be read, in all numbers that they know."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import shaken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mlpmixer
+from mlpmixer import data
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.engines import engine, fastest, kernels, rewrites
+from mlpmixer.engines.engine import Engine
+from mlpmixer.errors import UsageError
+from mlpmixer.kernels.forward import as_numbers
+from mlpmixer.kernels.library import library
+from mlpmixer.models.bit import Bit
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.passport import Plan, Preprocessing, Range
+from mlpmixer.recipes import find, toml
+
+missing = library("forward")
+needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
+CPU = torch.device("cpu")
+HOW = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+
+
+def mixer(name: str = "mixer_nano", **options: Any) -> Mixer:
+    model = shaken(mlpmixer.create(name, **{"num_classes": 10, **options}))
+    assert isinstance(model, Mixer)
+    return model
+
+
+def pixels_for(model: Classifier, pictures: int) -> Tensor:
+    return torch.randint(0, 256, (pictures, 3, *model.config.image_size), dtype=torch.uint8)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode():
+        logits, seen = model(normalise(pixels, how), intermediates=True)
+    return seen["pre_logits"], logits
+
+
+# Rewrites
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mixer_nano", {}),
+        ("mixer_nano", {"image_size": (30, 42)}),  # is padded, so the stem cannot take bytes
+        ("mixer_nano", {"groups": 2, "group_projection": True}),
+        ("mixer_nano", {"untied": True, "layers": 2}),
+        ("mixer_nano", {"pyramid": (2,)}),
+        ("mixer_nano", {"num_classes": 0}),
+        ("vit_ti32", {"layers": 2, "pool": "token"}),
+        ("vit_ti32", {"layers": 2, "pool": "mean", "representation": 32}),
+        ("bit_r50x1", {"units": (1, 1), "image_size": 64}),
+    ],
+)
+def test_a_rewritten_model_is_the_same_function(name: str, options: dict[str, Any]):
+    model = shaken(mlpmixer.create(name, **{"num_classes": 10, **options}))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pixels = pixels_for(model, 3)
+    features, logits = answers(model, pixels)
+    found = rewrites.Rewritten(model, HOW)(pixels)
+    assert distance(found[0], features) < 1e-4
+    assert found[1].shape == (3, model.config.num_classes)
+    if model.config.num_classes:
+        assert distance(found[1], logits) < 1e-4
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())  # stayed as it was
+
+
+def test_what_is_folded_is_gone():
+    rewritten = rewrites.Rewritten(mixer(), HOW)
+    norms = [module for module in rewritten.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [norm.weight is None for norm in norms] == [False, True] * 8 + [False]
+    assert isinstance(rewritten.normalise, torch.nn.Identity)
+    convolutions = rewrites.Rewritten(shaken(mlpmixer.create("bit_r50x1", units=(1,), num_classes=3)), HOW)
+    assert isinstance(cast(Bit, convolutions.body).stem, torch.nn.Conv2d)
+    assert type(cast(Bit, convolutions.body).stem) is torch.nn.Conv2d
+
+
+def test_a_rounded_stem_keeps_the_mean_of_its_pictures():
+    """Bytes are far from zero: what rounding does to their mean must not reach the table of tokens."""
+    model = mixer()
+    grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    stem = rewrites.Rewritten(model, Preprocessing(), torch.bfloat16).body.stem.float()  # pyright: ignore
+    wanted = model.stem(normalise(grey, Preprocessing()))
+    bias_only = model.stem.patches.bias.abs().max().item()  # pyright: ignore[reportOptionalMemberAccess]
+    assert (stem(grey.float()) - wanted).abs().max() < 0.02 + 0.01 * bias_only
+
+
+# Our kernels
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("name", "pictures", "options"),
+    [
+        ("mixer_pico", 3, {"image_size": 28}),  # 49 tokens: no whole words of bfloat16
+        ("mixer_nano", 1, {"gelu": "erf"}),  # 96 channels: one panel and a half
+        ("mixer_nano", 2, {"image_size": (20, 12), "channels": 16, "token_hidden": 16, "channel_hidden": 48}),
+        ("mixer_nano", 9, {"num_classes": 0}),
+        ("mixer_nano", 5, {"num_classes": 77, "in_channels": 3}),
+        ("mixer_s32", 1, {"layers": 1}),  # few rows: threads share the columns
+        ("mixer_s32", 9, {"layers": 2}),
+        ("mixer_b16", 3, {"layers": 1}),  # hidden tables in several pieces
+    ],
+)
+def test_kernels_answer_as_the_model(name: str, pictures: int, options: dict[str, Any]):
+    model = mixer(name, **options)
+    pixels = pixels_for(model, pictures)
+    features, logits = answers(model, pixels)
+    for precision, within in (("fp32", 1e-4), ("bf16", 0.02)):
+        found = Engine(model, HOW, "kernels", precision, batch=pictures, device=CPU)(pixels)
+        assert distance(found.features, features) < within
+        assert found.logits.shape == logits.shape if model.config.num_classes else found.logits.shape == (pictures, 0)
+        if model.config.num_classes:
+            assert distance(found.logits, logits) < within
+
+
+@needs_kernels
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    patch=st.integers(1, 5),
+    channels=st.integers(1, 9),
+    token_hidden=st.integers(1, 5),
+    channel_hidden=st.integers(1, 12),
+    classes=st.integers(1, 70),
+    pictures=st.integers(1, 5),
+    threads=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=40)
+def test_kernels_take_any_shape(
+    rows: int,
+    columns: int,
+    patch: int,
+    channels: int,
+    token_hidden: int,
+    channel_hidden: int,
+    classes: int,
+    pictures: int,
+    threads: int,
+):
+    options = {"channels": 16 * channels, "token_hidden": 16 * token_hidden, "channel_hidden": 16 * channel_hidden}
+    size = (rows * patch, columns * patch)
+    model = mixer(layers=2, patch_size=patch, image_size=size, num_classes=classes, **options)
+    pixels = pixels_for(model, pictures)
+    had = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = Engine(model, HOW, "kernels", "fp32", batch=pictures, device=CPU)(pixels)
+        small = Engine(model, HOW, "kernels", "bf16", batch=pictures, device=CPU)(pixels)
+    finally:
+        torch.set_num_threads(had)
+    logits = answers(model, pixels)[1]
+    torch.testing.assert_close(found.logits, logits, rtol=1e-3, atol=2e-4 * logits.abs().max().item())
+    torch.testing.assert_close(small.logits, logits, rtol=0.1, atol=0.1 * logits.abs().max().item())
+
+
+@needs_kernels
+@pytest.mark.parametrize("gelu", ["tanh", "erf"])
+@pytest.mark.parametrize("furthest", [0.01, 1.0, 6.0, 40.0])
+def test_the_gelu_is_right_near_zero_and_far_away(gelu: str, furthest: float):
+    """A Mixer that does nothing but apply the GELU to a row of numbers."""
+    model = mixer(gelu=gelu, layers=1, channels=32, token_hidden=16, channel_hidden=32)
+    values = torch.linspace(-furthest, furthest, 32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(float("norm" in name and name.endswith("weight")))
+        last = cast(MixerBlock, model.blocks[0]).channel_mixing
+        last.fc1.bias.copy_(values)
+        last.fc2.weight.copy_(torch.eye(32))
+    pixels = pixels_for(model, 1)
+    wanted = F.layer_norm(F.gelu(values, approximate="none" if gelu == "erf" else "tanh"), (32,), eps=1e-6)
+    for kind, within in (("fp32", 1e-5), ("bf16", 5e-3)):
+        features, _ = kernels.build(model, HOW, kind)(pixels)
+        torch.testing.assert_close(features[0], wanted, rtol=within, atol=within)
+
+
+@needs_kernels
+def test_bytes_are_computed_as_written_down():
+    """int8 against the same arithmetic in float64: rounded weights, rounded activations, exact sums."""
+    model = mixer("mixer_nano", layers=2, image_size=(20, 28))  # 35 tokens: no whole words of bytes
+    pixels = pixels_for(model, 4)
+    plans = [Plan("int8", Range(-3.5, 4.0), Range(-0.2, 3.0)), Plan("int8", Range(-4.0, 4.0), Range(-0.17, 2.5))] * 2
+    features, _ = kernels.build(model, HOW, "int8", plans)(pixels)
+    off = distance(features, answers(model, pixels)[0])  # what bytes cost
+    assert distance(features, _in_bytes(model, pixels, plans)) < off / 5  # (values between two bytes go either way)
+    mixed = [plans[0], Plan("bf16"), Plan("fp32"), plans[3]]
+    features, _ = kernels.build(model, HOW, "bf16", mixed)(pixels)
+    assert distance(features, _in_bytes(model, pixels, mixed)) < off / 5
+
+
+@torch.no_grad()
+def _in_bytes(model: Mixer, pixels: Tensor, plans: list[Plan]) -> Tensor:
+    """Features of a model whose int8 halves are rounded as they should be; other halves are exact, and so is the stem
+    unless all is in bytes."""
+    parts = kernels.parts(model, HOW)
+
+    def rounded(table: Tensor, plan: Plan, which: Range) -> Tensor:
+        if plan.kind != "int8":
+            return table
+        return ((table / which.scale + which.zero).round().clamp(0, 255) - which.zero) * which.scale
+
+    def weight(w: Tensor, plan: Plan) -> Tensor:
+        values, scale = as_numbers(w, "int8" if plan.kind == "int8" else "fp32")
+        return values.double() * scale.double()[:, None]
+
+    stem, scale = as_numbers(parts.stem, "int8" if all(plan.kind == "int8" for plan in plans) else "fp32")
+    patches = F.unfold(pixels.double(), parts.patch, stride=parts.patch).transpose(1, 2)
+    x = (patches - parts.shift) @ (stem.double() * scale[:, None]).T + parts.stem_bias
+    for i, (half, plan) in enumerate(zip(parts.halves, plans, strict=True)):
+        normed = F.layer_norm(x, x.shape[2:], half.gamma.double(), half.beta.double(), eps=1e-6)
+        normed = rounded(normed, plan, plan.normed)
+        normed = normed.transpose(1, 2) if i % 2 == 0 else normed
+        active = F.gelu(normed @ weight(half.w1, plan).T + half.b1, approximate="tanh")
+        y = rounded(active, plan, plan.active) @ weight(half.w2, plan).T + half.b2
+        x = x + (y.transpose(1, 2) if i % 2 == 0 else y)
+    return F.layer_norm(x, x.shape[2:], parts.gamma.double(), parts.beta.double(), eps=1e-6).mean(dim=1).float()
+
+
+@needs_kernels
+def test_equal_input_gives_equal_output_from_any_thread():
+    model = mixer()
+    ours = Engine(model, HOW, "kernels", "bf16", batch=8, device=CPU)
+    pixels = pixels_for(model, 20)
+    first = ours(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: ours(pixels), range(12)):
+            assert torch.equal(found.logits, first.logits)
+            assert torch.equal(found.features, first.features)
+
+
+# Engines on real pictures
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Mixer:
+    """A small Mixer that knows clothes, some seconds old."""
+    recipe = toml.change(
+        find("fashion_mnist"), {"train.epochs": 3.0, "train.precision": "bf16", "optim.warmup_steps": 20}
+    )
+    folder = tmp_path_factory.mktemp("learnt") / "run"
+    mlpmixer.fit(recipe, folder)
+    model = mlpmixer.load(folder)
+    assert isinstance(model, Mixer)
+    return model
+
+
+@pytest.fixture(scope="module")
+def clothes() -> Tensor:
+    split = data.open("fashion_mnist_small")["test"]
+    pictures = torch.stack([torch.from_numpy(np.array(split.read(i))) for i in range(2000)])
+    return pictures[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "alike"),
+    [
+        ("eager", "fp32", 0.999),
+        ("eager", "bf16", 0.98),
+        ("kernels", "fp32", 0.999),
+        ("kernels", "bf16", 0.995),
+        ("openvino", "fp32", 0.999),
+        ("onnx", "fp32", 0.999),
+    ],
+)
+def test_engines_agree_on_real_pictures(learnt: Mixer, clothes: Tensor, name: str, precision: str, alike: float):
+    """With a well trained model the others agree in 99.5 % in bf16, too: docs/benchmarks.md, on CIFAR-10."""
+    if name == "kernels" and not isinstance(missing, ctypes.CDLL):
+        pytest.skip(f"no kernels here: {missing}")
+    if name in ("openvino", "onnx") and find_spec({"onnx": "onnxruntime"}.get(name, name)) is None:
+        pytest.skip(f"{name} is not installed")
+    assert learnt.passport is not None
+    how = learnt.passport.preprocessing
+    wanted = answers(learnt, clothes, how)[1]
+    found = Engine(learnt, how, name, precision, batch=300, device=CPU)(clothes).logits  # (the last batch is not full)
+    agree = (found.argmax(dim=1) == wanted.argmax(dim=1)).double().mean().item()
+    assert agree >= alike
+    assert (found - wanted).abs().max() < (1e-3 if precision == "fp32" else 0.5)
+
+
+COMPILED = """
+import torch, mlpmixer
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.engines.engine import Engine
+from mlpmixer.passport import Preprocessing
+model, how = mlpmixer.load("mixer_cifar10"), Preprocessing()
+pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
+with torch.inference_mode():
+    torch.testing.assert_close(found.logits, model(normalise(pixels, how)), rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_a_compiled_model_is_the_same_function():
+    """In a process of its own, where types are not checked: the checks do not compile."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+def test_scrambled_pictures_are_unscrambled_by_none():
+    model = mixer()
+    how = dataclasses.replace(HOW, scramble="pixels")
+    pixels = pixels_for(model, 2)
+    found = Engine(model, how, "eager", "fp32", batch=2, device=CPU)(pixels)
+    assert distance(found.logits, answers(model, pixels, how)[1]) < 1e-4
+
+
+# Which one
+
+
+def test_the_fastest_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+    model = mixer("mixer_pico")
+    rated: list[tuple[str, str]] = []
+
+    def measure(
+        _model: object, _how: object, pairs: list[tuple[str, str]], *_rest: object
+    ) -> dict[tuple[str, str], float]:
+        rated.extend(pairs)
+        return {pair: 10.0 + i for i, pair in enumerate(pairs)}
+
+    _, choice = fastest.start(model, HOW, measure=False)
+    assert not rated
+    monkeypatch.setattr(fastest, "_measure", measure)
+    _, choice = fastest.start(model, HOW)
+    assert (choice.engine, choice.precision) == rated[-1]  # the last was the fastest here
+    assert "pictures/s here" in choice.why
+    count = len(rated)
+    _, again = fastest.start(model, HOW, measure=False)
+    assert again == choice
+    assert len(rated) == count
+    for changed in ({"batch": 1}, {"precision": "fp32"}):
+        fastest.start(model, HOW, **changed)
+        assert len(rated) > count
+        count = len(rated)
+
+
+def test_an_engine_that_is_off_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+    model = mixer("mixer_pico")
+    build: Callable[..., Any] = engine._build
+
+    def faulty(model: Classifier, how: Preprocessing, name: str, precision: str, *rest: Any) -> Any:
+        made = build(model, how, name, precision, *rest)
+        if (name, precision) == ("eager", "fp32"):
+            return made
+        return lambda pixels: (made(pixels)[0] + 1, made(pixels)[1])
+
+    monkeypatch.setattr(engine, "_build", faulty)
+    rates = fastest._measure(model, HOW, [("eager", "bf16"), ("eager", "fp32")], 4, CPU)
+    assert [*rates] == [("eager", "fp32")]
+
+
+def test_a_damaged_memory_is_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+    model = mixer("mixer_pico")
+    monkeypatch.setattr(fastest, "_measure", lambda _m, _h, pairs, *_: dict.fromkeys(pairs, 1.0))
+    fastest.start(model, HOW)
+    [memory] = (tmp_path / "engines").iterdir()
+    memory.write_text("[[")
+    fastest.start(model, HOW)
+    assert memory.read_text().startswith('[["')
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"engine": "slow"}, "'slow' is not one of auto, eager"),
+        ({"precision": "fp8"}, "'fp8' is not one of auto, fp32"),
+        ({"precision": "fp16"}, "cpu"),
+        ({"engine": "onnx", "precision": "bf16"}, "a cpu has"),
+        (
+            {"engine": "kernels", "precision": "int8"},
+            "not quantised" if isinstance(missing, ctypes.CDLL) else "cannot run",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(asked: dict[str, Any], says: str):
+    with pytest.raises(UsageError, match=says):
+        fastest.start(mixer("mixer_pico"), HOW, **asked)
+
+
+def test_kernels_say_what_they_do_not_know():
+    cases = [
+        ({"untied": True}, "plain"),
+        ({"channels": 40}, "multiples of 16"),
+        ({"image_size": 30}, "multiples of the"),
+    ]
+    for options, says in cases:
+        assert says in (kernels.why_not(mixer("mixer_pico", layers=1, **options)) or "")
+    assert "Mixers only" in (kernels.why_not(mlpmixer.create("vit_ti32", layers=1)) or "")
