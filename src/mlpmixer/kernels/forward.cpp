@@ -595,7 +595,8 @@ void multiply(int rows, int depth, int columns, int times) {
     const size_t left = size_t(rows) * in, right = packed<N>(depth, columns);
     const auto a = array<Word>(left), b = array<Word>(right);
     const auto out = array<float>(size_t(rows) * up(columns, PANEL<N>));
-    std::fill_n(a.get(), left, 0), std::fill_n(b.get(), right, 0);
+    const Word one = 0x3f803f80;  // or about so, in float32, twice in bfloat16
+    std::fill_n(a.get(), left, one), std::fill_n(b.get(), right, one);
     for (int i = 0; i < times; i++)
         product<N>(a.get(), in, rows, b.get(), int64_t(in) * PANEL<N>, in, columns, 0, panels<N>(columns), 1,
                    [&](int r, int c, const __m512* sums, int count) {
