@@ -32,7 +32,7 @@ from mlpmixer.kernels.library import library
 from mlpmixer.models.bit import Bit
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
-from mlpmixer.passport import Plan, Preprocessing, Range
+from mlpmixer.passport import Kind, Plan, Preprocessing, Range
 from mlpmixer.recipes import find, toml
 
 missing = library("forward")
@@ -105,7 +105,8 @@ def test_a_rounded_stem_keeps_the_mean_of_its_pictures():
     """Bytes are far from zero: what rounding does to their mean must not reach the table of tokens."""
     model = mixer()
     grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
-    stem = rewrites.Rewritten(model, Preprocessing(), torch.bfloat16).body.stem.float()  # pyright: ignore
+    body = rewrites.Rewritten(model, Preprocessing(), torch.bfloat16).body
+    stem = cast(rewrites.MeanOfNormed, body).stem.float()
     wanted = model.stem(normalise(grey, Preprocessing()))
     bias_only = model.stem.patches.bias.abs().max().item()  # pyright: ignore[reportOptionalMemberAccess]
     assert (stem(grey.float()) - wanted).abs().max() < 0.02 + 0.01 * bias_only
@@ -164,7 +165,11 @@ def test_kernels_take_any_shape(
     pictures: int,
     threads: int,
 ):
-    options = {"channels": 16 * channels, "token_hidden": 16 * token_hidden, "channel_hidden": 16 * channel_hidden}
+    options: dict[str, Any] = {
+        "channels": 16 * channels,
+        "token_hidden": 16 * token_hidden,
+        "channel_hidden": 16 * channel_hidden,
+    }
     size = (rows * patch, columns * patch)
     model = mixer(layers=2, patch_size=patch, image_size=size, num_classes=classes, **options)
     pixels = pixels_for(model, pictures)
@@ -195,7 +200,8 @@ def test_the_gelu_is_right_near_zero_and_far_away(gelu: str, furthest: float):
         last.fc2.weight.copy_(torch.eye(32))
     pixels = pixels_for(model, 1)
     wanted = F.layer_norm(F.gelu(values, approximate="none" if gelu == "erf" else "tanh"), (32,), eps=1e-6)
-    for kind, within in (("fp32", 1e-5), ("bf16", 5e-3)):
+    tolerances: dict[Kind, float] = {"fp32": 1e-5, "bf16": 5e-3}
+    for kind, within in tolerances.items():
         features, _ = kernels.build(model, HOW, kind)(pixels)
         torch.testing.assert_close(features[0], wanted, rtol=within, atol=within)
 
@@ -353,7 +359,8 @@ def test_the_fastest_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     _, again = fastest.start(model, HOW, measure=False)
     assert again == choice
     assert len(rated) == count
-    for changed in ({"batch": 1}, {"precision": "fp32"}):
+    others: list[dict[str, Any]] = [{"batch": 1}, {"precision": "fp32"}]
+    for changed in others:
         fastest.start(model, HOW, **changed)
         assert len(rated) > count
         count = len(rated)

@@ -94,9 +94,10 @@ def _look_safetensors(path: Path, size: int) -> ArrayFile:
     claims, position = {}, 0
     check_names(path, header)
     for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if about["dtype"] not in FLOATS:
+        of_bytes = about["dtype"] == "I8" and f"{name}.scale" in header  # of a quantised model of ours
+        if about["dtype"] not in FLOATS and not of_bytes:
             raise BrokenFile(f"{path} holds {name} as {first_line(about['dtype'])}; weights are floating-point numbers")
-        claims[name] = claim(path, name, about["shape"], FLOATS[about["dtype"]])
+        claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else FLOATS[about["dtype"]])
         begin, end = about["data_offsets"]
         if begin != position or end - begin != claims[name].nbytes:
             raise BrokenFile(f"{path} places {name} wrongly; it is damaged")

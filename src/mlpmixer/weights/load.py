@@ -22,6 +22,7 @@ from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, 
 from mlpmixer.weights.claims import ArrayFile
 from mlpmixer.weights.fetch import fetch
 from mlpmixer.weights.files import look
+from mlpmixer.weights.quantised import widened
 from mlpmixer.weights.resolution import Scheme, change_resolution
 from mlpmixer.weights.shipped import SHIPPED
 from mlpmixer.weights.strict import compare
@@ -136,7 +137,8 @@ def _read(
         if part not in parts:
             raise UsageError(f"fresh: the model has no part '{part}'{nearest(part, parts)}")
     kept, wanted = [], {}
-    given = checkpoint.quirks.strip(file.claims)
+    plans = checkpoint.passport.plans
+    given = widened(checkpoint.quirks.strip(file.claims), plans)
     for line in lines:
         if any(name == part or name.startswith(f"{part}.") for name in line.ours for part in fresh):
             for name in line.theirs:
@@ -148,7 +150,7 @@ def _read(
     given = settle_shapes(checkpoint, given, wanted)
     compare(str(file.path), f"{checkpoint.name} ({checkpoint.layout.name} layout)", wanted, given)
 
-    theirs = checkpoint.quirks.strip(file.read())
+    theirs = widened(checkpoint.quirks.strip(file.read()), plans)
     state: dict[str, Tensor] = {}
     for line in kept:
         arrays = line.form.to_ours(tuple(theirs.pop(name).reshape(wanted[name].shape) for name in line.theirs))

@@ -18,6 +18,7 @@ from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.weights import files, layouts
 from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
+from mlpmixer.weights.quantised import narrowed
 
 LayoutName = Literal["mlpmixer", "timm", "linen", "older"]
 
@@ -55,7 +56,7 @@ def save(
     passport = _passport(model, classes, preprocessing, provenance)
     state = model.state_dict()
     if layout == "mlpmixer":
-        files.write(path, kind, state, header(model, passport))
+        files.write(path, kind, narrowed(state, passport.plans), header(model, passport))
     else:
         files.write(path, kind, _theirs(model, state, layout, passport), {"format": "pt"})
     return path
