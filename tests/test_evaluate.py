@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ class TestPaired:
 
 
 class TestOwnData:
+    def test_any_engine_can_be_measured(self, clothing: Path):
+        names = ("eager", "onnx" if find_spec("onnxruntime") else "kernels")
+        cards = [evaluate("mixer_clothing", clothing, workers=0, engine=name, known=10) for name in names]
+        assert cards[0]["top1"] == cards[1]["top1"]
+        assert cards[1]["calibration"]["error"] == pytest.approx(cards[0]["calibration"]["error"], abs=1e-4)
+        assert [card["engine"] for card in cards] == [f"{name}, fp32" for name in names]
+
     def test_figures_are_those_of_single_pictures(self, clothing: Path, photos: list[Path]):
         card = evaluate("mixer_clothing", clothing, workers=0, batch_size=3)
         model = load("mixer_clothing")

@@ -29,6 +29,8 @@ def evaluate(
     imagenet_c: Path | None = None,
     strict: bool = False,
     device: str = "auto",
+    engine: Literal["auto", "eager", "compiled", "kernels", "openvino", "onnx"] = "eager",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "fp32",
     workers: int = -1,
     batch_size: int = 64,
     out: Path | None = None,
@@ -53,6 +55,8 @@ def evaluate(
         imagenet_c: A folder of ImageNet-C.
         strict: Fail when a picture cannot be read, instead of leaving it out.
         device: cpu, cuda, or auto.
+        engine: What runs the model; eager: PyTorch, as the model is written.
+        precision: In which numbers; int8 is for quantised models.
         workers: Processes that load pictures; -1: by the number of cores.
         batch_size: Pictures at once.
         out: Also write the card into this file, as JSON.
@@ -83,6 +87,8 @@ def evaluate(
             variants={name: folder for name, folder in folders.items() if folder is not None},  # pyright: ignore[reportArgumentType] (its keys are names of variants)
             strict=strict,
             device=device,
+            engine=engine,
+            precision=precision,
             workers=workers,
             batch_size=batch_size,
             watch=lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),

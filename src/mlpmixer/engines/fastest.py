@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
@@ -43,8 +43,8 @@ def start(
     model: Classifier,
     how: Preprocessing,
     *,
-    engine: Name | Literal["auto"] = "auto",
-    precision: Precision | Literal["auto"] = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
     batch: int = 32,
     device: torch.device | str = "cpu",
     plans: tuple[Plan, ...] = (),

@@ -19,6 +19,8 @@ from mlpmixer.data.choose import choose
 from mlpmixer.data.dataset import Part, Split
 from mlpmixer.data.loader import all_batches, usual_workers
 from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.fastest import start
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.experiments import imagenet
 from mlpmixer.experiments.card import answered, learnt
@@ -48,6 +50,8 @@ def evaluate(
     variants: Mapping[imagenet.Variant, str | os.PathLike[str]] | None = None,
     strict: bool = False,
     device: str = "auto",
+    engine: str = "eager",
+    precision: str = "fp32",
     workers: int = -1,
     batch_size: int = 64,
     watch: Watch = lambda *_: None,
@@ -62,6 +66,7 @@ def evaluate(
     real: ReaL's label file, for ImageNet's val.
     variants: folders of ImageNet-V2, -A, -R, -Sketch and -C.
     strict: a picture that cannot be read stops it; otherwise it is left out, and listed.
+    engine, precision: how the model is run, as for `Predictor`; eager in fp32 is the model as it is written.
     """
     place = device_of(device)
     pictures = _pictures(source, data, split)
@@ -69,7 +74,12 @@ def evaluate(
     if model.passport is None:
         raise UsageError("this model has no passport, so nobody knows how to prepare its pictures; save and load it")
     how = prepared_by(model.passport.preprocessing, protocol)
-    look = _Looking(model, how, place, strict, usual_workers() if workers < 0 else workers, batch_size, watch)
+    plans = model.passport.plans
+    run = None
+    if (engine, precision) != ("eager", "fp32"):
+        run, _ = start(model, how, engine=engine, precision=precision, batch=batch_size, device=place, plans=plans)
+    workers = usual_workers() if workers < 0 else workers
+    look = _Looking(model, run, how, place, strict, workers, batch_size, watch)
 
     asked = look("the pictures", pictures.asked)
     outputs = outputs_for(pictures.classes, model)
@@ -77,6 +87,7 @@ def evaluate(
         "model": _described(model, source),
         "data": {**pictures.record, "count": len(asked), "classes": len(pictures.classes)},
         "preprocessing": {"protocol": protocol, **asdict(how)},
+        "engine": f"{run.name}, {run.precision}" if run else "eager, fp32",
         "mlpmixer": __version__,
         "machine": describe_machine(Team(place)),
         "warnings": [],
@@ -94,9 +105,9 @@ def evaluate(
         card[name] = imagenet.variant(name, folder, model, look)
     card["broken"] = [{"picture": where, "why": why} for where, why in look.broken]
     card["warnings"] = _warnings(card, pictures.classes, outputs)
-    if not isinstance(source, Classifier) and (run := RunFolder(source)).recipe is not None:
-        run.path.joinpath("cards").mkdir(exist_ok=True)
-        run.write(f"cards/{_file_name(card)}.json", card)
+    if not isinstance(source, Classifier) and (folder := RunFolder(source)).recipe is not None:
+        folder.path.joinpath("cards").mkdir(exist_ok=True)
+        folder.write(f"cards/{_file_name(card)}.json", card)
     return card
 
 
@@ -142,6 +153,7 @@ class _Looking:
     def __init__(
         self,
         model: Classifier,
+        run: Engine | None,
         how: Preprocessing,
         device: torch.device,
         strict: bool,
@@ -149,11 +161,16 @@ class _Looking:
         batch_size: int,
         watch: Watch,
     ):
-        self.model, self.how, self.device, self.strict, self.watch = model, how, device, strict, watch
+        self.model, self.run, self.how, self.device = model, run, how, device
+        self.strict, self.watch = strict, watch
         self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
         self.broken: list[tuple[str, str]] = []
 
     def __call__(self, what: str, split: Split) -> Answers:
+        if self.run is not None:
+            rows = [(*self.run(images), labels, indices) for images, labels, indices in self.pixels(what, split)]
+            return Answers(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
         def batches() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
             for images, labels, indices in self.pixels(what, split):
                 yield normalise(images.to(self.device), self.how), labels, indices
@@ -231,5 +248,6 @@ def _some(names: Iterable[str]) -> str:
 def _file_name(card: Mapping[str, Any]) -> str:
     name = Path(card["data"]["source"]).name or "data"
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    protocol = card["preprocessing"]["protocol"]
-    return f"{plain}-{card['data']['split']}" + ("" if protocol == "own" else f"-{protocol}")
+    protocol, engine = card["preprocessing"]["protocol"], card["engine"]
+    how = "" if protocol == "own" else f"-{protocol}"
+    return f"{plain}-{card['data']['split']}{how}" + ("" if engine == "eager, fp32" else f"-{engine.replace(', ', '-')}")
