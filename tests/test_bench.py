@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+import torch
+from torch import nn
 
+from mlpmixer.bench import ceilings, inference, peers
+from mlpmixer.bench import timm as bench_timm
+from mlpmixer.bench.bars import bars
+from mlpmixer.bench.inference import ahead, bench_inference, distance
+from mlpmixer.bench.pictures import FORMS, Pictures
 from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.cli import main
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.kernels.library import library
+from mlpmixer.passport import Preprocessing
+
+CPU = torch.device("cpu")
+ROW = {"system", "engine", "model", "precision", "batch", "images_per_s", "spread"}
 
 
 def test_everyone_has_a_turn_in_each_round_and_nobody_is_always_first():
@@ -16,6 +36,15 @@ def test_everyone_has_a_turn_in_each_round_and_nobody_is_always_first():
     times = in_turns({name: lambda name=name: seen.append(name) for name in "abc"}, rounds=4, warm_up=1)
     assert "".join(seen) == "abc" + "abc" + "cba" + "abc" + "cba"
     assert {name: len(taken.seconds) for name, taken in times.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_what_comes_before_a_round_is_in_nobodys_time():
+    seen: list[str] = []
+    times = in_turns(
+        {"a": lambda: None}, rounds=2, warm_up=0, before_round=lambda: (seen.append("!"), time.sleep(0.05))
+    )
+    assert seen == ["!", "!"]
+    assert times["a"].median < 0.05
 
 
 def test_ratios_are_taken_within_rounds():
@@ -57,5 +86,164 @@ def test_training_beside_timm(capsys: pytest.CaptureFixture[str]):
 def test_what_cannot_be_compared_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["bench", "train", *arguments, "--rounds", "2", "--quick"])
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def _short_turns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inference, "TURN", 0.002)
+    monkeypatch.setattr(ceilings, "SECONDS", 0.002)
+    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 256})
+    monkeypatch.setattr(ceilings, "COPIED", 1 << 22)
+
+
+def measure(precisions: str = "fp32", names: str = "timm") -> inference.Found:
+    return bench_inference([("mixer_pico", 2)], precisions.split(","), names.split(","), 2, CPU, quick=True)
+
+
+@pytest.mark.usefixtures("timm")
+def test_answers_beside_peers(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    names = ["timm", *(name for name, package in (("onnx", "onnxruntime"), ("flax", "flax")) if find_spec(package))]
+    picture = tmp_path / "new" / "bars.svg"
+    command = ["bench", "infer", "--models", "mixer_pico:2", "--precision", "fp32,bf16", "--rounds", "2"]
+    main([*command, "--quick", "--peers", ",".join(names), "--picture", str(picture), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"machine", "ceilings", "rows"} <= set(found)
+    assert found["machine"]["torch"]
+    assert found["machine"]["versions"]["timm"]
+    rows = found["rows"]
+    assert all(set(row) >= ROW for row in rows)
+    for precision, others in (("fp32", names), ("bf16", ["timm"])):
+        group = [row for row in rows if row["precision"] == precision]
+        assert {row["system"] for row in group} == {"mlpmixer", *others}
+        assert all(row["agrees"] and row["images_per_s"] > 0 and row["share"] > 0 for row in group)
+    assert [(each["batch"], each["precision"]) for each in found["ahead"]] == [(2, "fp32"), (2, "bf16")]
+    assert set(found["ceilings"]) == {"copy_bytes_per_s", "matrix_fp32_flop_per_s", "matrix_bf16_flop_per_s"}
+    assert not found["left_out"]
+    words = "".join(ElementTree.parse(picture).getroot().itertext())
+    assert "mixer_pico, batch 2, fp32" in words
+    assert "timm eager" in words
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
+@pytest.mark.skipif(not isinstance(library("forward"), ctypes.CDLL), reason="no kernels here")
+@pytest.mark.usefixtures("timm")
+def test_bytes_beside_openvinos(capsys: pytest.CaptureFixture[str]):
+    main(["bench", "--models", "mixer_pico:2", "--precision", "int8", "--rounds", "2", "--peers", "openvino"])
+    said = capsys.readouterr().out
+    assert "openvino nncf" in said
+    assert "times as fast" in said
+    assert "left out" not in said
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_peer_that_answers_otherwise_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    twin: Callable[[Any], nn.Module] = bench_timm.twin
+
+    def off(subject: Any) -> nn.Module:
+        model = twin(subject)
+        model.head.bias.data += torch.randn(len(model.head.bias))  # pyright: ignore
+        return model
+
+    monkeypatch.setattr(bench_timm, "twin", off)
+    found = measure()
+    [theirs] = [row for row in found.rows if row.system == "timm"]
+    assert not theirs.agrees
+    assert theirs.distance > 0.1
+    assert all(row.agrees for row in found.rows if row.system == "mlpmixer")
+    assert not ahead(found.rows)  # nobody is left to be compared with
+    assert "answers otherwise" in bars(found.rows, found.ceilings, "here")
+    main(["bench", "--models", "mixer_pico:2", "--precision", "fp32", "--rounds", "2", "--peers", "timm", "--quick"])
+    assert "left out of the ratios: timm eager, mixer_pico, batch 2, fp32" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_peer_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    def fails(_subject: object) -> nn.Module:
+        raise RuntimeError("cannot\nat all")
+
+    monkeypatch.setattr(bench_timm, "twin", fails)
+    found = measure()
+    assert found.left_out == ["timm, mixer_pico, batch 2, fp32: cannot"]
+    assert {row.system for row in found.rows} == {"mlpmixer"}
+
+
+def test_a_missing_peer_is_named_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("openvino", "nncf") else object())
+    found = measure(names="openvino")
+    assert found.left_out == ["openvino: openvino and nncf is not installed: pip install 'mlpmixer[bench]'"]
+    assert {row.system for row in found.rows} == {"mlpmixer"}
+
+
+def test_pictures_are_the_same_for_all_and_new_each_round():
+    pictures = Pictures((2, 3, 8, 8), how := Preprocessing(mean=(0.1, 0.2, 0.3)), CPU)
+    pictures.prepare(FORMS, 3)
+    assert [len(pictures[form]) for form in FORMS] == [3] * len(FORMS)
+    first = pictures["bytes"][1]
+    values = normalise(first, how)
+    assert torch.equal(pictures["floats"][1], values)
+    assert (pictures["array"][1] == values.numpy()).all()
+    assert (pictures["array, channels last"][1] == values.permute(0, 2, 3, 1).numpy()).all()
+    assert pictures["bfloats"][1].dtype == torch.bfloat16
+    pictures.renew()
+    assert not torch.equal(pictures["bytes"][1], first)
+
+
+def test_distances():
+    wanted = torch.randn(4, 10)
+    assert distance(wanted, wanted) == 0
+    assert distance((wanted + wanted.std()).numpy(), wanted) == pytest.approx(1, abs=1e-5)
+    assert distance(wanted[:2], wanted) == math.inf
+    assert distance(wanted / 0, wanted) == math.inf
+
+
+def test_ceilings_are_in_order():
+    """Half as many bits, twice as many products: at least more of them."""
+    precisions = ["fp32", "bf16", "int8"] if isinstance(library("forward"), ctypes.CDLL) else ["fp32"]
+    rates = [
+        max(ceilings.measured(ceilings.products(precision, CPU), rounds=3) for _ in range(3))
+        for precision in precisions
+    ]
+    assert rates[0] > 0
+    assert rates == sorted(rates)
+    assert ceilings.measured(ceilings.copies(CPU), rounds=2) > 0
+
+
+def test_the_best_way_counts_in_each_round():
+    ways = [ceilings.Way("a", 10.0, list), ceilings.Way("b", 30.0, list)]
+    times = {"a": Times((1.0, 2.0)), "b": Times((6.0, 3.0))}
+    assert ceilings.best_by_round(ways, times) == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--models", "mixer_b61:2"], "'mixer_b61' is no Mixer that could be measured; did you mean 'mixer_b16'?"),
+        (["--models", "mixer_b16"], "looks like mixer_s32:32,"),
+        (["--models", "mixer_b16:0"], "looks like mixer_s32:32,"),
+        (["--peers", "openvin"], "there is no peer 'openvin'; did you mean 'openvino'?"),
+        (["--precision", "bf61"], "not 'bf61'; did you mean 'bf16'?"),
+        (["--rounds", "1"], "--rounds must be 2 or more"),
+        (
+            [
+                "--models",
+                "mixer_pico:1",
+                "--precision",
+                "fp32",
+                "--rounds",
+                "2",
+                "--peers",
+                "",
+                "--picture",
+                "/proc/no.svg",
+            ],
+            "cannot be written",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "infer", *arguments])
     assert end.value.code == 2
     assert says in capsys.readouterr().err

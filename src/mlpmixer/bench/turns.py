@@ -29,7 +29,12 @@ class Times:
 Name = TypeVar("Name")
 
 
-def in_turns(systems: Mapping[Name, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[Name, Times]:
+def in_turns(
+    systems: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 2,
+    before_round: Callable[[], object] = lambda: None,
+) -> dict[Name, Times]:
     """Each system once a round. The order turns about from round to round: nobody always comes first."""
     for run in systems.values():
         for _ in range(warm_up):
@@ -37,11 +42,16 @@ def in_turns(systems: Mapping[Name, Callable[[], object]], rounds: int, warm_up:
     taken: dict[Name, list[float]] = {name: [] for name in systems}
     names = list(systems)
     for number in range(rounds):
+        before_round()
         for name in names if number % 2 == 0 else reversed(names):
-            began = time.perf_counter()
-            systems[name]()
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(seconds_of(systems[name]))
     return {name: Times(tuple(seconds)) for name, seconds in taken.items()}
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def ratio(ours: Times, theirs: Times) -> tuple[float, float, float]:

@@ -1,0 +1,102 @@
+"""What is compared: one model with one set of weights, in the hands of one system and another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mlpmixer.data.preprocess import normalise
+from mlpmixer.engines import availability, fastest, quantise
+from mlpmixer.engines.engine import Engine
+from mlpmixer.errors import UsageError, nearest
+from mlpmixer.models import create
+from mlpmixer.models.measured import measured
+from mlpmixer.models.mixer import Mixer
+from mlpmixer.passport import Passport, Plan, Preprocessing
+from mlpmixer.weights.save import save
+
+CLASSES = 1000
+CALIBRATION = 8  # pictures
+SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a value that hides a mistake
+
+
+@dataclass(frozen=True)
+class System:
+    """`run` takes pictures in the form `takes` (see pictures.py) and returns logits, as any kind of array."""
+
+    name: str  # mlpmixer, or a peer
+    engine: str
+    takes: str
+    run: Callable[[Any], Any]
+
+
+class Subject:
+    """The model that all have, with the erf form of the GELU, which is timm's."""
+
+    def __init__(self, name: str):
+        known = [model["name"] for model in measured() if model["name"].startswith("mixer")]
+        if name not in known:
+            raise UsageError(f"'{name}' is no Mixer that could be measured{nearest(name, known)}")
+        self.name = name
+        self.how = Preprocessing()
+        chance = torch.Generator().manual_seed(0)
+        model = create(name, num_classes=CLASSES, gelu="erf").eval()
+        assert isinstance(model, Mixer)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=SHAKE)
+        model.passport = Passport(preprocessing=self.how)
+        self.model = model
+
+    def answers(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
+        """As the model that is written to be read gives them, in float32."""
+        with torch.inference_mode():
+            return self.model(normalise(pixels, self.how))
+
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        shape = (CALIBRATION, self.model.config.in_channels, *self.model.config.image_size)
+        return quantise.calibrate(self.model, self.how, torch.randint(0, 256, shape, dtype=torch.uint8))
+
+    @cached_property
+    def timm_weights(self) -> dict[str, Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            return torch.load(save(self.model, Path(folder) / "weights.pth", layout="timm"), weights_only=True)
+
+    @cached_property
+    def authors_weights(self) -> dict[str, np.ndarray]:
+        with tempfile.TemporaryDirectory() as folder, np.load(save(self.model, Path(folder) / "weights.npz")) as arrays:
+            return dict(arrays)
+
+
+def ours(subject: Subject, precision: str, batch: int, device: torch.device) -> tuple[list[System], str]:
+    """Our kernels, where they run, and whatever `auto` picks, if that is something else; and what it says."""
+    model, how = subject.model, subject.how
+    able = "kernels" in availability.table(device) and _kernels_run(model)
+    plans = subject.plans if precision == "int8" and able else ()
+    made: list[Engine] = []
+    if able:
+        made.append(Engine(model, how, "kernels", precision, batch=batch, device=device, plans=plans))
+    best, choice = fastest.start(model, how, precision=precision, batch=batch, device=device, plans=plans)  # pyright: ignore[reportArgumentType]
+    if choice.engine not in [engine.name for engine in made]:
+        made.append(best)
+    return [System("mlpmixer", engine.name, "bytes", _logits(engine)) for engine in made], str(choice)
+
+
+def _kernels_run(model: Mixer) -> bool:
+    from mlpmixer.engines import kernels
+
+    return kernels.why_not(model) is None
+
+
+def _logits(engine: Engine) -> Callable[[Tensor], Tensor]:
+    return lambda pixels: engine(pixels).logits

@@ -1,0 +1,61 @@
+"""timm's Mixer, operation by operation and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mlpmixer.bench.systems import CLASSES, Subject, System
+from mlpmixer.data.torchvision_guard import ensure_torchvision
+
+
+def twin(subject: Subject) -> nn.Module:
+    """timm's, with the subject's weights."""
+    ensure_torchvision()
+    from timm.models.mlp_mixer import MlpMixer
+
+    config = subject.model.config
+    model = MlpMixer(
+        num_classes=CLASSES,
+        img_size=config.image_size[0],
+        in_chans=config.in_channels,
+        patch_size=config.patch_size,
+        num_blocks=config.layers,
+        embed_dim=config.channels,
+        mlp_ratio=(config.token_hidden / config.channels, config.channel_hidden / config.channels),
+    )
+    model.load_state_dict(subject.timm_weights)
+    return model.eval().requires_grad_(False)
+
+
+def start(subject: Subject, precision: str, _batch: int, device: torch.device, quick: bool) -> list[System]:
+    """In bfloat16 with all weights and pictures in it, which is faster than autocast."""
+    takes = "bfloats" if precision == "bf16" else "floats"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    network = twin(subject).to(device, dtype)
+    systems = [System("timm", "eager", takes, _eager(network))]
+    return systems if quick else [*systems, System("timm", "compiled", takes, _compiled(network, device))]
+
+
+def _eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def run(pictures: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(pictures).cpu()
+
+    return run
+
+
+def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    import torch._inductor.config as inductor
+
+    frozen = inductor.patch(freezing=True)  # weights are laid out for their products, once
+    mode = "max-autotune" if device.type == "cuda" else None
+    compiled = torch.compile(network, mode=mode, dynamic=False)
+
+    def run(pictures: Tensor) -> Tensor:
+        with frozen, torch.no_grad():
+            return compiled(pictures).cpu()
+
+    return run
