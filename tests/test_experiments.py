@@ -26,7 +26,18 @@ from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permu
 from mlpmixer.experiments.complexity import exponents
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
-from mlpmixer.experiments.study import Done, Measurement, Plan, Study, alike, apart, carry_out, cells, over_seeds
+from mlpmixer.experiments.study import (
+    Done,
+    Measurement,
+    Plan,
+    Study,
+    alike,
+    apart,
+    carry_out,
+    cells,
+    over_seeds,
+    placed,
+)
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipes import check, toml
@@ -300,7 +311,7 @@ class TestTransfer:
     def test_test_accuracies_are_of_the_picked_rate_and_all_seeds(self, tmp_path: Path):
         done = self.done(tmp_path)
         done += [Done(plan, tmp_path, {"top1": {"value": 0.2}}, dev=1.0) for plan in transfer.then(done)]
-        found = transfer.scores(done)
+        found = transfer.scores(done, lambda one: one.top1)
         assert found["Mixer, pre-trained", "the task"] == pytest.approx([0.1, 0.2, 0.2])
         told = transfer.tell(done, {}, "")
         assert told.rows[0][:2] == ("Mixer, pre-trained", over_seeds([0.1, 0.2, 0.2]))
@@ -321,6 +332,20 @@ class TestTransfer:
         assert row[-2:] == ("76.44 (-1.44)", "88.33")
         whole = [Done(plan, tmp_path, {"top1": {"value": 0.9}}, dev=0.7) for plan in plans]
         assert table3.tell(whole).rows[0][-1] == "88.33 (+1.67)"
+
+    def test_real_labels_have_their_columns(self, tmp_path: Path):
+        (tmp_path / "imagenet").mkdir()
+        plans = [p for p in table3.plans("paper") if p.cell["model"].startswith("Mixer-B/16, ImageNet,")]
+        plans = [plan for plan in plans if plan.cell["task"] == "imagenet" and plan.cell["lr"] == "lr 0.01"]
+        assert [plan.real for plan in placed(plans, tmp_path, None)] == [None]
+        (tmp_path / "real.json").write_text("[]")
+        [plan] = placed(plans, tmp_path, None)
+        assert plan.real == tmp_path / "real.json"
+        done = [Done(plan, tmp_path, {"top1": {"value": 0.75}, "real": {"value": 0.83}}, dev=0.7)]
+        told = table3.tell(done)
+        row = dict(zip(told.columns, told.rows[0], strict=True))
+        assert row["ReaL, %"] == "83.00"
+        assert row["ReaL, paper"] == "82.36 (+0.64)"
 
     def test_every_row_of_the_tables_is_planned(self):
         for table, study in ((paper.TABLE_2, "table2"), (paper.TABLE_3, "table3")):

@@ -250,4 +250,6 @@ def _file_name(card: Mapping[str, Any]) -> str:
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     protocol, engine = card["preprocessing"]["protocol"], card["engine"]
     how = "" if protocol == "own" else f"-{protocol}"
-    return f"{plain}-{card['data']['split']}{how}" + ("" if engine == "eager, fp32" else f"-{engine.replace(', ', '-')}")
+    return f"{plain}-{card['data']['split']}{how}" + (
+        "" if engine == "eager, fp32" else f"-{engine.replace(', ', '-')}"
+    )

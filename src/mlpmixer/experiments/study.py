@@ -31,15 +31,19 @@ from mlpmixer.train.team import Team, device_of
 Scale = Literal["tiny", "small", "paper"]
 Key = tuple[tuple[str, str], ...]
 
+REAL = "real.json"  # ReaL's labels, beside the data sets
+
 
 @dataclass(frozen=True)
 class Plan:
     """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
-    `weights`: where those are that it begins with, in the study's folder; they are made there if need be."""
+    `weights`: where those are that it begins with, in the study's folder; they are made there if need be. `real`:
+    ReaL's label file, where its test pictures are ImageNet's."""
 
     cell: Mapping[str, str]
     recipe: Recipe
     weights: Callable[[Path], Path] | None = None
+    real: Path | None = None
 
     @property
     def folder(self) -> str:
@@ -127,7 +131,8 @@ def carry_out(
 ) -> Told:
     """changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}.
 
-    data: a folder in which data sets lie under the names that recipes give them, such as imagenet.
+    data: a folder in which data sets lie under the names that recipes give them, such as imagenet; with real.json
+    there, ImageNet is measured by ReaL's labels, too.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -169,7 +174,8 @@ def placed(
         if name.startswith("vtab:") and vtab.is_there(task, root):
             plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": f"{name}:{root.absolute()}"}))
         elif (root / name).exists():
-            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(root / name)}))
+            real = root / REAL if name == "imagenet" and (root / REAL).is_file() else None
+            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(root / name)}), real=real)
         elif leave_out is not None:
             missing.append(task)
             continue
@@ -194,12 +200,11 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
     if plan.weights is not None:
         recipe = toml.change(recipe, {"model.weights": str(plan.weights(root))})
     result = fit(recipe, folder, quiet=quiet)
-    cards = sorted((folder / "cards").glob("*.json"))
-    if cards:
-        card = json.loads(cards[0].read_text(encoding="utf-8"))
-    else:
+    cards = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "cards").glob("*.json")))
+    card = next((card for card in cards if plan.real is None or "real" in card), None)
+    if card is None:
         machine = plan.recipe.machine
-        card = evaluate(folder, device=machine.device, workers=machine.workers)
+        card = evaluate(folder, real=plan.real, device=machine.device, workers=machine.workers)
     lines = RunFolder(folder).metrics()
     curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "dev"]
     steps = [line for line in lines if line["kind"] == "train"]

@@ -171,19 +171,20 @@ def _task(one: Done) -> tuple[str, str]:
     return one.plan.cell["model"], one.plan.cell["task"]
 
 
-def scores(done: Sequence[Done]) -> dict[tuple[str, str], list[float]]:
+def scores(done: Sequence[Done], right: Callable[[Done], float]) -> dict[tuple[str, str], list[float]]:
     """(model, task) → the share right on test with each seed, at the best rate."""
     best = best_rates(done)
     found: dict[tuple[str, str], list[float]] = {}
     for one in done:
         if "lr" in one.plan.cell and best[_task(one)] == one.plan.cell["lr"]:
-            found.setdefault(_task(one), []).append(one.top1)
+            found.setdefault(_task(one), []).append(right(one))
     return found
 
 
 def tell(done: Sequence[Done], printed: Mapping[str, paper.Row], claim: str) -> Told:
     """`printed`: what the paper has for an entry of that name."""
-    found = scores(done)
+    found = scores(done, lambda one: one.top1)
+    real = scores([one for one in done if "real" in one.card], lambda one: one.card["real"]["value"])
     models = list(dict.fromkeys(model for model, _ in found))
     tasks = list(dict.fromkeys(task for _, task in found))
     hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == PRE_TRAINING}
@@ -194,13 +195,21 @@ def tell(done: Sequence[Done], printed: Mapping[str, paper.Row], claim: str) -> 
         # A mean over fewer than all of them says so.
         mean = f"{np.mean(means):.2f}" + ("" if len(means) == len(tasks) else f" (of {len(means)} of {len(tasks)})")
         row = printed.get(model)
-        theirs = (
-            [_beside(found.get((model, "imagenet")), row.imagenet), _beside_mean(means, tasks, row.five)] if row else []
-        )
-        rows.append((model, *cells, mean, f"{hours.get(model, 0):.2f}", *theirs))
-    beside = ("ImageNet, paper", "Avg. 5, paper") if printed else ()
+        theirs = [_beside(found.get((model, "imagenet")), row.imagenet)] if row else []
+        theirs += [_beside(real.get((model, "imagenet")), row.real)] if row and real else []
+        theirs += [_beside_mean(means, tasks, row.five)] if row else []
+        mine = [over_seeds(real.get((model, "imagenet"), [math.nan]))] if real else []
+        rows.append((model, *cells, *mine, mean, f"{hours.get(model, 0):.2f}", *theirs))
+    beside = ("ImageNet, paper", *(["ReaL, paper"] if real else []), "Avg. 5, paper") if printed else ()
     return Told(
-        columns=("model", *(f"{task}, %" for task in tasks), "mean, %", "hours of pre-training", *beside),
+        columns=(
+            "model",
+            *(f"{task}, %" for task in tasks),
+            *(["ReaL, %"] if real else []),
+            "mean, %",
+            "hours of pre-training",
+            *beside,
+        ),
         rows=rows,
         findings=_gains(found),
         paper=claim,
