@@ -18,7 +18,11 @@ CPU = {
     "compiled": ("bf16", "fp32"),
     "eager": ("bf16", "fp32"),
 }
-GPU = {"compiled": ("bf16", "fp16", "fp32"), "eager": ("bf16", "fp16", "fp32")}
+GPU = {
+    "triton": ("bf16", "fp8"),  # (fp8 rounds more than should happen unasked)
+    "compiled": ("bf16", "fp16", "fp32"),
+    "eager": ("bf16", "fp16", "fp32"),
+}
 
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
 
@@ -35,6 +39,10 @@ def why_not(model: Classifier, name: str, precision: str, device: torch.device, 
     for package in PACKAGES.get(name, ()):
         if find_spec(package) is None:
             return f"it needs a package: pip install 'mlpmixer[{name}]'"
+    if name == "triton":
+        from mlpmixer.engines import gpu
+
+        return gpu.why_not(model, device)
     if name == "kernels":
         from mlpmixer.engines import kernels
 

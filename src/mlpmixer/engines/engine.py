@@ -17,8 +17,8 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Kind, Plan, Preprocessing
 
-Name = Literal["eager", "compiled", "kernels", "openvino", "onnx"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Name = Literal["eager", "compiled", "kernels", "openvino", "onnx", "triton"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 
 
 class Answers(NamedTuple):
@@ -47,7 +47,7 @@ class Engine:
         if reason is not None:
             raise UsageError(f"the engine {name} in {precision} cannot run this model here: {reason}")
         self.name, self.precision, self.batch = name, precision, batch
-        self.fixed = name in ("compiled", "openvino")
+        self.fixed = name in ("compiled", "openvino", "triton")
         self._how = how
         self._run = _build(model, how, name, precision, batch, device, plans)
 
@@ -79,6 +79,11 @@ def _build(
 
         assert isinstance(model, Mixer)
         return kernels.build(model, how, cast(Kind, precision), plans if precision == "int8" else ())
+    if name == "triton":
+        from mlpmixer.engines import gpu
+
+        assert isinstance(model, Mixer)
+        return gpu.build(model, how, precision, batch, device)
     if name == "openvino":
         from mlpmixer.engines.openvino import OpenVino
 

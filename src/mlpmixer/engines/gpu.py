@@ -1,0 +1,111 @@
+"""A plain Mixer on a Hopper GPU through our Triton kernels, as one CUDA graph for a batch of one size."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from mlpmixer.engines import kernels
+from mlpmixer.engines.rewrites import takes_bytes
+from mlpmixer.errors import UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer
+from mlpmixer.passport import Preprocessing
+
+PLACES = 256  # more do not fit into a kernel of token mixing
+REPLAYS = 10
+
+
+def why_not(model: Classifier, device: torch.device) -> str | None:
+    """What keeps `model` from running through these kernels on `device`; None: nothing."""
+    if not isinstance(model, Mixer):
+        return "it is for Mixers only"
+    config = model.config
+    if config.untied or config.groups > 1 or config.group_projection or config.pyramid:
+        return "it knows the plain Mixer only"
+    if config.channels % 16 or config.channel_hidden % 16:
+        return "channels and channel_hidden must be multiples of 16 for it"
+    if not takes_bytes(model):
+        return "the sides of pictures must be multiples of the patch for it"
+    if math.prod(config.grids()[0]) > PLACES:
+        return f"it takes up to {PLACES} patches"
+    if find_spec("triton") is None:
+        return "it needs a package: pip install triton"
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return "it needs a GPU of NVIDIA's"
+    major, minor = torch.cuda.get_device_capability(device)
+    return (
+        None if major == 9 else f"it is written for GPUs of compute capability 9.0 (Hopper); this has {major}.{minor}"
+    )
+
+
+def build(model: Mixer, how: Preprocessing, precision: str, batch: int, device: torch.device) -> Graphed:
+    """The quicker way of channel mixing. The first time on a machine takes a minute or two: kernels are compiled."""
+    from mlpmixer.engines.gpu_network import WAYS, Network
+
+    parts = kernels.parts(model, how)
+    able: dict[float, Graphed] = {}
+    failed: list[str] = []
+    for products in WAYS:
+        try:
+            network = Network(parts, precision, products, device)
+            graphed = Graphed(network, batch, parts.image, device)
+            able[graphed.seconds()] = graphed
+        except Exception as error:  # whatever a compiler or a library does to what it does not take
+            failed.append(f"{products}: {str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}")
+    if not able:
+        raise UsageError(f"the engine triton does not run on this machine: {'; '.join(failed)}")
+    return able[min(able)]
+
+
+class Graphed:
+    """A network of any kind for a fixed number of pictures: one launch instead of a hundred."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], tuple[Tensor, Tensor]],
+        batch: int,
+        image: tuple[int, int, int],
+        device: torch.device,
+    ):
+        with torch.cuda.device(device):
+            self.pixels = torch.randint(0, 256, (batch, *image), dtype=torch.uint8, device=device)
+            self._waiting = torch.empty(batch, *image, dtype=torch.uint8, pin_memory=True)
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(2):  # kernels are compiled, and the best way to cut their work is found
+                    network(self.pixels)
+            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.features, self.logits = network(self.pixels)
+        self._network = network  # holds what the graph reads
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with self._one_at_a_time, torch.no_grad():
+            if pixels.is_cuda:
+                self.pixels.copy_(pixels)
+            else:
+                self._waiting.copy_(pixels)
+                self.pixels.copy_(self._waiting, non_blocking=True)
+            self.graph.replay()
+            return self.features.cpu(), self.logits.cpu()
+
+    def seconds(self) -> float:
+        """Of a batch that is on the GPU already."""
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.graph.replay()
+        begin.record()
+        for _ in range(REPLAYS):
+            self.graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000 / REPLAYS

@@ -1,0 +1,100 @@
+"""LayerNorm's part that needs a look at whole rows."""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mlpmixer.models.layers import LAYER_NORM_EPS
+
+ROWS = 4  # of a program
+
+
+def statistics(x: Tensor) -> Tensor:
+    """(rows, 2) in float32: each row's mean, and one over its standard deviation."""
+    rows, channels = x.shape
+    found = torch.empty(rows, 2, dtype=torch.float32, device=x.device)
+    _statistics[(triton.cdiv(rows, ROWS),)](
+        x, found, rows, channels, LAYER_NORM_EPS, ROWS=ROWS, WIDTH=triton.next_power_of_2(channels), num_warps=4
+    )
+    return found
+
+
+def normalised(x: Tensor, ahead: Tensor, dtype: torch.dtype, factor: float = 1.0) -> Tensor:
+    """Rows of `x` − `ahead` with mean 0 and variance 1, times `factor`."""
+    rows, channels = x.shape
+    found = torch.empty(rows, channels, dtype=dtype, device=x.device)
+    _normalised[(triton.cdiv(rows, ROWS),)](
+        *(x, ahead, found, rows, channels, LAYER_NORM_EPS, factor),
+        ROWS=ROWS,
+        WIDTH=triton.next_power_of_2(channels),
+        num_warps=4,
+    )
+    return found
+
+
+def mean_of_normed(x: Tensor, places: int, gamma: Tensor, beta: Tensor) -> Tensor:
+    """(pictures, channels) in float32: the mean over a picture's rows of LayerNorm(x), which is never made."""
+    rows, channels = x.shape
+    found = torch.empty(rows // places, channels, dtype=torch.float32, device=x.device)
+    _mean_of_normed[(rows // places, triton.cdiv(channels, 64))](
+        *(x, statistics(x), gamma, beta, found, places, channels), COLUMNS=64, AT_ONCE=32, num_warps=4
+    )
+    return found
+
+
+@triton.jit
+def _row_statistics(values, inside, channels, eps):
+    mean = tl.sum(values, 1) / channels
+    centred = tl.where(inside, values - mean[:, None], 0.0)
+    return mean, centred, tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)
+
+
+@triton.jit
+def _statistics(x, found, rows, channels, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # noqa: N803
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    at = row.to(tl.int64)[:, None] * channels + column[None, :]
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    mean, _, rate = _row_statistics(values, inside, channels, eps)
+    tl.store(found + 2 * row, mean, mask=row < rows)
+    tl.store(found + 2 * row + 1, rate, mask=row < rows)
+
+
+@triton.jit
+def _normalised(
+    x, ahead, found, rows, channels, eps, factor, ROWS: tl.constexpr, WIDTH: tl.constexpr  # noqa: N803
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    at = row.to(tl.int64)[:, None] * channels + column[None, :]
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
+    _, centred, rate = _row_statistics(values, inside, channels, eps)
+    tl.store(found + at, (centred * (factor * rate)[:, None]).to(found.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _mean_of_normed(
+    x, statistics, gamma, beta, found, places, channels, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr  # noqa: N803
+):  # fmt: skip
+    picture = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for first in range(0, places, AT_ONCE):
+        place = first + tl.arange(0, AT_ONCE)
+        row = picture * places + place
+        inside = (place < places)[:, None] & (column < channels)[None, :]
+        values = tl.load(x + row[:, None] * channels + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(statistics + 2 * row, mask=place < places, other=0.0)
+        rate = tl.load(statistics + 2 * row + 1, mask=place < places, other=0.0)
+        total += tl.sum((values - mean[:, None]) * rate[:, None], 0)
+    inside = column < channels
+    scale = tl.load(gamma + column, mask=inside, other=0.0)
+    shift = tl.load(beta + column, mask=inside, other=0.0)
+    tl.store(found + picture * channels + column, total / places * scale + shift, mask=inside)
