@@ -397,7 +397,8 @@ def test_a_damaged_memory_is_measured_again(monkeypatch: pytest.MonkeyPatch, tmp
     ("asked", "says"),
     [
         ({"engine": "slow"}, "'slow' is not one of auto, eager"),
-        ({"precision": "fp8"}, "'fp8' is not one of auto, fp32"),
+        ({"precision": "fp4"}, "'fp4' is not one of auto, fp32"),
+        ({"precision": "fp8"}, "cpu"),
         ({"precision": "fp16"}, "cpu"),
         ({"engine": "onnx", "precision": "bf16"}, "a cpu has"),
         (
