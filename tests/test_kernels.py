@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +177,19 @@ def test_without_them_there_is_a_reason(environment: dict, why: str, tmp_path):
         check=True,
     )
     assert why in told.stdout
+
+
+@needs_kernels
+def test_they_can_be_compiled_ahead_of_time(tmp_path: Path):
+    """As in a container's image: what runs there later needs no compiler."""
+    command = [sys.executable, "-m", "mlpmixer.kernels"]
+    environment = {**os.environ, "MLPMIXER_CACHE": str(tmp_path)}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert {line.split(": ")[0] for line in told.splitlines()} == {"mixing", "forward"}
+    assert all(Path(line.split(": ")[1]).is_relative_to(tmp_path) for line in told.splitlines())
+    assert len([*(tmp_path / "kernels").iterdir()]) == 2
+    without = {**environment, "PATH": str(tmp_path), "CXX": ""}
+    assert subprocess.run(command, env=without, capture_output=True, text=True, check=True).stdout == told
+    off = subprocess.run(command, env={**environment, "MLPMIXER_KERNELS": "off"}, capture_output=True, text=True)
+    assert off.returncode == 1
+    assert "says off" in off.stdout

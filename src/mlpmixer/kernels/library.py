@@ -40,16 +40,16 @@ def library(name: Name) -> ctypes.CDLL | str:
         return "the variable MLPMIXER_KERNELS says off"
     if platform.system() != "Linux" or not {*NEEDS[name]} <= processor.abilities():
         return "this processor has no products of small numbers (AVX-512 BF16 and VNNI)"
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return "there is no C++ compiler"
     source = Path(__file__).with_name(f"{name}.cpp")
-    command = [compiler, *FLAGS, *(f"-m{need.replace('_', '')}" for need in NEEDS[name])]
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, command)])).hexdigest()[:16]
+    flags = [*FLAGS, *(f"-m{need.replace('_', '')}" for need in NEEDS[name])]
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]
     built = cache_folder() / "kernels" / f"{name}-{key}.so"
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     try:
         if not built.is_file():
-            _build([*command, str(source)], built)
+            if compiler is None:
+                return "there is no C++ compiler"
+            _build([compiler, *flags, str(source)], built)
         # PyTorch has brought OpenMP along; what is not linked against another one uses the same threads.
         return ctypes.CDLL(str(built))
     except subprocess.CalledProcessError as error:
