@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlpmixer.bench import ceilings, inference, peers
+from mlpmixer.bench import ceilings, inference, peers, scaling
 from mlpmixer.bench import timm as bench_timm
 from mlpmixer.bench.bars import bars
 from mlpmixer.bench.inference import ahead, bench_inference, distance
@@ -214,6 +214,42 @@ def test_the_best_way_counts_in_each_round():
     ways = [ceilings.Way("a", 10.0, list), ceilings.Way("b", 30.0, list)]
     times = {"a": Times((1.0, 2.0)), "b": Times((6.0, 3.0))}
     assert ceilings.best_by_round(ways, times) == [10.0, 10.0]
+
+
+def test_scaling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    monkeypatch.setattr(scaling, "SIDES", (32, 64, 96, 128))
+    monkeypatch.setattr(scaling, "BATCHES", (1, 4))
+    picture = tmp_path / "curves.svg"
+    command = ["bench", "scaling", "--rounds", "2", "--precision", "fp32"]
+    main([*command, "--models", "mixer_pico,mixer_nano", "--picture", str(picture), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {(p["model"], p["side"], p["patches"]) for p in found["patches"]} == {
+        (name, side, (side // 4) ** 2) for name in ("mixer_pico", "mixer_nano") for side in (32, 64, 96, 128)
+    }
+    assert {p["batch"] for p in found["batches"]} == {1, 4}
+    assert [each["counted"] for each in found["growth"]] == pytest.approx([1] * len(found["growth"]), abs=0.02)
+    assert all(p["images_per_s"] > 0 for p in found["patches"] + found["batches"])
+    assert {p["model"] for p in found["best_batches"]} == {"mixer_pico", "mixer_nano"}
+    assert "patches^" in "".join(ElementTree.parse(picture).getroot().itertext())
+    main([*command, "--models", "mixer_pico"])
+    assert "mixer_pico, eager: best batch" in capsys.readouterr().out
+
+
+def test_growth_is_that_of_the_upper_part():
+    def point(patches: int, seconds: float) -> scaling.Point:
+        return scaling.Point("a", "eager", "fp32", patches, patches, 1, float(patches), 1 / seconds, 0.0)
+
+    [found] = scaling.growth([point(n, max(1.0, n**2 / 64)) for n in (1, 2, 4, 8, 16, 32, 64, 128)])
+    assert (found.patches, found.timed) == (8, pytest.approx(2))  # what came before was another matter
+    [found] = scaling.growth([point(n, 3 * n**1.5) for n in (4, 1, 16, 2)])
+    assert (found.counted, found.timed) == pytest.approx((1, 1.5))
+    assert not scaling.growth([point(1, 1.0)])
+
+
+def test_the_best_batch_is_the_one_with_the_most_images():
+    speeds = {1: 10.0, 2: 30.0, 4: 20.0}
+    points = [scaling.Point("a", "eager", "fp32", 28, 49, n, 1.0, speed, 0.0) for n, speed in speeds.items()]
+    assert [point.batch for point in scaling.best_batches(points)] == [2]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mlpmixer.data.preprocess import normalise
-from mlpmixer.engines import availability, fastest, quantise
+from mlpmixer.engines import availability, fastest, kernels, quantise
 from mlpmixer.engines.engine import Engine
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.models import create
@@ -24,6 +24,7 @@ from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Plan, Preprocessing
 from mlpmixer.weights.save import save
 
+OWN = ("kernels", "triton")  # engines that nobody else has
 CLASSES = 1000
 CALIBRATION = 8  # pictures
 SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a value that hides a mistake
@@ -81,21 +82,13 @@ class Subject:
 def ours(subject: Subject, precision: str, batch: int, device: torch.device) -> tuple[list[System], str]:
     """Our kernels, where they run, and whatever `auto` picks, if that is something else; and what it says."""
     model, how = subject.model, subject.how
-    able = "kernels" in availability.table(device) and _kernels_run(model)
-    plans = subject.plans if precision == "int8" and able else ()
-    made: list[Engine] = []
-    if able:
-        made.append(Engine(model, how, "kernels", precision, batch=batch, device=device, plans=plans))
+    plans = subject.plans if precision == "int8" and kernels.why_not(model) is None else ()
+    able = [name for name in OWN if availability.why_not(model, name, precision, device, plans) is None]
+    made = [Engine(model, how, name, precision, batch=batch, device=device, plans=plans) for name in able]
     best, choice = fastest.start(model, how, precision=precision, batch=batch, device=device, plans=plans)  # pyright: ignore[reportArgumentType]
     if choice.engine not in [engine.name for engine in made]:
         made.append(best)
     return [System("mlpmixer", engine.name, "bytes", _logits(engine)) for engine in made], str(choice)
-
-
-def _kernels_run(model: Mixer) -> bool:
-    from mlpmixer.engines import kernels
-
-    return kernels.why_not(model) is None
 
 
 def _logits(engine: Engine) -> Callable[[Tensor], Tensor]:

@@ -14,16 +14,17 @@ from mlpmixer.cli.output import print_table
 from mlpmixer.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from mlpmixer.bench import inference, training
+    from mlpmixer.bench import inference, scaling, training
 
-What = Literal["infer", "train"]
+What = Literal["infer", "train", "scaling"]
 MODELS = {
     "infer": "mixer_s32:32,mixer_s32:1,mixer_b16:16,mixer_b16:1",
     "train": "mixer_s32:64,mixer_b16:16",
+    "scaling": "mixer_s16,vit_s16,mixer_b16,vit_b16,mixer_l16,vit_l16",
 }
-PRECISIONS = {"infer": "fp32,bf16,int8", "train": "bf16"}
-KNOWN = {"infer": ("fp32", "bf16", "int8"), "train": ("fp32", "bf16")}
-ROUNDS = {"infer": 9, "train": 9}
+PRECISIONS = {"infer": "fp32,bf16,int8", "train": "bf16", "scaling": "bf16"}
+KNOWN = {"infer": ("fp32", "bf16", "int8"), "train": ("fp32", "bf16"), "scaling": ("fp32", "bf16")}
+ROUNDS = {"infer": 9, "train": 9, "scaling": 3}
 LEAST = {"infer": 1, "train": 2}  # pictures in a batch
 
 
@@ -42,20 +43,22 @@ def bench(
     """Measure, beside what else one could use, in one run.
 
     infer: answers by our engines, beside timm's model, OpenVINO, ONNX Runtime and Flax, and beside what the machine can
-    do at most. train: steps of training, beside timm's.
+    do at most. train: steps of training, beside timm's. scaling: speed by the number of patches and by the batch, of
+    Mixers and others.
 
     Args:
-        what: infer or train.
-        models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1.
-        precision: Of the products: fp32, bf16 and int8 (infer), one of fp32 and bf16 (train).
+        what: infer, train or scaling.
+        models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1; names only for scaling.
+        precision: Of the products: fp32, bf16 and int8 (infer), or one of fp32 and bf16.
         peers: Whom to compare with (infer).
         rounds: How often each system has its turn, after it has warmed up; 2 or more.
         quick: Without torch.compile, which begins with a minute for each model.
         device: cpu, cuda, or auto.
-        picture: Draw the figures here (.svg).
+        picture: Draw the figures here, an .svg file (infer, scaling).
         json: Print JSON.
     """
-    pairs = [_pair(text, what) for text in (models or MODELS[what]).split(",")]
+    named = (models or MODELS[what]).split(",")
+    pairs = [] if what == "scaling" else [_pair(text, what) for text in named]
     precisions = (precision or PRECISIONS[what]).split(",")
     for name in precisions:
         if name not in KNOWN[what]:
@@ -71,7 +74,10 @@ def bench(
         _infer(pairs, precisions, [name for name in peers.split(",") if name], rounds, quick, device, picture, json)
         return
     if len(precisions) > 1:
-        raise UsageError("train measures one precision at a time: --precision bf16")
+        raise UsageError(f"{what} measures one precision at a time: --precision bf16")
+    if what == "scaling":
+        _scaling(named, precisions[0], rounds, device, picture, json)
+        return
     _train(pairs, precisions[0], rounds, quick, device, json)
 
 
@@ -133,6 +139,45 @@ def _infer_cells(row: inference.Row) -> list[str]:
 
 def _quartiles(each: inference.Ahead) -> str:
     return f"{each.quartiles[0]:.2f} to {each.quartiles[1]:.2f}"
+
+
+def _scaling(names: list[str], precision: str, rounds: int, device: str, picture: Path | None, json: bool) -> None:
+    from mlpmixer.bench import scaling
+    from mlpmixer.bench.curves import curves
+    from mlpmixer.models import canonical
+    from mlpmixer.train.machine import describe_machine
+    from mlpmixer.train.team import Team, device_of
+
+    names, place = [canonical(name) for name in names], device_of(device)
+    patches = scaling.by_patches(names, scaling.SIDES, rounds, place, precision, _tell)
+    batches = scaling.by_batch(names, scaling.BATCHES, rounds, place, precision, _tell)
+    growths, best = scaling.growth(patches), scaling.best_batches(batches)
+    machine = describe_machine(Team(place))
+    said = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, {precision}"
+    if picture is not None:
+        picture.write_text(curves(patches, growths, f"{said}, one picture at a time"))
+    if json:
+        found = {"patches": patches, "batches": batches, "growth": growths, "best_batches": best}
+        listed = {name: [asdict(each) for each in several] for name, several in found.items()}
+        print(as_json.dumps({"machine": machine, **listed}))
+        return
+    keys = [*dict.fromkeys((point.model, point.engine) for point in patches)]
+    sides = {(point.model, point.engine, point.side): point for point in patches}
+    sizes = {(point.model, point.engine, point.batch): point for point in batches}
+    for what, columns, points in (("pixels", scaling.SIDES, sides), ("batch", scaling.BATCHES, sizes)):
+        rows = [[*key, *(_speed(points.get((*key, column))) for column in columns)] for key in keys]
+        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, said)
+    for each in growths:
+        print(
+            f"{each.model}, {each.engine}: from {each.patches} patches on, time grows with the power {each.timed:.2f} "
+            f"of their number, multiply-adds with {each.counted:.2f}"
+        )
+    for point in best:
+        print(f"{point.model}, {point.engine}: best batch {point.batch}, {point.images_per_s:,.1f} images/s")
+
+
+def _speed(point: scaling.Point | None) -> str:
+    return "–" if point is None else f"{point.images_per_s:,.1f}"
 
 
 def _train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool) -> None:

@@ -1,0 +1,69 @@
+"""Speed against the number of patches, both on logarithmic axes: a power law is a straight line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mlpmixer.bench.figure import document, line, text
+from mlpmixer.bench.scaling import Growth, Point
+
+WIDTH, HEIGHT, LEFT, TOP = 640.0, 420.0, 70.0, 80.0
+RIGHT, BOTTOM = WIDTH - 24, HEIGHT - 50
+
+
+def curves(points: Sequence[Point], growths: Sequence[Growth], machine: str) -> str:
+    """An SVG file. Models have colours; our kernels have dashes."""
+    x = _Axis([point.patches for point in points], LEFT, RIGHT)
+    y = _Axis([point.images_per_s for point in points], BOTTOM, TOP)
+    body = [text(20, 34, "Images a second against the number of patches", "head ink"), text(20, 54, machine, "soft")]
+    for number in x.marks():
+        body += [
+            line(x.at(number), TOP, x.at(number), BOTTOM, "rule"),
+            _mark(x.at(number), BOTTOM + 18, number, "middle"),
+        ]
+    for number in y.marks():
+        body += [
+            line(LEFT, y.at(number), RIGHT, y.at(number), "rule"),
+            _mark(LEFT - 8, y.at(number) + 4, number, "end"),
+        ]
+    body.append(text((LEFT + RIGHT) / 2, HEIGHT - 12, "patches", "soft", "middle"))
+    exponents = {(each.model, each.engine): each for each in growths}
+    models = [*dict.fromkeys(point.model for point in points)]
+    down = HEIGHT + 8
+    for model, engine in dict.fromkeys((point.model, point.engine) for point in points):
+        own = sorted((p for p in points if (p.model, p.engine) == (model, engine)), key=lambda point: point.patches)
+        places = [(x.at(point.patches), y.at(point.images_per_s)) for point in own]
+        kind, dashes = models.index(model) % 8, "" if engine == "eager" else ' stroke-dasharray="5 3"'
+        path = " ".join(f"{across:.1f},{up:.1f}" for across, up in places)
+        body.append(f'<polyline points="{path}" fill="none" stroke-width="2" class="line-{kind}"{dashes}/>')
+        body += [f'<circle cx="{across:.1f}" cy="{up:.1f}" r="3" class="dot-{kind}"/>' for across, up in places]
+        said = f"{model}, {engine}"
+        if (found := exponents.get((model, engine))) is not None:
+            said += f": time grows as patches^{found.timed:.2f} (counted: {found.counted:.2f})"
+        body.append(
+            f'<polyline points="20,{down} 52,{down}" fill="none" stroke-width="2" class="line-{kind}"{dashes}/>'
+        )
+        body.append(text(60, down + 4, said, "ink"))
+        down += 20
+    return document(WIDTH, down + 6, "Images a second against the number of patches", "".join(body))
+
+
+class _Axis:
+    def __init__(self, values: Sequence[float], start: float, end: float):
+        self.low, self.high = min(values) / 1.15, max(values) * 1.15
+        self.start, self.end = start, end
+
+    def at(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+    def marks(self) -> list[float]:
+        """1, 2 and 5 times powers of ten."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        every = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+        return [number for number in every if self.low <= number <= self.high]
+
+
+def _mark(x: float, y: float, number: float, anchor: str) -> str:
+    return text(x, y, f"{number:,.0f}" if number >= 1 else f"{number:g}", "soft", anchor)

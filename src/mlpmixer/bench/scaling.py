@@ -1,0 +1,148 @@
+"""How speed changes with the number of patches, with the size of the model, and with the batch.
+
+Networks are compared in the same engine, PyTorch's own, since not every network has kernels; Mixers go through ours as
+well. The exponent of a straight line through the logarithms is taken over the upper part of the sizes, where a pass no
+longer consists of beginnings and ends.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mlpmixer.bench.turns import Times, in_turns, seconds_of
+from mlpmixer.engines import availability
+from mlpmixer.engines.engine import Engine
+from mlpmixer.models import create, describe
+from mlpmixer.models.measure import measure
+from mlpmixer.passport import Preprocessing
+
+ENGINES = ("eager", "kernels", "triton")
+SIDES = (128, 192, 256, 320, 384, 448, 512, 640)  # pixels
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried then
+
+
+@dataclass(frozen=True)
+class Point:
+    """`spread`: half of what lies between the quartiles, as a share."""
+
+    model: str
+    engine: str
+    precision: str
+    side: int
+    patches: int
+    batch: int
+    gmacs: float
+    images_per_s: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """From `patches` on, cost grows with their number to the power of `counted` (multiply-adds) or `timed`."""
+
+    model: str
+    engine: str
+    patches: int
+    counted: float
+    timed: float
+
+
+def by_patches(
+    names: Sequence[str],
+    sides: Sequence[int],
+    rounds: int,
+    device: torch.device,
+    precision: str = "bf16",
+    tell: Callable[[str], object] = lambda _line: None,
+) -> list[Point]:
+    """One picture at a time. All that are measured at one side take turns."""
+    points = []
+    for side in sides:
+        tell(f"{side} pixels")
+        engines = {
+            (name, engine.name): engine for name in names for engine in _engines(name, side, 1, device, precision)
+        }
+        times = in_turns({key: _pass(engine, side, 1) for key, engine in engines.items()}, rounds, warm_up=1)
+        for (name, engine), each in times.items():
+            points.append(_point(name, engine, precision, side, 1, each))
+        del engines
+        gc.collect()
+    return points
+
+
+def by_batch(
+    names: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    device: torch.device,
+    precision: str = "bf16",
+    tell: Callable[[str], object] = lambda _line: None,
+) -> list[Point]:
+    """At each model's usual size. The batches of one model and engine take turns."""
+    points = []
+    for name in names:
+        side = describe(name).image_size[0]
+        for engine in _engines(name, side, max(batches), device, precision):
+            passes: dict[int, Callable[[], object]] = {}
+            for batch in batches:
+                tell(f"{name}, {engine.name}, batch {batch}")
+                run = _pass(engine, side, batch)
+                try:
+                    taken = min(seconds_of(run) for _ in range(2))
+                except torch.OutOfMemoryError:
+                    break
+                passes[batch] = run
+                if taken > PATIENCE:
+                    break
+            for batch, times in in_turns(passes, rounds, warm_up=0).items():
+                points.append(_point(name, engine.name, precision, side, batch, times))
+        gc.collect()
+    return points
+
+
+def growth(points: Sequence[Point]) -> list[Growth]:
+    """For each model and engine that was measured with at least four numbers of patches."""
+    found = []
+    for name, engine in dict.fromkeys((point.model, point.engine) for point in points):
+        own = sorted((p for p in points if (p.model, p.engine) == (name, engine)), key=lambda point: point.patches)
+        if len(own) < 4:
+            continue
+        upper = own[len(own) // 2 - 1 :]
+        patches = [point.patches for point in upper]
+        counted = exponent(patches, [point.gmacs for point in upper])
+        timed = exponent(patches, [1 / point.images_per_s for point in upper])
+        found.append(Growth(name, engine, patches[0], counted, timed))
+    return found
+
+
+def best_batches(points: Sequence[Point]) -> list[Point]:
+    """Of each model and engine, the batch with the most images a second."""
+    keys = dict.fromkeys((point.model, point.engine) for point in points)
+    return [max((p for p in points if (p.model, p.engine) == key), key=lambda p: p.images_per_s) for key in keys]
+
+
+def exponent(places: Sequence[float], costs: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(places), np.log(costs), 1)[0])
+
+
+def _engines(name: str, side: int, batch: int, device: torch.device, precision: str) -> list[Engine]:
+    model = create(name, image_size=side).eval()
+    able = [engine for engine in ENGINES if availability.why_not(model, engine, precision, device, ()) is None]
+    return [Engine(model, Preprocessing(), engine, precision, batch=batch, device=device) for engine in able]
+
+
+def _pass(engine: Engine, side: int, batch: int) -> Callable[[], object]:
+    pictures = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    return lambda: engine(pictures)
+
+
+def _point(name: str, engine: str, precision: str, side: int, batch: int, times: Times) -> Point:
+    cost = measure(name, image_size=side)
+    speed = batch / times.median
+    return Point(name, engine, precision, side, cost.places, batch, cost.gmacs, speed, times.spread)
