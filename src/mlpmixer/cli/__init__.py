@@ -17,6 +17,7 @@ from mlpmixer.cli.bench import bench
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.evaluate import evaluate
+from mlpmixer.cli.export import export
 from mlpmixer.cli.look import look
 from mlpmixer.cli.models import models
 from mlpmixer.cli.pack import pack
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "reproduce": reproduce,
     "predict": predict,
+    "export": export,
     "bench": bench,
     "demo": demo,
 }

@@ -1,0 +1,103 @@
+"""`mixer export`: a model as a file for other programs."""
+
+from __future__ import annotations
+
+import json as as_json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mlpmixer.cli.output import page, parse_size, print_table
+
+if TYPE_CHECKING:
+    from mlpmixer.export.job import Size
+
+
+def export(
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE|NAME")],
+    /,
+    to: Annotated[str, tyro.conf.arg(metavar="onnx|openvino|pt2|safetensors")],
+    output: Path | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32",
+    data: str | None = None,
+    size: str = "dynamic",
+    count: int = 1000,
+    licence: str = "unknown",
+    force: bool = False,
+    json: bool = False,
+) -> None:
+    """Write a model as a file for other programs, with its preprocessing and the names of its classes inside.
+
+    The file is checked before it gets its name: the same pictures go through the model and through the file. A card
+    (Markdown) is written beside it.
+
+    Args:
+        weights: A run folder, a file of weights, or a name from `mixer models --weights`.
+        to: onnx, for ONNX Runtime; openvino; pt2, which PyTorch runs without mlpmixer; safetensors, our own form.
+        output: The file; by default it has the name of the weights, and is written here.
+        precision: What the weights are kept in. onnx: fp32, fp16; openvino: fp32, fp16, int8; pt2: fp32, bf16;
+            safetensors: all four.
+        data: Pictures to check with, and to calibrate int8 with: a data set, or a folder of pictures. By default what
+            the run was measured on, or what comes with mlpmixer.
+        size: Of the pictures that the file takes. dynamic: any; HEIGHTxWIDTH: only this one; prepared: of the model's
+            own size, and the file resizes nothing.
+        count: Pictures to check with at most.
+        licence: Of the weights, for the card.
+        force: Replace files that exist.
+        json: Print the report as JSON.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mlpmixer.export.check import Refused
+    from mlpmixer.export.export import export
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            bar = bars.add_task("", total=None)
+            report = export(
+                weights,
+                to,
+                output=output,
+                precision=precision,
+                data=data,
+                size=_size(size),
+                count=count,
+                licence=licence,
+                force=force,
+                watch=lambda what, done, total: bars.update(bar, description=what, completed=done, total=total),
+            )
+    except Refused as refused:
+        _show_agreement(refused.report) if not json else print(_text(refused.report))
+        raise
+    if json:
+        print(_text(report))
+        return
+    from mlpmixer.export.card import speed_table
+
+    _show_agreement(report)
+    print_table(*speed_table(report))
+    console = page(highlight=False)
+    for path in report["paths"]:
+        console.print(path, soft_wrap=True, markup=False)
+
+
+def _size(text: str) -> Size:
+    if text == "dynamic" or text == "prepared":
+        return text
+    sides = parse_size(text)
+    return sides if isinstance(sides, tuple) else (sides, sides)
+
+
+def _show_agreement(report: dict[str, Any]) -> None:
+    from mlpmixer.export.card import agreement_table
+
+    pictures = report["pictures"]
+    print_table(*agreement_table(report), f"{pictures['count']:,} pictures: {pictures['from']}")
+
+
+def _text(report: dict[str, Any]) -> str:
+    return as_json.dumps(report, indent=1, ensure_ascii=False)

@@ -1,0 +1,212 @@
+"""Is a file the same function as the model that it was made from, and how fast is it?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from mlpmixer.data.preprocess import normalise, prepare, resize, short_side
+from mlpmixer.errors import DataError, MixerError
+from mlpmixer.export.job import Job, Run
+from mlpmixer.export.pictures import Pictures, each
+from mlpmixer.measures.intervals import wilson
+
+AT_ONCE = 16  # pictures
+BATCHES = (1, 16)  # pictures at once when the speed is measured
+ROUNDS = 5
+SECONDS = 30.0  # of measuring a batch, after which no further round begins
+
+Watch = Callable[[str, int, int], None]  # what is done, how many pictures of how many
+
+
+class Refused(MixerError):
+    """A file that answers otherwise than its model. `table`: what was measured, for people."""
+
+    def __init__(self, said: str, report: dict[str, object]):
+        super().__init__(said)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a file must reach: the same label as the model for such a share of pictures, scores no further off, and such
+    a share of the model's accuracy where labels are known."""
+
+    alike: float
+    scores: float | None = None
+    accuracy: float | None = None
+
+
+BARS = {"fp32": Bar(0.999, 1e-3), "bf16": Bar(0.995), "fp16": Bar(0.995), "int8": Bar(0.99, accuracy=0.99)}
+# Other people's resizing may be a level off in one pixel of a hundred. The scores follow; the function is held to its
+# bar on pictures that need no resizing.
+RESIZED = 0.05
+
+
+@dataclass
+class Tally:
+    """Of one way to run a file, on one kind of pictures."""
+
+    way: str
+    pictures: str
+    bar: Bar | None
+    count: int = 0
+    alike: int = 0
+    furthest: float = 0.0
+    right: int = 0
+
+    def add(self, wanted: Float[np.ndarray, "N K"], found: Float[np.ndarray, "N K"], labels: np.ndarray) -> None:
+        self.count += len(wanted)
+        self.alike += int((wanted.argmax(1) == found.argmax(1)).sum())
+        off = np.abs(wanted - found).max()
+        self.furthest = max(self.furthest, float(off) if np.isfinite(off) else 1.0)
+        self.right += int((found.argmax(1) == labels).sum())
+
+    def fault(self, right: int | None) -> str | None:
+        """What keeps the file from being as good as the model, which was right so often; None: nothing."""
+        if self.bar is None:
+            return None
+        alike, accuracy = self.alike / self.count, self.bar.accuracy
+        if accuracy is not None and right:
+            if self.right < accuracy * right:
+                return f"it is right for {self.right} of {self.count} pictures, the model for {right}"
+        elif alike < self.bar.alike:
+            return f"it gives {self.count - self.alike} of {self.count} pictures another label than the model"
+        if self.bar.scores is not None and self.furthest > self.bar.scores:
+            return f"its scores are up to {self.furthest:.2g} from the model's, allowed are {self.bar.scores:g}"
+        return None
+
+
+def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, watch: Watch) -> dict[str, object]:
+    """`ways` to run the file, of which the first must hold. `resizes`: whether the file does so by other people's code.
+
+    The report; a file that is too far off raises `Refused`.
+    """
+    first, bar = next(iter(ways)), BARS[job.precision]
+    resizes = resizes and job.size != "prepared"
+    loosened = Bar(bar.alike, RESIZED if bar.scores else None, bar.accuracy) if resizes else bar
+    whole = [Tally(way, "as they are", loosened if way == first else None) for way in ways]
+    ready = Tally(first, "resized beforehand", bar)
+    right = done = 0
+    for numbers, some in _chunks(pictures):
+        labels = pictures.asked.labels[numbers]
+        some = [_taken(picture, job) for picture in some]
+        wanted = _answers(some, job)
+        for tally in whole:
+            tally.add(wanted, _run(ways[tally.way], some), labels)
+        if resizes and job.size == "dynamic" and bar.scores is not None:
+            ready.add(wanted, _run(ways[first], [_resized(picture, job) for picture in some]), labels)
+        right += int((wanted.argmax(1) == labels).sum())
+        done += len(some)
+        watch("checking", done, len(pictures.asked))
+    if not done:
+        raise DataError(f"no picture of {pictures.origin} can be read; `mixer doctor` says more")
+    tallies = [tally for tally in (*whole, ready) if tally.count]
+    known = right if pictures.labelled else None
+    report: dict[str, object] = {
+        "pictures": {"from": pictures.origin, "count": done, "labelled": pictures.labelled},
+        "agreement": [_row(tally, pictures.labelled) for tally in tallies],
+        "accuracy": _share(right, done) if pictures.labelled else None,
+    }
+    for tally in tallies:
+        if (fault := tally.fault(known)) is not None:
+            raise Refused(f"refused, and nothing was written: {fault}", report)
+    return report
+
+
+def speeds(job: Job, ways: dict[str, Run], pictures: Pictures) -> list[dict[str, object]]:
+    """Pictures a second of the model and of the file, from pixels to scores: medians of a few batches, in turns."""
+    _, picture = next(each(pictures.asked))
+    picture = _taken(picture, job)
+    systems: dict[str, Run] = {"PyTorch, eager": lambda several: _answers(list(several), job), **ways}
+    rows: list[dict[str, object]] = []
+    for batch in BATCHES:
+        several = np.repeat(picture[None], batch, axis=0)
+        taken: dict[str, list[float]] = {name: [] for name in systems}
+        for run in systems.values():
+            run(several)
+        began = time.perf_counter()
+        for _ in range(ROUNDS):
+            for name, run in systems.items():
+                start = time.perf_counter()
+                run(several)
+                taken[name].append(time.perf_counter() - start)
+            if time.perf_counter() - began > SECONDS:
+                break
+        for name, seconds in taken.items():
+            rows.append({"way": name, "batch": batch, "pictures_per_s": batch / statistics.median(seconds)})
+    return rows
+
+
+def _chunks(pictures: Pictures) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    numbers: list[int] = []
+    read: list[np.ndarray] = []
+    for number, picture in each(pictures.asked):
+        numbers.append(number)
+        read.append(picture)
+        if len(read) == AT_ONCE:
+            yield numbers, read
+            numbers, read = [], []
+    if read:
+        yield numbers, read
+
+
+def _taken(picture: np.ndarray, job: Job) -> np.ndarray:
+    """The picture as the file takes it."""
+    if job.size == "prepared":
+        return prepare(picture, job.how).permute(1, 2, 0).numpy()
+    return picture if job.size == "dynamic" else _scaled(picture, job.size, job)
+
+
+def _resized(picture: np.ndarray, job: Job) -> np.ndarray:
+    """At the size where all that is left to do is to cut out the middle."""
+    side, (height, width) = job.how.resize, picture.shape[:2]
+    return _scaled(picture, (side, side) if job.how.shape == "stretch" else short_side(height, width, side), job)
+
+
+def _scaled(picture: np.ndarray, size: tuple[int, int], job: Job) -> np.ndarray:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return resize(pixels, size, job.how.interpolation).permute(1, 2, 0).numpy()
+
+
+def _answers(pictures: list[np.ndarray], job: Job) -> Float[np.ndarray, "N K"]:
+    """The model's own."""
+    if job.size == "prepared":
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    else:
+        pixels = torch.stack([prepare(picture, job.how) for picture in pictures])
+    with torch.inference_mode():
+        return job.model(normalise(pixels, job.how)).softmax(dim=1).numpy()
+
+
+def _run(run: Run, pictures: list[np.ndarray]) -> Float[np.ndarray, "N K"]:
+    """Neighbours of one size go together."""
+    found: list[np.ndarray] = []
+    begin = 0
+    for end in range(1, len(pictures) + 1):
+        if end == len(pictures) or pictures[end].shape != pictures[begin].shape:
+            found.append(run(np.stack(pictures[begin:end])))
+            begin = end
+    return np.concatenate(found)
+
+
+def _row(tally: Tally, labelled: bool) -> dict[str, object]:
+    return {
+        "way": tally.way,
+        "pictures": tally.pictures,
+        "alike": tally.alike / tally.count,
+        "furthest": tally.furthest,
+        "accuracy": _share(tally.right, tally.count) if labelled else None,
+        "bar": None if tally.bar is None else vars(tally.bar),
+    }
+
+
+def _share(right: int, count: int) -> dict[str, float]:
+    low, high = wilson(right, count)
+    return {"right": right, "count": count, "value": right / count, "low": low, "high": high}

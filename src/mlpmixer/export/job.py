@@ -1,0 +1,93 @@
+"""What is to be exported: a model, and how the file is to take its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from mlpmixer import __version__
+from mlpmixer.data.scramble import scrambled
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Passport, Preprocessing
+
+# What the file is given: pictures of any size; of one size; or prepared ones, of the model's own size.
+Size = Literal["dynamic", "prepared"] | tuple[int, int]
+
+Run = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N classes"]]  # pictures in, scores out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`model` in float32. `calibration`: prepared pictures from which int8 takes the ranges of its tables."""
+
+    model: Classifier
+    passport: Passport
+    precision: str
+    size: Size
+    licence: str
+    calibration: UInt8[Tensor, "N 3 H W"] | None = None
+
+    @property
+    def how(self) -> Preprocessing:
+        return self.passport.preprocessing
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.passport.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
+
+    @property
+    def taken(self) -> tuple[int | str, ...]:
+        """The shape of `pictures`, with a word for each side that is free."""
+        if self.size == "dynamic":
+            return "batch", "height", "width", 3
+        return "batch", *(self.how.crop if self.size == "prepared" else self.size), 3
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether a picture may end up short of the crop, and is padded then."""
+        return self.how.resize < max(self.how.crop)
+
+    @property
+    def order(self) -> Int[np.ndarray, " HW"] | None:
+        """For each pixel of a scrambled picture, the prepared one's that it shows; None: as they are."""
+        if self.how.scramble == "none":
+            return None
+        import torch
+
+        height, width = self.how.crop
+        return scrambled(torch.arange(height * width).view(1, height, width), self.how).flatten().numpy()
+
+    def about(self) -> dict[str, Any]:
+        """What travels inside of the file."""
+        inside = "nothing: prepared pictures are taken" if self.size == "prepared" else "resize, centre crop, normalise"
+        return {
+            "model": self.model.name,
+            "classes": list(self.classes),
+            "input": {"name": "pictures", "type": "uint8", "shape": list(self.taken), "colours": "RGB"},
+            "outputs": {
+                "label": "position of the likeliest class",
+                "scores": "probabilities of all classes",
+                "features": "what the head is given",
+            },
+            "preprocessing": {"inside": inside, **asdict(self.how)},
+            "precision": self.precision,
+            "provenance": {name: text for name, text in self.passport.provenance.items() if name != "quirks"},
+            "licence": self.licence,
+            "mlpmixer": __version__,
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """The same as texts, for files that keep such; the names of the classes once more, easy to find."""
+        return {"mlpmixer": _json(self.about()), "classes": _json(list(self.classes))}
+
+
+def _json(said: object) -> str:
+    return (
+        json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    )  # folders' names may be odd

@@ -1,0 +1,179 @@
+"""OpenVINO: pictures are prepared by operations before the network, and the answer is made by some after it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpmixer import processor
+from mlpmixer.engines import openvino as engine
+from mlpmixer.errors import UsageError
+from mlpmixer.export.job import Job, Run
+
+USE = """\
+import numpy, openvino
+from PIL import Image
+network = openvino.Core().compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+classes = json.loads(openvino.Core().read_model("{file}").get_rt_info(["mlpmixer", "classes"]).value)
+picture = numpy.asarray(Image.open("{picture}").convert("RGB"){resized})
+answer = network(picture[None])
+print(classes[answer["label"][0]], answer["scores"].max())
+"""
+
+
+def write(job: Job, path: Path) -> None:
+    import openvino
+    import openvino.opset13 as ops
+
+    network = engine.convert(job.model, job.how, None)
+    if job.precision == "int8":
+        network = quantised(network, job)
+    shape = openvino.PartialShape([-1 if isinstance(side, str) else side for side in job.taken])
+    pictures = _named(ops.parameter(shape, openvino.Type.u8), "pictures")
+    prepared = prepare(pictures, job)
+    for place in network.inputs[0].get_target_inputs():
+        place.replace_source_output(prepared.output(0))
+    features, logits = (output.get_node().input_value(0) for output in network.outputs)
+    scores = ops.softmax(logits, 1)
+    label = ops.squeeze(ops.topk(scores, np.int64(1), 1, "max", "none", "i64").output(1), _whole(1))
+    found = openvino.Model(  # pyright: ignore[reportGeneralTypeIssues] (which takes it for another class)
+        [_named(label, "label"), _named(scores, "scores"), _named(ops.convert(features, "f32"), "features")],
+        [pictures],
+        job.model.name,
+    )
+    for name, text in job.metadata().items():
+        found.set_rt_info(text, ["mlpmixer", "about" if name == "mlpmixer" else name])
+    try:
+        openvino.save_model(found, path, compress_to_fp16=job.precision == "fp16")
+    except RuntimeError as error:  # a full disk is one to OpenVINO
+        raise OSError(0, str(error).strip().splitlines()[-1]) from error
+
+
+def start(path: Path, _job: Job) -> dict[str, Run]:
+    """In float32, and as OpenVINO does unasked where the processor knows bfloat16."""
+    ways = {"OpenVINO, f32": {"INFERENCE_PRECISION_HINT": "f32"}}
+    if {"avx512_bf16", "amx_bf16"} & processor.abilities():
+        ways["OpenVINO, unasked (bf16)"] = {}
+    return {name: _started(path, settings) for name, settings in ways.items()}
+
+
+def _started(path: Path, settings: dict[str, Any]) -> Run:
+    import openvino
+
+    network = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads(), **settings})
+    return lambda pictures: network(np.ascontiguousarray(pictures))["scores"]
+
+
+def quantised(network: Any, job: Job) -> Any:
+    try:
+        import nncf
+    except ImportError:
+        raise UsageError("int8 for OpenVINO needs a package: pip install nncf") from None
+    assert job.calibration is not None
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    batches = [batch.numpy() for batch in job.calibration.split(1)]
+    with contextlib.redirect_stdout(io.StringIO()):  # its bars
+        return nncf.quantize(
+            network, nncf.Dataset(batches), subset_size=len(batches), model_type=nncf.ModelType.TRANSFORMER
+        )
+
+
+def prepare(pictures: Any, job: Job) -> Any:
+    """`mlpmixer.data.preprocess.prepare` for a batch of pictures of one size: (N, H, W, 3) → (N, 3, rows, columns).
+
+    To resize is a product with a matrix from either side. (OpenVINO's own way that agrees with Pillow, bilinear_pillow,
+    takes ten times as long.)
+    """
+    import openvino.opset13 as ops
+
+    upright = ops.transpose(pictures, _whole(0, 3, 1, 2))
+    if job.size != "prepared":
+        how = job.how
+        sides = ops.gather(ops.shape_of(pictures, "i64"), _whole(1, 2), np.int64(0))
+        size = ops.constant(_whole(how.resize, how.resize))
+        if how.shape == "short_side":
+            shorter = ops.reduce_min(sides, _whole(0), True)
+            size = ops.divide(ops.multiply(sides, _whole(how.resize)), shorter)
+        down, across = (shares(_at(sides, axis), _at(size, axis), how.crop[axis], how.interpolation) for axis in (0, 1))
+        table = _bytes(ops.matmul(ops.convert(upright, "f32"), across, False, True))
+        upright = ops.convert(_bytes(ops.matmul(down, table, False, False)), "u8")
+    if (order := job.order) is not None:
+        row = ops.reshape(upright, _whole(0, 3, -1), True)
+        upright = ops.reshape(ops.gather(row, order, np.int64(2)), _whole(0, 3, *job.how.crop), True)
+    return upright
+
+
+def shares(side: Any, size: Any, crop: int, interpolation: str) -> Any:
+    """(crop, side): what each pixel that is kept takes of each that is there, when `side` pixels become `size` and the
+    middle of these is kept. All in whole numbers up to the last step, since these stay whole in bfloat16 as well."""
+    import openvino.opset13 as ops
+
+    one, two, none = np.int64(1), np.int64(2), np.int64(0)
+    over, lack = (
+        ops.maximum(ops.subtract(size, np.int64(crop)), none),
+        ops.maximum(ops.subtract(np.int64(crop), size), none),
+    )
+    half = ops.divide(over, two)
+    even = ops.multiply(ops.mod(over, two), ops.mod(half, two))  # halves go to the even side, as Python rounds them
+    first = ops.subtract(ops.add(half, even), ops.divide(lack, two))
+    kept = ops.add(ops.constant(np.arange(crop)[:, None]), first)
+    there = ops.unsqueeze(ops.range(none, ops.squeeze(side, _whole(0)), one, "i64"), none)
+    # Both middles on a ruler where an old pixel is 2 · size wide, a new one 2 · side, and the filter's half the wider.
+    apart = ops.abs(
+        ops.subtract(
+            ops.multiply(ops.add(ops.multiply(there, two), one), size),
+            ops.multiply(ops.add(ops.multiply(kept, two), one), side),
+        )
+    )
+    wide = ops.multiply(ops.maximum(side, size), two)
+    if interpolation == "bilinear":
+        share = ops.maximum(ops.subtract(wide, apart), none)
+        share = ops.divide(ops.convert(share, "f32"), ops.convert(ops.reduce_sum(share, one, True), "f32"))
+    else:
+        share = _cubic(
+            ops.divide(ops.convert(ops.minimum(apart, ops.multiply(wide, two)), "f32"), ops.convert(wide, "f32"))
+        )
+        share = ops.divide(share, ops.reduce_sum(share, one, True))
+    inside = ops.logical_and(ops.greater_equal(kept, none), ops.less(kept, size))
+    return ops.select(inside, share, np.float32(0))
+
+
+def _cubic(x: Any) -> Any:
+    """Keys's, with a = −½: 1 − 5/2 x² + 3/2 x³ up to 1, and 2 − 4x + 5/2 x² − 1/2 x³ from there to 2."""
+    import openvino.opset13 as ops
+
+    def polynomial(*factors: float) -> Any:
+        value = ops.constant(np.float32(factors[0]))
+        for factor in factors[1:]:
+            value = ops.add(ops.multiply(value, x), np.float32(factor))
+        return value
+
+    return ops.select(ops.less(x, np.float32(1)), polynomial(1.5, -2.5, 0, 1), polynomial(-0.5, 2.5, -4, 2))
+
+
+def _bytes(values: Any) -> Any:
+    import openvino.opset13 as ops
+
+    return ops.round(ops.clamp(values, 0.0, 255.0), "half_to_even")
+
+
+def _whole(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
+
+
+def _at(values: Any, axis: int) -> Any:
+    import openvino.opset13 as ops
+
+    return ops.gather(values, _whole(axis), np.int64(0))
+
+
+def _named(node: Any, name: str) -> Any:
+    node.set_friendly_name(name)
+    node.output(0).get_tensor().set_names({name})
+    return node

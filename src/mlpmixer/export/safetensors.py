@@ -1,0 +1,58 @@
+"""Our own form: weights in fewer bits, with all that mlpmixer needs to use them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.engines import fastest
+from mlpmixer.engines.eager import DTYPES
+from mlpmixer.export.job import Job, Run
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.weights.load import load
+from mlpmixer.weights.save import save
+
+USE = """\
+import mlpmixer
+predictor = mlpmixer.Predictor("{file}")
+found = predictor("{picture}")
+print(found.label, found.score)
+"""
+
+
+def write(job: Job, path: Path) -> None:
+    save(_in_few_bits(job), path, provenance=_licence(job))
+
+
+def start(path: Path, job: Job) -> dict[str, Run]:
+    """In the numbers of the file; but not in float16, which few processors compute in."""
+    model = load(path, dtype=torch.float32)
+    assert model.passport is not None
+    numbers = "fp32" if job.precision == "fp16" else job.precision
+    engine, chosen = fastest.start(model, job.how, precision=numbers, plans=model.passport.plans, measure=False)
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        logits = engine(torch.stack([prepare(picture, job.how) for picture in pictures])).logits
+        return logits.softmax(dim=1).numpy()
+
+    return {f"mlpmixer, {chosen.engine} in {chosen.precision}": run}
+
+
+def _in_few_bits(job: Job) -> Classifier:
+    if job.precision == "int8":
+        from mlpmixer.engines.quantise import quantise
+
+        assert job.calibration is not None
+        return quantise(job.model, job.how, job.calibration).model
+    model = copy.deepcopy(job.model)
+    model.passport = dataclasses.replace(job.passport, plans=())
+    return model.to(DTYPES[job.precision])
+
+
+def _licence(job: Job) -> dict[str, str]:
+    return {} if job.licence == "unknown" else {"licence": job.licence}
