@@ -54,10 +54,10 @@ def start(name: str) -> Start:
     return import_module(PEERS[name].module).start
 
 
-def versions(names: Sequence[str]) -> dict[str, str]:
-    """Of all that the peers are made of."""
+def versions(names: Sequence[str], *packages: str) -> dict[str, str]:
+    """Of all that the peers are made of, and of other packages."""
     found = {}
-    for package in dict.fromkeys(package for name in names for package in PEERS[name].packages):
+    for package in dict.fromkeys([*(package for name in names for package in PEERS[name].packages), *packages]):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

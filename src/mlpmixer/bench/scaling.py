@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from mlpmixer.bench.turns import Times, in_turns, seconds_of
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
 from mlpmixer.models import create, describe
-from mlpmixer.models.measure import measure
+from mlpmixer.models.measure import Measure, measure
 from mlpmixer.passport import Preprocessing
 
 ENGINES = ("eager", "kernels", "triton")
@@ -142,7 +143,12 @@ def _pass(engine: Engine, side: int, batch: int) -> Callable[[], object]:
     return lambda: engine(pictures)
 
 
+@cache
+def _cost(name: str, side: int) -> Measure:
+    return measure(name, image_size=side)
+
+
 def _point(name: str, engine: str, precision: str, side: int, batch: int, times: Times) -> Point:
-    cost = measure(name, image_size=side)
+    cost = _cost(name, side)
     speed = batch / times.median
     return Point(name, engine, precision, side, cost.places, batch, cost.gmacs, speed, times.spread)

@@ -35,11 +35,11 @@ def start(subject: Subject, precision: str, _batch: int, device: torch.device, q
     takes = "bfloats" if precision == "bf16" else "floats"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = twin(subject).to(device, dtype)
-    systems = [System("timm", "eager", takes, _eager(network))]
-    return systems if quick else [*systems, System("timm", "compiled", takes, _compiled(network, device))]
+    systems = [System("timm", "eager", takes, eager(network))]
+    return systems if quick else [*systems, System("timm", "compiled", takes, frozen(network, device))]
 
 
-def _eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
     def run(pictures: Tensor) -> Tensor:
         with torch.inference_mode():
             return network(pictures).cpu()
@@ -47,15 +47,16 @@ def _eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+def frozen(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Compiled, with the weights laid out for their products once. The first call takes seconds to minutes."""
     import torch._inductor.config as inductor
 
-    frozen = inductor.patch(freezing=True)  # weights are laid out for their products, once
-    mode = "max-autotune" if device.type == "cuda" else None
-    compiled = torch.compile(network, mode=mode, dynamic=False)
+    torch._dynamo.reset()  # it gives up after so many models of one kind
+    freezing = inductor.patch(freezing=True)
+    compiled = torch.compile(network, mode="max-autotune" if device.type == "cuda" else None, dynamic=False)
 
     def run(pictures: Tensor) -> Tensor:
-        with frozen, torch.no_grad():
+        with freezing, torch.no_grad():
             return compiled(pictures).cpu()
 
     return run

@@ -1,0 +1,188 @@
+"""How fast training pictures are read and augmented: ours beside timm's, from picture files and from packed sets.
+
+Both do the same work with the same processes: decode, Inception crop to 224×224 bilinearly, mirror, and RandAugment
+where it is asked for; what comes out are bytes, before they are normalised. Files are read from a warm disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlpmixer import data
+from mlpmixer.bench.turns import Times, ratio
+from mlpmixer.data.augment import Augmentation
+from mlpmixer.data.dataset import Split
+from mlpmixer.data.loader import train_batches
+from mlpmixer.data.sources.folder import Files
+from mlpmixer.data.sources.packing import pack
+from mlpmixer.data.torchvision_guard import ensure_torchvision
+from mlpmixer.errors import UsageError
+from mlpmixer.recipe import Augment
+
+BATCH = 64
+AHEAD, BATCHES = 8, 36  # batches that are not timed, until workers have filled their queues; and that are
+ALONE = 4  # batches of which a single core's time is taken
+SIZE = 224  # pixels
+AREA = (0.08, 1.0)
+AUGMENTED = {"crop, mirror": "none", "crop, mirror, RandAugment (2, 10)": "rand_augment"}
+
+Run = Callable[[int], Iterator[Tensor]]  # batches of uint8, by so many worker processes
+
+
+@dataclass(frozen=True)
+class Row:
+    """`core_ms`: of one core, a picture, in a process without others. `ahead`, `core_ahead`: how many times less than
+    timm's both are, with the quartiles over rounds."""
+
+    system: str
+    engine: str  # what is read: files, packed, …
+    augmentation: str
+    workers: int
+    images_per_s: float
+    spread: float
+    core_ms: float
+    ahead: tuple[float, float, float] | None
+    core_ahead: tuple[float, float, float] | None
+
+
+def bench_loading(
+    folder: Path, rounds: int, workers: int = 2, tell: Callable[[str], object] = lambda _line: None
+) -> tuple[list[Row], list[str]]:
+    """The rows, and who is left out, and why. `folder`: a data set of picture files."""
+    split = data.open(folder)["train"]
+    if not isinstance(split, Files):
+        raise UsageError(f"{folder} is no folder of picture files, which is what timm reads as well")
+    there = find_spec("timm") is not None
+    needed = BATCH * (AHEAD + BATCHES)
+    if there and len(split) < needed:
+        raise UsageError(f"{folder} has {len(split)} training pictures; {needed} or more are needed to measure with")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            tell("packing")
+            places = {"files": split, **_packed(folder, Path(place))}
+            rows = []
+            for name, policy in AUGMENTED.items():
+                tell(name)
+                how = Augment(area=AREA, policy=policy)  # pyright: ignore[reportArgumentType] (of AUGMENTED)
+                ways = {("timm", "files"): timms(split.root, policy)} if there else {}
+                ways |= {("mlpmixer", what): ours(each, how) for what, each in places.items()}
+                rows += _rows(ways, name, rounds, workers)
+    finally:
+        torch.set_num_threads(threads)
+    return rows, [] if there else ["timm: timm is not installed: pip install 'mlpmixer[bench]'"]
+
+
+def ours(split: Split, how: Augment, size: int = SIZE) -> Run:
+    augmentation = Augmentation(how, (size, size))
+
+    def run(workers: int) -> Iterator[Tensor]:
+        steps = range(1_000_000)
+        for (batch,) in train_batches(split, augmentation, steps=steps, batch_size=BATCH, workers=workers):
+            yield batch.images
+
+    return run
+
+
+def timms(folder: Path, policy: str) -> Run:
+    """The policy's operations are always done, and to the nearest pixel, as ours are."""
+    ensure_torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torchvision lacks here
+        from timm.data.dataset import ImageDataset
+        from timm.data.loader import create_loader
+
+    def run(workers: int) -> Iterator[Tensor]:
+        loader: Any = create_loader(
+            ImageDataset(str(folder)),
+            input_size=(3, SIZE, SIZE),
+            batch_size=BATCH,
+            is_training=True,
+            scale=AREA,
+            hflip=0.5,
+            color_jitter=None,  # pyright: ignore[reportArgumentType] (0 would still cost)
+            auto_augment={"none": None, "rand_augment": "rand-m10-n2"}[policy],
+            interpolation="bilinear",
+            num_workers=workers,
+            persistent_workers=False,
+            device=torch.device("cpu"),
+        )
+        bytes_only = loader.loader
+        for transform in bytes_only.dataset.transform.transforms:
+            for operation in getattr(transform, "ops", []):
+                operation.prob, operation.kwargs["resample"] = 1.0, Image.Resampling.NEAREST
+        return (images for images, _ in bytes_only)
+
+    return run
+
+
+def seconds_a_picture(run: Run, workers: int) -> float:
+    """Once the workers have started and filled their queues."""
+    batches = run(workers)
+    for batch in itertools.islice(batches, AHEAD):
+        assert batch.dtype == torch.uint8
+    started = time.perf_counter()
+    for _ in range(BATCHES):
+        next(batches)
+    return (time.perf_counter() - started) / (BATCHES * BATCH)
+
+
+def core_seconds_a_picture(run: Run) -> float:
+    """Of this process, without others."""
+    batches = run(0)
+    next(batches)
+    started = time.process_time()
+    for _ in range(ALONE):
+        next(batches)
+    return (time.process_time() - started) / (ALONE * BATCH)
+
+
+def in_rounds(ways: Mapping[Any, Callable[[], float]], rounds: int) -> dict[Any, Times]:
+    """Of what takes its own time: each way once a round, the order turned about from round to round."""
+    taken: dict[Any, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in ways if number % 2 == 0 else reversed([*ways]):
+            taken[name].append(ways[name]())
+    return {name: Times(tuple(seconds)) for name, seconds in taken.items()}
+
+
+def _packed(folder: Path, place: Path) -> dict[str, Split]:
+    dataset = data.open(folder)
+    options: dict[str, dict[str, Any]] = {"packed": {}, "packed at 256": {"size": 256}}
+    return {name: data.open(pack(dataset, place / name, **how))["train"] for name, how in options.items()}
+
+
+def _rows(ways: Mapping[tuple[str, str], Run], augmentation: str, rounds: int, workers: int) -> list[Row]:
+    walls = in_rounds({key: lambda run=run: seconds_a_picture(run, workers) for key, run in ways.items()}, rounds)
+    cores = in_rounds({key: lambda run=run: core_seconds_a_picture(run) for key, run in ways.items()}, rounds)
+    theirs = ("timm", "files")
+    rows = []
+    for key in ways:
+        compare = key != theirs and theirs in ways
+        rows.append(
+            Row(
+                *key,
+                augmentation,
+                workers,
+                images_per_s=1 / walls[key].median,
+                spread=walls[key].spread,
+                core_ms=1000 * statistics.median(cores[key].seconds),
+                ahead=ratio(walls[key], walls[theirs]) if compare else None,
+                core_ahead=ratio(cores[key], cores[theirs]) if compare else None,
+            )
+        )
+    return rows

@@ -1,0 +1,153 @@
+"""A folder of picture files into the five likeliest labels of each: our Predictor beside timm's loader and model.
+
+Both have the same weights, preprocessing, precision, batch size and cores; timm reads with as many processes as there
+are cores. What both say is compared: their ways to shrink a picture differ by a level of brightness here and there, so
+a few first labels may differ, which are chance's own anyway.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlpmixer.bench.systems import Subject
+from mlpmixer.bench.turns import in_turns, ratio
+from mlpmixer.data.processes import cores
+from mlpmixer.data.sources.naming import EXTENSIONS
+from mlpmixer.errors import UsageError
+from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.predict.predictor import Predictor
+
+TOP = 5
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Answer = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`alike`: the share of pictures whose first label is ours. `ahead`: how many times faster we are than it, and
+    the quartiles over rounds."""
+
+    system: str
+    engine: str
+    model: str
+    precision: str
+    batch: int
+    images_per_s: float
+    spread: float
+    alike: float
+    ahead: tuple[float, float, float] | None
+
+
+def bench_predicting(
+    folder: Path,
+    model: tuple[str, int],
+    precision: str,
+    pictures: int,
+    rounds: int,
+    *,
+    quick: bool = False,
+    tell: Callable[[str], object] = lambda _line: None,
+) -> tuple[list[Row], list[str]]:
+    """The rows, and who is left out, and why. pictures: how many files at most."""
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in EXTENSIONS)
+    paths = [*map(str, islice(files, pictures))]
+    if not paths:
+        raise UsageError(f"there are no picture files in {folder}")
+    name, batch = model
+    subject = Subject(name)
+    height, width = subject.model.config.image_size
+    # As timm has it for its Mixers.
+    how = dataclasses.replace(Preprocessing.usual((height, width)), interpolation="bicubic")
+    subject.model.passport = Passport(preprocessing=how)
+    predictor = Predictor(subject.model, precision=precision, device="cpu", top=TOP, batch_size=batch, measure=True)  # pyright: ignore[reportArgumentType]
+    systems = {("mlpmixer", predictor.engine.name): _ours(predictor, paths)}
+    left_out = []
+    if find_spec("timm") is None:
+        left_out.append("timm: timm is not installed: pip install 'mlpmixer[bench]'")
+    else:
+        for compiled in (False,) if quick else (False, True):
+            system = ("timm", "compiled" if compiled else "eager")
+            systems[system] = _timms(subject, how, paths, batch, precision, compiled)
+    answers = {}
+    for system, run in systems.items():
+        tell(" ".join(system))
+        answers[system] = run()  # which warms up, too
+    times = in_turns(systems, rounds, warm_up=0)
+    us = next(iter(systems))
+    rows = []
+    for system, each in times.items():
+        alike = sum(a[0][0] == b[0][0] for a, b in zip(answers[us], answers[system], strict=True)) / len(paths)
+        ahead = None if system == us else ratio(times[us], each)
+        rows.append(
+            Row(*system, name, precision, batch, len(paths) / each.median, each.spread, alike, ahead),
+        )
+    return rows, left_out
+
+
+def _ours(predictor: Predictor, paths: Sequence[str]) -> Callable[[], list[Answer]]:
+    places = {name: place for place, name in enumerate(predictor.classes)}
+
+    def run() -> list[Answer]:
+        found = []
+        for _, prediction in predictor.stream(paths):
+            if isinstance(prediction, Exception):
+                raise prediction
+            found.append([(places[label], score) for label, score in prediction.top])
+        return found
+
+    return run
+
+
+class Files(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, paths: Sequence[str], transform: Callable[..., Tensor]):
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from PIL import Image
+
+        with Image.open(self.paths[index]) as picture:
+            return self.transform(picture.convert("RGB"))
+
+
+def _timms(
+    subject: Subject, how: Preprocessing, paths: Sequence[str], batch: int, precision: str, compiled: bool
+) -> Callable[[], list[Answer]]:
+    from mlpmixer.bench.timm import eager, frozen, twin
+
+    network = twin(subject).to(DTYPES[precision])
+    from timm.data.transforms_factory import create_transform
+
+    transform = create_transform(
+        (3, *how.crop),
+        interpolation=how.interpolation,
+        mean=how.mean,
+        std=how.std,
+        crop_pct=how.crop[0] / how.resize,
+    )
+    answer = frozen(network, torch.device("cpu")) if compiled else eager(network)
+
+    def run() -> list[Answer]:
+        found: list[Answer] = []
+        loader = torch.utils.data.DataLoader(Files(paths, transform), batch_size=batch, num_workers=cores())  # pyright: ignore[reportArgumentType]
+        for images in loader:
+            lacking = batch - len(images)  # another size would be compiled once more
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, lacking)).to(DTYPES[precision])
+            scores, labels = answer(images)[: batch - lacking].float().softmax(dim=1).topk(TOP)
+            for row, values in zip(labels.tolist(), scores.tolist(), strict=True):
+                found.append([*zip(row, values, strict=True)])
+        return found
+
+    return run

@@ -1,0 +1,206 @@
+"""What `mixer bench` measures, and how each is printed: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json as as_json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpmixer.cli.output import print_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlpmixer.bench import inference, loading, predicting, training
+    from mlpmixer.bench.scaling import Point
+
+
+def infer(
+    pairs: list[tuple[str, int]],
+    precisions: list[str],
+    peers: list[str],
+    rounds: int,
+    quick: bool,
+    device: str,
+    picture: Path | None,
+    json: bool,
+) -> None:
+    from mlpmixer.bench.bars import bars
+    from mlpmixer.bench.inference import ahead, bench_inference
+    from mlpmixer.train.team import device_of
+
+    place = device_of(device)
+    found = bench_inference(pairs, precisions, peers, rounds, place, quick=quick, tell=_tell)
+    won = ahead(found.rows)
+    machine = _machine(place, peers)
+    if picture is not None:
+        said = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
+        picture.write_text(bars(found.rows, found.ceilings, said))
+    if json:
+        others = {"ahead": [*map(asdict, won)], "chosen": found.chosen, "left_out": found.left_out}
+        _print_json(machine, found.rows, ceilings=found.ceilings, **others)
+        return
+    for name, rate in found.ceilings.items():
+        print(f"{name.removesuffix('_per_s').replace('_', ' ')}: {rate / 1e9:,.0f} billion a second")
+    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "GFLOP/s", "of ceiling", "off"]
+    print_table(head, [_infer_cells(row) for row in found.rows], f"{_said(machine)}; {rounds} rounds")
+    against = [
+        [each.model, str(each.batch), each.precision, each.engine, each.peer, *_ratio((each.ratio, *each.quartiles))]
+        for each in won
+    ]
+    print_table(["model", "batch", "precision", "ours", "best peer", "times as fast", "quartiles"], against)
+    for line in found.chosen:
+        print(f"auto: {line}")
+    for row in found.rows:
+        if not row.agrees:
+            who = f"{row.system} {row.engine}, {row.model}, batch {row.batch}, {row.precision}"
+            print(f"left out of the ratios: {who}: its logits are off by {row.distance:.2g} of their spread")
+    _print_left_out(found.left_out)
+
+
+def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool) -> None:
+    import torch
+
+    from mlpmixer.bench.training import bench_training, speed_ups
+    from mlpmixer.train.machine import matrix_rate
+    from mlpmixer.train.team import device_of
+
+    place = device_of(device)
+    rate = matrix_rate(place, torch.bfloat16 if precision == "bf16" else torch.float32)
+    rows = bench_training(pairs, precision, rounds, place, rate, compiled=not quick)
+    ahead = speed_ups(rows)
+    machine = _machine(place, ["timm"])
+    if json:
+        _print_json(machine, rows, ceilings={f"matrix_{precision}_flop_per_s": rate}, ahead=ahead)
+        return
+    head = ["model", "batch", "system", "engine", "images/s", "spread", "of matrix rate", "MB kept", "first loss"]
+    print_table(head, [_train_cells(row) for row in rows], f"{precision}, {_said(machine)}, {rate / 1e9:,.0f} GFLOP/s")
+    for name, (middle, first, third) in ahead.items():
+        print(f"{name}: {middle:.2f} times the better of timm's (quartiles over rounds: {first:.2f} to {third:.2f})")
+
+
+def data(folder: Path, rounds: int, json: bool) -> None:
+    import torch
+
+    from mlpmixer.bench.loading import bench_loading
+
+    rows, left_out = bench_loading(folder, rounds, tell=_tell)
+    machine = _machine(torch.device("cpu"), ["timm"], "simplejpeg")
+    if json:
+        _print_json(machine, rows, left_out=left_out)
+        return
+    head = ["pictures", "system", "read from", "images/s", "spread", "times timm's", "quartiles", "ms of a core"]
+    head += ["times less", "quartiles"]
+    print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_said(machine)}")
+    _print_left_out(left_out)
+
+
+def predict(
+    folder: Path, model: tuple[str, int], precision: str, pictures: int, rounds: int, quick: bool, json: bool
+) -> None:
+    import torch
+
+    from mlpmixer.bench.predicting import bench_predicting
+
+    rows, left_out = bench_predicting(folder, model, precision, pictures, rounds, quick=quick, tell=_tell)
+    machine = _machine(torch.device("cpu"), ["timm"], "simplejpeg")
+    if json:
+        _print_json(machine, rows, left_out=left_out)
+        return
+    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "we are faster by", "quartiles"]
+    print_table([*head, "same label"], [_predict_cells(row) for row in rows], f"{rounds} rounds, {_said(machine)}")
+    _print_left_out(left_out)
+
+
+def scaling(names: list[str], precision: str, rounds: int, device: str, picture: Path | None, json: bool) -> None:
+    from mlpmixer.bench import scaling
+    from mlpmixer.bench.curves import curves
+    from mlpmixer.models import canonical
+    from mlpmixer.train.team import device_of
+
+    names, place = [canonical(name) for name in names], device_of(device)
+    patches = scaling.by_patches(names, scaling.SIDES, rounds, place, precision, _tell)
+    batches = scaling.by_batch(names, scaling.BATCHES, rounds, place, precision, _tell)
+    growths, best = scaling.growth(patches), scaling.best_batches(batches)
+    machine = _machine(place, [])
+    said = f"{_said(machine)}, {precision}"
+    if picture is not None:
+        picture.write_text(curves(patches, growths, f"{said}, one picture at a time"))
+    if json:
+        growing, sweep = [*map(asdict, growths)], [*map(asdict, batches)]
+        _print_json(machine, patches, growth=growing, batches=sweep, best_batches=[*map(asdict, best)])
+        return
+    keys = [*dict.fromkeys((point.model, point.engine) for point in patches)]
+    sides = {(point.model, point.engine, point.side): point for point in patches}
+    sizes = {(point.model, point.engine, point.batch): point for point in batches}
+    for what, columns, points in (("pixels", scaling.SIDES, sides), ("batch", scaling.BATCHES, sizes)):
+        rows = [[*key, *(_speed(points.get((*key, column))) for column in columns)] for key in keys]
+        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, said)
+    for each in growths:
+        print(
+            f"{each.model}, {each.engine}: from {each.patches} patches on, time grows with the power {each.timed:.2f} "
+            f"of their number, multiply-adds with {each.counted:.2f}"
+        )
+    for point in best:
+        print(f"{point.model}, {point.engine}: best batch {point.batch}, {point.images_per_s:,.1f} images/s")
+
+
+def _machine(device: torch.device, peers: Sequence[str], *packages: str) -> dict[str, Any]:
+    from mlpmixer.bench.peers import versions
+    from mlpmixer.train.machine import describe_machine
+    from mlpmixer.train.team import Team
+
+    return describe_machine(Team(device)) | {"versions": versions(peers, *packages)}
+
+
+def _said(machine: dict[str, Any]) -> str:
+    kept = [f"{package} {number}" for package, number in machine["versions"].items()]
+    return ", ".join([machine["processor"], f"{machine['threads']} threads", f"torch {machine['torch']}", *kept])
+
+
+def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> None:
+    listed = [{key: value for key, value in asdict(row).items() if key != "times"} for row in rows]
+    print(as_json.dumps({"machine": machine, **others, "rows": listed}))
+
+
+def _print_left_out(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"left out: {line}")
+
+
+def _infer_cells(row: inference.Row) -> list[str]:
+    what = [row.model, str(row.batch), row.precision, row.system, row.engine]
+    share = "–" if row.share != row.share else f"{row.share:.0%}"
+    speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", f"{row.flop_per_s / 1e9:,.0f}", share]
+    return [*what, *speed, f"{row.distance:.1g}" + ("" if row.agrees else " (too far)")]
+
+
+def _train_cells(row: training.Row) -> list[str]:
+    speed = [f"{row.images_per_s:.1f}", f"±{row.spread:.0%}", f"{row.share:.0%}"]
+    return [row.model, str(row.batch), row.system, row.engine, *speed, f"{row.kept_mb:.1f}", f"{row.loss:.4f}"]
+
+
+def _data_cells(row: loading.Row) -> list[str]:
+    speed = [f"{row.images_per_s:,.0f}", f"±{row.spread:.0%}", *_ratio(row.ahead)]
+    return [row.augmentation, row.system, row.engine, *speed, f"{row.core_ms:.2f}", *_ratio(row.core_ahead)]
+
+
+def _predict_cells(row: predicting.Row) -> list[str]:
+    speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", *_ratio(row.ahead), f"{row.alike:.1%}"]
+    return [row.model, str(row.batch), row.precision, row.system, row.engine, *speed]
+
+
+def _ratio(found: tuple[float, float, float] | None) -> list[str]:
+    return ["–", "–"] if found is None else [f"{found[0]:.2f}", f"{found[1]:.2f} to {found[2]:.2f}"]
+
+
+def _speed(point: Point | None) -> str:
+    return "–" if point is None else f"{point.images_per_s:,.1f}"
+
+
+def _tell(line: str) -> None:
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)
