@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlpmixer.bench.figure import document, line, rect, text
-from mlpmixer.bench.inference import Row
+from mlpmixer.bench.inference import Row, matrix
 
 MARGIN, LABEL, TRACK = 20.0, 130.0, 330.0  # the track is as long as the ceiling is high
 PANEL = LABEL + TRACK + 30
@@ -17,7 +17,7 @@ def bars(rows: Sequence[Row], ceilings: Mapping[str, float], machine: str) -> st
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.model, row.batch, row.precision), []).append(row)
-    panels = [_panel(group, ceilings.get(f"matrix_{group[0].precision}_flop_per_s")) for group in groups.values()]
+    panels = [_panel(group, ceilings.get(matrix(group[0].precision))) for group in groups.values()]
     columns = 2 if len(panels) > 3 else 1
     body = [text(MARGIN, 34, "Images a second, beside the machine's ceiling", "head ink")]
     body.append(text(MARGIN, 54, machine, "soft"))

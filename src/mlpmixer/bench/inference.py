@@ -29,6 +29,7 @@ ALLOWED = {"fp32": 0.001, "bf16": 0.03, "int8": 0.1}
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 TURN = 0.1  # seconds that a turn takes, at least; so many batches follow each other in it
 MOST = 64  # batches in a turn
+COPY = "copy_bytes_per_s"
 
 
 @dataclass(frozen=True)
@@ -90,31 +91,15 @@ def bench_inference(
     model. tell: gets a line when something begins."""
     peers.check(names)
     subjects = {name: Subject(name) for name in dict.fromkeys(name for name, _ in models)}  # wrong names at once
-    found = Found()
-    there = []
-    for name in names:
-        if (reason := peers.why_not(name, device)) is None:
-            there.append(name)
-        else:
-            found.left_out.append(f"{name}: {reason}")
     tell("ceilings")
-    copies = ceilings.copies(device)
-    rates = {"copy_bytes_per_s": [ceilings.measured(copies, rounds)]}
-    ways = {precision: ceilings.products(precision, device) for precision in precisions}
-    for precision in precisions:
-        if ways[precision]:
-            rates[_matrix(precision)] = [ceilings.measured(ways[precision], rounds)]
+    bench = _Bench(precisions, names, rounds, device, quick)
     for name, batch in models:
         for precision in precisions:
             tell(f"{name}, batch {batch}, {precision}")
-            systems = _systems(subjects[name], precision, batch, device, there, quick, found)
-            _compare(
-                subjects[name], precision, batch, device, systems, [*ways[precision]], copies, rounds, rates, found
-            )
-            del systems
+            bench.compare(subjects[name], batch, precision)
             gc.collect()
-    found.ceilings = {name: statistics.median(each) for name, each in rates.items()}
-    return found
+    bench.found.ceilings = {name: statistics.median(each) for name, each in bench.rates.items()}
+    return bench.found
 
 
 def ahead(rows: Sequence[Row]) -> list[Ahead]:
@@ -134,91 +119,103 @@ def ahead(rows: Sequence[Row]) -> list[Ahead]:
     return found
 
 
-def _systems(
-    subject: Subject, precision: str, batch: int, device: torch.device, names: list[str], quick: bool, found: Found
-) -> list[System]:
-    where = f"{subject.name}, batch {batch}, {precision}"
-    systems: list[System] = []
-    try:
-        systems, said = ours(subject, precision, batch, device)
-        found.chosen.append(f"{where}: {said}")
-    except MixerError as error:
-        found.left_out.append(f"mlpmixer, {where}: {error}")
-    for name in names:
-        if precision not in peers.PEERS[name].precisions:
-            continue
-        try:
-            systems += peers.start(name)(subject, precision, batch, device, quick)
-        except Exception as error:  # whatever a runtime does to a model that it does not take
-            found.left_out.append(f"{name}, {where}: {_first_line(error)}")
-    return systems
+class _Bench:
+    def __init__(self, precisions: Sequence[str], names: Sequence[str], rounds: int, device: torch.device, quick: bool):
+        self.rounds, self.device, self.quick = rounds, device, quick
+        self.found = Found()
+        reasons = {name: peers.why_not(name, device) for name in names}
+        self.names = [name for name, reason in reasons.items() if reason is None]
+        self.found.left_out += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+        self.copies = ceilings.copies(device)
+        self.products = {precision: ceilings.products(precision, device) for precision in precisions}
+        # Ceilings, round by round: at first by themselves, then in turns with the systems.
+        self.rates = {COPY: [ceilings.measured(self.copies, rounds)]}
+        for precision, ways in self.products.items():
+            if ways:
+                self.rates[matrix(precision)] = [ceilings.measured(ways, rounds)]
 
-
-def _compare(
-    subject: Subject,
-    precision: str,
-    batch: int,
-    device: torch.device,
-    systems: list[System],
-    ways: list[ceilings.Way],
-    copies: list[ceilings.Way],
-    rounds: int,
-    rates: dict[str, list[float]],
-    found: Found,
-) -> None:
-    config = subject.model.config
-    pictures = Pictures((batch, config.in_channels, *config.image_size), subject.how, device)
-    pictures.prepare({system.takes for system in systems}, 1)
-    distances, able, quickest = {}, [], math.inf
-    wanted = subject.answers(pictures["bytes"][0])
-    for system in systems:
-        turn = _turn(system, pictures)
-        try:
-            distances[system] = distance(system.run(pictures[system.takes][0]), wanted)
-            quickest = min(quickest, seconds_of(turn))
-            able.append(system)
-        except Exception as error:
-            where = f"{subject.name}, batch {batch}, {precision}"
-            found.left_out.append(f"{system.name} {system.engine}, {where}: {_first_line(error)}")
-    if not able:
-        return
-    count = min(MOST, math.ceil(TURN / quickest))
-    pictures.prepare({system.takes for system in able}, count)
-    turns: dict[object, Callable[[], object]] = {system: _turn(system, pictures) for system in able}
-    turns |= {way.name: way.run for way in (*ways, *copies)}
-    times = in_turns(turns, rounds, warm_up=1, before_round=pictures.renew)
-    named = {way.name: times[way.name] for way in (*ways, *copies)}
-    matrix = ceilings.best_by_round(ways, named) if ways else [math.nan] * rounds
-    copy = ceilings.best_by_round(copies, named)
-    rates["copy_bytes_per_s"] += copy
-    if ways:
-        rates[_matrix(precision)] += matrix
-    [cost] = [model for model in measured() if model["name"] == subject.name]
-    work = cost["gmacs"] * 2e9 * batch * count
-    read = cost["params"] * BYTES[precision] * count
-    for system in able:
-        each = times[system]
-        speed = batch * count / each.median
-        found.rows.append(
-            Row(
-                system=system.name,
-                engine=system.engine,
-                model=subject.name,
-                precision=precision,
-                batch=batch,
-                images_per_s=speed,
-                spread=each.spread,
-                milliseconds=1000 * each.median / count,
-                flop_per_s=work / each.median,
-                share=statistics.median(work / taken / most for taken, most in zip(each.seconds, matrix, strict=True)),
-                copy_share=statistics.median(
-                    read / taken / most for taken, most in zip(each.seconds, copy, strict=True)
-                ),
-                distance=distances[system],
-                agrees=distances[system] <= ALLOWED[precision],
-                times=each,
+    def compare(self, subject: Subject, batch: int, precision: str) -> None:
+        """Everybody with one model, batch and precision."""
+        where = f"{subject.name}, batch {batch}, {precision}"
+        config = subject.model.config
+        systems = self._systems(subject, batch, precision, where)
+        pictures = Pictures((batch, config.in_channels, *config.image_size), subject.how, self.device)
+        pictures.prepare({system.takes for system in systems}, 1)
+        distances = self._distances(systems, pictures, subject.answers(pictures["bytes"][0]), where)
+        turns = {system: _turn(system, pictures) for system in distances}
+        if not turns:
+            return
+        count = min(MOST, math.ceil(TURN / min(map(seconds_of, turns.values()))))
+        pictures.prepare({system.takes for system in turns}, count)
+        ways = [*self.products[precision], *self.copies]
+        runs: dict[object, Callable[[], object]] = {**turns, **{way.name: way.run for way in ways}}
+        times = in_turns(runs, self.rounds, warm_up=1, before_round=pictures.renew)
+        most, copied = self._ceilings(precision, {way.name: times[way.name] for way in ways})
+        [cost] = [model for model in measured() if model["name"] == subject.name]
+        work = cost["gmacs"] * 2e9 * batch * count
+        read = cost["params"] * BYTES[precision] * count
+        for system, off in distances.items():
+            each = times[system]
+            self.found.rows.append(
+                Row(
+                    system=system.name,
+                    engine=system.engine,
+                    model=subject.name,
+                    precision=precision,
+                    batch=batch,
+                    images_per_s=batch * count / each.median,
+                    spread=each.spread,
+                    milliseconds=1000 * each.median / count,
+                    flop_per_s=work / each.median,
+                    share=_share(work, each, most),
+                    copy_share=_share(read, each, copied),
+                    distance=off,
+                    agrees=off <= ALLOWED[precision],
+                    times=each,
+                )
             )
-        )
+
+    def _systems(self, subject: Subject, batch: int, precision: str, where: str) -> list[System]:
+        systems: list[System] = []
+        try:
+            systems, said = ours(subject, precision, batch, self.device)
+            self.found.chosen.append(f"{where}: {said}")
+        except MixerError as error:
+            self.found.left_out.append(f"mlpmixer, {where}: {error}")
+        for name in self.names:
+            if precision in peers.PEERS[name].precisions:
+                try:
+                    systems += peers.start(name)(subject, precision, batch, self.device, self.quick)
+                except Exception as error:  # whatever a runtime does to a model that it does not take
+                    self.found.left_out.append(f"{name}, {where}: {_first_line(error)}")
+        return systems
+
+    def _distances(
+        self, systems: Sequence[System], pictures: Pictures, wanted: Tensor, where: str
+    ) -> dict[System, float]:
+        """Of all that answer at all. It warms them up, too."""
+        distances = {}
+        for system in systems:
+            try:
+                distances[system] = distance(system.run(pictures[system.takes][0]), wanted)
+            except Exception as error:
+                self.found.left_out.append(f"{system.name} {system.engine}, {where}: {_first_line(error)}")
+        return distances
+
+    def _ceilings(self, precision: str, times: dict[str, Times]) -> tuple[list[float], list[float]]:
+        """Of products and of copies, in each round."""
+        ways = self.products[precision]
+        most = ceilings.best_by_round(ways, times) if ways else [math.nan] * self.rounds
+        copied = ceilings.best_by_round(self.copies, times)
+        if ways:
+            self.rates[matrix(precision)] += most
+        self.rates[COPY] += copied
+        return most, copied
+
+
+def _share(work: float, times: Times, most: Sequence[float]) -> float:
+    """Of what was possible in the same round."""
+    return statistics.median(work / taken / rate for taken, rate in zip(times.seconds, most, strict=True))
 
 
 def _turn(system: System, pictures: Pictures) -> Callable[[], None]:
@@ -237,7 +234,7 @@ def distance(found: object, wanted: Tensor) -> float:
     return ((logits - wanted).square().mean().sqrt() / wanted.std()).item()
 
 
-def _matrix(precision: str) -> str:
+def matrix(precision: str) -> str:
     return f"matrix_{precision}_flop_per_s"
 
 
