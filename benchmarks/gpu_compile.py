@@ -8,6 +8,7 @@ of cutting the work is the best. Sides are those of Mixer-B/16 (and S/32's 64 pl
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import argparse
@@ -100,8 +101,16 @@ def products(first: bool, bits: int) -> Iterator[Case]:
     small = bits == 8
     number = "fp8e4nv" if small else "bf16"
     for name, result, flags in (
-        ("first", number, {"NORMED": not small, "SCALED": small, "SKIP": False, "ACTIVE": 1, "SMALL": small}),
-        ("second", "bf16", {"NORMED": False, "SCALED": small, "SKIP": True, "ACTIVE": 0, "SMALL": False}),
+        (
+            "first",
+            number,
+            {"NORMED": not small, "SCALED": small, "SKIP": False, "ACTIVE": 1, "SMALL": small},
+        ),
+        (
+            "second",
+            "bf16",
+            {"NORMED": False, "SCALED": small, "SKIP": True, "ACTIVE": 0, "SMALL": False},
+        ),
     ):
         for way in channels._product.configs[: 1 if first else None]:
             cut = way.kwargs
@@ -120,7 +129,7 @@ def products(first: bool, bits: int) -> Iterator[Case]:
 def others() -> Iterator[Case]:
     rows = {"ROWS": norms.ROWS, "WIDTH": 1024}
     scalars = {"eps": "fp32", "factor": "fp32"}
-    yield Case("statistics", norms._statistics, {"x": BF16, **scalars}, rows, 4)
+    yield Case("statistics", norms._statistics, {"x": BF16, **scalars}, rows | {"SHIFTED": True}, 4)
     yield Case("normalised", norms._normalised, {"x": BF16, "found": BF16, **scalars}, rows, 4)
     yield Case("normalised, fp8e4nv", norms._normalised, {"x": BF16, "found": FP8, **scalars}, rows, 4)
     yield Case("mean of normed", norms._mean_of_normed, {"x": BF16}, {"COLUMNS": 64, "AT_ONCE": 32}, 4)
@@ -130,7 +139,7 @@ def others() -> Iterator[Case]:
     yield Case("patches", stem._patches, {"pixels": BYTES, "found": BF16}, sides, 4)
 
 
-SIZES = ("places", "channels", "hidden", "pictures", "rows", "outputs", "depth", "colours", "down", "across")
+SIZES = ("places", "channels", "hidden", "size", "rows", "outputs", "depth", "colours", "down", "across")
 
 
 def look(case: Case) -> Found:

@@ -4,9 +4,11 @@ TRITON_INTERPRET=1 python tests/gpu_interpreted.py
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from triton.runtime import interpreter
 import mlpmixer
 from mlpmixer.data.preprocess import normalise
 from mlpmixer.engines import kernels
-from mlpmixer.engines.gpu_network import CHANNEL_MIXING, Network
+from mlpmixer.engines.gpu_network import WAYS, Network
 from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 from mlpmixer.models.mixer import Mixer
@@ -44,7 +46,9 @@ def mend() -> None:
         return interpreter.TensorHandle((table.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
 
     interpreter._patch_lang_tensor = patched
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: dot(self, floats(a), floats(b), *rest)
+    interpreter.InterpreterBuilder.create_dot = (  # pyright: ignore[reportAttributeAccessIssue]
+        lambda self, a, b, *rest: dot(self, floats(a), floats(b), *rest)
+    )
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
@@ -82,7 +86,10 @@ def parts() -> dict[str, float]:
         b3, b4 = torch.randn(CHANNEL_HIDDEN), torch.randn(CHANNELS)
         plain = F.layer_norm(table, (CHANNELS,), eps=1e-6)
         wanted = F.gelu(plain @ w3.T + b3, approximate=approximate)
-        active = channels.product(x, channels.centred(w3).bfloat16(), b3, statistics=found, active=form)
+        centred = channels.centred(w3).bfloat16()
+        shifted = (table + ahead).bfloat16()
+        before, about = -(centred.float() @ ahead), norms.statistics(shifted, ahead)
+        active = channels.product(shifted, centred, b3, normed=(about, before), active=form)
         far[f"first product, {form}"] = distance(active, wanted)
         far["second product"] = distance(
             channels.product(wanted.bfloat16(), w4.bfloat16(), b4, skip=x).float() - table, wanted @ w4.T + b4
@@ -111,11 +118,12 @@ def wholes() -> dict[str, float]:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
             pixels = torch.randint(0, 256, (PICTURES, 3, *model.config.image_size), dtype=torch.uint8)
             wanted, seen = model(normalise(pixels, HOW), intermediates=True)
-        for precision, products in CHANNEL_MIXING:
-            network = Network(kernels.parts(model, HOW), precision, products, torch.device("cpu"))
+        for precision, ways in product(("bf16", "fp8"), WAYS):
+            network = Network(kernels.parts(model, HOW), precision, ways, torch.device("cpu"))
             features, logits = network(pixels)
-            far[f"{name}, {precision}, {products}, features"] = distance(features, seen["pre_logits"])
-            far[f"{name}, {precision}, {products}, logits"] = distance(logits, wanted)
+            said = f"{name}, {precision}, {' and '.join(ways)}"
+            far[f"{said}, features"] = distance(features, seen["pre_logits"])
+            far[f"{said}, logits"] = distance(logits, wanted)
     return far
 
 

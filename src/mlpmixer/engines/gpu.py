@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from mlpmixer.errors import UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Preprocessing
+
+if TYPE_CHECKING:
+    from mlpmixer.engines.gpu_network import Network
 
 PLACES = 256  # more do not fit into a kernel of token mixing
 REPLAYS = 10
@@ -45,34 +48,28 @@ def why_not(model: Classifier, device: torch.device) -> str | None:
 
 
 def build(model: Mixer, how: Preprocessing, precision: str, batch: int, device: torch.device) -> Graphed:
-    """The quicker way of channel mixing. The first time on a machine takes a minute or two: kernels are compiled."""
+    """With the quickest ways of channel mixing. The first time on a machine takes minutes: kernels are compiled."""
     from mlpmixer.engines.gpu_network import WAYS, Network
 
     parts = kernels.parts(model, how)
     able: dict[float, Graphed] = {}
     failed: list[str] = []
-    for products in WAYS:
+    for ways in WAYS:
         try:
-            network = Network(parts, precision, products, device)
+            network = Network(parts, precision, ways, device)
             graphed = Graphed(network, batch, parts.image, device)
             able[graphed.seconds()] = graphed
         except Exception as error:  # whatever a compiler or a library does to what it does not take
-            failed.append(f"{products}: {str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}")
+            failed.append(f"{' and '.join(ways)}: {(str(error).strip() or repr(error)).splitlines()[0]}")
     if not able:
         raise UsageError(f"the engine triton does not run on this machine: {'; '.join(failed)}")
     return able[min(able)]
 
 
 class Graphed:
-    """A network of any kind for a fixed number of pictures: one launch instead of a hundred."""
+    """A network for a fixed number of pictures: one launch instead of a hundred."""
 
-    def __init__(
-        self,
-        network: Callable[[Tensor], tuple[Tensor, Tensor]],
-        batch: int,
-        image: tuple[int, int, int],
-        device: torch.device,
-    ):
+    def __init__(self, network: Network, batch: int, image: tuple[int, int, int], device: torch.device):
         with torch.cuda.device(device):
             self.pixels = torch.randint(0, 256, (batch, *image), dtype=torch.uint8, device=device)
             self._waiting = torch.empty(batch, *image, dtype=torch.uint8, pin_memory=True)
@@ -86,7 +83,7 @@ class Graphed:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.features, self.logits = network(self.pixels)
-        self._network = network  # holds what the graph reads
+        self.network = network  # holds what the graph reads
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

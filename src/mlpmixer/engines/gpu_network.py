@@ -1,7 +1,7 @@
 """A plain Mixer as a string of Triton kernels, in bfloat16 or with channel mixing in 8 bits (e4m3).
 
-The two products of channel mixing are nine tenths of the arithmetic. They are made in one of two ways: by NVIDIA's
-library with a kernel before them, or by a kernel of ours with everything folded in.
+The two products of channel mixing are nine tenths of the arithmetic. Each is made in one of two ways: by NVIDIA's
+library with kernels beside it, or by a kernel of ours with everything folded in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from typing import Literal
 
 import torch
@@ -21,8 +22,9 @@ from mlpmixer.kernels.gpu.norms import mean_of_normed, normalised, statistics
 from mlpmixer.kernels.gpu.stem import MIDDLE, patches
 from mlpmixer.kernels.gpu.tokens import Tokens, token_mixing, tokens
 
-Products = Literal["library", "fused"]
-WAYS: tuple[Products, ...] = ("library", "fused")
+Way = Literal["library", "fused"]
+Ways = tuple[Way, Way]  # of the first product and of the second
+WAYS: tuple[Ways, ...] = (("library", "library"), ("fused", "fused"), ("fused", "library"), ("library", "fused"))
 ACTIVE = 4.0  # what the GELU's results are multiplied with before they are rounded to 8 bits: up to 112 they fit
 
 
@@ -30,18 +32,18 @@ class Network:
     """Bytes on `device` to features and logits in float32."""
 
     @torch.no_grad()
-    def __init__(self, parts: Parts, precision: str, products: Products, device: torch.device):
+    def __init__(self, parts: Parts, precision: str, ways: Ways, device: torch.device):
         def here(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device)
 
         def vector(tensor: Tensor) -> Tensor:
             return here(tensor).float().contiguous()
 
-        self.parts, self.products, self.exact = parts, products, parts.exact
-        mixing = CHANNEL_MIXING[precision, products]
+        self.parts, self.ways, self.exact = parts, ways, parts.exact
         self.layers: list[tuple[Tokens, ChannelMixing]] = []
         for token_half, channel_half in zip(parts.halves[::2], parts.halves[1::2], strict=True):
-            self.layers.append((tokens(_on(device, token_half)), mixing(_on(device, channel_half), self.exact)))
+            mixing = ChannelMixing(_on(device, channel_half), self.exact, precision, ways)
+            self.layers.append((tokens(_on(device, token_half)), mixing))
         stem = here(parts.stem).to(torch.bfloat16)
         self.stem = stem.T
         self.shift = MIDDLE - vector(parts.shift)
@@ -67,95 +69,125 @@ def _on(device: torch.device, half: Half) -> Half:
 
 
 class ChannelMixing:
-    """x + W2 · gelu(W1 · LN(x) + b1) + b2 for rows x, where `ahead` was added to x before. LN has no scale and shift:
-    the first map has taken them over."""
+    """x + W2 · gelu(W1 · LN(x) + b1) + b2 for rows x, where LN has no scale and shift: W1 has taken them over.
 
-    ahead: Tensor
+    `ahead` is to be added to x before: a bias that the second product does not add.
+    """
 
-    def __init__(self, half: Half, exact: bool):
-        raise NotImplementedError
+    def __init__(self, half: Half, exact: bool, precision: str, ways: Ways):
+        self.second = SECOND[precision, ways[1]](half)
+        self.ahead = self.second.ahead
+        self.first = FIRST[precision, ways[0]](half, exact, self.ahead)
 
     def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.second(self.first(x), x)
 
 
-class Library(ChannelMixing):
-    """Two products of cuBLAS: the first with the GELU in it, the second onto x itself, which has its bias already."""
+class LibraryFirst:
+    """cuBLAS has tanh's GELU in its product."""
 
-    def __init__(self, half: Half, exact: bool):
-        self.w1, self.b1, self.w2 = (t.to(torch.bfloat16).contiguous() for t in (half.w1, half.b1, half.w2))
-        self.ahead, self.exact = half.b2, exact
+    def __init__(self, half: Half, exact: bool, ahead: Tensor):
+        self.w, self.b = half.w1.to(torch.bfloat16), half.b1.to(torch.bfloat16)
+        self.exact, self.ahead = exact, ahead
 
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalised(x, self.ahead, torch.bfloat16)
         if self.exact:
-            active = F.gelu(torch.addmm(self.b1, normed, self.w1.T))
-        else:
-            active = torch._addmm_activation(self.b1, normed, self.w1.T, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
-        return x.addmm_(active, self.w2.T)
+            return F.gelu(torch.addmm(self.b, normed, self.w.T))
+        return torch._addmm_activation(self.b, normed, self.w.T, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
 
 
-class Fused(ChannelMixing):
-    """Two products of ours: the first with LayerNorm and the GELU in it, the second with the skip."""
+class FusedFirst:
+    """LayerNorm and the GELU are in the product."""
 
-    def __init__(self, half: Half, exact: bool):
-        self.w1, self.w2 = (w.to(torch.bfloat16).contiguous() for w in (centred(half.w1), half.w2))
-        self.b1, self.b2 = half.b1, half.b2
-        self.ahead, self.form = torch.zeros_like(self.b2), "erf" if exact else "tanh"
+    def __init__(self, half: Half, exact: bool, ahead: Tensor):
+        self.w, self.b, self.ahead = centred(half.w1).to(torch.bfloat16), half.b1, ahead
+        self.before = -(self.w.float() @ ahead)
+        self.form = "erf" if exact else "tanh"
 
     def __call__(self, x: Tensor) -> Tensor:
-        active = product(x, self.w1, self.b1, statistics=statistics(x), active=self.form)
-        return product(active, self.w2, self.b2, skip=x)
+        return product(x, self.w, self.b, normed=(statistics(x, self.ahead), self.before), active=self.form)
 
 
-class _Bytes(ChannelMixing):
+class LibrarySecond:
+    """Onto x itself, which has the bias already."""
+
+    def __init__(self, half: Half):
+        self.w, self.ahead = half.w2.to(torch.bfloat16), half.b2
+
+    def __call__(self, active: Tensor, x: Tensor) -> Tensor:
+        return x.addmm_(active, self.w.T)
+
+
+class FusedSecond:
+    def __init__(self, half: Half):
+        self.w, self.b = half.w2.to(torch.bfloat16), half.b2
+        self.ahead = torch.zeros_like(self.b)
+
+    def __call__(self, active: Tensor, x: Tensor) -> Tensor:
+        return product(active, self.w, self.b, skip=x)
+
+
+class BytesFirst:
     """Rows with mean 0 and variance 1 hold nothing beyond √C, so one factor serves all rows of all pictures."""
 
-    def __init__(self, half: Half, exact: bool):
+    def __init__(self, half: Half, exact: bool, ahead: Tensor):
         self.rate = 2.0 ** math.floor(math.log2(LARGEST / math.sqrt(half.w1.shape[1])))
-        (self.w1, scale1), (self.w2, scale2) = as_bytes(half.w1), as_bytes(half.w2)
-        self.scale1, self.scale2 = scale1.div(self.rate), scale2.div(ACTIVE)
-        self.b1, self.b2 = half.b1, half.b2
-        self.exact, self.form = exact, "erf" if exact else "tanh"
-
-
-class LibraryBytes(_Bytes):
-    """Two products of cuBLAS, with kernels between them."""
-
-    def __init__(self, half: Half, exact: bool):
-        super().__init__(half, exact)
-        self.ahead = self.b2
-        self.one = torch.ones((), device=half.w1.device)
-        self.small_scale2 = self.scale2.to(torch.bfloat16)
+        self.w, scale = as_bytes(half.w1)
+        self.scale, self.b = scale / self.rate, half.b1
+        self.exact, self.ahead = exact, ahead
 
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalised(x, self.ahead, BYTE, self.rate)
-        active = active_bytes(self._product(normed, self.w1), self.b1, self.scale1, ACTIVE, exact=self.exact)
-        return x.addcmul_(self._product(active, self.w2), self.small_scale2)
-
-    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
-        options = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
-        return torch._scaled_mm(x, weight.T, self.one, self.one, **options)  # pyright: ignore[reportPrivateImportUsage]
+        form = "erf" if self.exact else "tanh"
+        return product(normed, self.w, self.b, scale=self.scale, active=form, dtype=BYTE, factor=ACTIVE)
 
 
-class FusedBytes(_Bytes):
-    """Two products of ours, the first of which rounds what comes out of the GELU itself."""
-
-    def __init__(self, half: Half, exact: bool):
-        super().__init__(half, exact)
-        self.ahead = torch.zeros_like(self.b2)
-
+class LibraryBytesFirst(BytesFirst):
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalised(x, self.ahead, BYTE, self.rate)
-        active = product(
-            normed, self.w1, self.b1, scale=self.scale1, active=self.form, dtype=BYTE, factor=ACTIVE
-        )  # fmt: skip
-        return product(active, self.w2, self.b2, scale=self.scale2, skip=x)
+        return active_bytes(library_product(normed, self.w), self.b, self.scale, ACTIVE, exact=self.exact)
 
 
-CHANNEL_MIXING: dict[tuple[str, Products], Callable[[Half, bool], ChannelMixing]] = {
-    ("bf16", "library"): Library,
-    ("bf16", "fused"): Fused,
-    ("fp8", "library"): LibraryBytes,
-    ("fp8", "fused"): FusedBytes,
+class BytesSecond:
+    def __init__(self, half: Half):
+        self.w, scale = as_bytes(half.w2)
+        self.scale, self.b = scale / ACTIVE, half.b2
+        self.ahead = torch.zeros_like(self.b)
+
+    def __call__(self, active: Tensor, x: Tensor) -> Tensor:
+        return product(active, self.w, self.b, scale=self.scale, skip=x)
+
+
+class LibraryBytesSecond:
+    def __init__(self, half: Half):
+        self.w, scale = as_bytes(half.w2)
+        self.scale, self.ahead = (scale / ACTIVE).to(torch.bfloat16), half.b2
+
+    def __call__(self, active: Tensor, x: Tensor) -> Tensor:
+        return x.addcmul_(library_product(active, self.w), self.scale)
+
+
+def library_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x · weightᵀ of tables in 8 bits."""
+    one, options = _one(x.device), {"out_dtype": torch.bfloat16, "use_fast_accum": True}
+    return torch._scaled_mm(x, weight.T, one, one, **options)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), device=device)
+
+
+FIRST: dict[tuple[str, Way], Callable[[Half, bool, Tensor], Callable[[Tensor], Tensor]]] = {
+    ("bf16", "library"): LibraryFirst,
+    ("bf16", "fused"): FusedFirst,
+    ("fp8", "library"): LibraryBytesFirst,
+    ("fp8", "fused"): BytesFirst,
+}
+SECOND: dict[tuple[str, Way], Callable[[Half], LibrarySecond | FusedSecond | LibraryBytesSecond | BytesSecond]] = {
+    ("bf16", "library"): LibrarySecond,
+    ("bf16", "fused"): FusedSecond,
+    ("fp8", "library"): LibraryBytesSecond,
+    ("fp8", "fused"): BytesSecond,
 }

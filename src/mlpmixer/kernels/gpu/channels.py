@@ -5,6 +5,7 @@ multiplied with, and one over the standard deviation is a factor of the result's
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from functools import cache
@@ -20,6 +21,7 @@ from mlpmixer.kernels.gpu.gelu import INTERPRETED, gelu
 
 BYTE = torch.float8_e4m3fn
 LARGEST = 448.0  # of these
+MANY = 2**14  # rows: beyond that, what is the best way of cutting the work does not change
 
 
 def centred(weight: Tensor) -> Tensor:
@@ -38,30 +40,32 @@ def product(
     weight: Tensor,
     bias: Tensor,
     *,
-    statistics: Tensor | None = None,
+    normed: tuple[Tensor, Tensor] | None = None,
     scale: Tensor | None = None,
     skip: Tensor | None = None,
     active: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
     factor: float = 1.0,
 ) -> Tensor:
-    """factor · (gelu(rate · scale · (x · weightᵀ) + bias) + skip), where all but the product and the bias are optional.
+    """factor · (gelu(rate · scale · (x · weightᵀ + before) + bias) + skip), where all but the product and the bias are
+    optional.
 
-    `x`: (rows, in), `weight`: (out, in), both in bfloat16 or in 8 bits. `statistics`: of rows, for LayerNorm's rate.
-    `scale`: of outputs. `active`: GELU's form, "tanh" or "erf". Results in 8 bits stop at the largest of these.
+    `x`: (rows, in), `weight`: (out, in), both in bfloat16 or in 8 bits. `normed`: statistics of rows, which LayerNorm's
+    rate is read from, and `before`. `scale`: of outputs. `active`: GELU's form, "tanh" or "erf". Results in 8 bits stop
+    at the largest of these.
     """
     (rows, depth), outputs = x.shape, len(weight)
     found = torch.empty(rows, outputs, dtype=dtype, device=x.device)
 
-    def grid(meta: dict[str, Any]) -> tuple[int]:
+    def grid(meta: dict[str, Any]) -> tuple[Any]:
         tiles = triton.cdiv(rows, meta["ROWS"]) * triton.cdiv(outputs, meta["COLUMNS"])
         return (min(tiles, processors(x.device)) if meta["STAYS"] else tiles,)
 
     _product[grid](
         *(_tiles(x), _tiles(weight), _tiles(found), _tiles(found if skip is None else skip)),
-        *(bias, bias if statistics is None else statistics, bias if scale is None else scale),
-        *(rows, outputs, depth, factor),
-        NORMED=statistics is not None,
+        *(bias, *(normed or (bias, bias)), bias if scale is None else scale),
+        *(rows, outputs, depth, factor, min(triton.next_power_of_2(rows), MANY)),
+        NORMED=normed is not None,
         SCALED=scale is not None,
         SKIP=skip is not None,
         ACTIVE=0 if active is None else 1 + (active == "erf"),
@@ -104,7 +108,6 @@ def ways() -> list[Any]:
     """
     several = (
         (128, 256, 128, 2, True, 8, 3),
-        (128, 256, 128, 1, True, 8, 3),
         (128, 128, 128, 1, True, 8, 4),
         (128, 128, 128, 2, False, 4, 3),
         (256, 128, 128, 2, True, 8, 3),
@@ -127,12 +130,13 @@ def _tile(number, down, across, GROUP: tl.constexpr):  # noqa: N803
 
 @triton.jit
 def _finish(
-    total, row, column, bias, statistics, scale, skip, rows, outputs, factor,
+    total, row, column, bias, statistics, before, scale, skip, rows, outputs, factor,
     NORMED: tl.constexpr, SCALED: tl.constexpr, SKIP: tl.constexpr,  # noqa: N803
     ACTIVE: tl.constexpr, SMALL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     places, channels = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     if NORMED:
+        total += tl.load(before + channels, mask=channels < outputs, other=0.0)[None, :]
         total *= tl.load(statistics + 2 * places + 1, mask=places < rows, other=0.0)[:, None]
     if SCALED:
         total *= tl.load(scale + channels, mask=channels < outputs, other=0.0)[None, :]
@@ -146,11 +150,11 @@ def _finish(
 
 
 @triton.autotune(
-    configs=ways(), key=["rows", "outputs", "depth", "NORMED", "SCALED", "SKIP", "ACTIVE", "SMALL"]
+    configs=ways(), key=["size", "outputs", "depth", "NORMED", "SCALED", "SKIP", "ACTIVE", "SMALL"]
 )  # fmt: skip
 @triton.jit
 def _product(
-    x, weight, found, skip, bias, statistics, scale, rows, outputs, depth, factor,
+    x, weight, found, skip, bias, statistics, before, scale, rows, outputs, depth, factor, size,  # noqa: ARG001
     NORMED: tl.constexpr, SCALED: tl.constexpr, SKIP: tl.constexpr,  # noqa: N803
     ACTIVE: tl.constexpr, SMALL: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,  # noqa: N803
@@ -167,7 +171,7 @@ def _product(
             total = tl.dot(x.load([row, step * STEP]), weight.load([column, step * STEP]).T, total)
         if PARTS == 1:
             done = _finish(
-                total, row, column, bias, statistics, scale, skip, rows, outputs, factor,
+                total, row, column, bias, statistics, before, scale, skip, rows, outputs, factor,
                 NORMED, SCALED, SKIP, ACTIVE, SMALL, ROWS, COLUMNS,
             )  # fmt: skip
             found.store([row, column], done)
@@ -176,12 +180,12 @@ def _product(
             HALF: tl.constexpr = COLUMNS // 2  # noqa: N806
             left, right = total.reshape(ROWS, 2, HALF).permute(0, 2, 1).split()
             done = _finish(
-                left, row, column, bias, statistics, scale, skip, rows, outputs, factor,
+                left, row, column, bias, statistics, before, scale, skip, rows, outputs, factor,
                 NORMED, SCALED, SKIP, ACTIVE, SMALL, ROWS, HALF,
             )  # fmt: skip
             found.store([row, column], done)
             done = _finish(
-                right, row, column + HALF, bias, statistics, scale, skip, rows, outputs, factor,
+                right, row, column + HALF, bias, statistics, before, scale, skip, rows, outputs, factor,
                 NORMED, SCALED, SKIP, ACTIVE, SMALL, ROWS, HALF,
             )  # fmt: skip
             found.store([row, column + HALF], done)

@@ -1,6 +1,7 @@
 """The GELU inside kernels, in both forms that Mixers have."""
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import os

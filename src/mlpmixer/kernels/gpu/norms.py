@@ -1,6 +1,7 @@
 """LayerNorm's part that needs a look at whole rows."""
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import torch
@@ -13,12 +14,16 @@ from mlpmixer.models.layers import LAYER_NORM_EPS
 ROWS = 4  # of a program
 
 
-def statistics(x: Tensor) -> Tensor:
-    """(rows, 2) in float32: each row's mean, and one over its standard deviation."""
+def statistics(x: Tensor, ahead: Tensor | None = None) -> Tensor:
+    """(rows, 2) in float32: the mean of each row of `x` − `ahead`, and one over its standard deviation."""
     rows, channels = x.shape
     found = torch.empty(rows, 2, dtype=torch.float32, device=x.device)
     _statistics[(triton.cdiv(rows, ROWS),)](
-        x, found, rows, channels, LAYER_NORM_EPS, ROWS=ROWS, WIDTH=triton.next_power_of_2(channels), num_warps=4
+        *(x, x if ahead is None else ahead, found, rows, channels, LAYER_NORM_EPS),
+        SHIFTED=ahead is not None,
+        ROWS=ROWS,
+        WIDTH=triton.next_power_of_2(channels),
+        num_warps=4,
     )
     return found
 
@@ -54,12 +59,17 @@ def _row_statistics(values, inside, channels, eps):
 
 
 @triton.jit
-def _statistics(x, found, rows, channels, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # noqa: N803
+def _statistics(
+    x, ahead, found, rows, channels, eps,
+    SHIFTED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     at = row.to(tl.int64)[:, None] * channels + column[None, :]
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if SHIFTED:
+        values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
     mean, _, rate = _row_statistics(values, inside, channels, eps)
     tl.store(found + 2 * row, mean, mask=row < rows)
     tl.store(found + 2 * row + 1, rate, mask=row < rows)

@@ -9,6 +9,7 @@ through Hopper's copy engine, which fills in zeros beyond the last place.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu.gelu import INTERPRETED, gelu
 
+MANY = 64  # pictures: beyond that, what is the best way of cutting the work does not change
 PLACES = 256  # no more: the sums over all places of a block must fit into the registers
 
 
@@ -55,13 +57,13 @@ def token_mixing(x: Tensor, statistics: Tensor, weights: Tokens, ahead: Tensor, 
     room = max(16, triton.next_power_of_2(places))
     y = torch.empty_like(x)
 
-    def grid(meta: dict[str, Any]) -> tuple[int]:
+    def grid(meta: dict[str, Any]) -> tuple[Any]:
         return (pictures * triton.cdiv(channels, meta["COLUMNS"]),)
 
     _token_mixing[grid](
         *(x, statistics, weights.gamma, weights.beta),
         *(_rows(weights.w1), weights.b1, _rows(weights.w2), weights.b2, ahead, y),
-        *(places, channels, len(weights.b1), pictures),
+        *(places, channels, len(weights.b1), min(triton.next_power_of_2(pictures), MANY)),
         EXACT=exact,
         ROOM=room,
     )
@@ -86,10 +88,10 @@ def ways() -> list[Any]:
     ]
 
 
-@triton.autotune(configs=ways(), key=["places", "channels", "hidden", "pictures", "EXACT"])
+@triton.autotune(configs=ways(), key=["places", "channels", "hidden", "size", "EXACT"])
 @triton.jit
 def _token_mixing(
-    x, statistics, gamma, beta, w1, b1, w2, b2, ahead, y, places, channels, hidden, pictures,  # noqa: ARG001
+    x, statistics, gamma, beta, w1, b1, w2, b2, ahead, y, places, channels, hidden, size,  # noqa: ARG001
     EXACT: tl.constexpr, ROOM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     blocks = tl.cdiv(channels, COLUMNS)
