@@ -139,7 +139,7 @@ def main() -> None:
         for engine, precision in columns:
             runs = {without: start(model, without, engine, precision, pixels) for without in ("", *whole)}
             answers = {without: run() for without, run in runs.items()}
-            allowed = 0.03 if precision == "bf16" else 0.001
+            allowed = 0.1 if precision == "bf16" else 0.001  # (BiT standardises its kernels in bfloat16, too)
             for without, answer in answers.items():
                 off = (answer - answers[""]).square().mean().sqrt() / answers[""].std()
                 assert off < allowed, f"{engine} {precision} without {without}: off by {off:.2g}"
