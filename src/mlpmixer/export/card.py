@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpmixer import __version__, processor
-from mlpmixer.export.formats import FORMATS, Format, code
+from mlpmixer.export.formats import FORMATS, code
 from mlpmixer.export.job import Job
 
 
@@ -26,9 +26,9 @@ def size_of(job: Job) -> dict[str, float]:
     return {"parameters": parameters, "gmacs": flops.get_total_flops() / 2e9}
 
 
-def machine_for(form: Format) -> dict[str, Any]:
+def machine_for(packages: Sequence[str]) -> dict[str, Any]:
     """What a file was checked on."""
-    versions = {package: version(package) for package in dict.fromkeys(("torch", *form.packages))}
+    versions = {package: version(package) for package in dict.fromkeys(("torch", *packages))}
     return {
         "processor": processor.name(),
         "threads": torch.get_num_threads(),
@@ -110,6 +110,8 @@ def agreement_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str
     for row in report["agreement"]:
         bar = row["bar"]
         held = "–" if bar is None else _bar(bar, labelled)
+        if bar is not None and row["counted"] < report["pictures"]["count"]:
+            held += f" (where it is sure: {row['counted']:,} pictures)"
         right = [_percent(row["accuracy"])] if labelled else []
         rows.append([row["way"], row["pictures"], f"{row['alike']:.2%}", f"{row['furthest']:.1e}", held, *right])
     head = ["run by", "pictures", "same label", "scores off by", "required"]

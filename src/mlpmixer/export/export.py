@@ -78,7 +78,7 @@ def export(
             **check(job, ways, found, resizes=form.resizes, watch=watch),
             "run": _measured_by_the_run(source),
             "model": {"name": model.name, **card.size_of(job)},
-            "machine": card.machine_for(form),
+            "machine": card.machine_for(form.needs(precision)),
         }
         watch("timing", 0, 1)
         report["speed"] = speeds(job, ways, found)
@@ -98,8 +98,7 @@ def _format(to: str, precision: str, size: Size) -> Format:
         raise UsageError(f"{to} files are {', '.join(form.precisions)} here, not {precision}")
     if not form.anywhere and size != "dynamic":
         raise UsageError(f"{to} files hold no preprocessing that has a size; leave --size out")
-    needed = (*form.packages, *(("nncf",) if (to, precision) == ("openvino", "int8") else ()))
-    for package in needed:
+    for package in form.needs(precision):
         if find_spec(package) is None:
             raise UsageError(f"{to} in {precision} needs the package {package}: pip install 'mlpmixer[{to}]'")
     return form
@@ -137,7 +136,8 @@ def _beside(paths: list[Path]) -> Iterator[list[Path]]:
     folder = None
     made = [parent for parent in target.absolute().parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if made:
+            target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         parts = [folder / path.name for path in paths]
         yield parts

@@ -18,6 +18,10 @@ class Format:
     resizes: bool = False
     anywhere: bool = True
 
+    def needs(self, precision: str) -> tuple[str, ...]:
+        """The packages that it takes to write such a file."""
+        return (*self.packages, *(("nncf",) if "openvino" in self.packages and precision == "int8" else ()))
+
 
 FORMATS = {
     "onnx": Format((".onnx",), ("fp32", "fp16"), ("onnx", "onnxruntime"), resizes=True),

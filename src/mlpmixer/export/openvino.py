@@ -13,7 +13,6 @@ import torch
 
 from mlpmixer import processor
 from mlpmixer.engines import openvino as engine
-from mlpmixer.errors import UsageError
 from mlpmixer.export.job import Job, Run
 
 USE = """\
@@ -71,10 +70,8 @@ def _started(path: Path, settings: dict[str, Any]) -> Run:
 
 
 def quantised(network: Any, job: Job) -> Any:
-    try:
-        import nncf
-    except ImportError:
-        raise UsageError("int8 for OpenVINO needs a package: pip install nncf") from None
+    import nncf
+
     assert job.calibration is not None
     logging.getLogger("nncf").setLevel(logging.ERROR)
     batches = [batch.numpy() for batch in job.calibration.split(1)]
