@@ -168,6 +168,9 @@ def attempt(rows: list[dict[str, Any]], name: str, work: Callable[[], dict[str, 
     try:
         rows.append({"name": name} | work())
     except Exception as error:
+        if type(error).__name__ == "OutOfResources":  # a way of cutting the work that this shape is too large for
+            rows.append({"name": name, "right": "does not fit"})
+            return
         first = (str(error).strip() or repr(error)).splitlines()[0]
         rows.append({"name": name, "error": f"{type(error).__name__}: {first[:200]}"})
 

@@ -54,6 +54,7 @@ class Found:
     registers: int
     stack: int
     shared: int
+    waits: int  # for the matrix units
     instructions: dict[str, int]
 
 
@@ -73,20 +74,19 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(each) for each in found]))
         return
-    print("| kernel | cut | registers | stack | shared, KB | instructions |\n|---|---|---|---|---|---|")
+    print("| kernel | cut | registers | stack | shared, KB | waits | instructions |\n" + "|---" * 7 + "|")
     for each in found:
         said = ", ".join(f"{number} {name}" for name, number in each.instructions.items())
-        print(
-            f"| {each.name} | {each.cut} | {each.registers} | {each.stack} | {each.shared / 1024:.0f} | {said} |",
-            flush=True,
-        )
+        used = f"{each.registers} | {each.stack} | {each.shared / 1024:.0f} | {each.waits}"
+        print(f"| {each.name} | {each.cut} | {used} | {said} |", flush=True)
 
 
 def token_mixing(first: bool) -> Iterator[Case]:
     for places in (256, 64):
         for way in tokens._token_mixing.configs[: 1 if first else None]:
-            tile = f"tensordesc<bf16[{way.kwargs['CHUNK']}, {places}]>"
-            types = {"x": BF16, "y": BF16, "w1": tile, "w2": tile}
+            chunk = way.kwargs["CHUNK"]
+            tiles = {"w1": f"tensordesc<bf16[{chunk}, {places}]>", "w2": f"tensordesc<bf16[{places}, {chunk}]>"}
+            types = {"x": BF16, "y": BF16, **tiles}
             yield Case(
                 f"token mixing, {places} places",
                 tokens._token_mixing,
@@ -163,9 +163,9 @@ def look(case: Case) -> Found:
     registers, stack = (int(re.findall(rf"{name}:(\d+)", used)[0]) for name in ("REG", "STACK"))
     seen = Counter(re.findall(rf"\b({'|'.join(MATRIX)}|UTMALDG|UTMASTG)\b", code))
     cut = ", ".join(f"{name} {value}" for name, value in case.constants.items() if name.isupper())
-    return Found(
-        case.name, f"{cut}, warps {case.warps}, stages {case.stages}", registers, stack, made.metadata.shared, {**seen}
-    )
+    cut = f"{cut}, warps {case.warps}, stages {case.stages}"
+    waits = len(re.findall(r"WARPGROUP\.DEPBAR", code))
+    return Found(case.name, cut, registers, stack, made.metadata.shared, waits, {**seen})
 
 
 def _tool(name: str, *arguments: str) -> str:

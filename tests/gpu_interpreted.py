@@ -8,6 +8,8 @@ TRITON_INTERPRET=1 python tests/gpu_interpreted.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -51,6 +53,15 @@ def mend() -> None:
     )
 
 
+def in_all_ways(kernel: Any, ways: list[Any], work: Callable[[], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Of cutting the kernel's work."""
+    first = kernel.configs
+    for way in ways:
+        kernel.configs = [way]
+        yield ", ".join(map(str, way.kwargs.values())), work()
+    kernel.configs = first
+
+
 def distance(found: Tensor, wanted: Tensor) -> float:
     return ((found.float() - wanted.float()).norm() / wanted.float().norm()).item()
 
@@ -75,12 +86,14 @@ def parts() -> dict[str, float]:
 
     for form in ("tanh", "erf"):
         approximate, exact = "none" if form == "erf" else "tanh", form == "erf"
+        several = 1 if exact else None
         w1, w2 = torch.randn(TOKEN_HIDDEN, PLACES) / 7, torch.randn(PLACES, TOKEN_HIDDEN) / 6
         b1, b2 = torch.randn(TOKEN_HIDDEN), torch.randn(PLACES)
         weights = tokens.tokens(Half(gamma, beta, w1, b1, w2, b2))
-        added = tokens.token_mixing(x, found, weights, ahead, exact=exact).float() - table - ahead
+        mix = partial(tokens.token_mixing, x, found, weights, ahead, exact=exact)
         wanted = w2 @ F.gelu(w1 @ normed + b1[:, None], approximate=approximate) + b2[:, None]
-        far[f"token mixing, {form}"] = distance(added, wanted.flatten(0, 1))
+        for cut, y in in_all_ways(tokens._token_mixing, tokens.ways()[:several], mix):
+            far[f"token mixing, {form}, {cut}"] = distance(y.float() - table - ahead, wanted.flatten(0, 1))
 
         w3, w4 = torch.randn(CHANNEL_HIDDEN, CHANNELS) / 9, torch.randn(CHANNELS, CHANNEL_HIDDEN) / 14
         b3, b4 = torch.randn(CHANNEL_HIDDEN), torch.randn(CHANNELS)
@@ -89,11 +102,12 @@ def parts() -> dict[str, float]:
         centred = channels.centred(w3).bfloat16()
         shifted = (table + ahead).bfloat16()
         before, about = -(centred.float() @ ahead), norms.statistics(shifted, ahead)
-        active = channels.product(shifted, centred, b3, normed=(about, before), active=form)
-        far[f"first product, {form}"] = distance(active, wanted)
-        far["second product"] = distance(
-            channels.product(wanted.bfloat16(), w4.bfloat16(), b4, skip=x).float() - table, wanted @ w4.T + b4
-        )
+        first = partial(channels.product, shifted, centred, b3, normed=(about, before), active=form)
+        for cut, active in in_all_ways(channels._product, channels.ways()[:several], first):
+            far[f"first product, {form}, {cut}"] = distance(active, wanted)
+        second = partial(channels.product, wanted.bfloat16(), w4.bfloat16(), b4, skip=x)
+        for cut, y in in_all_ways(channels._product, channels.ways()[:several], second):
+            far[f"second product, {cut}"] = distance(y.float() - table, wanted @ w4.T + b4)
         (small3, scale3), (small4, scale4) = channels.as_bytes(w3), channels.as_bytes(w4)
         normed8 = norms.normalised(x, torch.zeros(CHANNELS), channels.BYTE, 16.0)
         active = channels.product(
@@ -110,7 +124,8 @@ def parts() -> dict[str, float]:
 def wholes() -> dict[str, float]:
     """Whole networks, against the model that is written to be read."""
     far: dict[str, float] = {}
-    for name, options in (("mixer_nano", {"image_size": (20, 28), "gelu": "erf"}), ("mixer_pico", {})):
+    cases = (("mixer_nano", {"image_size": (20, 28), "gelu": "erf"}, WAYS), ("mixer_pico", {}, WAYS[:1]))
+    for name, options, several in cases:
         model = mlpmixer.create(name, layers=1, num_classes=10, **options).eval()
         assert isinstance(model, Mixer)
         with torch.no_grad():
@@ -118,7 +133,7 @@ def wholes() -> dict[str, float]:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
             pixels = torch.randint(0, 256, (PICTURES, 3, *model.config.image_size), dtype=torch.uint8)
             wanted, seen = model(normalise(pixels, HOW), intermediates=True)
-        for precision, ways in product(("bf16", "fp8"), WAYS):
+        for precision, ways in product(("bf16", "fp8"), several):
             network = Network(kernels.parts(model, HOW), precision, ways, torch.device("cpu"))
             features, logits = network(pixels)
             said = f"{name}, {precision}, {' and '.join(ways)}"

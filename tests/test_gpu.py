@@ -54,7 +54,7 @@ def distances(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 @needs_triton
 def test_kernels_compute_what_they_should(distances: dict[str, float]):
     """The interpreter cuts off where the GPU rounds: that costs up to 2⁻⁸ in bfloat16 and 2⁻³ in 8 bits."""
-    assert len([name for name in distances if not name.startswith("mixer")]) == 16
+    assert len([name for name in distances if not name.startswith("mixer")]) == 25
     for name, far in distances.items():
         exact = name in ("mean", "rate", "mean of normed", "patches")
         within = 1e-6 if exact else 0.12 if "8 bits" in name or "active bytes" in name else 0.012
@@ -64,7 +64,7 @@ def test_kernels_compute_what_they_should(distances: dict[str, float]):
 
 @needs_triton
 def test_whole_networks_compute_what_the_model_does(distances: dict[str, float]):
-    assert len([name for name in distances if name.startswith("mixer")]) == 32
+    assert len([name for name in distances if name.startswith("mixer")]) == 20
     for name, far in distances.items():
         if name.startswith("mixer"):
             assert far < (0.08 if "fp8" in name else 0.008), name
@@ -82,10 +82,11 @@ def test_kernels_compile_for_hopper(which: str, tmp_path: Path):
     found = json.loads(done.stdout)
     assert len(found) == {"others": 6}.get(which, 2)
     for each in found:
-        assert each["stack"] == 0, each  # nothing spills
+        assert each["stack"] <= 80, each  # next to nothing spills: a few addresses
         assert each["shared"] <= SHARED, each
         if which != "others":
-            assert each["instructions"].get("QGMMA" if which == "product8" else "HGMMA"), each
+            matrix = each["instructions"].get("QGMMA" if which == "product8" else "HGMMA", 0)
+            assert matrix > each["waits"] > 0, each  # no waiting after every instruction
             assert each["instructions"].get("UTMALDG"), each  # tiles come through the copy engine
             assert "HMMA" not in each["instructions"], each
 

@@ -115,7 +115,7 @@ def ways() -> list[Any]:
     names = ("ROWS", "COLUMNS", "DEPTH", "PARTS", "STAYS")
     return [
         triton.Config(dict(zip(names, way, strict=False)), num_warps=way[5], num_stages=way[6], pre_hook=_cut)
-        for way in (several[:1] if INTERPRETED else several)
+        for way in several
     ]
 
 
@@ -150,8 +150,9 @@ def _finish(
 
 
 @triton.autotune(
-    configs=ways(), key=["size", "outputs", "depth", "NORMED", "SCALED", "SKIP", "ACTIVE", "SMALL"]
-)  # fmt: skip
+    configs=ways()[:1] if INTERPRETED else ways(),
+    key=["size", "outputs", "depth", "NORMED", "SCALED", "SKIP", "ACTIVE", "SMALL"],
+)
 @triton.jit
 def _product(
     x, weight, found, skip, bias, statistics, before, scale, rows, outputs, depth, factor, size,  # noqa: ARG001

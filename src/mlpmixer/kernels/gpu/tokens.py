@@ -2,10 +2,10 @@
 
     y = x + W2 · gelu(W1 · LN(x) + b1) + b2
 
-A program takes a block of a picture's columns and lays it on its side, (channels of the block, places): it is then the
-left side of both products, and what comes out of the GELU can go into the second product from the registers where it
-is, as attention does it with its scores. The hidden table is made a few rows at a time. Weights come from the L2 cache
-through Hopper's copy engine, which fills in zeros beyond the last place.
+A program takes a block of a picture's columns, with all places. The hidden table is made some rows at a time: they
+come out of the first product into registers, go through the GELU and by way of shared memory into the second, whose
+sums over all hidden rows stay in registers. Weights come from the L2 cache through Hopper's copy engine, which fills in
+zeros beyond the last place.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -29,8 +29,10 @@ PLACES = 256  # no more: the sums over all places of a block must fit into the r
 
 
 class Tokens(NamedTuple):
-    """Weights of token mixing as the kernel reads them. Both maps are (hidden, places), the second one transposed;
-    places are padded to 8, hidden rows to 64."""
+    """Weights of token mixing as the kernel reads them: (out, in) matrices in bfloat16, vectors in float32.
+
+    `w1`'s places are padded to a multiple of 8 (rows of whole 16 bytes), the hidden rows of all to one of 128 (the
+    largest chunk)."""
 
     gamma: Tensor
     beta: Tensor
@@ -43,9 +45,10 @@ class Tokens(NamedTuple):
 def tokens(half: Half) -> Tokens:
     hidden, places = half.w1.shape
     assert places <= PLACES
-    room = (0, -places % 8, 0, -hidden % 64)
-    first, second = (F.pad(w, room).to(torch.bfloat16).contiguous() for w in (half.w1, half.w2.T))
-    vectors = (half.gamma, half.beta, F.pad(half.b1, (0, -hidden % 64)), half.b2)
+    more = -hidden % 128
+    first = F.pad(half.w1, (0, -places % 8, 0, more)).to(torch.bfloat16).contiguous()
+    second = F.pad(half.w2, (0, more)).to(torch.bfloat16).contiguous()
+    vectors = (half.gamma, half.beta, F.pad(half.b1, (0, more)), half.b2)
     gamma, beta, b1, b2 = (v.float().contiguous() for v in vectors)
     return Tokens(gamma, beta, first, b1, second, b2)
 
@@ -54,7 +57,7 @@ def token_mixing(x: Tensor, statistics: Tensor, weights: Tokens, ahead: Tensor, 
     """`x`: (B · places, C). `ahead`: (C,), is added as well: a bias of what comes next. `exact`: GELU's erf form."""
     places, channels = len(weights.b2), x.shape[1]
     pictures = len(x) // places
-    room = max(16, triton.next_power_of_2(places))
+    room = max(64, triton.next_power_of_2(places))
     y = torch.empty_like(x)
 
     def grid(meta: dict[str, Any]) -> tuple[Any]:
@@ -75,24 +78,36 @@ def _rows(weight: Tensor) -> Any:
 
 
 def _cut(nargs: dict[str, Any]) -> None:
-    for name in ("w1", "w2"):
-        nargs[name].block_shape = [nargs["CHUNK"], nargs["ROOM"]]
+    nargs["w1"].block_shape = [nargs["CHUNK"], nargs["ROOM"]]
+    nargs["w2"].block_shape = [nargs["ROOM"], nargs["CHUNK"]]
 
 
 def ways() -> list[Any]:
-    """Of cutting the work; the GPU says which is the best. (columns, hidden rows at a time, warps, stages)"""
-    several = ((128, 64, 8, 2), (128, 32, 8, 2), (128, 32, 8, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 32, 4, 3))
+    """Of cutting the work; the GPU says which is the best. (columns, hidden rows at a time, ahead, warps, stages)
+
+    With 256 places, the first leaves room for a second program beside it, which computes while this one waits; the
+    second reads the weights half as often.
+    """
+    several = (
+        (64, 64, False, 4, 1),
+        (128, 64, True, 8, 2),
+        (64, 64, True, 8, 2),
+        (64, 64, False, 4, 2),
+        (128, 128, False, 8, 2),
+    )
+    names = ("COLUMNS", "CHUNK", "AHEAD")
     return [
-        triton.Config({"COLUMNS": columns, "CHUNK": chunk}, num_warps=warps, num_stages=stages, pre_hook=_cut)
-        for columns, chunk, warps, stages in (several[:1] if INTERPRETED else several)
+        triton.Config(dict(zip(names, way, strict=False)), num_warps=way[3], num_stages=way[4], pre_hook=_cut)
+        for way in several
     ]
 
 
-@triton.autotune(configs=ways(), key=["places", "channels", "hidden", "size", "EXACT"])
+@triton.autotune(configs=ways()[:1] if INTERPRETED else ways(), key=["places", "channels", "hidden", "size", "EXACT"])
 @triton.jit
 def _token_mixing(
     x, statistics, gamma, beta, w1, b1, w2, b2, ahead, y, places, channels, hidden, size,  # noqa: ARG001
-    EXACT: tl.constexpr, ROOM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,  # noqa: N803
+    EXACT: tl.constexpr, ROOM: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
+    CHUNK: tl.constexpr, AHEAD: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     blocks = tl.cdiv(channels, COLUMNS)
     picture = (tl.program_id(0) // blocks).to(tl.int64)
@@ -111,17 +126,29 @@ def _token_mixing(
     shift = tl.load(beta + column, mask=there, other=0.0)
     table = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     normed = (table - mean[:, None]) * rate[:, None] * scale[None, :] + shift[None, :]
-    normed = normed.to(tl.bfloat16).T  # (columns, places)
+    normed = normed.to(tl.bfloat16)
 
-    total = tl.zeros((COLUMNS, ROOM), tl.float32)
-    for start in range(0, hidden, CHUNK):
-        active = tl.dot(normed, w1.load([start, 0]).T)  # (columns, hidden rows)
-        active += tl.load(b1 + start + tl.arange(0, CHUNK))[None, :]
-        active = gelu(active, EXACT).to(tl.bfloat16)
-        total = tl.dot(active, w2.load([start, 0]), total)
-    total += tl.load(b2 + place, mask=real, other=0.0)[None, :]
-    total += tl.load(ahead + column, mask=there, other=0.0)[:, None]
-    mixed = total.to(tl.bfloat16).T
+    total = tl.zeros((ROOM, COLUMNS), tl.float32)
+    rows = tl.arange(0, CHUNK)
+    if AHEAD:
+        # The compiler deals the work of a product whose result goes straight into another one out by rows only; with
+        # 8 warps and 64 rows half of it would be done twice. So the result goes once around the loop.
+        last = hidden - CHUNK
+        coming = tl.dot(w1.load([0, 0]), normed)  # (hidden rows, columns)
+        for start in range(0, last, CHUNK):
+            active = coming
+            coming = tl.dot(w1.load([start + CHUNK, 0]), normed)
+            active = gelu(active + tl.load(b1 + start + rows)[:, None], EXACT).to(tl.bfloat16)
+            total = tl.dot(w2.load([0, start]), active, total)
+        active = gelu(coming + tl.load(b1 + last + rows)[:, None], EXACT).to(tl.bfloat16)
+        total = tl.dot(w2.load([0, last]), active, total)
+    else:
+        for start in range(0, hidden, CHUNK):
+            active = tl.dot(w1.load([start, 0]), normed)
+            active = gelu(active + tl.load(b1 + start + rows)[:, None], EXACT).to(tl.bfloat16)
+            total = tl.dot(w2.load([0, start]), active, total)
+    total += tl.load(b2 + place, mask=real, other=0.0)[:, None]
+    total += tl.load(ahead + column, mask=there, other=0.0)[None, :]
     # Read once more, from the cache: it would fill registers all the while. (.cg keeps the compiler from doing that.)
     table = tl.load(x + at, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
-    tl.store(y + at, (table + mixed.to(tl.float32)).to(tl.bfloat16), mask=inside)
+    tl.store(y + at, (table + total).to(tl.bfloat16), mask=inside)
