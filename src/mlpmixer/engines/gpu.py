@@ -81,7 +81,7 @@ class Graphed:
             torch.cuda.current_stream().wait_stream(beside)
             torch.cuda.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.features, self.logits = network(self.pixels)
         self.network = network  # holds what the graph reads
         self._one_at_a_time = threading.Lock()
