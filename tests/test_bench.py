@@ -176,7 +176,7 @@ def test_a_peer_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch):
 def test_a_missing_peer_is_named_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("openvino", "nncf") else object())
     found = measure(names="openvino")
-    assert found.left_out == ["openvino: openvino and nncf is not installed: pip install 'mlpmixer[bench]'"]
+    assert found.left_out == ["openvino: it needs openvino and nncf: pip install 'mlpmixer[bench]'"]
     assert {row.system for row in found.rows} == {"mlpmixer"}
 
 

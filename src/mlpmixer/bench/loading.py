@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer import data
+from mlpmixer.bench import peers
 from mlpmixer.bench.turns import Times, ratio
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
@@ -65,7 +65,8 @@ def bench_loading(
     split = data.open(folder)["train"]
     if not isinstance(split, Files):
         raise UsageError(f"{folder} is no folder of picture files, which is what timm reads as well")
-    there = find_spec("timm") is not None
+    lacking = peers.why_not("timm", torch.device("cpu"))
+    there = lacking is None
     needed = BATCH * (AHEAD + BATCHES)
     if there and len(split) < needed:
         raise UsageError(f"{folder} has {len(split)} training pictures; {needed} or more are needed to measure with")
@@ -84,7 +85,7 @@ def bench_loading(
                 rows += _rows(ways, name, rounds, workers)
     finally:
         torch.set_num_threads(threads)
-    return rows, [] if there else ["timm: timm is not installed: pip install 'mlpmixer[bench]'"]
+    return rows, [] if there else [f"timm: {lacking}"]
 
 
 def ours(split: Split, how: Augment, size: int = SIZE) -> Run:

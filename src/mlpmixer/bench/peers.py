@@ -29,7 +29,7 @@ PEERS = {
     "timm": Peer("mlpmixer.bench.timm", ("timm",), ("fp32", "bf16"), ("cpu", "cuda")),
     "openvino": Peer("mlpmixer.bench.openvino", ("timm", "openvino", "nncf"), ("fp32", "bf16", "int8")),
     "onnx": Peer("mlpmixer.bench.onnx", ("timm", "onnx", "onnxruntime"), ("fp32",)),
-    "flax": Peer("mlpmixer.bench.flax", ("flax",), ("fp32",)),
+    "flax": Peer("mlpmixer.bench.flax", ("flax", "jax"), ("fp32",)),
 }
 Start = Callable[[Subject, str, int, torch.device, bool], list[System]]
 
@@ -44,7 +44,7 @@ def why_not(name: str, device: torch.device) -> str | None:
     """None: nothing keeps it from running here, in the precisions that it has."""
     missing = [package for package in PEERS[name].packages if find_spec(package) is None]
     if missing:
-        return f"{' and '.join(missing)} is not installed: pip install 'mlpmixer[bench]'"
+        return f"it needs {' and '.join(missing)}: pip install 'mlpmixer[bench]'"
     if device.type not in PEERS[name].devices:
         return f"it is for a {PEERS[name].devices[0]}"
     return None

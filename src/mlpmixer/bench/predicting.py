@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlpmixer.bench import peers
 from mlpmixer.bench.systems import Subject
 from mlpmixer.bench.turns import in_turns, ratio
 from mlpmixer.data.processes import cores
@@ -71,10 +71,8 @@ def bench_predicting(
     subject.model.passport = Passport(preprocessing=how)
     predictor = Predictor(subject.model, precision=precision, device="cpu", top=TOP, batch_size=batch, measure=True)  # pyright: ignore[reportArgumentType]
     systems = {("mlpmixer", predictor.engine.name): _ours(predictor, paths)}
-    left_out = []
-    if find_spec("timm") is None:
-        left_out.append("timm: timm is not installed: pip install 'mlpmixer[bench]'")
-    else:
+    lacking = peers.why_not("timm", torch.device("cpu"))
+    if lacking is None:
         for compiled in (False,) if quick else (False, True):
             system = ("timm", "compiled" if compiled else "eager")
             systems[system] = _timms(subject, how, paths, batch, precision, compiled)
@@ -91,7 +89,7 @@ def bench_predicting(
         rows.append(
             Row(*system, name, precision, batch, len(paths) / each.median, each.spread, alike, ahead),
         )
-    return rows, left_out
+    return rows, [] if lacking is None else [f"timm: {lacking}"]
 
 
 def _ours(predictor: Predictor, paths: Sequence[str]) -> Callable[[], list[Answer]]:

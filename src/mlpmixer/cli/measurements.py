@@ -157,8 +157,9 @@ def _machine(device: torch.device, peers: Sequence[str], *packages: str) -> dict
 
 
 def _said(machine: dict[str, Any]) -> str:
-    kept = [f"{package} {number}" for package, number in machine["versions"].items()]
-    return ", ".join([machine["processor"], f"{machine['threads']} threads", f"torch {machine['torch']}", *kept])
+    numbers = {"mlpmixer": machine["mlpmixer"], "torch": machine["torch"], **machine["versions"]}
+    kept = [f"{package} {number}" for package, number in numbers.items()]
+    return ", ".join([machine["processor"], f"{machine['threads']} threads", *kept])
 
 
 def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> None:
