@@ -9,9 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlpmixer.models.layers import LAYER_NORM_EPS
-
 ROWS = 4  # of a program
+EPS = 1e-6  # as models/layers.py has it
 
 
 def statistics(x: Tensor, ahead: Tensor | None = None) -> Tensor:
@@ -19,7 +18,7 @@ def statistics(x: Tensor, ahead: Tensor | None = None) -> Tensor:
     rows, channels = x.shape
     found = torch.empty(rows, 2, dtype=torch.float32, device=x.device)
     _statistics[(triton.cdiv(rows, ROWS),)](
-        *(x, x if ahead is None else ahead, found, rows, channels, LAYER_NORM_EPS),
+        *(x, x if ahead is None else ahead, found, rows, channels, EPS),
         SHIFTED=ahead is not None,
         ROWS=ROWS,
         WIDTH=triton.next_power_of_2(channels),
@@ -33,7 +32,7 @@ def normalised(x: Tensor, ahead: Tensor, dtype: torch.dtype, factor: float = 1.0
     rows, channels = x.shape
     found = torch.empty(rows, channels, dtype=dtype, device=x.device)
     _normalised[(triton.cdiv(rows, ROWS),)](
-        *(x, ahead, found, rows, channels, LAYER_NORM_EPS, factor),
+        *(x, ahead, found, rows, channels, EPS, factor),
         ROWS=ROWS,
         WIDTH=triton.next_power_of_2(channels),
         num_warps=4,
