@@ -26,7 +26,7 @@ Pair = tuple[str, str]  # engine, precision
 
 ROUNDS = 2
 FURTHEST = 0.1  # from float32's logits, as a share of their spread; what is further off has a fault
-PACKAGES = ("torch", "openvino", "onnxruntime")  # whose versions matter
+PACKAGES = ("torch", "openvino", "onnxruntime", "triton")  # whose versions matter
 
 
 @dataclass(frozen=True)
