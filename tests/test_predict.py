@@ -46,13 +46,15 @@ def test_all_kinds_of_input_agree(predictor: Predictor):
         assert abs(found.score - pixels.score) < 0.05  # a path may be decoded smaller
 
 
-def test_scores_are_the_models_own(predictor: Predictor):
+@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_scores_are_the_models_own(precision: str, off: float):
     model = load("mixer_cifar10")
     assert model.passport is not None
     how = model.passport.preprocessing
     images = preprocess(decode(PHOTO, at_least=how.resize), how)[None]
     expected = model(images).softmax(1).max()
-    assert predictor(PHOTO).score == pytest.approx(float(expected.detach()))
+    found = Predictor("mixer_cifar10", precision=precision)(PHOTO)
+    assert found.score == pytest.approx(float(expected.detach()), abs=off)
 
 
 def test_batches_do_not_change_the_answer(predictor: Predictor, photos: list[Path]):
