@@ -11,7 +11,7 @@ COLOURS = {  # class: what it colours, on light, on dark
     "track": ("fill", "#eceef2", "#262a31"),
     "rule": ("stroke", "#d5d9e0", "#3a404a"),
     "ours": ("fill", "#0a5bb0", "#7db8ff"),
-    "theirs": ("fill", "#9aa2ae", "#6d7480"),
+    "theirs": ("fill", "#6b7380", "#9199a6"),
 }
 LINES = (("#0a5bb0", "#7db8ff"), ("#a8480c", "#ffb077"), ("#1c7248", "#7fd6a8"), ("#8a2f86", "#e69be2"))
 LINES += (("#0b6e75", "#6fd3db"), ("#7a5c00", "#e3c35a"), ("#b3261e", "#ff9d94"), ("#5a616c", "#a5adb9"))
