@@ -61,10 +61,11 @@ def bench(
     Args:
         what: infer, train, data, predict or scaling.
         folder: A data set of picture files (data), or any folder of them (predict).
-        models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1; one for predict; names only for scaling.
-        precision: Of the products: fp32, bf16 and int8 (infer), or one of fp32 and bf16.
+        models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1; one for predict; names only for scaling;
+            nothing for the usual ones.
+        precision: Of the products: fp32, bf16 and int8 (infer), or one of fp32 and bf16; nothing for the usual.
         peers: Whom to compare with (infer).
-        rounds: How often each system has its turn, after it has warmed up; 2 or more.
+        rounds: How often each system has its turn, after it has warmed up; 2 or more, or 0 for the usual number.
         pictures: How many files at most (predict).
         quick: Without torch.compile, which begins with a minute for each model.
         device: cpu, cuda, or auto (infer, train, scaling).
