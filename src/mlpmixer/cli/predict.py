@@ -2,60 +2,226 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import print_table
-from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.cli.progress import Bar
+from mlpmixer.errors import PictureError, RunStopped, UsageError
 from mlpmixer.weights.shipped import DEFAULT
+
+if TYPE_CHECKING:
+    from mlpmixer.predict.job import Output
+    from mlpmixer.predict.predictor import Prediction, Predictor
+    from mlpmixer.predict.written import Format, Writer
+
+MANY = 1000  # pictures for which it pays to find out which engine is the fastest
 
 
 def predict(
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")],
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE|FOLDER|-...")],
     /,
     weights: Annotated[str, tyro.conf.arg(metavar="RUN|FILE|NAME")] = DEFAULT,
     top: int = 5,
-    strict: bool = False,
     json: bool = False,
+    csv: bool = False,
+    parquet: bool = False,
+    output: Path | None = None,
+    resume: bool = False,
+    embeddings: Path | None = None,
+    tta: Literal["none", "flip", "crops"] = "none",
+    strict: bool = False,
+    engine: Literal["auto", "eager", "compiled", "kernels", "openvino", "onnx", "triton"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"] = "auto",
+    device: str = "auto",
+    batch: int = 32,
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
 ) -> None:
     """Name what is in pictures.
 
     Args:
-        pictures: Picture files.
+        pictures: Picture files, folders with pictures somewhere below them, or - for paths on standard input, one a
+            line.
         weights: A run folder, a file of weights, or a name from `mixer models --weights`; by default the small model
             that comes with the package, which knows the ten classes of CIFAR-10.
         top: How many labels for each picture.
-        strict: Fail when a picture cannot be read, instead of leaving it out.
-        json: Print JSON, a line a picture.
+        json: A line of JSON for each picture.
+        csv: A line of CSV for each picture, after one with the names of the columns.
+        parquet: Parquet; needs --output, which becomes a folder of parts.
+        output: Write into this file instead of to standard output; its ending tells the form, too.
+        resume: Go on with --output where a run ended, however it did: what is in the file is done.
+        embeddings: Write what the model's head is given into this .npy file, a row for each picture that is answered.
+        tta: Average over several views of each picture: flip (and its mirror image), crops (centre, corners, mirrored).
+        strict: End with exit code 1 when a picture could not be read. (The others are answered all the same.)
+        engine: What runs the model. auto: the fastest here.
+        precision: In which numbers.
+        device: auto, cpu or cuda.
+        batch: How many pictures go through the model at a time.
+        ray: Work on a Ray cluster: its address, such as auto, ray://host:10001, or local for one that is started here.
     """
     if not pictures:
         raise UsageError("give one picture or more: mixer predict photo.jpg")
+    form = _form(json, csv, parquet, output)
+    if resume and output is None:
+        raise UsageError("--resume goes on with a file: name it with --output")
+    if embeddings is not None and embeddings.suffix != ".npy":
+        raise UsageError(f"embeddings are written as .npy, not as '{embeddings.name}'")
+
     from mlpmixer.predict.predictor import Predictor
 
-    predictor = Predictor(weights, top=top)
-    rows = []
-    for path in pictures:
-        try:
-            found = predictor(path)
-        except PictureError as error:
-            if strict or len(pictures) == 1:
-                raise
-            print(f"mixer: left out: {error}", file=sys.stderr)
-            continue
-        rows.append([str(path), found.label, f"{found.score:.1%}", _others(found.top[1:])])
-        if json:
-            _print_line({"path": str(path), "label": found.label, "score": found.score, "top": found.top})
-    if rows and not json:
-        print_table(["picture", "label", "score", "then"], rows)
+    asked = _Asked(pictures)
+    watched = output is not None or not sys.stdout.isatty()  # otherwise one sees the answers
+    bar = Bar(asked.count if watched and not asked.one else None, hidden=not watched)
+    notes = _Notes(bar, asked.one)
+    files = asked.files(notes.left_out)
+    some = [] if asked.endless else list(islice(files, MANY))
+    settings: dict[str, Any] = {
+        "engine": engine,
+        "precision": precision,
+        "device": device,
+        "top": top,
+        "batch_size": 1 if asked.one else batch,
+        "views": tta,
+        "embeddings": embeddings is not None,
+        "measure": len(some) == MANY and ray is None,
+    }
+    predictor = Predictor(weights, **settings)
+    place = _place(form, output, embeddings, resume, predictor)
+    with bar, contextlib.closing(place):
+        todo = place.still_to_do(chain(some, files), bar.advance)
+        if ray is None:
+            pieces, first = predictor.pieces(todo), lambda: notes.say(predictor.choice)
+        else:
+            from mlpmixer.predict import cluster
+
+            pieces, first = cluster.pieces(todo, predictor.model, settings, address=ray, tell=notes.say), lambda: None
+        _write_all(pieces, place, notes, bar, first)
+    if not asked.one:
+        _sum_up(place, notes, bar)
+    if strict and notes.lost:
+        raise PictureError(f"{notes.lost:,} could not be read; the others are answered")
 
 
-def _others(ranked: tuple[tuple[str, float], ...]) -> str:
-    return ", ".join(f"{label} {score:.1%}" for label, score in ranked)
+class _Asked:
+    """What was named: `one` picture only; or `endless`, as nobody knows how much is to come."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+        self.endless = "-" in names
+        self.one = len(names) == 1 and not self.endless and not Path(names[0]).is_dir()
+
+    def files(self, tell: Callable[[str], object]) -> Iterator[str]:
+        from mlpmixer.predict import paths
+
+        for name in self.names:
+            yield from paths.pictures(paths.lines(sys.stdin.buffer) if name == "-" else [name], tell)
+
+    @property
+    def count(self) -> Callable[[], Iterator[str]] | None:
+        return None if self.endless else lambda: self.files(lambda _: None)
 
 
-def _print_line(found: dict[str, object]) -> None:
-    print(json.dumps(found, ensure_ascii=False))
+class _Notes:
+    """What is said on standard error."""
+
+    def __init__(self, bar: Bar, one: bool):
+        self.bar, self.one, self.lost = bar, one, 0
+
+    def say(self, line: object) -> None:
+        with self.bar.aside():
+            print(f"mixer: {line}", file=sys.stderr)
+
+    def left_out(self, why: str | PictureError) -> None:
+        if self.one and isinstance(why, PictureError):
+            raise why
+        self.lost += 1
+        self.say(f"left out: {why}")
+
+
+def _write_all(pieces: Any, place: Output, notes: _Notes, bar: Bar, first: Callable[[], object]) -> None:
+    from mlpmixer.predict.job import write_all
+
+    try:
+        with contextlib.closing(pieces):
+            write_all(pieces, place, first=first, broken=notes.left_out, done=bar.advance)
+    except KeyboardInterrupt:
+        known = f"{place.writer.rows:,} pictures"
+        where = "" if place.file is None else f" that are in {place.file}; the same command with --resume goes on"
+        raise RunStopped(f"stopped after {known}{where}") from None
+
+
+def _place(form: Format | None, file: Path | None, rows: Path | None, resume: bool, predictor: Predictor) -> Output:
+    from mlpmixer.predict import job, written
+
+    width = 0 if rows is None else predictor.width
+    if file is not None:
+        assert form is not None
+        return job.open_output(
+            file, form, rows, resume=resume, top=predictor.top, width=width, predictor=lambda: predictor
+        )
+    kinds: dict[Format | None, Callable[[], Writer]] = {
+        None: _Table,
+        "json": lambda: written.JsonLines(sys.stdout),
+        "csv": lambda: written.Csv(sys.stdout, predictor.top),
+    }
+    return job.Output(kinds[form](), embeddings=job.new_embeddings(rows, width))
+
+
+def _form(json: bool, csv: bool, parquet: bool, output: Path | None) -> Format | None:
+    """None: a table for people."""
+    named: list[Format] = [name for name, said in (("json", json), ("csv", csv), ("parquet", parquet)) if said]  # pyright: ignore[reportAssignmentType]
+    if len(named) > 1:
+        raise UsageError(f"--{named[0]} and --{named[1]} exclude each other")
+    if named == ["parquet"] and output is None:
+        raise UsageError("Parquet is no text: say where with --output, such as answers.parquet")
+    if named or output is None:
+        return named[0] if named else None
+    from mlpmixer.predict.written import format_of
+
+    return format_of(output)
+
+
+class _Table:
+    """For people: as wide as the first rows need it."""
+
+    def __init__(self) -> None:
+        self.rows, self._waiting, self._widths = 0, [], []
+
+    def write(self, path: str, found: Prediction) -> None:
+        then = ", ".join(f"{label} {score:.1%}" for label, score in found.top[1:])
+        self._waiting.append((path, found.label, f"{found.score:.1%}", then))
+        self.rows += 1
+
+    def flush(self) -> None:
+        if self._waiting and not self._widths:
+            head = ("picture", "label", "score", "then")
+            self._widths = [max(map(len, column)) for column in zip(head, *self._waiting, strict=True)]
+            print()
+            self._print(head)
+            print(" " + "─" * (sum(self._widths) + 2 * len(head)))
+        for row in self._waiting:
+            self._print(row)
+        self._waiting = []
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self.flush()
+        if self.rows:
+            print()
+
+    def _print(self, row: tuple[str, ...]) -> None:
+        path, label, score, then = self._widths
+        print(f" {row[0]:{path}}  {row[1]:{label}}  {row[2]:>{score}}  {row[3]:{then}}".rstrip())
+
+
+def _sum_up(place: Output, notes: _Notes, bar: Bar) -> None:
+    before = 0 if place.seen is None else len(place.seen)
+    answered = place.writer.rows - before
+    rate = f"{answered / max(bar.seconds, 1e-9):,.0f} a second"
+    rest = [f"{notes.lost:,} left out"] * bool(notes.lost) + [f"{before:,} were there already"] * bool(before)
+    notes.say("; ".join([f"{answered:,} pictures in {bar.seconds:,.1f} s, {rate}", *rest]))

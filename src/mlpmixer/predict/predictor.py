@@ -135,6 +135,12 @@ class Predictor:
         """How many threads read pictures; each answers them too, where the engine allows it."""
         return torch.get_num_threads() if self._together else max(2, cores())
 
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
+        return self._run(blank).features.shape[1]
+
     def answer(self, pictures: Sequence[Picture]) -> list[Prediction | PictureError]:
         """In this thread, in one go."""
         how = self.preprocessing

@@ -1,0 +1,192 @@
+"""The same on the machines of a Ray cluster: every picture is answered once, even if processes are killed meanwhile.
+
+Weights travel through Ray; pictures are read where they are answered, so they must lie under the same paths there.
+mlpmixer must be installed on all machines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from mlpmixer.errors import MixerError, PictureError, RunError, UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.predict.job import Piece
+from mlpmixer.predict.predictor import Prediction, Predictor
+
+CORES = 8  # of a process, at most
+AHEAD = 2  # pieces a process: one in work, one to go on with
+DEATHS = 2  # of processes that had a piece in hand: then it is taken apart, and then it is to blame
+IN_A_ROW = 12  # deaths without an answer between them
+
+
+class Member:
+    """One process of the cluster. Ray tells it how many cores it has, which torch goes by."""
+
+    def __init__(self, model: Classifier, settings: dict[str, Any]):
+        self.model, self.settings = model, settings
+
+    def begin(self) -> str:
+        """Which engine it is. (An error in `__init__` would look like a death.)"""
+        self.predictor = Predictor(self.model, **self.settings)
+        return str(self.predictor.choice)
+
+    def answer(self, paths: list[str]) -> list[Prediction | PictureError]:
+        at_once = min(self.predictor.batch_size, math.ceil(len(paths) / self.predictor.lanes))
+        return [found for _, found in self.predictor.stream(paths, at_once=at_once)]
+
+
+@dataclass(eq=False)
+class _Work:
+    paths: list[str]
+    deaths: int = 0
+    found: list[Prediction | PictureError] | None = None
+
+
+def pieces(
+    paths: Iterable[str],
+    model: Classifier,
+    settings: dict[str, Any],
+    *,
+    address: str,
+    cores: int = CORES,
+    tell: Callable[[str], object] = lambda _line: None,
+) -> Generator[Piece]:
+    """Like `Predictor(model, **settings).pieces(paths)`. cores: of each process, at most."""
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from None
+    try:
+        yield from _Team(ray, model, settings, cores, tell).pieces(paths)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class _Team:
+    def __init__(
+        self, ray: Any, model: Classifier, settings: dict[str, Any], cores: int, tell: Callable[[str], object]
+    ):
+        self.ray, self.tell = ray, tell
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        nodes = [cpus for cpus in nodes if cpus]
+        if not nodes:
+            raise UsageError("the Ray cluster has no cores")
+        each = min(cores, *nodes)
+        self.size = sum(cpus // each for cpus in nodes)
+        self.at_once = settings.get("batch_size", 32) * each
+        self.model, self.settings = ray.put(model), settings
+        self.member = ray.remote(num_cpus=each, max_restarts=0)(Member)
+        self.starting: dict[Any, Any] = {}  # answer to come → process
+        self.busy: dict[Any, list[Any]] = {}  # process → answers to come
+        self.running: dict[Any, tuple[Any, _Work]] = {}  # answer to come → process, work
+        self.deaths = 0  # in a row
+        self.told = False
+        for _ in range(self.size):
+            self._start()
+
+    def pieces(self, paths: Iterable[str]) -> Generator[Piece]:
+        paths = iter(paths)
+        waiting: deque[_Work] = deque()  # in order
+        todo: deque[_Work] = deque()  # of these, what nobody has in hand
+        most = (self.size + 1) * AHEAD
+        try:
+            while True:
+                while len(waiting) < most and (some := list(islice(paths, self.at_once))):
+                    waiting.append(_Work(some))
+                    todo.append(waiting[-1])
+                if not waiting:
+                    return
+                self._hand_out(todo)
+                found = waiting[0].found
+                if found is None:
+                    self._listen(waiting, todo)
+                else:
+                    yield list(zip(waiting.popleft().paths, found, strict=True))
+        finally:
+            for process in (*self.busy, *self.starting.values()):
+                self.ray.kill(process)
+
+    def _start(self) -> None:
+        process = self.member.remote(self.model, self.settings)
+        self.starting[process.begin.remote()] = process
+
+    def _hand_out(self, todo: deque[_Work]) -> None:
+        while todo and self.busy:
+            process = min(self.busy, key=lambda one: len(self.busy[one]))
+            if len(self.busy[process]) == AHEAD:
+                return
+            work = todo.popleft()
+            answer = process.answer.remote(work.paths)
+            self.busy[process].append(answer)
+            self.running[answer] = process, work
+
+    def _listen(self, waiting: deque[_Work], todo: deque[_Work]) -> None:
+        (answer,), _ = self.ray.wait([*self.running, *self.starting], num_returns=1)
+        process = self.starting.get(answer) or self.running[answer][0]
+        try:
+            found = self.ray.get(answer)
+        except self.ray.exceptions.RayActorError as error:
+            self._lost(process, waiting, todo, error)
+            return
+        except self.ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, MixerError) else RunError(f"on the cluster: {cause!r}") from None
+        if answer in self.starting:
+            self.busy[self.starting.pop(answer)] = []
+            if not self.told:
+                self.tell(f"{self.size} on the cluster: {found}")
+                self.told = True
+            return
+        self.deaths = 0
+        _, work = self.running.pop(answer)
+        self.busy[process].remove(answer)
+        work.found = found
+
+    def _lost(self, process: Any, waiting: deque[_Work], todo: deque[_Work], error: Exception) -> None:
+        self.deaths += 1
+        if self.deaths > IN_A_ROW:
+            raise RunError(f"the processes on the cluster die before they answer ({str(error).splitlines()[0]})")
+        self.starting = {answer: one for answer, one in self.starting.items() if one is not process}
+        lost = []
+        for answer in self.busy.pop(process, []):
+            _, work = self.running.pop(answer)
+            try:
+                work.found = self.ray.get(answer)  # which it may have given before
+            except self.ray.exceptions.RayActorError:
+                lost.append(work)
+        todo.extendleft(reversed(lost[1:]))
+        if lost:
+            self._again(lost[0], waiting, todo)
+        self._start()
+
+    def _again(self, work: _Work, waiting: deque[_Work], todo: deque[_Work]) -> None:
+        """What a process died of, or with."""
+        work.deaths += 1
+        if work.deaths < DEATHS:
+            todo.appendleft(work)
+        elif len(work.paths) == 1:
+            work.found = [PictureError(f"{work.paths[0]} ends the process that reads it")]
+        else:  # one of them may be to blame
+            alone = [_Work([path]) for path in work.paths]
+            place = waiting.index(work)
+            waiting.remove(work)
+            for number, one in enumerate(alone):
+                waiting.insert(place + number, one)
+            todo.extendleft(reversed(alone))
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("a cluster needs a package: pip install 'mlpmixer[ray]'") from None
+    return ray
