@@ -68,6 +68,8 @@ def open_output(
     if last is not None:
         _require_the_same(last, file, top, predictor)
     if rows is not None:
+        if there and not rows.exists():
+            raise UsageError(f"{file} has {there:,} answers, and {rows} is not there; go on without --embeddings")
         there = min(there, embeddings.rows_in(rows, width))
     writer = written.go_on(file, kind, top, there)
     names = (written.spelled(record.path) for record in islice(written.records(file, kind), writer.rows))
