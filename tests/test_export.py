@@ -23,6 +23,7 @@ import mlpmixer
 from mlpmixer.cli import main
 from mlpmixer.data.pictures import pixels
 from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.engines import openvino as engine
 from mlpmixer.errors import MixerError
 from mlpmixer.export import check, formats, pictures
 from mlpmixer.export import export as room
@@ -59,7 +60,7 @@ def scores(model: Any, how: Preprocessing, some: list[np.ndarray]) -> np.ndarray
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that knows clothes, some seconds old."""
     recipe = toml.change(
-        find("fashion_mnist"), {"train.epochs": 3.0, "train.precision": "bf16", "optim.warmup_steps": 20}
+        find("fashion_mnist"), {"train.epochs": 1.0, "train.precision": "bf16", "optim.warmup_steps": 20}
     )
     folder = tmp_path_factory.mktemp("runs") / "mine"
     mlpmixer.fit(recipe, folder)
@@ -93,7 +94,7 @@ def in_openvino(job: Job, hint: str = "f32") -> Callable[[np.ndarray], np.ndarra
     sides = [-1 if isinstance(side, str) else side for side in job.taken]
     given = ops.parameter(openvino.PartialShape(sides), openvino.Type.u8)
     graph: Any = openvino.Model([openvino_files.prepare(given, job)], [given])  # pyright: ignore[reportGeneralTypeIssues]
-    network = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    network = engine.core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     return lambda some: network(some)[0]
 
 
@@ -206,7 +207,6 @@ ODD = ("a \"quoted\" 'one'", "näme 猫", "two\nlines", "back\\slash", "odd \udc
 
 def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
     import onnxruntime
-    import openvino
 
     this = job(passport=Passport(preprocessing=Preprocessing.usual((28, 28)), classes=ODD))
     readable = [name.encode("utf-8", "backslashreplace").decode() for name in ODD]
@@ -220,7 +220,7 @@ def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
     assert label[0] == found[0].argmax()
     assert features.shape == (1, this.model.config.channels)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(ODD)
-    network = openvino.Core().read_model("odd.xml")
+    network = engine.core().read_model("odd.xml")
     assert json.loads(network.get_rt_info(["mlpmixer", "classes"]).value) == list(ODD)
     said = {"classes": "", "mlpmixer": ""}
     torch.export.load("odd.pt2", extra_files=said)
@@ -232,7 +232,7 @@ def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
 def test_half_the_bits_are_half_the_file():
     sizes = {}
     for to, precision in [(t, p) for t in ("onnx", "openvino", "safetensors") for p in ("fp32", "fp16")]:
-        report = export("mixer_clothing", to, precision=precision, count=8)
+        report = export("mixer_cifar10", to, precision=precision, count=8)
         sizes[to, precision] = report["files"][-1]["bytes"]
     for to in ("onnx", "openvino", "safetensors"):
         assert 0.45 < sizes[to, "fp16"] / sizes[to, "fp32"] < 0.55
@@ -242,7 +242,6 @@ def test_half_the_bits_are_half_the_file():
     ("to", "precision"),
     [
         ("safetensors", "bf16"),
-        ("pt2", "bf16"),
         pytest.param("safetensors", "int8", marks=needs_kernels),
         ("openvino", "int8"),
     ],
@@ -250,7 +249,7 @@ def test_half_the_bits_are_half_the_file():
 def test_fewer_bits_pass_on_the_pictures_of_the_run(run: Path, here: Path, to: str, precision: str):
     report = export(run, to, precision=precision)
     assert report["pictures"] == {"from": "fashion_mnist_small, test", "count": 1000, "labelled": True}
-    assert report["accuracy"]["value"] > 0.7
+    assert report["accuracy"]["value"] > 0.6
     first = report["agreement"][0]
     assert first["accuracy"]["right"] >= 0.99 * report["accuracy"]["right"]
     if precision == "int8":
@@ -259,6 +258,24 @@ def test_fewer_bits_pass_on_the_pictures_of_the_run(run: Path, here: Path, to: s
         assert weights.stat().st_size < 0.5 * (run / "weights.safetensors").stat().st_size
     else:
         assert first["alike"] >= 0.995
+
+
+def test_a_program_in_bfloat16(run: Path, tmp_path: Path):
+    """PyTorch keeps all tables in bfloat16, so it is further off than our kernels, and may be refused."""
+    model = mlpmixer.load(run, dtype=torch.float32)
+    assert model.passport is not None
+    this = Job(model=model, passport=model.passport, precision="bf16", size="dynamic", licence="unknown")
+    pt2_files.write(this, tmp_path / "x.pt2")
+    way = pt2_files.start(tmp_path / "x.pt2", this)["torch.export"]
+    asked = pictures.find(str(run), None, model, 500).asked
+    some = [picture for _, picture in pictures.each(asked)]
+    wanted, found = check._answers(some, this), way(np.stack(some))
+    assert (wanted.argmax(1) == found.argmax(1)).mean() > 0.97
+    assert 1e-4 < np.abs(wanted - found).max() < 0.1  # it is in bfloat16, and right
+    written = (tmp_path / "x.pt2").read_bytes()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert len(written) < 2 * parameters + 300_000  # 2 bytes each, and the program
+    assert str(ROOT).encode() not in written
 
 
 # Without mlpmixer
@@ -313,12 +330,13 @@ def test_a_card_says_what_a_person_needs(card: str, exported: Path, monkeypatch:
     monkeypatch.chdir(exported)
     said = Path(card).read_text(encoding="utf-8")
     result = json.loads(Path("runs/mine/result.json").read_text())
+    parameters = sum(parameter.numel() for parameter in mlpmixer.load("runs/mine").parameters())
     assert f"{result['test']['top1']:.2%} [" in said
     for words in (
         "fashion_mnist",
         "| licence | unknown |",
-        "214,",
-        "resize",
+        f"{parameters:,} parameters",
+        "scaled",
         "ankle boot",
         "threads",
         torch.__version__,
@@ -464,6 +482,27 @@ def test_an_interruption_leaves_nothing(here: Path):
 
     with pytest.raises(KeyboardInterrupt):
         export("mixer_cifar10", "openvino", output="new/x.xml", watch=stop)
+    assert left(here) == []
+
+
+def test_ctrl_c_still_works_after_openvino(here: Path):
+    """Its plugin moves the stack on which signals are handled; see `engines.openvino.core`."""
+    code = """if True:
+        import gc, os, signal
+        from mlpmixer.engines import fastest
+        from mlpmixer import load
+        model = load("mixer_cifar10").float()
+        made = [fastest.start(model, model.passport.preprocessing, engine="openvino", precision="fp32")[0]]
+        made.append(fastest.start(model, model.passport.preprocessing, engine="openvino", precision="fp32")[0])
+        while made:
+            made.pop(0)
+            gc.collect()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            print("stopped")
+    """
+    assert python(code) == "stopped\n"
     assert left(here) == []
 
 

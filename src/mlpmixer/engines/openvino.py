@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from typing import Any
@@ -46,16 +47,23 @@ class OpenVino:
         return self._run(pixels)
 
 
-def compiled(network: Any, precision: str) -> Any:
+@functools.cache
+def core() -> Any:
+    """The same for all. Each gives the thread that first uses it another stack for signals, and takes that away when it
+    ends: of two that overlap, the first to end leaves a stack that is gone, and the next Ctrl-C ends the process."""
     import openvino
 
+    return openvino.Core()
+
+
+def compiled(network: Any, precision: str) -> Any:
     # Latency is what one batch takes; whoever calls from several threads gets one answer after the other.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
+    request = core().compile_model(network, "CPU", settings).create_infer_request()
     one_at_a_time = threading.Lock()
 
     def run(pixels: Tensor) -> tuple[Tensor, Tensor]:

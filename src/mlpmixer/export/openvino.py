@@ -18,8 +18,9 @@ from mlpmixer.export.job import Job, Run
 USE = """\
 import numpy, openvino
 from PIL import Image
-network = openvino.Core().compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
-classes = json.loads(openvino.Core().read_model("{file}").get_rt_info(["mlpmixer", "classes"]).value)
+core = openvino.Core()
+network = core.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+classes = json.loads(core.read_model("{file}").get_rt_info(["mlpmixer", "classes"]).value)
 picture = numpy.asarray(Image.open("{picture}").convert("RGB"){resized})
 answer = network(picture[None])
 print(classes[answer["label"][0]], answer["scores"].max())
@@ -63,9 +64,7 @@ def start(path: Path, _job: Job) -> dict[str, Run]:
 
 
 def _started(path: Path, settings: dict[str, Any]) -> Run:
-    import openvino
-
-    network = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads(), **settings})
+    network = engine.core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads(), **settings})
     return lambda pictures: network(np.ascontiguousarray(pictures))["scores"]
 
 

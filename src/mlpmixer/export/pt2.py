@@ -32,13 +32,15 @@ print(json.loads(said["classes"])[answer["label"][0]], answer["scores"].max().it
 def write(job: Job, path: Path) -> None:
     free = {place: torch.export.Dim.DYNAMIC for place, side in enumerate(job.taken) if isinstance(side, str)}
     sides = [
-        side if isinstance(side, int) else example for side, example in zip(job.taken, (2, 300, 400, 3), strict=True)
+        side if isinstance(side, int) else example for side, example in zip(job.taken, (2, 30, 40, 3), strict=True)
     ]
     file = io.BytesIO()
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of torch, about its own future
         program = torch.export.export(
             Answering(job).eval(), (torch.zeros(sides, dtype=torch.uint8),), dynamic_shapes={"pictures": free}
         )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # where things lie on this machine
         torch.export.save(program, file, extra_files=job.metadata())
     path.write_bytes(file.getvalue())
 
