@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import subprocess
@@ -325,6 +326,25 @@ with torch.inference_mode():
 def test_a_compiled_model_is_the_same_function():
     """In a process of its own, where types are not checked: the checks do not compile."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_nobody_is_told_what_is_converted():
+    code = (
+        "import mlpmixer.engines.openvino, sys, openvino, openvino.tools.ovc.telemetry_utils as used\n"
+        "assert 'telemetry_stub' in used.tm.__name__, used.tm"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["mixer_pico", "vit_ti32"])
+def test_weights_of_two_bytes_run_in_any_engine(name: str):
+    model = shaken(mlpmixer.create(name, layers=1, num_classes=4)).bfloat16()
+    pixels = pixels_for(model, 2)
+    wanted = answers(copy.deepcopy(model).float(), pixels)[1]
+    for engine_name in ("eager", *(["onnx"] if find_spec("onnxruntime") else [])):
+        found = Engine(model, HOW, engine_name, "fp32", batch=2, device=CPU)(pixels)
+        assert distance(found.logits, wanted) < 1e-3
 
 
 def test_scrambled_pictures_are_unscrambled_by_none():

@@ -180,7 +180,7 @@ def test_bfloat16_knows_where_pixels_are():
         ("mixer_pico", {}, (90, 61)),
         ("mixer_pico", {"image_size": 30}, "dynamic"),  # is padded within the model
         ("mixer_s32", {"layers": 1}, "dynamic"),
-        ("vit_ti32", {"layers": 1, "image_size": 64, "pool": "mean"}, "dynamic"),
+        ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
         ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
     ],
 )

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mlpmixer.data import jpeg
 from mlpmixer.data.jpeg import quick_jpeg
 from mlpmixer.data.pictures import decode, pixels
-from mlpmixer.data.preprocess import normalise, prepare, preprocess
+from mlpmixer.data.preprocess import normalise, prepare, preprocess, short_side
 from mlpmixer.errors import PictureError
 from mlpmixer.passport import Preprocessing
 
@@ -226,6 +228,11 @@ class TestPreprocess:
         for shape in ("short_side", "stretch"):
             how = Preprocessing(resize=32, crop=(28, 30), shape=shape)
             assert preprocess(Image.new("RGB", size), how).shape == (3, 28, 30)
+
+    @given(st.integers(1, 5000), st.integers(1, 600))
+    def test_a_square_stays_one(self, side: int, pixels: int):
+        assert short_side(side, side, pixels) == (pixels, pixels)
+        assert short_side(side, 2 * side, pixels) == (pixels, 2 * pixels)
 
     def test_values(self):
         how = Preprocessing(resize=4, crop=(4, 4), mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.25))

@@ -14,13 +14,13 @@ import torch
 
 from mlpmixer.bench.systems import CALIBRATION, Subject, System
 from mlpmixer.bench.timm import twin
+from mlpmixer.engines.openvino import core
 
 # In int8, what is left in floats is in OpenVINO's own choice: bfloat16 where the processor has it.
 HINTS = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}, "int8": {}}
 
 
 def start(subject: Subject, precision: str, batch: int, _device: torch.device, _quick: bool) -> list[System]:
-    import openvino
 
     network = _converted(subject, batch)
     if precision == "int8":
@@ -30,7 +30,7 @@ def start(subject: Subject, precision: str, batch: int, _device: torch.device, _
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         **HINTS[precision],
     }
-    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
+    request = core().compile_model(network, "CPU", settings).create_infer_request()
     return [System("openvino", "nncf" if precision == "int8" else "openvino", "array", _run(request))]
 
 

@@ -37,10 +37,9 @@ def normalise(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Te
 
 def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:
     """The size in the same proportions whose shorter side has so many `pixels`."""
-    scale = pixels / min(height, width)
     if height <= width:
-        return pixels, max(1, int(width * scale))
-    return max(1, int(height * scale)), pixels
+        return pixels, max(1, width * pixels // height)
+    return max(1, height * pixels // width), pixels
 
 
 def resize(

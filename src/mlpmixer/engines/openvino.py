@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import warnings
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor
 from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
+
+# OpenVINO and nncf would tell their makers over the network what they convert; without this package they do not.
+sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 

@@ -24,7 +24,7 @@ class Rewritten(nn.Module):
 
     def __init__(self, model: Classifier, how: Preprocessing, dtype: torch.dtype = torch.float32):
         super().__init__()
-        model = copy.deepcopy(model).eval().requires_grad_(False)
+        model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.normalise: nn.Module = nn.Identity()
         if takes_bytes(model):
             assert isinstance(model, Mixer | Vit)

@@ -141,7 +141,7 @@ class Vit(Classifier[VitConfig]):
         seen: Seen | None = {} if intermediates else None
         x = keep(seen, "stem", self.stem(images))
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.dropout(x + self.position)
         for block in self.blocks:
             x = block(x, seen)
