@@ -224,4 +224,4 @@ def _sum_up(place: Output, notes: _Notes, bar: Bar) -> None:
     answered = place.writer.rows - before
     rate = f"{answered / max(bar.seconds, 1e-9):,.0f} a second"
     rest = [f"{notes.lost:,} left out"] * bool(notes.lost) + [f"{before:,} were there already"] * bool(before)
-    notes.say("; ".join([f"{answered:,} pictures in {bar.seconds:,.1f} s, {rate}", *rest]))
+    notes.say("; ".join([f"{answered:,} picture{'s' * (answered != 1)} in {bar.seconds:,.1f} s, {rate}", *rest]))

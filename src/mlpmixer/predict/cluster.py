@@ -7,6 +7,8 @@ mlpmixer must be installed on all machines.
 from __future__ import annotations
 
 import math
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -60,8 +62,11 @@ def pieces(
     ray = _ray()
     ours = not ray.is_initialized()
     if ours:
+        _require_there(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            # One that is started here has nobody who would look at its pages.
+            pages = {"include_dashboard": False} if address == "local" else {}
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **pages)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from None
     try:
@@ -182,6 +187,17 @@ class _Team:
             for number, one in enumerate(alone):
                 waiting.insert(place + number, one)
             todo.extendleft(reversed(alone))
+
+
+def _require_there(address: str) -> None:
+    """Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster answers at {address} ({error.strerror or error})") from None
 
 
 def _ray() -> Any:

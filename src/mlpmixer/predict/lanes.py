@@ -50,6 +50,7 @@ def _started(lanes: int) -> ThreadPoolExecutor:
     there = threading.Barrier(lanes + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # the first call in a thread would undo what comes before it
         torch.set_num_threads(1)  # of this thread; and of all that begin later, until it is set back
         there.wait()
 
