@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import shaken
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mlpmixer import Predictor, create, load, save
 from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import preprocess
+from mlpmixer.data.preprocess import normalise, prepare, preprocess
 from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.passport import Preprocessing
+from mlpmixer.predict.views import Views, count, views_of
 from mlpmixer.weights.shipped import PHOTO
 
 
@@ -95,3 +99,76 @@ def test_what_cannot_predict_says_so(tmp_path: Path, predictor: Predictor):
         Predictor(save(create("mixer_pico", num_classes=0), tmp_path / "m.safetensors"))
     with pytest.raises(PictureError, match="there is no file"):
         predictor("nowhere.jpg")
+
+
+def test_a_stream_is_what_single_pictures_give(predictor: Predictor, photos: list[Path]):
+    """In order, with what is wrong in its place, from a source that is asked little by little."""
+    given = [*photos, b"no picture", *photos, "nowhere.jpg", *photos]
+    found = list(predictor.stream(picture for picture in given))
+    assert [picture for picture, _ in found] == given
+    assert [str(one) for _, one in found if isinstance(one, PictureError)] == [
+        "the picture is no picture, or a damaged one (UnidentifiedImageError)",
+        "there is no file nowhere.jpg",
+    ]
+    alone = {photo: predictor(photo) for photo in photos}
+    assert [one for _, one in found if not isinstance(one, PictureError)] == [alone[photo] for photo in photos] * 3
+
+
+def test_a_list_with_a_bad_picture_is_an_error(predictor: Predictor, photos: list[Path]):
+    assert predictor([]) == []
+    with pytest.raises(PictureError, match="there is no file nowhere"):
+        predictor([*photos, "nowhere.jpg"])
+
+
+@pytest.mark.parametrize("engine", ["eager", "onnx", "openvino"])
+def test_every_engine_predicts_alike(engine: str, photos: list[Path]):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine) if engine != "eager" else "torch")
+    expected = Predictor("mixer_cifar10", engine="eager", precision="fp32")(photos)
+    predictor = Predictor("mixer_cifar10", engine=engine, precision="fp32", batch_size=4)
+    for found, wanted in zip(predictor(photos), expected, strict=True):
+        assert found.label == wanted.label
+        assert found.score == pytest.approx(wanted.score, abs=1e-4)
+    assert predictor(photos[3]).score == pytest.approx(expected[3].score, abs=1e-4)
+    assert str(predictor.choice) == f"{engine}, fp32 (as asked for)"
+
+
+class TestViews:
+    @pytest.mark.parametrize("views", ["none", "flip", "crops"])
+    def test_probabilities_and_embeddings_are_averages(self, views: Views, photos: list[Path]):
+        """Against views that Pillow cuts, and the model that is written to be read."""
+        model = load("mixer_clothing").float()
+        assert model.passport is not None
+        how = model.passport.preprocessing
+        rows, columns = how.crop
+        predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)
+        for photo, found in zip(photos[:3], predictor(photos[:3]), strict=True):
+            square = dataclasses.replace(how, crop=(how.resize, how.resize))
+            whole = Image.fromarray(prepare(decode(photo, at_least=how.resize), square).permute(1, 2, 0).numpy())
+            middle = ((how.resize - columns) // 2, (how.resize - rows) // 2)
+            ends = (0, how.resize - columns)
+            places = [middle, *((x, y) for x in ends for y in ends)] if views == "crops" else [middle]
+            shown = [whole.crop((x, y, x + columns, y + rows)) for x, y in places]
+            if views != "none":
+                shown += [ImageOps.mirror(image) for image in shown]
+            images = torch.stack([normalise(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
+            with torch.no_grad():
+                logits, seen = model(images, intermediates=True)
+            wanted = dict(zip(predictor.classes, logits.softmax(1).mean(0).tolist(), strict=True))
+            assert dict(found.top) == pytest.approx(wanted, abs=1e-4)
+            assert found.embedding is not None
+            np.testing.assert_allclose(found.embedding, seen["pre_logits"].mean(0), atol=2e-3)
+
+    def test_where_there_is_no_room_there_are_fewer(self):
+        how = Preprocessing(resize=32, crop=(32, 32))
+        assert [count(views, how) for views in ("none", "flip", "crops")] == [1, 2, 2]
+        assert [count("crops", Preprocessing(resize=40, crop=crop)) for crop in ((32, 32), (32, 40))] == [10, 6]
+        pixels = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
+        for crop in ((32, 32), (32, 40), (48, 32)):
+            how = Preprocessing(resize=40, crop=crop)
+            shown = views_of(pixels, how, "crops")
+            assert len(shown) == count("crops", how)
+            assert len({view.numpy().tobytes() for view in shown}) == len(shown)
+            assert torch.equal(shown[0], prepare(pixels, how))
+
+    def test_without_being_asked_there_is_no_embedding(self, predictor: Predictor):
+        assert predictor(PHOTO).embedding is None

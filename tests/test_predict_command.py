@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -366,33 +366,52 @@ class TestPaths:
 Answers = list[tuple[str, Prediction | PictureError]]
 
 
-def test_on_a_cluster_every_picture_is_answered_once(
-    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Though one of its two processes is killed at work."""
+@pytest.fixture(scope="module")
+def local_cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise it waits for all else that the machine does
-    names = [tmp_path / f"{number:03}.jpg" for number in range(120)]
-    for number, name in enumerate(names):
-        os.link(photos[number % 10], name)
-    names.insert(60, tmp_path / "broken.jpg")
-    names[60].write_bytes(b"no picture")
-    found: Answers = []
-    killed = 0
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        settings = {"batch_size": 4, "precision": "bf16"}
-        for piece in cluster.pieces(map(str, names), load("mixer_clothing"), settings, address="local", cores=1):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # otherwise it waits for all else that the machine does
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.usefixtures("local_cluster")
+class TestCluster:
+    settings: ClassVar = {"batch_size": 4, "precision": "bf16"}
+
+    def test_every_picture_is_answered_once_though_a_process_is_killed(self, photos: list[Path], tmp_path: Path):
+        names = [str(tmp_path / f"{number:03}.jpg") for number in range(120)]
+        for number, name in enumerate(names):
+            os.link(photos[number % 10], name)
+        names.insert(60, str(tmp_path / "broken.jpg"))
+        Path(names[60]).write_bytes(b"no picture")
+        found: Answers = []
+        killed = 0
+        for piece in cluster.pieces(names, load("mixer_clothing"), self.settings, address="local", cores=1):
             found += piece
             if killed == 0 and len(found) >= 20:
                 killed = kill_one_at_work()
-    finally:
-        ray.shutdown()
-    assert killed
-    assert [path for path, _ in found] == [*map(str, names)]
-    assert isinstance(found[60][1], PictureError)
-    alone = Predictor("mixer_clothing", precision="bf16").stream(map(str, names))
-    assert without_errors(found) == without_errors(alone)
+        assert killed
+        assert [path for path, _ in found] == names
+        assert isinstance(found[60][1], PictureError)
+        alone = Predictor("mixer_clothing", precision="bf16").stream(names)
+        assert without_errors(found) == without_errors(alone)
+
+    def test_a_picture_that_kills_its_readers_is_left_out(self, photos: list[Path], monkeypatch: pytest.MonkeyPatch):
+        class Mortal(cluster.Member):
+            def answer(self, paths: list[str]) -> list[Prediction | PictureError]:
+                if "deadly.jpg" in paths:
+                    os._exit(1)
+                return super().answer(paths)
+
+        monkeypatch.setattr(cluster, "Member", Mortal)
+        names = [*map(str, photos[:5]), "deadly.jpg", *map(str, photos[5:])]
+        pieces = cluster.pieces(names, load("mixer_clothing"), self.settings, address="local", cores=1)
+        found = [pair for piece in pieces for pair in piece]
+        assert [path for path, _ in found] == names
+        assert str(found[5][1]) == "deadly.jpg ends the process that reads it"
+        assert len(without_errors(found)) == 10
 
 
 def kill_one_at_work() -> int:

@@ -22,7 +22,7 @@ from mlpmixer.predict.predictor import Prediction, Predictor
 
 CORES = 8  # of a process, at most
 AHEAD = 2  # pieces a process: one in work, one to go on with
-DEATHS = 2  # of processes that had a piece in hand: then it is taken apart, and then it is to blame
+DEATHS = 2  # of processes that had one picture in hand and nothing else: it is to blame
 IN_A_ROW = 12  # deaths without an answer between them
 
 
@@ -44,7 +44,10 @@ class Member:
 
 @dataclass(eq=False)
 class _Work:
+    """`suspect`: a process died that had it in hand, or some of it; so it is handed out with nothing beside it."""
+
     paths: list[str]
+    suspect: bool = False
     deaths: int = 0
     found: list[Prediction | PictureError] | None = None
 
@@ -125,14 +128,18 @@ class _Team:
         self.starting[process.begin.remote()] = process
 
     def _hand_out(self, todo: deque[_Work]) -> None:
-        while todo and self.busy:
-            process = min(self.busy, key=lambda one: len(self.busy[one]))
-            if len(self.busy[process]) == AHEAD:
+        while todo:
+            free = [process for process in self.busy if self._may_take(process, todo[0])]
+            if not free:
                 return
-            work = todo.popleft()
+            process, work = min(free, key=lambda one: len(self.busy[one])), todo.popleft()
             answer = process.answer.remote(work.paths)
             self.busy[process].append(answer)
             self.running[answer] = process, work
+
+    def _may_take(self, process: Any, work: _Work) -> bool:
+        in_hand = [self.running[answer][1] for answer in self.busy[process]]
+        return not in_hand or (len(in_hand) < AHEAD and not work.suspect and not in_hand[0].suspect)
 
     def _listen(self, waiting: deque[_Work], todo: deque[_Work]) -> None:
         (answer,), _ = self.ray.wait([*self.running, *self.starting], num_returns=1)
@@ -168,25 +175,27 @@ class _Team:
                 work.found = self.ray.get(answer)  # which it may have given before
             except self.ray.exceptions.RayActorError:
                 lost.append(work)
-        todo.extendleft(reversed(lost[1:]))
-        if lost:
-            self._again(lost[0], waiting, todo)
+        for work in reversed(lost):
+            if not work.suspect:
+                work.suspect = True
+                todo.appendleft(work)
+            elif len(work.paths) > 1:
+                self._take_apart(work, waiting, todo)
+            else:
+                work.deaths += 1
+                if work.deaths == DEATHS:
+                    work.found = [PictureError(f"{work.paths[0]} ends the process that reads it")]
+                else:
+                    todo.appendleft(work)
         self._start()
 
-    def _again(self, work: _Work, waiting: deque[_Work], todo: deque[_Work]) -> None:
-        """What a process died of, or with."""
-        work.deaths += 1
-        if work.deaths < DEATHS:
-            todo.appendleft(work)
-        elif len(work.paths) == 1:
-            work.found = [PictureError(f"{work.paths[0]} ends the process that reads it")]
-        else:  # one of them may be to blame
-            alone = [_Work([path]) for path in work.paths]
-            place = waiting.index(work)
-            waiting.remove(work)
-            for number, one in enumerate(alone):
-                waiting.insert(place + number, one)
-            todo.extendleft(reversed(alone))
+    def _take_apart(self, work: _Work, waiting: deque[_Work], todo: deque[_Work]) -> None:
+        alone = [_Work([path], suspect=True) for path in work.paths]
+        place = waiting.index(work)
+        waiting.remove(work)
+        for number, one in enumerate(alone):
+            waiting.insert(place + number, one)
+        todo.extendleft(reversed(alone))
 
 
 def _require_there(address: str) -> None:
