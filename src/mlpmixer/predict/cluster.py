@@ -7,6 +7,7 @@ mlpmixer must be installed on all machines.
 from __future__ import annotations
 
 import math
+import os
 import re
 import socket
 from collections import deque
@@ -210,8 +211,9 @@ def _require_there(address: str) -> None:
 
 
 def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it tells its makers over the network
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError("a cluster needs a package: pip install 'mlpmixer[ray]'") from None
     return ray
