@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ from conftest import shaken
 from PIL import Image, ImageOps
 
 from mlpmixer import Predictor, create, load, save
-from mlpmixer.data.pictures import decode
+from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import normalise, prepare, preprocess
 from mlpmixer.errors import PictureError, UsageError
 from mlpmixer.passport import Preprocessing
+from mlpmixer.predict.lanes import in_order
 from mlpmixer.predict.views import Views, count, views_of
 from mlpmixer.weights.shipped import PHOTO
 
@@ -120,6 +123,17 @@ def test_a_list_with_a_bad_picture_is_an_error(predictor: Predictor, photos: lis
         predictor([*photos, "nowhere.jpg"])
 
 
+def test_threads_leave_warnings_as_they_were(photos: list[Path]):
+    before, often = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, lanes=4, at_once=1):
+            assert len(piece) == 1
+    finally:
+        sys.setswitchinterval(often)
+    assert list(warnings.filters) == before
+
+
 @pytest.mark.parametrize("engine", ["eager", "onnx", "openvino"])
 def test_every_engine_predicts_alike(engine: str, photos: list[Path]):
     pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine) if engine != "eager" else "torch")
@@ -162,13 +176,13 @@ class TestViews:
         how = Preprocessing(resize=32, crop=(32, 32))
         assert [count(views, how) for views in ("none", "flip", "crops")] == [1, 2, 2]
         assert [count("crops", Preprocessing(resize=40, crop=crop)) for crop in ((32, 32), (32, 40))] == [10, 6]
-        pixels = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
+        picture = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
         for crop in ((32, 32), (32, 40), (48, 32)):
             how = Preprocessing(resize=40, crop=crop)
-            shown = views_of(pixels, how, "crops")
+            shown = views_of(picture, how, "crops")
             assert len(shown) == count("crops", how)
             assert len({view.numpy().tobytes() for view in shown}) == len(shown)
-            assert torch.equal(shown[0], prepare(pixels, how))
+            assert torch.equal(shown[0], prepare(picture, how))
 
     def test_without_being_asked_there_is_no_embedding(self, predictor: Predictor):
         assert predictor(PHOTO).embedding is None

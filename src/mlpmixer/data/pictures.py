@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,7 @@ def _opened(picture: str | os.PathLike[str] | bytes, at_least: int | None) -> It
     """The file with its header read, and its bytes. What goes wrong before the end of the block is a `PictureError`."""
     name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to bother anyone
+        with _QUIET:  # odd metadata is no reason to bother anyone
             data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
             with Image.open(io.BytesIO(data)) as opened:
                 if at_least is not None:
@@ -64,6 +64,31 @@ def _opened(picture: str | os.PathLike[str] | bytes, at_least: int | None) -> It
         raise PictureError(f"{name} cannot be read: permission denied") from None
     except Exception as error:  # decoders fail in many ways on damaged files; all mean the same to a caller
         raise PictureError(f"{name} is no picture, or a damaged one ({type(error).__name__})") from error
+
+
+class _Quiet:
+    """No warnings while any thread is in here. (Were each to save and restore what is shown, one would restore what
+    another had set.)"""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._before.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def _upright(opened: Image.Image) -> Image.Image:

@@ -6,7 +6,6 @@ mlpmixer must be installed on all machines.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import socket
@@ -39,8 +38,7 @@ class Member:
         return str(self.predictor.choice)
 
     def answer(self, paths: list[str]) -> list[Prediction | PictureError]:
-        at_once = min(self.predictor.batch_size, math.ceil(len(paths) / self.predictor.lanes))
-        return [found for _, found in self.predictor.stream(paths, at_once=at_once)]
+        return [found for _, found in self.predictor.stream(paths)]
 
 
 @dataclass(eq=False)

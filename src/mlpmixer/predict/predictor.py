@@ -27,6 +27,7 @@ P = TypeVar("P", bound=Picture)
 
 # On a CPU, these compute in the thread that calls them; the others have threads of their own.
 IN_THE_CALLERS_THREAD = ("kernels", "eager")
+PIECE = 16  # pictures for such a thread: with more it is no faster, and at the end others wait for it longer
 
 
 @dataclass(frozen=True)
@@ -108,26 +109,23 @@ class Predictor:
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
         """One picture (a path, the bytes of a file, a PIL image, a uint8 array) gives one prediction, a list a list."""
         if isinstance(pictures, list | tuple):
-            at_once = min(self.batch_size, math.ceil(len(pictures) / self.lanes))
-            return [_or_raise(found) for _, found in self.stream(pictures, at_once=at_once)] if pictures else []
+            return [_or_raise(found) for _, found in self.stream(pictures)]
         return _or_raise(self.answer([pictures])[0])  # pyright: ignore[reportArgumentType] (a single picture)
 
-    def stream(
-        self, pictures: Iterable[P], *, at_once: int | None = None
-    ) -> Generator[tuple[P, Prediction | PictureError]]:
+    def stream(self, pictures: Iterable[P]) -> Generator[tuple[P, Prediction | PictureError]]:
         """Each picture with what is in it, or with what is wrong with it, in order; of however many there are.
 
         They are asked for little by little, and no more are held than are in work.
         """
-        for piece in self.pieces(pictures, at_once=at_once):
+        for piece in self.pieces(pictures):
             yield from piece
 
-    def pieces(
-        self, pictures: Iterable[P], *, at_once: int | None = None
-    ) -> Generator[list[tuple[P, Prediction | PictureError]]]:
+    def pieces(self, pictures: Iterable[P]) -> Generator[list[tuple[P, Prediction | PictureError]]]:
         """The same, as many at a time as are done together."""
-        if at_once is None or self.engine.fixed:
-            at_once = self.batch_size
+        at_once = self.batch_size
+        if self._together:
+            fair = math.ceil(len(pictures) / self.lanes) if isinstance(pictures, list | tuple) else PIECE
+            at_once = max(1, min(self.batch_size, PIECE, fair))
         return in_order(self.answer, pictures, lanes=self.lanes, at_once=at_once)
 
     @property
