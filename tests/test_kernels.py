@@ -57,6 +57,9 @@ def distance(a: Tensor, b: Tensor) -> float:
         ("mixer_nano", 4, {"image_size": (20, 12), "channels": 32, "token_hidden": 16, "channel_hidden": 32}),
         ("mixer_nano", 7, {"layers": 3, "stochastic_depth": 0.5}),
         ("mixer_nano", 7, {"layers": 3, "stochastic_depth": 0.5, "rescale_branches": True}),
+        ("mixer_pico", 5, {"image_size": 32, "untied": True}),
+        ("mixer_pico", 5, {"image_size": 32, "groups": 2, "group_projection": True, "stochastic_depth": 0.5}),
+        ("mixer_pico", 5, {"image_size": 32, "pyramid": (1,)}),  # only that layer's token mixing is another one
         ("mixer_s32", 3, {"layers": 2}),
         ("mixer_b16", 5, {"layers": 1}),  # 980 rows: more than one chunk on the way back
     ],
@@ -144,9 +147,7 @@ def test_they_keep_less_for_the_way_back():
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"dropout": 0.1}, "without dropout"),
-        ({"groups": 2}, "plain Mixer"),
-        ({"untied": True}, "plain Mixer"),
+        ({"dropout": 0.1}, "no dropout"),
         ({"channels": 40}, "multiples of 32"),
     ],
 )

@@ -219,3 +219,12 @@ def test_whole_models_have_timms_shapes(ours: str, theirs: str, timm: Any):
         for name, tensor in zip(line.theirs, line.form.to_theirs(tuple(state[n] for n in line.ours), 1), strict=True)
     }
     assert got == expected
+
+
+def test_attention_in_bfloat16_is_attention():
+    """On a CPU it is written out."""
+    from mlpmixer.models.vit import attend
+
+    query, key, value = (torch.randn(2, 3, 65, 32).bfloat16() for _ in range(3))
+    true = attend(query.float(), key.float(), value.float())
+    torch.testing.assert_close(attend(query, key, value).float(), true, atol=0.02, rtol=0.02)

@@ -11,7 +11,7 @@ from mlpmixer.kernels.library import library
 from mlpmixer.kernels.mixing import Weights, channel_mixing, takes, token_mixing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import Mlp
-from mlpmixer.models.mixer import Mixer, MixerBlock, TokenMixing
+from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
 
 
 def why_not(model: Classifier) -> str | None:
@@ -19,8 +19,8 @@ def why_not(model: Classifier) -> str | None:
     if not isinstance(model, Mixer):
         return "they are for Mixers only"
     config = model.config
-    if config.untied or config.groups > 1 or config.group_projection or config.pyramid or config.dropout > 0:
-        return "they know the plain Mixer only, without dropout"
+    if config.dropout > 0:
+        return "they know no dropout"
     if not takes(config.channels, config.token_hidden, config.channel_hidden):
         return "channels and channel_hidden must be multiples of 32 for them, token_hidden of 16"
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in model.parameters()):
@@ -34,7 +34,8 @@ def why_not(model: Classifier) -> str | None:
 class Trainable(nn.Module):
     """`model`, as it is under autocast to bfloat16; to be called there as well. `why_not(model)` must be None.
 
-    `lean`: a quarter to a half less memory in training, for some hundredths of the speed.
+    Token mixing in one of the forms that the authors tried beside the usual one stays PyTorch's. `lean`: a quarter to a
+    half less memory in training, for some hundredths of the speed.
     """
 
     def __init__(self, model: Mixer, *, lean: bool = False):
@@ -47,10 +48,19 @@ class Trainable(nn.Module):
         x = model.stem(images).to(torch.bfloat16)
         for block in model.blocks:
             assert isinstance(block, MixerBlock)
-            half = _half(block.norm1, block.token_mixing)
-            x = token_mixing(x, half, block.drop.scale(x), exact=exact, lean=self.lean)
+            if _is_plain(block):
+                half = _half(block.norm1, block.token_mixing)
+                x = token_mixing(x, half, block.drop.scale(x), exact=exact, lean=self.lean)
+            else:
+                x = block.mix_tokens(x).to(torch.bfloat16)
             x = channel_mixing(x, _half(block.norm2, block.channel_mixing), block.drop.scale(x), exact=exact)
         return model.head(model.norm(x).mean(dim=1))
+
+
+def _is_plain(block: MixerBlock) -> bool:
+    mixing = block.token_mixing
+    ours = isinstance(mixing.fc1, ColumnLinear) and isinstance(mixing.project, nn.Identity) and mixing.groups == 1
+    return ours and isinstance(block.skip, nn.Identity)
 
 
 def _half(norm: nn.LayerNorm, mlp: TokenMixing | Mlp) -> Weights:

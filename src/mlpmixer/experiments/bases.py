@@ -23,6 +23,6 @@ def base(scale: Scale) -> Recipe:
         evaluation=Evaluation(resize=28 if tiny else 32),
         loss=Loss(smoothing=0.1),
         optim=Optim(name="adamw", lr=0.002, weight_decay=0.1, clip=1.0, warmup_steps=50 if tiny else 300),
-        train=Train(epochs=2.0 if tiny else 8.0, batch_size=64 if tiny else 256),
+        train=Train(epochs=2.0 if tiny else 6.0, batch_size=64 if tiny else 256),
         machine=Machine(log_every=10 if tiny else 50),
     )

@@ -155,10 +155,13 @@ class MixerBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
-        mixed = keep(seen, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), seen, self.name))
-        x = self.skip(x) + self.drop(mixed)
+        x = self.mix_tokens(x, seen)
         mixed = keep(seen, f"{self.name}/channel_mixing", self.channel_mixing(self.norm2(x)))
         return keep(seen, self.name, x + self.drop(mixed))
+
+    def mix_tokens(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
+        mixed = keep(seen, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), seen, self.name))
+        return self.skip(x) + self.drop(mixed)
 
 
 class TokenMixing(nn.Module):
@@ -215,7 +218,8 @@ class UntiedColumnLinear(nn.Module):
         lecun_normal_(self.weight, fan_in=inputs)
 
     def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
-        return torch.einsum("coi,bic->boc", self.weight, x) + self.bias.T
+        mixed = torch.einsum("coi,bic->boc", self.weight, x)
+        return mixed + self.bias.T.to(mixed.dtype)  # as other linear maps do it under autocast
 
 
 class HalveGrid(nn.Module):
