@@ -20,7 +20,8 @@ SOURCE = ROOT / "src" / "mlpmixer"
 FLOORS = [
     {"errors"},
     {"passport", "recipe", "download", "processor"},
-    {"models", "data", "recipes", "run", "kernels"},
+    {"kernels"},
+    {"models", "data", "recipes", "run"},
     {"weights", "measures", "microscope", "engines"},
     {"train", "predict", "export"},
     {"bench"},

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mlpmixer.data import jpeg
+from mlpmixer.data import preprocess as preprocess_module
 from mlpmixer.data.jpeg import quick_jpeg
 from mlpmixer.data.pictures import decode, pixels
-from mlpmixer.data.preprocess import normalise, prepare, preprocess, short_side
+from mlpmixer.data.preprocess import normalise, prepare, preprocess, resize, short_side
 from mlpmixer.errors import PictureError
+from mlpmixer.kernels.library import library
+from mlpmixer.kernels.resize import resized
 from mlpmixer.passport import Preprocessing
 
 
@@ -141,8 +144,7 @@ class TestPixels:
         image = np.asarray(decode(JPEGS[kind], at_least=at_least))
         assert image.shape == ((75, 101, 3) if at_least in (None, 50, 1000) else image.shape)
         assert np.array_equal(pixels(JPEGS[kind], at_least=at_least), image)
-        with Image.open(io.BytesIO(JPEGS[kind])) as opened:
-            assert (quick_jpeg(opened, JPEGS[kind]) is not None) == quick
+        assert (quick_jpeg(JPEGS[kind], at_least) is not None) == quick
 
     def test_photos(self, photos: list[Path], quick: bool):  # noqa: ARG002 (both ways)
         for photo in photos:
@@ -155,6 +157,12 @@ class TestPixels:
         exif[0x0112] = orientation
         turned = saved(NOISE, "JPEG", exif=exif)
         assert pixels(turned).shape == ((75, 101, 3) if orientation < 5 else (101, 75, 3))
+        assert np.array_equal(pixels(turned), np.asarray(decode(turned)))
+
+    def test_turned_by_another_kind_of_note(self, quick: bool):  # noqa: ARG002 (both ways)
+        note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+        turned = saved(NOISE, "JPEG", xmp=note)
+        assert pixels(turned).shape == (101, 75, 3)
         assert np.array_equal(pixels(turned), np.asarray(decode(turned)))
 
     @pytest.mark.parametrize("kind", JPEGS)
@@ -199,6 +207,10 @@ class TestPixels:
             pixels(np.zeros((3, 3, 3), np.float32))
 
 
+Size = tuple[int, int]
+SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
+
+
 class TestPreprocess:
     def test_agrees_with_torchvision(self, photos: list[Path], timm: Any):  # noqa: ARG002 (brings torchvision)
         from torchvision.transforms import v2
@@ -228,6 +240,26 @@ class TestPreprocess:
         for shape in ("short_side", "stretch"):
             how = Preprocessing(resize=32, crop=(28, 30), shape=shape)
             assert preprocess(Image.new("RGB", size), how).shape == (3, 28, 30)
+
+    @settings(max_examples=300, deadline=None, derandomize=True)
+    @given(st.data(), SIZES, SIZES, st.sampled_from(["bilinear", "bicubic"]))
+    def test_the_kernel_scales_as_pytorch_does(self, data: st.DataObject, old: Size, new: Size, how: str):
+        """Bit for bit; any part of any picture, any window of the result."""
+        whole = np.random.default_rng(old).integers(0, 256, (old[0] + 3, old[1] + 5, 3), dtype=np.uint8)
+        picture = whole[2 : 2 + old[0], 4 : 4 + old[1]]
+        rows, columns = (data.draw(st.integers(1, side)) for side in new)
+        top, left = data.draw(st.integers(0, new[0] - rows)), data.draw(st.integers(0, new[1] - columns))
+        found = resize(picture, new, how, (top, left, rows, columns))
+        with pytest.MonkeyPatch.context() as without:
+            without.setattr(preprocess_module, "resized", lambda *_: None)
+            true = resize(picture, new, how)[:, top : top + rows, left : left + columns]
+        assert torch.equal(found, true)
+
+    @pytest.mark.skipif(isinstance(library("resize"), str), reason=f"no kernels here: {library('resize')}")
+    def test_most_are_scaled_by_the_kernel(self, photos: list[Path]):
+        for photo in photos:
+            assert resized(pixels(photo), (341, 256), (58, 16, 224, 224)) is not None
+        assert resized(np.zeros((9, 3000, 3), np.uint8), (9, 100), (0, 0, 9, 100)) is None  # 30 pixels into one
 
     @given(st.integers(1, 5000), st.integers(1, 600))
     def test_a_square_stays_one(self, side: int, pixels: int):

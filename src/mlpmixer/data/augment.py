@@ -48,7 +48,7 @@ class Augmentation:
         match self.how.crop:
             case "inception":
                 box = self.inception.make_params([torch.empty(1).expand(3, *picture.shape[:2])])
-                return resize(_cut(picture, **box), self.size)
+                return resize(_part(picture, **box), self.size)
             case "pad":
                 pixels = prepare(picture, self.covering)
                 by = self.how.padding
@@ -68,7 +68,11 @@ class Augmentation:
 
 def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> Tensor:
     """Copied, so that no picture of a data set is ever written to."""
-    return torch.from_numpy(np.array(picture[top : top + height, left : left + width])).permute(2, 0, 1)
+    return torch.from_numpy(np.array(_part(picture, top, left, height, width))).permute(2, 0, 1)
+
+
+def _part(picture: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    return picture[top : top + height, left : left + width]
 
 
 def _check(how: Augment) -> None:

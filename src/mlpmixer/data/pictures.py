@@ -28,8 +28,8 @@ def decode(picture: Picture, *, at_least: int | None = None) -> Image.Image:
         return _rgb(_from_array(picture))
     if isinstance(picture, Image.Image):
         return _rgb(picture)
-    with _opened(picture, at_least) as (opened, _):
-        return _upright(opened)
+    with _explained(picture):
+        return _by_pillow(_read(picture), at_least)
 
 
 def pixels(picture: Picture, *, at_least: int | None = None) -> np.ndarray:
@@ -38,22 +38,31 @@ def pixels(picture: Picture, *, at_least: int | None = None) -> np.ndarray:
         return picture
     if isinstance(picture, np.ndarray | Image.Image):
         return np.asarray(decode(picture))
-    with _opened(picture, at_least) as (opened, data):
-        quick = quick_jpeg(opened, data)
-        return np.asarray(_upright(opened)) if quick is None else quick
+    with _explained(picture):
+        data = _read(picture)
+        quick = quick_jpeg(data, at_least)
+        return np.asarray(_by_pillow(data, at_least)) if quick is None else quick
+
+
+def _read(picture: str | os.PathLike[str] | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+
+
+def _by_pillow(data: bytes, at_least: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as opened:
+        if at_least is not None:
+            opened.draft("RGB", (at_least, at_least))
+        ImageOps.exif_transpose(opened, in_place=True)
+        return _rgb(opened)
 
 
 @contextmanager
-def _opened(picture: str | os.PathLike[str] | bytes, at_least: int | None) -> Iterator[tuple[Image.Image, bytes]]:
-    """The file with its header read, and its bytes. What goes wrong before the end of the block is a `PictureError`."""
+def _explained(picture: str | os.PathLike[str] | bytes) -> Iterator[None]:
+    """What goes wrong in the block is a `PictureError`."""
     name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
     try:
         with _QUIET:  # odd metadata is no reason to bother anyone
-            data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-            with Image.open(io.BytesIO(data)) as opened:
-                if at_least is not None:
-                    opened.draft("RGB", (at_least, at_least))
-                yield opened, data
+            yield
     except Image.DecompressionBombError:
         raise PictureError(f"{name} has over 178 million pixels; that is a mistake or an attack") from None
     except FileNotFoundError:
@@ -89,11 +98,6 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
-
-
-def _upright(opened: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(opened, in_place=True)
-    return _rgb(opened)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.scramble import scrambled
+from mlpmixer.kernels.resize import resized
 from mlpmixer.passport import Preprocessing
 
 
@@ -20,10 +21,13 @@ def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Ten
 
 def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor, "3 H W"]:
     """Resize and centre crop: the part that is done picture by picture, and ships bytes."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    height, width = pixels.shape[1:]
+    picture = np.asarray(image)
+    height, width = picture.shape[:2]
     size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
-    return centre_crop(resize(pixels, size, how.interpolation), how.crop).contiguous()
+    rows, columns = how.crop
+    if rows > size[0] or columns > size[1]:
+        return centre_crop(resize(picture, size, how.interpolation), how.crop).contiguous()
+    return resize(picture, size, how.interpolation, (*_middle(size, how.crop), rows, columns))
 
 
 def normalise(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
@@ -43,14 +47,23 @@ def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:
 
 
 def resize(
-    pixels: UInt8[Tensor, "3 H W"], size: tuple[int, int], interpolation: str = "bilinear"
+    picture: UInt8[np.ndarray, "H W 3"],
+    size: tuple[int, int],
+    interpolation: str = "bilinear",
+    window: tuple[int, int, int, int] | None = None,
 ) -> UInt8[Tensor, "3 H2 W2"]:
-    """Antialiased. `pixels` that have their channels last in memory are the fastest, and stay so."""
-    if tuple(pixels.shape[1:]) == size:
-        return pixels
-    # Its strides must say where the channels are, as those of pixels[None] would not.
-    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
+    """Scaled with antialiasing. `window`: only these (top, left, rows, columns) of the result."""
+    window = window or (0, 0, *size)
+    found = resized(picture, size, window, interpolation)
+    if found is not None:
+        return found
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if tuple(pixels.shape[1:]) != size:
+        # The fastest is a table with its channels last. Its strides must say so, as those of pixels[None] would not.
+        batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+        pixels = F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
+    top, left, rows, columns = window
+    return pixels[:, top : top + rows, left : left + columns].contiguous()
 
 
 def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
@@ -58,5 +71,10 @@ def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
     down, right = max(rows - height, 0), max(columns - width, 0)
     if down or right:
         pixels = F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
-    top, left = round((pixels.shape[-2] - rows) / 2), round((pixels.shape[-1] - columns) / 2)
+    top, left = _middle((pixels.shape[-2], pixels.shape[-1]), crop)
     return pixels[..., top : top + rows, left : left + columns]
+
+
+def _middle(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the crop."""
+    return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)

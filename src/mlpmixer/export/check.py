@@ -188,8 +188,7 @@ def _resized(picture: np.ndarray, job: Job) -> np.ndarray:
 
 
 def _scaled(picture: np.ndarray, size: tuple[int, int], job: Job) -> np.ndarray:
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return resize(pixels, size, job.how.interpolation).permute(1, 2, 0).numpy()
+    return resize(picture, size, job.how.interpolation).permute(1, 2, 0).numpy()
 
 
 def _answers(pictures: list[np.ndarray], job: Job) -> Float[np.ndarray, "N K"]:

@@ -1,6 +1,6 @@
 """Our own products for CPUs, in C++ files that are compiled once on the machine where they run, and kept.
 
-`mixing.cpp` trains, `forward.cpp` answers.
+`mixing.cpp` trains, `forward.cpp` answers, `resize.cpp` scales pictures.
 
 They are an extra. Without a compiler, or on a processor that lacks the instructions, `library` says why there is none,
 and models run as PyTorch runs them.
@@ -25,11 +25,15 @@ import torch
 from mlpmixer import processor
 from mlpmixer.download import cache_folder
 
-Name = Literal["mixing", "forward"]
+Name = Literal["mixing", "forward", "resize"]
 
 # What each needs, as Linux calls what a processor can do. Compilers leave the underscores out.
-BOTH = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "fma")
-NEEDS: dict[Name, tuple[str, ...]] = {"mixing": BOTH, "forward": (*BOTH, "avx512_vnni")}
+ALL = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
+NEEDS: dict[Name, tuple[str, ...]] = {
+    "mixing": (*ALL, "avx512_bf16"),
+    "forward": (*ALL, "avx512_bf16", "avx512_vnni"),
+    "resize": (*ALL, "avx512_vnni", "avx512vbmi"),
+}
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-w")
 
 
@@ -38,8 +42,9 @@ def library(name: Name) -> ctypes.CDLL | str:
     """The compiled functions, or why there are none. The first call on a machine takes some seconds."""
     if os.environ.get("MLPMIXER_KERNELS") == "off":
         return "the variable MLPMIXER_KERNELS says off"
-    if platform.system() != "Linux" or not {*NEEDS[name]} <= processor.abilities():
-        return "this processor has no products of small numbers (AVX-512 BF16 and VNNI)"
+    lacking = {*NEEDS[name]} - processor.abilities()
+    if platform.system() != "Linux" or lacking:
+        return f"this processor has no instructions for them ({', '.join(sorted(lacking)) or 'they are for Linux'})"
     source = Path(__file__).with_name(f"{name}.cpp")
     flags = [*FLAGS, *(f"-m{need.replace('_', '')}" for need in NEEDS[name])]
     key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -193,4 +192,4 @@ def _sized(picture: np.ndarray, size: int | None, shape: Shape) -> np.ndarray:
     if size is None or (shape == "short_side" and min(height, width) <= size):
         return picture
     wanted = (size, size) if shape == "stretch" else short_side(height, width, size)
-    return resize(torch.from_numpy(np.array(picture)).permute(2, 0, 1), wanted).permute(1, 2, 0).numpy()
+    return resize(picture, wanted).permute(1, 2, 0).numpy()

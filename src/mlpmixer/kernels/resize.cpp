@@ -1,0 +1,232 @@
+// Pictures scaled with antialiasing on CPUs with AVX-512: bytes in, a window of the scaled picture out, its colours apart.
+//
+// The same numbers as PyTorch's `interpolate(antialias=True)` of bytes, bit for bit: weights are computed in float64 and
+// rounded to 16 bits, with as many digits as the largest leaves room for; first along rows, then along columns, rounded to
+// bytes after each. What is not in the window is not computed, and the window needs no copy to have its colours apart.
+//
+// Sums are in 32 bits, two products at a time (vpdpwssd). Along a row, 16 sums are 16 neighbouring bytes of the result, red,
+// green, blue, red, …; which bytes of the row they need is the same in all rows, so it is written down once, as indices
+// of a shuffle over the 64 bytes (vpermb) or 128 (vpermi2b) where they all lie.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+constexpr int COLOURS = 3, LANES = 16, VECTOR = 64;
+
+double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
+
+double cubic(double x) {
+    constexpr double a = -0.5;
+    x = std::abs(x);
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+    return 0;
+}
+
+// How each place of the result, along one side, is a weighted sum of neighbours.
+struct Side {
+    int taps;    // at most
+    int digits;  // after the binary point of the weights
+    std::vector<int> first, count;
+    std::vector<int16_t> weights;  // taps of each place; zeros where there are fewer
+
+    Side(int from, int to, bool bicubic) : first(to), count(to) {
+        const double scale = double(from) / to, width = bicubic ? 4 : 2;
+        const double support = scale >= 1 ? width * 0.5 * scale : width * 0.5, shrink = scale >= 1 ? 1 / scale : 1.0;
+        taps = int(std::ceil(support)) * 2 + 1;
+        std::vector<double> exact(size_t(to) * taps);
+        double largest = 0;
+        for (int i = 0; i < to; i++) {
+            const double centre = scale * (i + 0.5);
+            first[i] = std::max(int(centre - support + 0.5), 0);
+            count[i] = std::clamp(std::min(int(centre + support + 0.5), from) - first[i], 0, taps);
+            double* own = &exact[size_t(i) * taps];
+            double total = 0;
+            for (int j = 0; j < count[i]; j++) {
+                const double x = (j + first[i] - centre + 0.5) * shrink;
+                total += own[j] = bicubic ? cubic(x) : triangle(x);
+            }
+            for (int j = 0; j < count[i] && total != 0; j++) largest = std::max(largest, own[j] /= total);
+        }
+        for (digits = 0; digits < 22 && int(0.5 + largest * (1 << (digits + 1))) < (1 << 15);) digits++;
+        for (double weight : exact) weights.push_back(int16_t((weight < 0 ? -0.5 : 0.5) + weight * (1 << digits)));
+    }
+
+    // Two weights in a word, the second 0 where there is none; `pair` of `place`.
+    int32_t both(int place, int pair) const {
+        const int16_t* own = &weights[size_t(place) * taps];
+        const int j = 2 * pair;
+        const int16_t one = j < count[place] ? own[j] : 0, two = j + 1 < count[place] ? own[j + 1] : 0;
+        return int32_t(uint16_t(one)) | int32_t(uint32_t(uint16_t(two)) << 16);
+    }
+};
+
+// 16 neighbouring bytes of a scaled row.
+struct Group {
+    int begin;            // byte of the row where the shuffle's 128 begin
+    __mmask64 low, high;  // which of them are still in the row
+
+    __m512i first(const uint8_t* row) const { return _mm512_maskz_loadu_epi8(low, row + begin); }
+    __m512i second(const uint8_t* row) const { return _mm512_maskz_loadu_epi8(high, row + begin + VECTOR); }
+};
+
+struct Row {
+    const Side& side;
+    int pairs;
+    std::vector<Group> groups;
+    std::vector<__m512i> indices, weights;  // a vector for each pair of each group
+    int reach = 0;  // bytes that a shuffle must see
+
+    // Bytes [begin, begin + bytes) of scaled rows, of rows that are `width` bytes long.
+    Row(const Side& side, int begin, int bytes, int width) : side(side), pairs((*std::max_element(side.count.begin(), side.count.end()) + 1) / 2) {
+        for (int at = 0; at < bytes; at += LANES) {
+            const int last = std::min(at + LANES, bytes) - 1;
+            const int base = COLOURS * side.first[(begin + at) / COLOURS];
+            const int left = width - base;
+            groups.push_back({base, mask(left), mask(left - VECTOR)});
+            for (int pair = 0; pair < pairs; pair++) {
+                alignas(64) std::array<uint8_t, 64> index{};
+                alignas(64) std::array<int32_t, LANES> weight{};
+                for (int lane = 0; at + lane <= last; lane++) {
+                    const int place = (begin + at + lane) / COLOURS, colour = (begin + at + lane) % COLOURS;
+                    weight[lane] = side.both(place, pair);
+                    for (int two = 0; two < 2; two++) {
+                        const int j = 2 * pair + two;
+                        if (j >= side.count[place]) continue;  // its weight is 0
+                        const int offset = COLOURS * (side.first[place] + j) + colour - base;
+                        reach = std::max(reach, offset + 1);
+                        index[4 * lane + 2 * two] = uint8_t(offset);
+                    }
+                }
+                indices.push_back(_mm512_load_si512(index.data()));
+                weights.push_back(_mm512_load_si512(weight.data()));
+            }
+        }
+    }
+
+    static __mmask64 mask(int bytes) { return bytes <= 0 ? 0 : bytes >= 64 ? ~0ull : (1ull << bytes) - 1; }
+
+    // A row, and the one after it.
+    void operator()(const uint8_t* one, const uint8_t* two, uint8_t* result, uint8_t* next) const {
+        reach <= VECTOR ? scale<false>(one, two, result, next) : scale<true>(one, two, result, next);
+    }
+
+    template <bool FAR>
+    void scale(const uint8_t* one, const uint8_t* two, uint8_t* result, uint8_t* next) const {
+        constexpr __mmask64 EVEN = 0x5555555555555555;  // every other byte is zero: bytes become 16 bits
+        const __m512i half = _mm512_set1_epi32(1 << (side.digits - 1));
+        const __m512i *index = indices.data(), *weight = weights.data();
+        for (const Group& group : groups) {
+            const __m512i a = group.first(one), b = group.first(two);
+            const __m512i a2 = FAR ? group.second(one) : a, b2 = FAR ? group.second(two) : b;
+            __m512i sum = half, sum2 = half;
+            for (int pair = 0; pair < pairs; pair++, index++, weight++) {
+                const __m512i x = FAR ? _mm512_maskz_permutex2var_epi8(EVEN, a, *index, a2) : _mm512_maskz_permutexvar_epi8(EVEN, *index, a);
+                const __m512i y = FAR ? _mm512_maskz_permutex2var_epi8(EVEN, b, *index, b2) : _mm512_maskz_permutexvar_epi8(EVEN, *index, b);
+                sum = _mm512_dpwssd_epi32(sum, x, *weight), sum2 = _mm512_dpwssd_epi32(sum2, y, *weight);
+            }
+            _mm_storeu_si128((__m128i*)result, bytes_of(sum)), _mm_storeu_si128((__m128i*)next, bytes_of(sum2));
+            result += LANES, next += LANES;
+        }
+    }
+
+    __m128i bytes_of(__m512i sum) const {
+        return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_srai_epi32(sum, side.digits), _mm512_setzero_si512()));
+    }
+};
+
+// One row of the result, `bytes` long, from rows of `stride` bytes.
+void down(const Side& side, int place, const uint8_t* rows, int stride, int bytes, uint8_t* result) {
+    const int pairs = (side.count[place] + 1) / 2;
+    const __m512i half = _mm512_set1_epi32(1 << (side.digits - 1));
+    thread_local std::vector<int32_t> weights;
+    weights.resize(pairs);
+    for (int pair = 0; pair < pairs; pair++) weights[pair] = side.both(place, pair);
+    const int last = side.count[place] - 1;
+    for (int at = 0; at < bytes; at += 64) {
+        __m512i sums[4] = {half, half, half, half};
+        for (int pair = 0; pair < pairs; pair++) {
+            const uint8_t* one = rows + int64_t(2 * pair) * stride + at;
+            const uint8_t* two = rows + int64_t(std::min(2 * pair + 1, last)) * stride + at;  // beyond, its weight is 0
+            const __m512i a = _mm512_loadu_si512(one), b = _mm512_loadu_si512(two), weight = _mm512_set1_epi32(weights[pair]);
+            // Bytes of both rows side by side, then each with a zero behind it.
+            const __m512i low = _mm512_unpacklo_epi8(a, b), high = _mm512_unpackhi_epi8(a, b), zero = _mm512_setzero_si512();
+            sums[0] = _mm512_dpwssd_epi32(sums[0], _mm512_unpacklo_epi8(low, zero), weight);
+            sums[1] = _mm512_dpwssd_epi32(sums[1], _mm512_unpackhi_epi8(low, zero), weight);
+            sums[2] = _mm512_dpwssd_epi32(sums[2], _mm512_unpacklo_epi8(high, zero), weight);
+            sums[3] = _mm512_dpwssd_epi32(sums[3], _mm512_unpackhi_epi8(high, zero), weight);
+        }
+        for (__m512i& sum : sums) sum = _mm512_srai_epi32(sum, side.digits);
+        // Packing undoes the unpacking, with too little and too much cut off.
+        const __m512i low = _mm512_packs_epi32(sums[0], sums[1]), high = _mm512_packs_epi32(sums[2], sums[3]);
+        _mm512_storeu_si512(result + at, _mm512_packus_epi16(low, high));
+    }
+}
+
+// red, green, blue, red, … → three rows of `pixels` bytes, `plane` bytes apart. Reads up to 192 bytes at a time.
+void apart(const uint8_t* row, int pixels, uint8_t* result, int64_t plane) {
+    struct Indices {
+        __m512i early[COLOURS], late[COLOURS];
+        __mmask64 from_late[COLOURS];
+        Indices() {
+            for (int colour = 0; colour < COLOURS; colour++) {
+                alignas(64) std::array<uint8_t, 64> first{}, second{};
+                from_late[colour] = 0;
+                for (int i = 0; i < 64; i++) {
+                    const int at = COLOURS * i + colour;
+                    if (at < 128) first[i] = uint8_t(at);
+                    else second[i] = uint8_t(at - 128), from_late[colour] |= 1ull << i;
+                }
+                early[colour] = _mm512_load_si512(first.data()), late[colour] = _mm512_load_si512(second.data());
+            }
+        }
+    };
+    static const Indices indices;
+    for (int at = 0; at < pixels; at += 64, row += 64 * COLOURS) {
+        const __m512i a = _mm512_loadu_si512(row), b = _mm512_loadu_si512(row + 64), c = _mm512_loadu_si512(row + 128);
+        for (int colour = 0; colour < COLOURS; colour++) {
+            const __m512i early = _mm512_permutex2var_epi8(a, indices.early[colour], b);
+            const __m512i all = _mm512_mask_permutexvar_epi8(early, indices.from_late[colour], indices.late[colour], c);
+            _mm512_mask_storeu_epi8(result + colour * plane + at, Row::mask(pixels - at), all);
+        }
+    }
+}
+
+}  // namespace
+
+// `picture`: `height` rows of `width` pixels, `stride` bytes apart. Of the picture scaled to `tall` × `wide`, `result` gets
+// the window of `rows` × `columns` at (`top`, `left`), colour by colour. False: it is shrunk too much for this.
+extern "C" bool resize(const uint8_t* picture, int64_t stride, int height, int width, int tall, int wide, bool bicubic, int top,
+                       int left, int rows, int columns, uint8_t* result) {
+    const Side across(width, wide, bicubic), along(height, tall, bicubic);
+    const int bytes = COLOURS * columns, room = (bytes + 191) / 192 * 192;
+    const Row row(across, COLOURS * left, bytes, COLOURS * width);
+    if (width != wide && row.reach > 2 * VECTOR) return false;
+    const int begin = height == tall ? top : along.first[top];
+    const int bottom = top + rows - 1, end = height == tall ? top + rows : along.first[bottom] + along.count[bottom];
+    thread_local std::vector<uint8_t> narrow, line;
+    narrow.resize(size_t(end - begin) * room), line.resize(room);
+    for (int y = begin; y < end; y += 2) {
+        const int next = std::min(y + 1, end - 1);
+        const uint8_t *one = picture + y * stride, *two = picture + next * stride;
+        uint8_t *to = &narrow[size_t(y - begin) * room], *to2 = &narrow[size_t(next - begin) * room];
+        if (width != wide) row(one, two, to, to2);
+        else std::copy_n(one + COLOURS * left, bytes, to), std::copy_n(two + COLOURS * left, bytes, to2);
+    }
+    for (int y = 0; y < rows; y++) {
+        const uint8_t* done = &narrow[size_t(y) * room];
+        if (height != tall) {
+            down(along, top + y, &narrow[size_t(along.first[top + y] - begin) * room], room, bytes, line.data());
+            done = line.data();
+        }
+        apart(done, columns, result + int64_t(y) * columns, int64_t(rows) * columns);
+    }
+    return true;
+}
