@@ -6,38 +6,47 @@ python benchmarks/start.py
 from __future__ import annotations
 
 import platform
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from mlpmixer import processor
+from mlpmixer.bench.turns import in_turns, ratio
+from mlpmixer.weights.shipped import PHOTO
+
 MIXER = str(Path(sys.executable).with_name("mixer"))
+BARE = "python -c 'import torch'"
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
-    "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+    BARE: [sys.executable, "-c", "import torch"],
     "python -c 'import mlpmixer'": [sys.executable, "-c", "import mlpmixer"],
     "mixer --help": [MIXER, "--help"],
     "mixer models": [MIXER, "models"],
     "mixer models --json": [MIXER, "models", "--json"],
+    "mixer predict one.jpg": [MIXER, "predict", str(PHOTO)],
+    "mixer predict one.jpg --json": [MIXER, "predict", str(PHOTO), "--json"],
 }
 RUNS = 15
 
 
+def process(command: list[str]) -> Callable[[], object]:
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def main() -> None:
-    walls: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for run in range(RUNS + 1):  # the first round warms the disk cache and does not count
-        for name, command in COMMANDS.items():
-            started = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            if run:
-                walls[name].append(time.perf_counter() - started)
-    print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {RUNS} runs\n")
-    print("| command | median | fastest | slowest |\n|---|---|---|---|")
-    for name, seconds in walls.items():
-        print(f"| `{name}` | {statistics.median(seconds):.2f} s | {min(seconds):.2f} s | {max(seconds):.2f} s |")
+    times = in_turns({name: process(command) for name, command in COMMANDS.items()}, RUNS, warm_up=1)
+    print(f"{processor.name()}, Python {platform.python_version()}, torch {torch.__version__}, {RUNS} runs\n")
+    print(f"| command | median | fastest | slowest | times `{BARE}` (quartiles) |\n|---|---|---|---|---|")
+    for name, taken in times.items():
+        middle, first, third = ratio(times[BARE], taken)
+        fastest, slowest = min(taken.seconds), max(taken.seconds)
+        print(
+            f"| `{name}` | {taken.median:.2f} s | {fastest:.2f} s | {slowest:.2f} s "
+            f"| {middle:.2f} ({first:.2f} to {third:.2f}) |"
+        )
 
 
 if __name__ == "__main__":

@@ -79,12 +79,13 @@ def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tupl
         ("bit_r50x1", {"units": (1, 1), "image_size": 64}),
     ],
 )
-def test_a_rewritten_model_is_the_same_function(name: str, options: dict[str, Any]):
+@pytest.mark.parametrize("in_rows", [False, True])
+def test_a_rewritten_model_is_the_same_function(name: str, options: dict[str, Any], in_rows: bool):
     model = shaken(mlpmixer.create(name, **{"num_classes": 10, **options}))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     pixels = pixels_for(model, 3)
     features, logits = answers(model, pixels)
-    found = rewrites.Rewritten(model, HOW)(pixels)
+    found = rewrites.Rewritten(model, HOW, in_rows=in_rows)(pixels)
     assert distance(found[0], features) < 1e-4
     assert found[1].shape == (3, model.config.num_classes)
     if model.config.num_classes:

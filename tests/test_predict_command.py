@@ -19,8 +19,9 @@ import pytest
 
 from mlpmixer import Predictor
 from mlpmixer.cli import main
+from mlpmixer.engines import kernels
 from mlpmixer.errors import DataError, PictureError
-from mlpmixer.predict import cluster, lanes, parquet, paths
+from mlpmixer.predict import cluster, in_bytes, lanes, parquet, paths
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.seen import Seen
 from mlpmixer.weights.load import load
@@ -123,6 +124,28 @@ class TestWhatIsWritten:
             else:
                 said = [row[0] for row in csv.reader(io.StringIO(ended.stdout.decode()))]
                 assert said[1:] == [str(photos[1]), str(strange).encode("utf-8", "backslashreplace").decode()]
+
+    def test_in_bytes_as_learnt_from_the_pictures(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
+            pytest.skip(reason)
+        mixer(folder / "a", "--precision", "int8", code=2)
+        assert "learns its ranges from 16 pictures or more, and here are 10" in capsys.readouterr().err
+        for precision in ("fp32", "int8"):
+            mixer(folder, "--precision", precision, "--output", tmp_path / f"{precision}.jsonl")
+        assert "ranges from 21 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
+        before, after = (lines(tmp_path / f"{precision}.jsonl") for precision in ("fp32", "int8"))
+        assert [one["label"] for one in after] == [one["label"] for one in before]
+        assert [one["score"] for one in after] == pytest.approx([one["score"] for one in before], abs=0.1)
+        assert after != before
+
+    def test_in_bytes_is_refused_where_it_says_something_else(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(in_bytes, "in_bytes", lambda model, _: (model, 0.98))
+        mixer(folder, "--precision", "int8", code=2)
+        assert "names only 98.0% of 21 pictures as in float32" in capsys.readouterr().err
 
     def test_the_table_for_people(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder / "a", *WEIGHTS, "--top", 2)

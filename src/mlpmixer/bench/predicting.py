@@ -1,8 +1,9 @@
 """A folder of picture files into the five likeliest labels of each: our Predictor beside timm's loader and model.
 
 Both have the same weights, preprocessing, precision, batch size and cores; timm reads with as many processes as there
-are cores. What both say is compared: their ways to shrink a picture differ by a level of brightness here and there, so
-a few first labels may differ, which are chance's own anyway.
+are cores. Ours in int8 stands beside them, as learnt from some of the pictures. What all say is compared: their ways to
+shrink a picture differ by a level of brightness here and there, so a few first labels may differ, which are chance's
+own anyway.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from mlpmixer.bench.systems import Subject
 from mlpmixer.bench.turns import in_turns, ratio
 from mlpmixer.data.processes import cores
 from mlpmixer.data.sources.naming import EXTENSIONS
+from mlpmixer.engines import kernels
 from mlpmixer.errors import UsageError
 from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.predict.in_bytes import FEWEST, in_bytes
 from mlpmixer.predict.predictor import Predictor
 
 TOP = 5
@@ -39,8 +42,8 @@ class Row:
 
     system: str
     engine: str
-    model: str
     precision: str
+    model: str
     batch: int
     images_per_s: float
     spread: float
@@ -69,26 +72,28 @@ def bench_predicting(
     # As timm has it for its Mixers.
     how = dataclasses.replace(Preprocessing.usual((height, width)), interpolation="bicubic")
     subject.model.passport = Passport(preprocessing=how)
-    predictor = Predictor(subject.model, precision=precision, device="cpu", top=TOP, batch_size=batch, measure=True)  # pyright: ignore[reportArgumentType]
-    systems = {("mlpmixer", predictor.engine.name): _ours(predictor, paths)}
+    settings = {"device": "cpu", "top": TOP, "batch_size": batch, "measure": True}
+    predictor = Predictor(subject.model, precision=precision, **settings)
+    us = ("mlpmixer", predictor.engine.name, precision)
+    systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
+    if kernels.why_not(subject.model) is None and len(paths) >= FEWEST:
+        quantised, _ = in_bytes(subject.model, paths)
+        systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantised, precision="int8", **settings), paths)
     lacking = peers.why_not("timm", torch.device("cpu"))
     if lacking is None:
         for compiled in (False,) if quick else (False, True):
-            system = ("timm", "compiled" if compiled else "eager")
+            system = ("timm", "compiled" if compiled else "eager", precision)
             systems[system] = _timms(subject, how, paths, batch, precision, compiled)
     answers = {}
     for system, run in systems.items():
         tell(" ".join(system))
         answers[system] = run()  # which warms up, too
     times = in_turns(systems, rounds, warm_up=0)
-    us = next(iter(systems))
     rows = []
     for system, each in times.items():
         alike = sum(a[0][0] == b[0][0] for a, b in zip(answers[us], answers[system], strict=True)) / len(paths)
         ahead = None if system == us else ratio(times[us], each)
-        rows.append(
-            Row(*system, name, precision, batch, len(paths) / each.median, each.spread, alike, ahead),
-        )
+        rows.append(Row(*system, name, batch, len(paths) / each.median, each.spread, alike, ahead))
     return rows, [] if lacking is None else [f"timm: {lacking}"]
 
 

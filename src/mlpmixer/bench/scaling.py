@@ -69,7 +69,7 @@ def by_patches(
         engines = {
             (name, engine.name): engine for name in names for engine in _engines(name, side, 1, device, precision)
         }
-        times = in_turns({key: _pass(engine, side, 1) for key, engine in engines.items()}, rounds, warm_up=1)
+        times = in_turns({key: _pass(engine, (side, side), 1) for key, engine in engines.items()}, rounds, warm_up=1)
         for (name, engine), each in times.items():
             points.append(_point(name, engine, precision, side, 1, each))
         del engines
@@ -90,21 +90,32 @@ def by_batch(
     for name in names:
         side = describe(name).image_size[0]
         for engine in _engines(name, side, max(batches), device, precision):
-            passes: dict[int, Callable[[], object]] = {}
-            for batch in batches:
-                tell(f"{name}, {engine.name}, batch {batch}")
-                run = _pass(engine, side, batch)
-                try:
-                    taken = min(seconds_of(run) for _ in range(2))
-                except torch.OutOfMemoryError:
-                    break
-                passes[batch] = run
-                if taken > PATIENCE:
-                    break
-            for batch, times in in_turns(passes, rounds, warm_up=0).items():
+            for batch, times in batches_in_turns(engine, (side, side), batches, rounds, tell).items():
                 points.append(_point(name, engine.name, precision, side, batch, times))
         gc.collect()
     return points
+
+
+def batches_in_turns(
+    engine: Engine,
+    size: tuple[int, int],
+    batches: Sequence[int],
+    rounds: int,
+    tell: Callable[[str], object] = lambda _line: None,
+) -> dict[int, Times]:
+    """From the first on, as long as they fit into memory and into PATIENCE. `size`: height and width of pictures."""
+    passes: dict[int, Callable[[], object]] = {}
+    for batch in batches:
+        tell(f"{engine.name}, batch {batch}")
+        run = _pass(engine, size, batch)
+        try:
+            taken = min(seconds_of(run) for _ in range(2))
+        except torch.OutOfMemoryError:
+            break
+        passes[batch] = run
+        if taken > PATIENCE:
+            break
+    return in_turns(passes, rounds, warm_up=0)
 
 
 def growth(points: Sequence[Point]) -> list[Growth]:
@@ -138,8 +149,8 @@ def _engines(name: str, side: int, batch: int, device: torch.device, precision: 
     return [Engine(model, Preprocessing(), engine, precision, batch=batch, device=device) for engine in able]
 
 
-def _pass(engine: Engine, side: int, batch: int) -> Callable[[], object]:
-    pictures = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+def _pass(engine: Engine, size: tuple[int, int], batch: int) -> Callable[[], object]:
+    pictures = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
     return lambda: engine(pictures)
 
 

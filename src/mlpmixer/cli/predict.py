@@ -16,6 +16,7 @@ from mlpmixer.errors import PictureError, RunStopped, UsageError
 from mlpmixer.weights.shipped import DEFAULT
 
 if TYPE_CHECKING:
+    from mlpmixer.models.classifier import Classifier
     from mlpmixer.predict.job import Output
     from mlpmixer.predict.predictor import Prediction, Predictor
     from mlpmixer.predict.written import Format, Writer
@@ -59,7 +60,8 @@ def predict(
         tta: Average over several views of each picture: flip (and its mirror image), crops (centre, corners, mirrored).
         strict: End with exit code 1 when a picture could not be read. (The others are answered all the same.)
         engine: What runs the model. auto: the fastest here.
-        precision: In which numbers.
+        precision: In which numbers. int8 learns from the first pictures what bytes are to stand for, if the weights do
+            not say it, and is refused where it would name them otherwise.
         device: auto, cpu or cuda.
         batch: How many pictures go through the model at a time.
         ray: Work on a Ray cluster: its address, such as auto, ray://host:10001, or local for one that is started here.
@@ -79,7 +81,9 @@ def predict(
     bar = Bar(asked.count if watched and not asked.one else None, hidden=not watched)
     notes = _Notes(bar, asked.one)
     files = asked.files(notes.left_out)
-    some = [] if asked.endless else list(islice(files, MANY))
+    to_bytes = precision == "int8" and engine in ("auto", "kernels") and not asked.one
+    some = list(islice(files, MANY)) if to_bytes or not asked.endless else []
+    model, said = _in_bytes(weights, some) if to_bytes else (weights, None)
     settings: dict[str, Any] = {
         "engine": engine,
         "precision": precision,
@@ -90,9 +94,11 @@ def predict(
         "embeddings": embeddings is not None,
         "measure": len(some) == MANY and ray is None,
     }
-    predictor = Predictor(weights, **settings)
+    predictor = Predictor(model, **settings)
     place = _place(form, output, embeddings, resume, predictor)
     with bar, contextlib.closing(place):
+        if said is not None:
+            notes.say(said)
         todo = place.still_to_do(chain(some, files), bar.advance)
         if ray is None:
             pieces, first = predictor.pieces(todo), lambda: notes.say(predictor.choice)
@@ -105,6 +111,16 @@ def predict(
         _sum_up(place, notes, bar)
     if strict and notes.lost:
         raise PictureError(f"{notes.lost:,} could not be read; the others are answered")
+
+
+def _in_bytes(weights: str, files: list[str]) -> tuple[Classifier, str | None]:
+    """The model, quantised if it was not, and what to say of that."""
+    from mlpmixer.predict.in_bytes import in_bytes_if_alike
+    from mlpmixer.weights.load import load
+
+    model = load(weights)
+    assert model.passport is not None
+    return (model, None) if model.passport.plans else in_bytes_if_alike(model, files)
 
 
 class _Asked:

@@ -49,5 +49,5 @@ def why_not(model: Classifier, name: str, precision: str, device: torch.device, 
         if (reason := kernels.why_not(model)) is not None:
             return reason
         if precision == "int8" and not plans:
-            return "this model is not quantised: mixer export RUN --precision int8 --data PICTURES"
+            return "this model is not quantised: mixer export RUN --to safetensors --precision int8 --data PICTURES"
     return None

@@ -27,7 +27,7 @@ def convert(model: Classifier, how: Preprocessing, batch: int | None) -> Any:
     """An OpenVINO model: `pixels` in, `features` and `logits` out. `batch` None: any number of pictures."""
     import openvino
 
-    network = Rewritten(model, how)
+    network = Rewritten(model, how, in_rows=True)
     shape = (model.config.in_channels, *model.config.image_size)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the tracer: that shapes are taken as they are

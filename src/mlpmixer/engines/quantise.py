@@ -48,14 +48,20 @@ class Suffering:
 @dataclass(frozen=True)
 class Quantised:
     model: Mixer  # its weights are rounded, in float32; its passport has the plans
-    sufferings: tuple[Suffering, ...]
+    sufferings: tuple[Suffering, ...]  # none where nobody asked
 
 
 def quantise(
-    model: Classifier, how: Preprocessing, pixels: UInt8[Tensor, "N 3 H W"], tolerance: float = TOLERANCE
+    model: Classifier,
+    how: Preprocessing,
+    pixels: UInt8[Tensor, "N 3 H W"],
+    tolerance: float = TOLERANCE,
+    *,
+    each_half: bool = True,
 ) -> Quantised:
     """`pixels`: prepared pictures of the kind that it will see, some hundreds. `tolerance`: how far logits may be
-    changed, root mean square, as a share of their spread."""
+    changed, root mean square, as a share of their spread. `each_half` False: what each suffers by itself is only found
+    out if islands are needed, which saves most of the time."""
     if (reason := kernels.why_not(model)) is not None:
         raise UsageError(f"this model cannot be quantised here: {reason}")
     if len(pixels) == 0:
@@ -65,6 +71,8 @@ def quantise(
     merge_norms(merged)
     plans = [Plan("int8", *ranges) for ranges in _ranges(merged, how, pixels)]
     trial = _Trial(model, how, pixels[:TRIED])
+    if not each_half and trial.change(plans, "int8") <= tolerance:
+        return Quantised(_rounded(merged, model, tuple(plans)), ())
     exact = [Plan("fp32")] * len(plans)
     changes = [trial.change([*exact[:i], plan, *exact[i + 1 :]]) for i, plan in enumerate(plans)]
     work = _work(model.config)
@@ -76,7 +84,7 @@ def quantise(
 
 
 def calibrate(model: Classifier, how: Preprocessing, pixels: UInt8[Tensor, "N 3 H W"]) -> tuple[Plan, ...]:
-    passport = quantise(model, how, pixels).model.passport
+    passport = quantise(model, how, pixels, each_half=False).model.passport
     assert passport is not None
     return passport.plans
 

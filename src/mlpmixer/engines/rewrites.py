@@ -20,9 +20,14 @@ from mlpmixer.passport import Preprocessing
 
 
 class Rewritten(nn.Module):
-    """`model` as a map from bytes (B, 3, H, W) to features and logits. The model that is given stays as it is."""
+    """`model` as a map from bytes (B, 3, H, W) to features and logits. The model that is given stays as it is.
 
-    def __init__(self, model: Classifier, how: Preprocessing, dtype: torch.dtype = torch.float32):
+    `in_rows`: token mixing goes along rows, between two transposes.
+    """
+
+    def __init__(
+        self, model: Classifier, how: Preprocessing, dtype: torch.dtype = torch.float32, *, in_rows: bool = False
+    ):
         super().__init__()
         model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.normalise: nn.Module = nn.Identity()
@@ -35,7 +40,8 @@ class Rewritten(nn.Module):
             standardise(model)
         else:
             merge_norms(model)
-        columns_as_rows(model)
+        if in_rows:
+            columns_as_rows(model)
         self.head, model.head = model.head, nn.Identity()
         self.body: nn.Module = MeanOfNormed(model) if isinstance(model, Mixer) else model
         self.to(dtype)
@@ -133,7 +139,7 @@ class RowMixing(nn.Module):
 
 
 def columns_as_rows(model: Classifier) -> None:
-    """For runtimes whose products with the weights on the right are the quicker ones: all but our kernels."""
+    """For OpenVINO, whose products in bfloat16 are quicker with the weights on the right; others lose by it."""
     for block in model.modules():
         if isinstance(block, MixerBlock) and isinstance(block.token_mixing.fc1, ColumnLinear):
             mixing = block.token_mixing

@@ -1,0 +1,60 @@
+"""A float model in bytes for the pictures at hand: what bytes stand for is learnt from some of them.
+
+Nobody has said what is in these pictures, so what is held against it is the model itself: it must name nearly all of
+them as it does in float32. (`mixer export --precision int8` also counts how often it is right, and keeps the result.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+from mlpmixer.data.pictures import pixels
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.quantise import quantise
+from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer
+
+LOOKED_AT = 128  # pictures
+FEWEST = 16
+ALIKE = 0.99  # of them must be named as before
+
+INSTEAD = "--precision bf16 answers as it is"
+
+
+def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float]:
+    """The quantised model, and the share of pictures that it names as `model` does in float32."""
+    assert model.passport is not None
+    how = model.passport.preprocessing
+    seen = []
+    for file in files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]:
+        with suppress(PictureError):  # whoever is to answer it says so
+            seen.append(prepare(pixels(file, at_least=how.resize), how))
+    if len(seen) < FEWEST:
+        raise UsageError(
+            f"int8 learns its ranges from {FEWEST} pictures or more, and here are {len(seen)}: {INSTEAD}, and "
+            "`mixer export --precision int8 --data PICTURES` keeps what it learnt from others"
+        )
+    shown = torch.stack(seen)
+    found = quantise(model, how, shown, each_half=False).model
+    assert found.passport is not None
+    settings = {"batch": len(shown), "device": torch.device("cpu")}
+    before = Engine(model, how, "kernels", "fp32", **settings)(shown).logits
+    after = Engine(found, how, "kernels", "int8", **settings, plans=found.passport.plans)(shown).logits
+    return found, (before.argmax(1) == after.argmax(1)).float().mean().item()
+
+
+def in_bytes_if_alike(model: Classifier, files: Sequence[str]) -> tuple[Mixer, str]:
+    """The quantised model, and what to say about it."""
+    found, alike = in_bytes(model, files)
+    count = min(len(files), LOOKED_AT)
+    if alike < ALIKE:
+        raise UsageError(
+            f"in int8 this model names only {alike:.1%} of {count} pictures as in float32, and {ALIKE:.0%} are asked "
+            f"for: {INSTEAD}"
+        )
+    return found, f"int8: ranges from {count} of the pictures, of which it names {alike:.1%} as in float32"
