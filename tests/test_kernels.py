@@ -186,7 +186,7 @@ def test_they_can_be_compiled_ahead_of_time(tmp_path: Path):
     command = [sys.executable, "-m", "mlpmixer.kernels"]
     environment = {**os.environ, "MLPMIXER_CACHE": str(tmp_path)}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert {line.split(": ")[0] for line in told.splitlines()} == {"mixing", "forward"}
+    assert {line.split(": ")[0] for line in told.splitlines()} == {"mixing", "forward", "resize"}
     assert all(Path(line.split(": ")[1]).is_relative_to(tmp_path) for line in told.splitlines())
     assert len([*(tmp_path / "kernels").iterdir()]) == 2
     without = {**environment, "PATH": str(tmp_path), "CXX": ""}
