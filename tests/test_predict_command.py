@@ -134,7 +134,7 @@ class TestWhatIsWritten:
         assert "learns its ranges from 16 pictures or more, and here are 10" in capsys.readouterr().err
         for precision in ("fp32", "int8"):
             mixer(folder, "--precision", precision, "--output", tmp_path / f"{precision}.jsonl")
-        assert "ranges from 21 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
+        assert "ranges from 20 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
         before, after = (lines(tmp_path / f"{precision}.jsonl") for precision in ("fp32", "int8"))
         assert [one["label"] for one in after] == [one["label"] for one in before]
         assert [one["score"] for one in after] == pytest.approx([one["score"] for one in before], abs=0.1)
@@ -143,9 +143,9 @@ class TestWhatIsWritten:
     def test_in_bytes_is_refused_where_it_says_something_else(
         self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(in_bytes, "in_bytes", lambda model, _: (model, 0.98))
+        monkeypatch.setattr(in_bytes, "in_bytes", lambda model, _: (model, 0.98, 20))
         mixer(folder, "--precision", "int8", code=2)
-        assert "names only 98.0% of 21 pictures as in float32" in capsys.readouterr().err
+        assert "names only 98.0% of 20 pictures as in float32" in capsys.readouterr().err
 
     def test_the_table_for_people(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder / "a", *WEIGHTS, "--top", 2)

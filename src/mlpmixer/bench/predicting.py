@@ -77,7 +77,7 @@ def bench_predicting(
     us = ("mlpmixer", predictor.engine.name, precision)
     systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
     if kernels.why_not(subject.model) is None and len(paths) >= FEWEST:
-        quantised, _ = in_bytes(subject.model, paths)
+        quantised, *_ = in_bytes(subject.model, paths)
         systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantised, precision="int8", **settings), paths)
     lacking = peers.why_not("timm", torch.device("cpu"))
     if lacking is None:

@@ -26,8 +26,8 @@ ALIKE = 0.99  # of them must be named as before
 INSTEAD = "--precision bf16 answers as it is"
 
 
-def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float]:
-    """The quantised model, and the share of pictures that it names as `model` does in float32."""
+def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int]:
+    """The quantised model, and the share of pictures that it names as `model` does in float32, and of how many."""
     assert model.passport is not None
     how = model.passport.preprocessing
     seen = []
@@ -45,13 +45,12 @@ def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float]:
     settings = {"batch": len(shown), "device": torch.device("cpu")}
     before = Engine(model, how, "kernels", "fp32", **settings)(shown).logits
     after = Engine(found, how, "kernels", "int8", **settings, plans=found.passport.plans)(shown).logits
-    return found, (before.argmax(1) == after.argmax(1)).float().mean().item()
+    return found, (before.argmax(1) == after.argmax(1)).float().mean().item(), len(shown)
 
 
 def in_bytes_if_alike(model: Classifier, files: Sequence[str]) -> tuple[Mixer, str]:
     """The quantised model, and what to say about it."""
-    found, alike = in_bytes(model, files)
-    count = min(len(files), LOOKED_AT)
+    found, alike, count = in_bytes(model, files)
     if alike < ALIKE:
         raise UsageError(
             f"in int8 this model names only {alike:.1%} of {count} pictures as in float32, and {ALIKE:.0%} are asked "
