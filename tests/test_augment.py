@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from mlpmixer.data import policies
 from mlpmixer.data import rand_augment as ra
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.pictures import decode, pixels
@@ -283,3 +284,24 @@ class TestRandAugment:
         monkeypatch.setattr(ra, "OPERATIONS", (lambda picture, m: done_at.append(m) or picture,))
         ra.RandAugment(layers=3, m=15)(torch.zeros(3, 4, 4, dtype=torch.uint8))
         assert done_at == [15, 15, 15]
+
+
+@pytest.mark.parametrize("policy", ["auto_augment_cifar10", "auto_augment_imagenet", "trivial"])
+def test_small_pictures_are_changed_as_torchvision_changes_them(policy: Any, photo: np.ndarray):
+    theirs = {
+        "auto_augment_cifar10": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GREY),
+        "auto_augment_imagenet": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.IMAGENET, fill=ra.GREY),
+        "trivial": policies.v2.TrivialAugmentWide(fill=ra.GREY),
+    }[policy]
+    ours = policies.policy(Augment(policy=policy))
+    assert ours is not None
+    noise = np.random.default_rng(0).integers(0, 256, (32, 28, 3), dtype=np.uint8)
+    flat = np.full((5, 7, 3), 9, dtype=np.uint8)
+    two = np.where(noise < 30, np.uint8(3), np.uint8(250))
+    photos = [np.asarray(Image.fromarray(photo).resize(size)) for size in ((32, 32), (65, 65), (17, 64))]
+    for picture in (*photos, noise // 3 + 40, flat, two):
+        for seed in range(150):
+            torch.manual_seed(seed)
+            wanted = ra.as_tensor(theirs(Image.fromarray(picture)))
+            torch.manual_seed(seed)
+            assert torch.equal(ours(torch.tensor(picture).permute(2, 0, 1)), wanted), (picture.shape, seed)

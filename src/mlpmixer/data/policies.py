@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from mlpmixer.data.rand_augment import GREY, RandAugment, as_image, as_tensor
+from mlpmixer.data.small_pictures import AutoAugment, TrivialAugment
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.recipe import Augment
 
@@ -25,11 +26,11 @@ def policy(how: Augment) -> Callable[[Tensor], Tensor] | None:
         case "rand_augment":
             return RandAugment(how.policy_layers, how.policy_magnitude)
         case "auto_augment_cifar10":
-            steps = [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=GREY)]
+            steps = [AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=GREY)]
         case "auto_augment_imagenet":
-            steps = [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=GREY)]
+            steps = [AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=GREY)]
         case "trivial":
-            steps = [v2.TrivialAugmentWide(fill=GREY)]
+            steps = [TrivialAugment(fill=GREY)]
         case "three_augment":
             one = v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), blur])
             steps = [one, v2.ColorJitter(0.3, 0.3, 0.3)]
