@@ -1,8 +1,9 @@
 """All that is to be known of our kernels on a Hopper GPU, in one run of less than ten minutes.
 
-PYTHONPATH=src python benchmarks/gpu.py [--minutes 9] [--stages 'correct;networks;…'] [--device cuda]
+PYTHONPATH=src python benchmarks/gpu.py [--minutes 9] [--stages 'correct:b16+networks;pieces;…'] [--device cuda]
 
-Stages, each in a process of its own, so that none takes the others down: whether every kernel computes what it should;
+Stages, each in a process of its own, so that none takes the others down; those with a + between them at once, since
+compilers take most of their time. Whether every kernel computes what it should;
 whether whole networks do; what the GPU can do at most; each kernel's time beside that; then answers of whole Mixers and
 steps of training beside timm's, compiled with max-autotune, in turns. With the variable OUT, all of it is written to
 $OUT/gpu.json as well. timm is left out where it is not installed.
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -48,10 +50,10 @@ TIMM = {f"mixer_{size}": f"mixer_{size}_224" for size in ("s32", "s16", "b32", "
 BARS = {"bf16": 0.02, "fp8": 0.1}  # how far logits may be off
 
 # name, seconds that it may take
+CHECKS = [f"correct:{shape}:{kernels}" for shape in ("b16", "s32") for kernels in ("tokens", "channels")]
 STAGES = {
+    "+".join([*CHECKS, "correct:odd", "networks"]): 150,
     "ceilings": 60,
-    "correct": 150,
-    "networks": 150,
     "pieces": 120,
     "infer:mixer_b16:128": 240,
     "sweep:mixer_b16:1,8,32,64,256,512": 150,
@@ -64,7 +66,7 @@ STAGES = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--stages", default=";".join(STAGES), help="separated by ;")
+    parser.add_argument("--stages", default=";".join(STAGES), help="separated by ;, or by + if they may go together")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--alone", help="used by this file itself: the stage to run here, and where to write")
     parser.add_argument(
@@ -80,14 +82,18 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(options.device)}
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()), flush=True)
     rate = options.rate
-    for stage in options.stages.split(";"):
+    for group in options.stages.split(";"):
+        stages = group.split("+")
         left = until - time.monotonic()
         if left < 15:
-            found[stage] = {"error": "no time left"}
+            found |= {stage: {"error": "no time left"} for stage in stages}
         else:
-            found[stage] = in_process(stage, options.device, rate, min(STAGES.get(stage, 240), left))
-        rate = found[stage].get("bf16", rate) if stage == "ceilings" else rate
-        tell(stage, found[stage])
+            alone = partial(in_process, device=options.device, rate=rate, seconds=min(STAGES.get(group, 240), left))
+            with ThreadPoolExecutor(len(stages)) as pool:
+                found |= zip(stages, pool.map(alone, stages), strict=True)
+        rate = found.get("ceilings", {}).get("bf16", rate)
+        for stage in stages:
+            tell(stage, found[stage])
         if out := os.environ.get("OUT"):  # after each: the rest may be cut off
             (Path(out) / "gpu.json").write_text(json.dumps(found, indent=1))
 
@@ -140,9 +146,9 @@ def run(stage: str, device: torch.device, rate: float) -> dict[str, Any]:
         return sweep(rest[0], [int(batch) for batch in rest[1].split(",")], device, rate)
     if name == "train":
         return train(rest[0], int(rest[1]), device, rate)
-    return {"ceilings": ceilings, "correct": correct, "networks": networks, "pieces": partial(pieces, rate=rate)}[name](
-        device
-    )
+    if name == "correct":
+        return correct(device, *rest)
+    return {"ceilings": ceilings, "networks": networks, "pieces": partial(pieces, rate=rate)}[name](device)
 
 
 def tell(stage: str, found: dict[str, Any]) -> None:
@@ -242,22 +248,22 @@ def ceilings(device: torch.device) -> dict[str, Any]:
     return found | {"rows": rows}
 
 
-def correct(device: torch.device) -> dict[str, Any]:
-    """Every kernel against float32 on the same device, in every way of cutting its work."""
+def correct(device: torch.device, shape: str, kernels: str = "") -> dict[str, Any]:
+    """Every kernel against float32 on the same device, in every way of cutting its work. kernels: of which file."""
     from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 
     shapes = {"b16": (4, 196, 768, 384, 3072), "s32": (16, 49, 512, 256, 2048), "odd": (3, 35, 80, 40, 208)}
     rows: list[dict[str, Any]] = []
-    for title, shape in shapes.items():
-        if device.type == "cuda" or title == "odd":
-            case = Case(shape, device)
-            for name, within, work, wanted in case.plain(norms, stem, channels):
-                attempt(rows, f"{title}: {name}", partial(case.near, work, wanted, within))
-            for kernel, name, within, work, wanted in case.cut(tokens, channels):
-                for way in kernel.configs:
-                    cut = ", ".join(map(str, way.kwargs.values()))
-                    title_ = f"{title}: {name}, cut {cut}, {way.num_warps}, {way.num_stages}"
-                    attempt(rows, title_, partial(case.near, only(kernel, way, work), wanted, within))
+    case = Case(shapes[shape], device)
+    if kernels != "channels":
+        for name, within, work, wanted in case.plain(norms, stem, channels):
+            attempt(rows, name, partial(case.near, work, wanted, within))
+    for kernel, name, within, work, wanted in case.cut(tokens, channels):
+        for way in kernel.configs:
+            if kernels in ("", "tokens" if kernel is tokens._token_mixing else "channels"):
+                cut = ", ".join(map(str, way.kwargs.values()))
+                title = f"{name}, cut {cut}, {way.num_warps}, {way.num_stages}"
+                attempt(rows, title, partial(case.near, only(kernel, way, work), wanted, within))
     wrong = [row["name"] for row in rows if not row.get("right")]
     return {"wrong": "; ".join(wrong) or "none", "rows": rows}
 
