@@ -260,7 +260,7 @@ def correct(device: torch.device, shape: str, kernels: str = "") -> dict[str, An
             attempt(rows, name, partial(case.near, work, wanted, within))
     for kernel, name, within, work, wanted in case.cut(tokens, channels):
         for way in kernel.configs:
-            if kernels in ("", "tokens" if kernel is tokens._token_mixing else "channels"):
+            if kernels in ("", "channels" if kernel is channels._product else "tokens"):
                 cut = ", ".join(map(str, way.kwargs.values()))
                 title = f"{name}, cut {cut}, {way.num_warps}, {way.num_stages}"
                 attempt(rows, title, partial(case.near, only(kernel, way, work), wanted, within))
@@ -346,6 +346,7 @@ class Case:
 
     def cut(self, tokens: Any, channels: Any) -> list[tuple[Any, str, float, Callable[[], Tensor], Tensor]]:
         from mlpmixer.kernels.forward import Half
+        from mlpmixer.kernels.gpu import norms, turned
 
         weights = tokens.tokens(Half(self.gamma, self.beta, self.w1, self.b1, self.w2, self.b2))
         rows, about = self.normed.unflatten(0, (self.pictures, self.places)), self.about(self.table)
@@ -363,6 +364,10 @@ class Case:
                 tokens.token_mixing(self.x, about, weights, self.ahead, exact=False).float() - self.table - self.ahead
             )
 
+        def sideways() -> Tensor:
+            normed = norms.layer_norm(self.x, self.gamma, self.beta)
+            return turned.turned(self.x, normed, weights, self.ahead, exact=False).float() - self.table - self.ahead
+
         def first() -> Tensor:
             return channels.product(self.moved, w3, self.b3, normed=(rates, before), active="tanh")
 
@@ -378,6 +383,7 @@ class Case:
 
         return [
             (tokens._token_mixing, "token mixing", 0.015, token_mixing, mixed.flatten(0, 1)),
+            (turned._turned, "token mixing, turned", 0.015, sideways, mixed.flatten(0, 1)),
             (channels._product, "first product", 0.015, first, active),
             (channels._product, "second product", 0.015, last, second),
             (channels._product, "first product, fp8", 0.08, first8, active),
@@ -419,7 +425,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
 
     A set of tables for each call in turn, so that no more is found in the cache than there would be."""
     from mlpmixer.kernels.forward import Half
-    from mlpmixer.kernels.gpu import channels, norms, stem, tokens
+    from mlpmixer.kernels.gpu import channels, norms, stem, tokens, turned
 
     pictures = 128 if device.type == "cuda" else 2
     places, width, token_hidden, hidden = (196, 768, 384, 3072) if device.type == "cuda" else (16, 64, 32, 128)
@@ -456,6 +462,13 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
             lambda i: tokens.token_mixing(xs[i], about, weights, vector, exact=False),
             4 * pictures * places * token_hidden * width,
             2 * table,
+        ),
+        ("LayerNorm", lambda i: norms.layer_norm(xs[i], vector, vector), 0, 2 * table),
+        (
+            "token mixing, turned",
+            lambda i: turned.turned(xs[i], xs[i - 1], weights, vector, exact=False),
+            4 * pictures * places * token_hidden * width,
+            3 * table,
         ),
         ("first, library: GELU in it", lambda i: gelu_product(bias, xs[i], w3.T), product, table + wide),
         ("first, library: product only", lambda i: xs[i] @ w3.T, product, table + wide),
@@ -511,7 +524,11 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         attempt(rows, name, measure)
     best = {
         f"{name}, cut": str(getattr(kernel, "best_config", ""))
-        for name, kernel in (("token mixing", tokens._token_mixing), ("last product", channels._product))
+        for name, kernel in (
+            ("token mixing", tokens._token_mixing),
+            ("turned", turned._turned),
+            ("last product", channels._product),
+        )
     }
     return {"batch": pictures, "rows": rows} | best
 

@@ -29,10 +29,22 @@ def statistics(x: Tensor, ahead: Tensor | None = None) -> Tensor:
 
 def normalised(x: Tensor, ahead: Tensor, dtype: torch.dtype, factor: float = 1.0) -> Tensor:
     """Rows of `x` − `ahead` with mean 0 and variance 1, times `factor`."""
+    return _whole_rows(x, (ahead, ahead, ahead), dtype, factor, shifted=True, scaled=False)
+
+
+def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return _whole_rows(x, (gamma, gamma, beta), torch.bfloat16, 1.0, shifted=False, scaled=True)
+
+
+def _whole_rows(
+    x: Tensor, vectors: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype, factor: float, *, shifted: bool, scaled: bool
+) -> Tensor:
     rows, channels = x.shape
     found = torch.empty(rows, channels, dtype=dtype, device=x.device)
     _normalised[(triton.cdiv(rows, ROWS),)](
-        *(x, ahead, found, rows, channels, EPS, factor),
+        *(x, *vectors, found, rows, channels, EPS, factor),
+        SHIFTED=shifted,
+        SCALED=scaled,
         ROWS=ROWS,
         WIDTH=triton.next_power_of_2(channels),
         num_warps=4,
@@ -76,16 +88,22 @@ def _statistics(
 
 @triton.jit
 def _normalised(
-    x, ahead, found, rows, channels, eps, factor, ROWS: tl.constexpr, WIDTH: tl.constexpr  # noqa: N803
+    x, ahead, gamma, beta, found, rows, channels, eps, factor,
+    SHIFTED: tl.constexpr, SCALED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     at = row.to(tl.int64)[:, None] * channels + column[None, :]
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
+    if SHIFTED:
+        values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
     _, centred, rate = _row_statistics(values, inside, channels, eps)
-    tl.store(found + at, (centred * (factor * rate)[:, None]).to(found.dtype.element_ty), mask=inside)
+    values = centred * (factor * rate)[:, None]
+    if SCALED:
+        values *= tl.load(gamma + column, mask=column < channels, other=0.0)[None, :]
+        values += tl.load(beta + column, mask=column < channels, other=0.0)[None, :]
+    tl.store(found + at, values.to(found.dtype.element_ty), mask=inside)
 
 
 @triton.jit
