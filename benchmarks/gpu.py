@@ -260,7 +260,7 @@ def correct(device: torch.device, shape: str, kernels: str = "") -> dict[str, An
             attempt(rows, name, partial(case.near, work, wanted, within))
     for kernel, name, within, work, wanted in case.cut(tokens, channels):
         for way in kernel.configs:
-            if kernels in ("", "channels" if kernel is channels._product else "tokens"):
+            if kernels in ("", "tokens" if kernel is tokens._token_mixing else "channels"):
                 cut = ", ".join(map(str, way.kwargs.values()))
                 title = f"{name}, cut {cut}, {way.num_warps}, {way.num_stages}"
                 attempt(rows, title, partial(case.near, only(kernel, way, work), wanted, within))
@@ -346,10 +346,9 @@ class Case:
 
     def cut(self, tokens: Any, channels: Any) -> list[tuple[Any, str, float, Callable[[], Tensor], Tensor]]:
         from mlpmixer.kernels.forward import Half
-        from mlpmixer.kernels.gpu import norms, turned
 
         weights = tokens.tokens(Half(self.gamma, self.beta, self.w1, self.b1, self.w2, self.b2))
-        rows, about = self.normed.unflatten(0, (self.pictures, self.places)), self.about(self.table)
+        rows = self.normed.unflatten(0, (self.pictures, self.places))
         mixed = self.w2 @ F.gelu(self.w1 @ rows + self.b1[:, None], approximate="tanh") + self.b2[:, None]
         rates = self.about(self.moved.float() - self.ahead)
         active = self.active()
@@ -360,13 +359,7 @@ class Case:
         second = active @ self.w4.T + self.b4
 
         def token_mixing() -> Tensor:
-            return (
-                tokens.token_mixing(self.x, about, weights, self.ahead, exact=False).float() - self.table - self.ahead
-            )
-
-        def sideways() -> Tensor:
-            normed = norms.layer_norm(self.x, self.gamma, self.beta)
-            return turned.turned(self.x, normed, weights, self.ahead, exact=False).float() - self.table - self.ahead
+            return tokens.token_mixing(self.x, weights, self.ahead, exact=False).float() - self.table - self.ahead
 
         def first() -> Tensor:
             return channels.product(self.moved, w3, self.b3, normed=(rates, before), active="tanh")
@@ -383,7 +376,6 @@ class Case:
 
         return [
             (tokens._token_mixing, "token mixing", 0.015, token_mixing, mixed.flatten(0, 1)),
-            (turned._turned, "token mixing, turned", 0.015, sideways, mixed.flatten(0, 1)),
             (channels._product, "first product", 0.015, first, active),
             (channels._product, "second product", 0.015, last, second),
             (channels._product, "first product, fp8", 0.08, first8, active),
@@ -425,7 +417,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
 
     A set of tables for each call in turn, so that no more is found in the cache than there would be."""
     from mlpmixer.kernels.forward import Half
-    from mlpmixer.kernels.gpu import channels, norms, stem, tokens, turned
+    from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 
     pictures = 128 if device.type == "cuda" else 2
     places, width, token_hidden, hidden = (196, 768, 384, 3072) if device.type == "cuda" else (16, 64, 32, 128)
@@ -457,16 +449,10 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         ("normalised, bf16", lambda i: norms.normalised(xs[i], vector, torch.bfloat16), 0, 2 * table),
         ("normalised, fp8", lambda i: norms.normalised(xs[i], vector, channels.BYTE), 0, 1.5 * table),
         ("mean of normed", lambda i: norms.mean_of_normed(xs[i], places, vector, vector), 0, 2 * table),
-        (
-            "token mixing, fused",
-            lambda i: tokens.token_mixing(xs[i], about, weights, vector, exact=False),
-            4 * pictures * places * token_hidden * width,
-            2 * table,
-        ),
         ("LayerNorm", lambda i: norms.layer_norm(xs[i], vector, vector), 0, 2 * table),
         (
-            "token mixing, turned",
-            lambda i: turned.turned(xs[i], xs[i - 1], weights, vector, exact=False),
+            "token mixing, fused",
+            lambda i: tokens.mixed(xs[i], xs[i - 1], weights, vector, exact=False),
             4 * pictures * places * token_hidden * width,
             3 * table,
         ),
@@ -526,7 +512,6 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         f"{name}, cut": str(getattr(kernel, "best_config", ""))
         for name, kernel in (
             ("token mixing", tokens._token_mixing),
-            ("turned", turned._turned),
             ("last product", channels._product),
         )
     }

@@ -4,7 +4,7 @@ python benchmarks/gpu_compile.py [tokens|product|product8|others] [--first] [--j
 
 It needs triton, which brings NVIDIA's assembler and disassembler along. Stack is where registers spill to; a program
 may have 227 KB of shared memory and 255 registers a thread: what takes more is left out when a GPU is asked which way
-of cutting the work is the best. Sides are those of Mixer-B/16 (and S/32's 64 places). --first: the first way only.
+of cutting the work is the best. Sides are those of Mixer-B/16 (and S/32's 49 places). --first: the first way only.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -82,16 +82,20 @@ def main() -> None:
 
 
 def token_mixing(first: bool) -> Iterator[Case]:
-    for places in (256, 64):
+    for places in (196, 49):
+        sides = dict(zip("ABC", tokens.parts(places), strict=True))
         for way in tokens._token_mixing.configs[: 1 if first else None]:
-            chunk = way.kwargs["CHUNK"]
-            tiles = {"w1": f"tensordesc<bf16[{chunk}, {places}]>", "w2": f"tensordesc<bf16[{places}, {chunk}]>"}
-            types = {"x": BF16, "y": BF16, **tiles}
+            columns, chunk = way.kwargs["COLUMNS"], way.kwargs["CHUNK"]
+            types = {"x": BF16, "y": BF16}
+            for part, side in sides.items():
+                types[f"normed{part}"] = f"tensordesc<bf16[{side}, {columns}]>"
+                types[f"w1{part}"] = f"tensordesc<bf16[{chunk}, {side}]>"
+                types[f"w2{part}"] = f"tensordesc<bf16[{side}, {chunk}]>"
             yield Case(
                 f"token mixing, {places} places",
                 tokens._token_mixing,
                 types,
-                {"EXACT": False, "ROOM": places, **way.kwargs},
+                {"EXACT": False, **sides, **way.kwargs},
                 way.num_warps,
                 way.num_stages,
             )
@@ -130,8 +134,10 @@ def others() -> Iterator[Case]:
     rows = {"ROWS": norms.ROWS, "WIDTH": 1024}
     scalars = {"eps": "fp32", "factor": "fp32"}
     yield Case("statistics", norms._statistics, {"x": BF16, **scalars}, rows | {"SHIFTED": True}, 4)
-    yield Case("normalised", norms._normalised, {"x": BF16, "found": BF16, **scalars}, rows, 4)
-    yield Case("normalised, fp8e4nv", norms._normalised, {"x": BF16, "found": FP8, **scalars}, rows, 4)
+    shifted, scaled = rows | {"SHIFTED": True, "SCALED": False}, rows | {"SHIFTED": False, "SCALED": True}
+    yield Case("LayerNorm", norms._normalised, {"x": BF16, "found": BF16, **scalars}, scaled, 4)
+    yield Case("normalised", norms._normalised, {"x": BF16, "found": BF16, **scalars}, shifted, 4)
+    yield Case("normalised, fp8e4nv", norms._normalised, {"x": BF16, "found": FP8, **scalars}, shifted, 4)
     yield Case("mean of normed", norms._mean_of_normed, {"x": BF16}, {"COLUMNS": 64, "AT_ONCE": 32}, 4)
     bytes_ = {"EXACT": True, "ROWS": 8, "COLUMNS": 512}
     yield Case("active bytes", channels._active_bytes, {"x": BF16, "found": FP8, **scalars}, bytes_, 4)

@@ -25,7 +25,7 @@ from mlpmixer.data.preprocess import normalise
 from mlpmixer.engines import kernels
 from mlpmixer.engines.gpu_network import WAYS, Network
 from mlpmixer.kernels.forward import Half
-from mlpmixer.kernels.gpu import channels, norms, stem, tokens, turned
+from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Preprocessing
 
@@ -90,13 +90,10 @@ def parts() -> dict[str, float]:
         w1, w2 = torch.randn(TOKEN_HIDDEN, PLACES) / 7, torch.randn(PLACES, TOKEN_HIDDEN) / 6
         b1, b2 = torch.randn(TOKEN_HIDDEN), torch.randn(PLACES)
         weights = tokens.tokens(Half(gamma, beta, w1, b1, w2, b2))
-        mix = partial(tokens.token_mixing, x, found, weights, ahead, exact=exact)
+        mix = partial(tokens.token_mixing, x, weights, ahead, exact=exact)
         wanted = w2 @ F.gelu(w1 @ normed + b1[:, None], approximate=approximate) + b2[:, None]
         for cut, y in in_all_ways(tokens._token_mixing, tokens.ways()[:several], mix):
             far[f"token mixing, {form}, {cut}"] = distance(y.float() - table - ahead, wanted.flatten(0, 1))
-        mix = partial(turned.turned, x, norms.layer_norm(x, gamma, beta), weights, ahead, exact=exact)
-        for cut, y in in_all_ways(turned._turned, turned.ways()[:several], mix):
-            far[f"token mixing, turned, {form}, {cut}"] = distance(y.float() - table - ahead, wanted.flatten(0, 1))
 
         w3, w4 = torch.randn(CHANNEL_HIDDEN, CHANNELS) / 9, torch.randn(CHANNELS, CHANNEL_HIDDEN) / 14
         b3, b4 = torch.randn(CHANNEL_HIDDEN), torch.randn(CHANNELS)

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from mlpmixer.kernels.forward import Half, Parts
 from mlpmixer.kernels.gpu.channels import BYTE, LARGEST, active_bytes, as_bytes, centred, product
-from mlpmixer.kernels.gpu.norms import layer_norm, mean_of_normed, normalised, statistics
+from mlpmixer.kernels.gpu.norms import mean_of_normed, normalised, statistics
 from mlpmixer.kernels.gpu.stem import MIDDLE, patches
-from mlpmixer.kernels.gpu.tokens import Tokens, tokens
-from mlpmixer.kernels.gpu.turned import turned
+from mlpmixer.kernels.gpu.tokens import Tokens, token_mixing, tokens
 
 Way = Literal["library", "fused"]
 Ways = tuple[Way, Way]  # of the first product and of the second
@@ -57,8 +56,7 @@ class Network:
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.addmm(self.stem_bias, patches(pixels, self.parts.patch), self.stem)  # (B · places, C)
         for weights, channel_mixing in self.layers:
-            normed = layer_norm(x, weights.gamma, weights.beta)
-            x = turned(x, normed, weights, channel_mixing.ahead, exact=self.exact)
+            x = token_mixing(x, weights, channel_mixing.ahead, exact=self.exact)
             x = channel_mixing(x)
         features = mean_of_normed(x, len(x) // len(pixels), self.gamma, self.beta)
         if self.head is None or self.head_bias is None:

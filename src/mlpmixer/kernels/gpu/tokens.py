@@ -2,10 +2,11 @@
 
     y = x + W2 · gelu(W1 · LN(x) + b1) + b2
 
-A program takes a block of a picture's columns, with all places. The hidden table is made some rows at a time: they
-come out of the first product into registers, go through the GELU and by way of shared memory into the second, whose
-sums over all hidden rows stay in registers. Weights come from the L2 cache through Hopper's copy engine, which fills in
-zeros beyond the last place.
+A program takes a block of a picture's columns, with all places. Tables lie on their sides: channels are rows, places
+are columns. So the hidden numbers, made some at a time, come out of the first product into registers, go through the
+GELU, and from there into the second, since the matrix units take their left side from registers; its sums over all
+hidden rows stay there, too. And places need no padding to a power of two: they come in three parts, 196 as 128, 64 and
+16. Weights and normalised tables come through Hopper's copy engine, which fills in zeros beyond the last place.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -23,6 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu.gelu import INTERPRETED, gelu
+from mlpmixer.kernels.gpu.norms import layer_norm
 
 MANY = 64  # pictures: beyond that, what is the best way of cutting the work does not change
 PLACES = 256  # no more: the sums over all places of a block must fit into the registers
@@ -53,51 +55,66 @@ def tokens(half: Half) -> Tokens:
     return Tokens(gamma, beta, first, b1, second, b2)
 
 
-def token_mixing(x: Tensor, statistics: Tensor, weights: Tokens, ahead: Tensor, *, exact: bool) -> Tensor:
+def token_mixing(x: Tensor, weights: Tokens, ahead: Tensor, *, exact: bool) -> Tensor:
     """`x`: (B · places, C). `ahead`: (C,), is added as well: a bias of what comes next. `exact`: GELU's erf form."""
+    return mixed(x, layer_norm(x, weights.gamma, weights.beta), weights, ahead, exact=exact)
+
+
+def mixed(x: Tensor, normed: Tensor, weights: Tokens, ahead: Tensor, *, exact: bool) -> Tensor:
+    """What is left when LayerNorm is done."""
     places, channels = len(weights.b2), x.shape[1]
     pictures = len(x) // places
-    room = max(64, triton.next_power_of_2(places))
     y = torch.empty_like(x)
 
     def grid(meta: dict[str, Any]) -> tuple[Any]:
         return (pictures * triton.cdiv(channels, meta["COLUMNS"]),)
 
     _token_mixing[grid](
-        *(x, statistics, weights.gamma, weights.beta),
-        *(_rows(weights.w1), weights.b1, _rows(weights.w2), weights.b2, ahead, y),
+        *(x, weights.b1, weights.b2, ahead, y),
+        *(_block(table) for table in (normed, weights.w1, weights.w2) for _ in "ABC"),
         *(places, channels, len(weights.b1), min(triton.next_power_of_2(pictures), MANY)),
         EXACT=exact,
-        ROOM=room,
+        **dict(zip("ABC", parts(places), strict=True)),
     )
     return y
 
 
-def _rows(weight: Tensor) -> Any:
-    return TensorDescriptor.from_tensor(weight, [16, 16])  # (the size of a block is set for each way of cutting)
+def parts(places: int) -> tuple[int, int, int]:
+    """Three powers of two, none below 16, whose sum is `places` or a little more."""
+    first = _power(places) // 2
+    second = _power(places - first) // 2
+    return max(16, first), max(16, second), max(16, _power(places - first - second))
+
+
+def _power(number: int) -> int:
+    """Of two, not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _block(table: Tensor) -> Any:
+    return TensorDescriptor.from_tensor(table, [16, 16])  # (the size of a block is set for each way of cutting)
 
 
 def _cut(nargs: dict[str, Any]) -> None:
-    nargs["w1"].block_shape = [nargs["CHUNK"], nargs["ROOM"]]
-    nargs["w2"].block_shape = [nargs["ROOM"], nargs["CHUNK"]]
+    for part in "ABC":
+        nargs[f"normed{part}"].block_shape = [nargs[part], nargs["COLUMNS"]]
+        nargs[f"w1{part}"].block_shape = [nargs["CHUNK"], nargs[part]]
+        nargs[f"w2{part}"].block_shape = [nargs[part], nargs["CHUNK"]]
 
 
 def ways() -> list[Any]:
-    """Of cutting the work; the GPU says which is the best. (columns, hidden rows at a time, ahead, warps, stages)
-
-    With 256 places, the first leaves room for a second program beside it, which computes while this one waits; the
-    second reads the weights half as often.
-    """
+    """Of cutting the work; the GPU says which is the best. (columns, hidden rows at a time, warps, stages)"""
     several = (
-        (64, 64, False, 4, 1),
-        (128, 64, True, 8, 2),
-        (64, 64, True, 8, 2),
-        (64, 64, False, 4, 2),
-        (128, 128, False, 8, 2),
+        (128, 64, 8, 2),
+        (128, 64, 8, 1),
+        (128, 32, 8, 3),
+        (64, 128, 4, 1),
+        (64, 64, 4, 1),
+        (64, 64, 4, 2),
+        (64, 32, 4, 2),
     )
-    names = ("COLUMNS", "CHUNK", "AHEAD")
     return [
-        triton.Config(dict(zip(names, way, strict=False)), num_warps=way[3], num_stages=way[4], pre_hook=_cut)
+        triton.Config({"COLUMNS": way[0], "CHUNK": way[1]}, num_warps=way[2], num_stages=way[3], pre_hook=_cut)
         for way in several
     ]
 
@@ -105,50 +122,43 @@ def ways() -> list[Any]:
 @triton.autotune(configs=ways()[:1] if INTERPRETED else ways(), key=["places", "channels", "hidden", "size", "EXACT"])
 @triton.jit
 def _token_mixing(
-    x, statistics, gamma, beta, w1, b1, w2, b2, ahead, y, places, channels, hidden, size,  # noqa: ARG001
-    EXACT: tl.constexpr, ROOM: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
-    CHUNK: tl.constexpr, AHEAD: tl.constexpr,  # noqa: N803
+    x, b1, b2, ahead, y, normedA, normedB, normedC, w1A, w1B, w1C, w2A, w2B, w2C,  # noqa: N803
+    places, channels, hidden, size,  # noqa: ARG001
+    EXACT: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr, CHUNK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     blocks = tl.cdiv(channels, COLUMNS)
-    picture = (tl.program_id(0) // blocks).to(tl.int64)
-    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
-    place = tl.arange(0, ROOM)
-    x += picture * places * channels
-    y += picture * places * channels
-    statistics += picture * places * 2
-    at = place[:, None] * channels + column[None, :]
+    row = tl.program_id(0) // blocks * places
+    first = tl.program_id(0) % blocks * COLUMNS
+    # Rows beyond the picture's are the next one's; the weights that meet them are 0.
+    tableA = normedA.load([row, first]).T  # noqa: N806
+    tableB = normedB.load([row + A, first]).T  # noqa: N806
+    tableC = normedC.load([row + A + B, first]).T  # noqa: N806
+    totalA = tl.zeros((COLUMNS, A), tl.float32)  # noqa: N806
+    totalB = tl.zeros((COLUMNS, B), tl.float32)  # noqa: N806
+    totalC = tl.zeros((COLUMNS, C), tl.float32)  # noqa: N806
+    for start in range(0, hidden, CHUNK):
+        active = tl.dot(tableA, w1A.load([start, 0]).T)
+        active = tl.dot(tableB, w1B.load([start, A]).T, active)
+        active = tl.dot(tableC, w1C.load([start, A + B]).T, active)
+        active = gelu(active + tl.load(b1 + start + tl.arange(0, CHUNK))[None, :], EXACT).to(tl.bfloat16)
+        totalA = tl.dot(active, w2A.load([0, start]).T, totalA)  # noqa: N806
+        totalB = tl.dot(active, w2B.load([A, start]).T, totalB)  # noqa: N806
+        totalC = tl.dot(active, w2C.load([A + B, start]).T, totalC)  # noqa: N806
+    x += row.to(tl.int64) * channels
+    y += row.to(tl.int64) * channels
+    column = first + tl.arange(0, COLUMNS)
+    _finish(totalA, x, y, b2, ahead, column, 0, places, channels, A)
+    _finish(totalB, x, y, b2, ahead, column, A, places, channels, B)
+    _finish(totalC, x, y, b2, ahead, column, A + B, places, channels, C)
+
+
+@triton.jit
+def _finish(total, x, y, b2, ahead, column, first, places, channels, PART: tl.constexpr):  # noqa: N803
+    place = first + tl.arange(0, PART)
     there, real = column < channels, place < places
-    inside = real[:, None] & there[None, :]
-
-    mean = tl.load(statistics + 2 * place, mask=real, other=0.0)
-    rate = tl.load(statistics + 2 * place + 1, mask=real, other=0.0)
-    scale = tl.load(gamma + column, mask=there, other=0.0)
-    shift = tl.load(beta + column, mask=there, other=0.0)
+    at, inside = column[:, None] + place[None, :] * channels, there[:, None] & real[None, :]
+    total += tl.load(b2 + place, mask=real, other=0.0)[None, :]
+    total += tl.load(ahead + column, mask=there, other=0.0)[:, None]
     table = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    normed = (table - mean[:, None]) * rate[:, None] * scale[None, :] + shift[None, :]
-    normed = normed.to(tl.bfloat16)
-
-    total = tl.zeros((ROOM, COLUMNS), tl.float32)
-    rows = tl.arange(0, CHUNK)
-    if AHEAD:
-        # The compiler deals the work of a product whose result goes straight into another one out by rows only; with
-        # 8 warps and 64 rows half of it would be done twice. So the result goes once around the loop.
-        last = hidden - CHUNK
-        coming = tl.dot(w1.load([0, 0]), normed)  # (hidden rows, columns)
-        for start in range(0, last, CHUNK):
-            active = coming
-            coming = tl.dot(w1.load([start + CHUNK, 0]), normed)
-            active = gelu(active + tl.load(b1 + start + rows)[:, None], EXACT).to(tl.bfloat16)
-            total = tl.dot(w2.load([0, start]), active, total)
-        active = gelu(coming + tl.load(b1 + last + rows)[:, None], EXACT).to(tl.bfloat16)
-        total = tl.dot(w2.load([0, last]), active, total)
-    else:
-        for start in range(0, hidden, CHUNK):
-            active = tl.dot(w1.load([start, 0]), normed)
-            active = gelu(active + tl.load(b1 + start + rows)[:, None], EXACT).to(tl.bfloat16)
-            total = tl.dot(w2.load([0, start]), active, total)
-    total += tl.load(b2 + place, mask=real, other=0.0)[:, None]
-    total += tl.load(ahead + column, mask=there, other=0.0)[None, :]
-    # Read once more, from the cache: it would fill registers all the while. (.cg keeps the compiler from doing that.)
-    table = tl.load(x + at, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
     tl.store(y + at, (table + total).to(tl.bfloat16), mask=inside)
