@@ -13,8 +13,6 @@
 
 #include <immintrin.h>
 #include <omp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -25,10 +23,11 @@
 #include <memory>
 #include <utility>
 
+#include "matrix_unit.h"
+
 namespace {
 
 using bf16 = uint16_t;
-using Word = int32_t;
 constexpr float EPS = 1e-6f;
 
 struct Free {
@@ -42,7 +41,6 @@ Array<T> array(size_t count) {
 }
 
 int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-int parts(int value, int size) { return (value + size - 1) / size; }
 
 // Part `i` of `count` of [0, size), its ends multiples of `unit`.
 struct Part {
@@ -53,22 +51,6 @@ struct Part {
     }
     int size() const { return end - begin; }
 };
-
-// Of the matrix unit's eight registers, the first four hold sums: of 4 and 5 (rows of A) times 6 and 7 (columns of B).
-#ifdef __AMX_TILE__
-constexpr bool AMX = true;  // if the system lets us, see `matrix_unit`
-#define ADD_SQUARE(instruction)                                                     \
-    template <int SUMS>                                                             \
-    static void add_square() {                                                      \
-        if constexpr (SUMS == 0) instruction(0, 4, 6);                              \
-        if constexpr (SUMS == 1) instruction(1, 4, 7);                              \
-        if constexpr (SUMS == 2) instruction(2, 5, 6);                              \
-        if constexpr (SUMS == 3) instruction(3, 5, 7);                              \
-    }
-#else
-constexpr bool AMX = false;
-#define ADD_SQUARE(instruction)
-#endif
 
 // Kinds of numbers. ROWS × VECTORS sums are in registers at a time; about BLOCK rows of a table and CHUNK of its hidden
 // columns go through channel mixing at once, as much as a core's own cache holds beside the weights.
@@ -156,128 +138,6 @@ constexpr auto tiles_of(std::index_sequence<HEIGHT...>) {
     return std::array{&tile<N, HEIGHT + 1, Finish>...};
 }
 
-#ifdef __AMX_TILE__
-
-// What the matrix unit's eight registers hold: 16 rows of 64 bytes each.
-struct alignas(64) Shape {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Whether the system lets us use it; each process has to ask.
-bool matrix_unit() {
-    constexpr int REQUEST = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h, and the kernel's name for them
-    static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILES) == 0;
-    return granted;
-}
-
-// A thread has it while this lives.
-struct MatrixUnit {
-    MatrixUnit() {
-        static const Shape shape;
-        if (matrix_unit()) _tile_loadconfig(&shape);
-    }
-    ~MatrixUnit() {
-        if (matrix_unit()) _tile_release();
-    }
-};
-
-constexpr int SIDE = 16;  // rows and columns of a register's sums, and words of depth at a time
-
-// The sums of up to 32 × 32 that are done but for the last words of depth; `finish` gets them, a unit of 4 rows and 16
-// columns at a time, while the matrix unit is busy with the next. The first `skip` rows were finished before.
-template <class N, class Finish>
-struct Done {
-    alignas(64) Word sums[4][SIDE][SIDE];
-    const Word *a, *b;
-    int row, skip, column, units = 0, next = 0;
-
-    void settle(int count, int64_t stride, int depth, int columns, const Finish& finish) {
-        for (; count > 0 && next < units; count--, next++) {
-            const int half = next / 4 % 2, high = next % 4 * 4, first = next / 8 * SIDE + high, from = std::max(first, skip);
-            if (column + SIDE * half >= columns || from >= first + 4) continue;
-            typename N::Sum sum[4];
-            for (int i = 0; i < 4; i++) sum[i] = (typename N::Sum)_mm512_load_si512(sums[next / 4][high + i]);
-            for (int k = depth / SIDE * SIDE; k < depth; k++) {
-                const __m512i right = _mm512_load_si512(b + int64_t(k) * PANEL<N> + SIDE * half);
-                for (int i = 0; i < 4; i++) sum[i] = N::add(sum[i], _mm512_set1_epi32(a[(first + i) * stride + k]), right);
-            }
-            __m512 real[4];
-            for (int i = 0; i < 4; i++) real[i] = N::real(sum[i]);
-            finish(row + from, column + SIDE * half, real + (from - first), first + 4 - from);
-        }
-    }
-};
-
-// 16 or 32 rows times 32 columns, into `now`; meanwhile `before` is settled.
-template <class N, int HIGH, class Finish>
-void square(const Word* a, int64_t stride, const Word* b, int depth, int columns, const Word* soon, int lines, Done<N, Finish>& now,
-            Done<N, Finish>& before, const Finish& finish) {
-    constexpr int APART = 4 * PANEL<N>;
-    const int steps = depth / SIDE, share = parts(before.units, steps);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int step = 0; step < steps; step++, a += SIDE, b += int64_t(SIDE) * PANEL<N>) {
-        _tile_loadd(6, b, APART);
-        _tile_loadd(4, a, 4 * stride);
-        N::template add_square<0>();
-        _tile_loadd(7, b + SIDE, APART);
-        N::template add_square<1>();
-        if constexpr (HIGH == 2) {
-            _tile_loadd(5, a + SIDE * stride, 4 * stride);
-            N::template add_square<2>();
-            N::template add_square<3>();
-        }
-        for (int line = 0; line < lines; line++, soon += 16) _mm_prefetch((const char*)soon, _MM_HINT_T1);
-        before.settle(share, stride, depth, columns, finish);
-    }
-    _tile_stored(0, now.sums[0], 64);
-    _tile_stored(1, now.sums[1], 64);
-    if constexpr (HIGH == 2) {
-        _tile_stored(2, now.sums[2], 64);
-        _tile_stored(3, now.sums[3], 64);
-    }
-}
-
-template <class N, class Finish>
-void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
-                        int last, const Finish& finish) {
-    Done<N, Finish> done[2];
-    int turn = 0;
-    const int lines = parts(2 * SIDE, parts(rows, 2 * SIDE));
-    asm volatile("" ::: "memory");  // what was stored must be seen by the matrix unit
-    for (int panel = first; panel < last; panel++) {
-        int number = 0;
-        const Word* next = panel + 1 < last ? b + (panel + 1) * apart : b + first * apart;
-        for (int pair = 0; pair < N::VECTORS && panel * PANEL<N> + SIDE * pair < columns; pair += 2) {
-            for (int ready = 0; ready < rows; number++) {
-                const int left = rows - ready, high = left > SIDE && rows >= 2 * SIDE ? 2 : 1;
-                const int row = std::min(ready, rows - high * SIDE);  // in the end some rows once more, to make a square
-                const Word *high_side = a + row * stride, *far_side = b + panel * apart + SIDE * pair;
-                const int64_t there = std::min(int64_t(number) * (depth / SIDE) * lines * 16, int64_t(depth) * PANEL<N>);
-                auto &now = done[turn], &before = done[turn ^= 1];
-                (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(high_side, stride, far_side, depth, columns,
-                                                                         next + there, lines, now, before, finish);
-                now.a = high_side, now.b = far_side, now.row = row, now.skip = ready - row;
-                now.column = panel * PANEL<N> + SIDE * pair, now.units = 8 * high, now.next = 0;
-                ready = row + high * SIDE;
-            }
-        }
-    }
-    done[turn ^ 1].settle(16, stride, depth, columns, finish);
-}
-
-#else
-
-struct MatrixUnit {
-    MatrixUnit() {}
-};
-
-#endif
-
 // A, whose rows are `stride` words apart, times panels [first, last) of B, which are `apart` words apart and `depth` deep.
 // finish(row, column, sums, count): `count` rows of 16 sums each. Tiles begin at multiples of `unit` rows.
 template <class N, class Finish>
@@ -288,7 +148,7 @@ void product(const Word* a, int64_t stride, int rows, const Word* b, int64_t apa
 #ifdef __AMX_TILE__
     if constexpr (N::NUMBERS > 1)
         if (matrix_unit() && rows >= SIDE && depth >= SIDE)
-            return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, finish);
+            return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, [](int, int, int) {}, finish);
 #endif
     const int count = parts(rows, N::ROWS / unit * unit);
     const int lines = parts(4 * N::VECTORS, count);
@@ -722,7 +582,7 @@ void forward(const Model* model, const uint8_t* images, int pictures, int thread
 #pragma omp parallel num_threads(threads)
     {
         Desk desk{array<Word>(room.desk_normed), array<Word>(room.desk_active)};
-        const MatrixUnit mine;
+        const MatrixUnit unit;
         if (m.kind == 1) stem<F32>(m, images, pictures, tables, desk);
         if (m.kind == 2) stem<Bf16>(m, images, pictures, tables, desk);
         if (m.kind == 4) stem<I8>(m, images, pictures, tables, desk);
@@ -764,7 +624,7 @@ extern "C" {
 void multiply(int kind, int rows, int depth, int columns, int times, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        const MatrixUnit mine;
+        const MatrixUnit unit;
         if (kind == 1) multiply<F32>(rows, depth, columns, times);
         if (kind == 2) multiply<Bf16>(rows, depth, columns, times);
         if (kind == 4) multiply<I8>(rows, depth, columns, times);

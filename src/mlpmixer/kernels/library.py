@@ -34,8 +34,8 @@ NEEDS: dict[Name, tuple[str, ...]] = {
     "forward": (*ALL, "avx512_bf16", "avx512_vnni"),
     "resize": (*ALL, "avx512_vnni", "avx512vbmi"),
 }
-# What `forward` is quicker with: matrix units of Intel's servers. All three, or none.
-HELPS: dict[Name, tuple[str, ...]] = {"forward": ("amx_tile", "amx_bf16", "amx_int8")}
+# What products are quicker with: the matrix units of Intel's servers. All three, or none.
+HELPS = ("amx_tile", "amx_bf16", "amx_int8")
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-w")
 
 
@@ -47,11 +47,10 @@ def library(name: Name) -> ctypes.CDLL | str:
     lacking = {*NEEDS[name]} - processor.abilities()
     if platform.system() != "Linux" or lacking:
         return f"this processor has no instructions for them ({', '.join(sorted(lacking)) or 'they are for Linux'})"
-    source = Path(__file__).with_name(f"{name}.cpp")
-    helps = HELPS.get(name, ())
-    used = (*NEEDS[name], *(helps if {*helps} <= processor.abilities() else ()))
+    source, header = (Path(__file__).with_name(file) for file in (f"{name}.cpp", "matrix_unit.h"))
+    used = (*NEEDS[name], *(HELPS if {*HELPS} <= processor.abilities() else ()))
     flags = [*FLAGS, *(f"-m{ability.replace('_', '').replace('amx', 'amx-')}" for ability in used)]
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), header.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]
     built = cache_folder() / "kernels" / f"{name}-{key}.so"
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     try:

@@ -7,7 +7,8 @@
 // All products are one routine, `product`: A (rows, depth) times B (depth, columns). A lies row by row. B is "packed":
 // panels of 64 columns, in each of which a row of the panel holds two rows of B, number by number (the instruction
 // adds two neighbouring products at a time). A tile of 6 by 64 sums is held in 24 registers while all of depth passes;
-// then a function of the caller's, `finish`, gets them two rows at a time and does whatever comes next to them.
+// then a function of the caller's, `finish`, gets them two rows at a time and does whatever comes next to them. Where
+// there is a matrix unit (AMX), it makes the sums, of the same tables.
 //
 // Work is dealt out to threads in fixed shares, so equal input gives equal output, bit for bit.
 
@@ -21,12 +22,14 @@
 #include <cstring>
 #include <memory>
 
+#include "matrix_unit.h"
+
 namespace {
 
 using bf16 = uint16_t;
 constexpr int PANEL = 64;  // columns
 constexpr int TILE = 6;    // rows
-constexpr int BLOCK = 17;  // tiles of a table's rows, at most, that one thread takes through both maps at a time
+constexpr int BLOCK = AMX ? 32 : 17;  // tiles of a table's rows, at most, that one thread takes through both maps at a time
 constexpr int CHUNK = 128;  // tiles, about, whose hidden tables are held at once on the way back
 constexpr float EPS = 1e-6f;
 
@@ -187,16 +190,45 @@ inline void tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next,
                 finish(row + i, column + 16 * j, sum[i][j], i + 1 < ROWS ? sum[i + 1][j] : _mm512_setzero_ps());
 }
 
+// Pairs of bfloat16, as the matrix unit takes them.
+struct Pairs {
+    static constexpr int VECTORS = PANEL / 16;
+    using Sum = __m512;
+    static Sum add(Sum sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+    static __m512 real(Sum sum) { return sum; }
+    ADD_SQUARE(_tile_dpbf16ps)
+};
+
+// As many rows of a product as the matrix unit takes: all that come in pairs, or none.
+template <class Finish>
+int by_squares(const bf16* a, int64_t stride, int rows, const bf16* b, int pairs, int columns, int first, int last, const Ahead& ahead,
+               const Finish& finish) {
+#ifdef __AMX_TILE__
+    const int even = rows / 2 * 2;
+    if (!matrix_unit() || even < SIDE || pairs < SIDE || stride % 2) return 0;
+    const auto prepare = [&](int row, int column, int count) {
+        if (ahead.table && column % PANEL == 0) ahead.ask(row, column, count);
+    };
+    product_by_squares<Pairs>((const Word*)a, stride / 2, even, (const Word*)b, int64_t(pairs) * PANEL, pairs, columns, first, last,
+                              prepare, [&](int row, int column, const __m512* sums, int count) {
+                                  for (int i = 0; i < count; i += 2) finish(row + i, column, sums[i], sums[i + 1]);
+                              });
+    return even;
+#else
+    return 0;
+#endif
+}
+
 // A (rows, depth), whose rows are `stride` apart, times the panels [first, last) of B.
 template <class Finish>
 void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, int columns, int first, int last,
              const Ahead& ahead, const Finish& finish) {
-    const int pairs = half(depth);
-    for (int panel = first; panel < last; panel++) {
+    const int pairs = half(depth), ready = by_squares(a, stride, rows, b, pairs, columns, first, last, ahead, finish);
+    for (int panel = first; panel < last && ready < rows; panel++) {
         const bf16* at = b + size_t(panel) * pairs * 2 * PANEL;
         const bf16* next = b + size_t(panel + 1 < last ? panel + 1 : first) * pairs * 2 * PANEL;
         const int column = panel * PANEL;
-        int row = 0;
+        int row = ready;
         for (; row + TILE <= rows; row += TILE)
             tile<TILE>(a + row * stride, stride, at, next, pairs, row, column, columns, ahead, finish);
         const bf16* rest = a + row * stride;
@@ -413,6 +445,7 @@ void token_mixing(const bf16* x, const float* gamma, const float* beta, const fl
     to_bf16(w2, tokens, hidden, second.get(), threads);
 #pragma omp parallel num_threads(threads)
     {
+        const MatrixUnit unit;
         const Share mine(pictures, omp_get_thread_num(), omp_get_num_threads());
         const auto normed = array<bf16>(packed(tokens, channels)), active = array<bf16>(packed(hidden, channels));
         for (int picture = mine.begin; picture < mine.end; picture++) {
@@ -475,6 +508,7 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
     const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
 #pragma omp parallel num_threads(threads)
     {
+        const MatrixUnit unit;
         const int t = omp_get_thread_num();
         const Share mine(pictures, t, omp_get_num_threads());
         const size_t inside = size_t(hidden) * channels;
@@ -566,6 +600,7 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
     pack_turned(w4, channels, hidden, second.get(), threads);
 #pragma omp parallel num_threads(threads)
     {
+        const MatrixUnit unit;
         const Pieces mine(rows, omp_get_thread_num(), omp_get_num_threads());
         const auto normed = array<bf16>(size_t(BLOCK) * TILE * channels), active = array<bf16>(size_t(BLOCK) * TILE * hidden);
         for (int piece = 0; piece < mine.count; piece++) {
@@ -623,6 +658,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
     const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
 #pragma omp parallel num_threads(threads)
     {
+        const MatrixUnit unit;
         const int t = omp_get_thread_num(), team = omp_get_num_threads();
         const size_t piece_rows = BLOCK * TILE;
         const auto normed = array<bf16>(piece_rows * channels), given = array<bf16>(piece_rows * channels);

@@ -1,0 +1,161 @@
+// Products by the matrix unit of Intel's servers (AMX), which multiplies 16 rows with 16 columns, 16 words of 32 bits
+// deep, in one instruction. A word is two bfloat16 or four bytes. A lies row by row, its rows `stride` words apart; B is
+// packed in panels, as the AVX-512 products have it.
+//
+// A kind of numbers N has VECTORS of 16 columns in a panel; Sum, add and real, for words that are left over; and
+// add_square<i>, the instruction itself.
+
+#pragma once
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace {
+
+using Word = int32_t;
+
+int parts(int value, int size) { return (value + size - 1) / size; }
+
+// Of the unit's eight registers, the first four hold sums: of 4 and 5 (rows of A) times 6 and 7 (columns of B).
+#ifdef __AMX_TILE__
+constexpr bool AMX = true;  // if the system lets us
+#define ADD_SQUARE(instruction)                        \
+    template <int SUMS>                                \
+    static void add_square() {                         \
+        if constexpr (SUMS == 0) instruction(0, 4, 6); \
+        if constexpr (SUMS == 1) instruction(1, 4, 7); \
+        if constexpr (SUMS == 2) instruction(2, 5, 6); \
+        if constexpr (SUMS == 3) instruction(3, 5, 7); \
+    }
+
+// What the registers hold: 16 rows of 64 bytes each.
+struct alignas(64) Shape {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Whether the system lets us use it; each process has to ask.
+bool matrix_unit() {
+    constexpr int REQUEST = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h, and the kernel's name for them
+    static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILES) == 0;
+    return granted;
+}
+
+// A thread has it while this lives.
+struct MatrixUnit {
+    MatrixUnit() {
+        static const Shape shape;
+        if (matrix_unit()) _tile_loadconfig(&shape);
+    }
+    ~MatrixUnit() {
+        if (matrix_unit()) _tile_release();
+    }
+};
+
+constexpr int SIDE = 16;  // rows and columns of a register's sums, and words of depth at a time
+
+// The sums of up to 32 × 32 that are done but for the last words of depth. `finish` gets them, 4 rows and 16 columns at
+// a time, while the matrix unit is busy with the next. The first `skip` rows were finished before.
+template <class N, class Finish>
+struct Done {
+    alignas(64) Word sums[4][SIDE][SIDE];
+    const Word *a, *b;
+    int row, skip, column, units = 0, next = 0;
+
+    void settle(int count, int64_t stride, int depth, int columns, const Finish& finish) {
+        for (; count > 0 && next < units; count--, next++) {
+            const int half = next / 4 % 2, high = next % 4 * 4, first = next / 8 * SIDE + high, from = std::max(first, skip);
+            if (column + SIDE * half >= columns || from >= first + 4) continue;
+            typename N::Sum sum[4];
+            for (int i = 0; i < 4; i++) sum[i] = (typename N::Sum)_mm512_load_si512(sums[next / 4][high + i]);
+            for (int k = depth / SIDE * SIDE; k < depth; k++) {
+                const __m512i right = _mm512_load_si512(b + int64_t(k) * SIDE * N::VECTORS + SIDE * half);
+                for (int i = 0; i < 4; i++) sum[i] = N::add(sum[i], _mm512_set1_epi32(a[(first + i) * stride + k]), right);
+            }
+            __m512 real[4];
+            for (int i = 0; i < 4; i++) real[i] = N::real(sum[i]);
+            finish(row + from, column + SIDE * half, real + (from - first), first + 4 - from);
+        }
+    }
+};
+
+// 16 or 32 rows times 32 columns, into `now`; meanwhile `before` is settled, and `lines` cache lines are asked for at
+// each step, of what is multiplied `soon`.
+template <class N, int HIGH, class Finish>
+void square(const Word* a, int64_t stride, const Word* b, int depth, int columns, const Word* soon, int lines, Done<N, Finish>& now,
+            Done<N, Finish>& before, const Finish& finish) {
+    constexpr int APART = 4 * SIDE * N::VECTORS;
+    const int steps = depth / SIDE, share = parts(before.units, steps);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int step = 0; step < steps; step++, a += SIDE, b += int64_t(SIDE) * SIDE * N::VECTORS) {
+        _tile_loadd(6, b, APART);
+        _tile_loadd(4, a, 4 * stride);
+        N::template add_square<0>();
+        _tile_loadd(7, b + SIDE, APART);
+        N::template add_square<1>();
+        if constexpr (HIGH == 2) {
+            _tile_loadd(5, a + SIDE * stride, 4 * stride);
+            N::template add_square<2>();
+            N::template add_square<3>();
+        }
+        for (int line = 0; line < lines; line++, soon += 16) _mm_prefetch((const char*)soon, _MM_HINT_T1);
+        before.settle(share, stride, depth, columns, finish);
+    }
+    _tile_stored(0, now.sums[0], 64);
+    _tile_stored(1, now.sums[1], 64);
+    if constexpr (HIGH == 2) {
+        _tile_stored(2, now.sums[2], 64);
+        _tile_stored(3, now.sums[3], 64);
+    }
+}
+
+// At least 16 rows, 16 words deep. `prepare(row, column, rows)` is called when these sums are begun.
+template <class N, class Prepare, class Finish>
+void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
+                        int last, const Prepare& prepare, const Finish& finish) {
+    constexpr int PANEL = SIDE * N::VECTORS;
+    Done<N, Finish> done[2];
+    int turn = 0;
+    const int lines = parts(2 * SIDE, parts(rows, 2 * SIDE));
+    asm volatile("" ::: "memory");  // what was stored must be seen by the matrix unit
+    for (int panel = first; panel < last; panel++) {
+        int number = 0;
+        const Word* next = panel + 1 < last ? b + (panel + 1) * apart : b + first * apart;
+        for (int pair = 0; pair < N::VECTORS && panel * PANEL + SIDE * pair < columns; pair += 2) {
+            for (int ready = 0; ready < rows; number++) {
+                const int left = rows - ready, high = left > SIDE && rows >= 2 * SIDE ? 2 : 1;
+                const int row = std::min(ready, rows - high * SIDE);  // in the end some rows once more, to make a square
+                const int column = panel * PANEL + SIDE * pair;
+                const Word *high_side = a + row * stride, *far_side = b + panel * apart + SIDE * pair;
+                const int64_t there = std::min(int64_t(number) * (depth / SIDE) * lines * 16, int64_t(depth) * PANEL);
+                auto &now = done[turn], &before = done[turn ^= 1];
+                prepare(row, column, high * SIDE);
+                (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(high_side, stride, far_side, depth, columns,
+                                                                         next + there, lines, now, before, finish);
+                now.a = high_side, now.b = far_side, now.row = row, now.skip = ready - row;
+                now.column = column, now.units = 8 * high, now.next = 0;
+                ready = row + high * SIDE;
+            }
+        }
+    }
+    done[turn ^ 1].settle(16, stride, depth, columns, finish);
+}
+
+#else
+constexpr bool AMX = false;
+#define ADD_SQUARE(instruction)
+
+struct MatrixUnit {
+    MatrixUnit() {}
+};
+#endif
+
+}  // namespace
