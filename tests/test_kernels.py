@@ -60,6 +60,7 @@ def distance(a: Tensor, b: Tensor) -> float:
         ("mixer_pico", 5, {"image_size": 32, "untied": True}),
         ("mixer_pico", 5, {"image_size": 32, "groups": 2, "group_projection": True, "stochastic_depth": 0.5}),
         ("mixer_pico", 5, {"image_size": 32, "pyramid": (1,)}),  # only that layer's token mixing is another one
+        ("mixer_pico", 5, {"image_size": 30}),  # sides that are no multiples of the patch
         ("mixer_s32", 3, {"layers": 2}),
         ("mixer_b16", 5, {"layers": 1}),  # 980 rows: more than one chunk on the way back
     ],
