@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -19,6 +20,7 @@ from mlpmixer.download import cache_folder
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine, Name, Precision
 from mlpmixer.errors import UsageError
+from mlpmixer.kernels.library import library
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Plan, Preprocessing
 
@@ -136,7 +138,9 @@ def _key(model: Classifier, pairs: list[Pair], batch: int, device: torch.device)
     """All that the answer may depend on."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
     versions = [__version__, *map(_version, PACKAGES)]
-    said = [where, torch.get_num_threads(), versions, repr(model.config), batch, pairs]
+    ours = library("forward")
+    kernels = ours if isinstance(ours, str) else Path(ours._name).name  # named by what they were compiled from
+    said = [where, torch.get_num_threads(), versions, kernels, repr(model.config), batch, pairs]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 

@@ -489,7 +489,7 @@ void channel_mixing_apart(const Model& m, const Half& h, int pictures, Tables& t
 }
 
 int rows_at_once(int kind) { return kind == 1 ? F32::BLOCK : kind == 2 ? Bf16::BLOCK : I8::BLOCK; }
-bool few(int kind, int rows, int threads) { return rows < threads * rows_at_once(kind); }
+bool few(int kind, int rows, int threads) { return rows < threads * std::max(128, rows_at_once(kind)); }
 
 // The most rows of a thread's share, which ends at a whole tile.
 int block(int kind, int rows, int threads) { return parts(rows, up(parts(rows, rows_at_once(kind)), threads)) + 2 * UNIT<I8>; }

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -47,12 +48,21 @@ def library(name: Name) -> ctypes.CDLL | str:
     lacking = {*NEEDS[name]} - processor.abilities()
     if platform.system() != "Linux" or lacking:
         return f"this processor has no instructions for them ({', '.join(sorted(lacking)) or 'they are for Linux'})"
-    source, header = (Path(__file__).with_name(file) for file in (f"{name}.cpp", "matrix_unit.h"))
-    used = (*NEEDS[name], *(HELPS if {*HELPS} <= processor.abilities() else ()))
-    flags = [*FLAGS, *(f"-m{ability.replace('_', '').replace('amx', 'amx-')}" for ability in used)]
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), header.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]
-    built = cache_folder() / "kernels" / f"{name}-{key}.so"
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if {*HELPS} <= processor.abilities():
+        helped = _compiled(name, compiler, (*NEEDS[name], *HELPS))
+        if isinstance(helped, ctypes.CDLL):  # a compiler may be too old for them
+            return helped
+    return _compiled(name, compiler, NEEDS[name])
+
+
+def _compiled(name: Name, compiler: str | None, abilities: Sequence[str]) -> ctypes.CDLL | str:
+    source, header = (Path(__file__).with_name(file) for file in (f"{name}.cpp", "matrix_unit.h"))
+    flags = [*FLAGS, *(f"-m{ability.replace('_', '').replace('amx', 'amx-')}" for ability in abilities)]
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), header.read_bytes(), *map(str.encode, flags)])).hexdigest()[
+        :16
+    ]
+    built = cache_folder() / "kernels" / f"{name}-{key}.so"
     try:
         if not built.is_file():
             if compiler is None:
