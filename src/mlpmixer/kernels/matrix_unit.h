@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace {
 
@@ -60,17 +61,19 @@ struct MatrixUnit {
 constexpr int SIDE = 16;  // rows and columns of a register's sums, and words of depth at a time
 
 // The sums of up to 32 × 32 that are done but for the last words of depth. `finish` gets them, 4 rows and 16 columns at
-// a time, while the matrix unit is busy with the next. The first `skip` rows were finished before.
+// a time, while the matrix unit is busy with the next. Those are the rows from `skip` on, up to `end`: the first were
+// finished before.
 template <class N, class Finish>
 struct Done {
     alignas(64) Word sums[4][SIDE][SIDE];
     const Word *a, *b;
-    int row, skip, column, units = 0, next = 0;
+    int row, skip, end, column, units = 0, next = 0;
 
-    void settle(int count, int64_t stride, int depth, int columns, const Finish& finish) {
-        for (; count > 0 && next < units; count--, next++) {
+    void settle(int most, int64_t stride, int depth, int columns, const Finish& finish) {
+        for (; most > 0 && next < units; most--, next++) {
             const int half = next / 4 % 2, high = next % 4 * 4, first = next / 8 * SIDE + high, from = std::max(first, skip);
-            if (column + SIDE * half >= columns || from >= first + 4) continue;
+            const int count = std::min(first + 4, end) - from;
+            if (column + SIDE * half >= columns || count <= 0) continue;
             typename N::Sum sum[4];
             for (int i = 0; i < 4; i++) sum[i] = (typename N::Sum)_mm512_load_si512(sums[next / 4][high + i]);
             for (int k = depth / SIDE * SIDE; k < depth; k++) {
@@ -79,7 +82,7 @@ struct Done {
             }
             __m512 real[4];
             for (int i = 0; i < 4; i++) real[i] = N::real(sum[i]);
-            finish(row + from, column + SIDE * half, real + (from - first), first + 4 - from);
+            finish(row + from, column + SIDE * half, real + (from - first), count);
         }
     }
 };
@@ -117,11 +120,17 @@ void square(const Word* a, int64_t stride, const Word* b, int depth, int columns
     }
 }
 
-// At least 16 rows, 16 words deep. `prepare(row, column, rows)` is called when these sums are begun.
+// At least 16 words deep. `prepare(row, column, rows)` is called when these sums are begun. Sums of a row are the same,
+// bit for bit, whatever else is multiplied with it.
 template <class N, class Prepare, class Finish>
 void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
-                        int last, const Prepare& prepare, const Finish& finish) {
+                        int last, const Prepare& prepare, const Finish& finish, int end = 1 << 30) {
     constexpr int PANEL = SIDE * N::VECTORS;
+    if (rows < SIDE) {  // a table of 16 rows, of which the last do not count
+        std::vector<Word> padded(size_t(SIDE) * depth);
+        for (int i = 0; i < rows; i++) std::copy_n(a + i * stride, depth, padded.data() + size_t(i) * depth);
+        return product_by_squares<N>(padded.data(), depth, SIDE, b, apart, depth, columns, first, last, prepare, finish, rows);
+    }
     Done<N, Finish> done[2];
     int turn = 0;
     const int lines = parts(2 * SIDE, parts(rows, 2 * SIDE));
@@ -140,7 +149,7 @@ void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, 
                 prepare(row, column, high * SIDE);
                 (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(high_side, stride, far_side, depth, columns,
                                                                          next + there, lines, now, before, finish);
-                now.a = high_side, now.b = far_side, now.row = row, now.skip = ready - row;
+                now.a = high_side, now.b = far_side, now.row = row, now.skip = ready - row, now.end = end - row;
                 now.column = column, now.units = 8 * high, now.next = 0;
                 ready = row + high * SIDE;
             }
