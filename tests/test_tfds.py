@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import example as case
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -101,6 +102,8 @@ class TestRecords:
         assert list(found["c"]) == texts
         assert "d" not in found
 
+    @case(b"\x08\x00")  # numbers where tables should be
+    @case(b"\x0a\x02\x08\x00")
     @given(st.binary(max_size=60))
     def test_noise_is_refused_or_read_but_never_fails_otherwise(self, noise: bytes):
         with contextlib.suppress(DataError):

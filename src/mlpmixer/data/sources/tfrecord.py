@@ -44,7 +44,7 @@ def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, F
             if number == 1:  # its only field: the map
                 for _, entry in _fields(example):
                     pair = dict(_fields(entry))
-                    name = bytes(pair[1]).decode()
+                    name = bytes(_table(pair[1])).decode()
                     if name in wanted:
                         found[name] = _values(pair[2])
     except (IndexError, KeyError, ValueError, struct.error) as error:
@@ -61,9 +61,11 @@ def in_memory(path: Path) -> memoryview:
 def _values(feature: memoryview) -> Feature:
     for kind, block in _fields(feature):
         if kind == 1:
-            return [bytes(value) for _, value in _fields(block)]
+            return [bytes(_table(value)) for _, value in _fields(block)]
         if kind == 2:
-            return np.concatenate([np.frombuffer(value, "<f4") for _, value in _fields(block)] or [np.zeros(0, "f4")])
+            return np.concatenate(
+                [np.frombuffer(_table(value), "<f4") for _, value in _fields(block)] or [np.zeros(0, "f4")]
+            )
         if kind == 3:
             return [_signed(one) for _, value in _fields(block) for one in _integers(value)]
     return []
@@ -84,9 +86,16 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+def _table(value: memoryview | int) -> memoryview:
+    """A number where bytes should be is noise; as a length it could fill the memory."""
+    if isinstance(value, int):
+        raise ValueError(value)
+    return value
+
+
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(number, value) of each field. Fixed ones are given as their bytes."""
-    at = 0
+    message, at = _table(message), 0
     while at < len(message):
         key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
