@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
 from mlpmixer.models.mixer import Mixer
 
 missing = library("mixing")
+DRAWS = 3
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
 
 
@@ -67,15 +69,23 @@ def distance(a: Tensor, b: Tensor) -> float:
 )
 def test_a_mixer_through_the_kernels(name: str, pictures: int, options: dict):
     model = mixer(name, **options)
-    images = torch.randn(pictures, 3, *model.config.image_size)
-    true = gradients(model, model, images, bf16=False)
-    eager = gradients(model, model, images, bf16=True)
-    ours = gradients(trainable.Trainable(model), model, images, bf16=True)
-    assert true.keys() == ours.keys()
-    for key, value in true.items():
-        if value.norm() > 1e-3:  # not what is only rounding: nothing depends on a shift of a whole column
-            # As near to float32 as autocast is, or within one part in a hundred.
-            assert distance(ours[key], value) < max(0.01, 2 * distance(eager[key], value)), key
+    run = trainable.Trainable(model)
+    ours, eager = (
+        defaultdict(float),
+        defaultdict(float),
+    )  # the squares of distances, over several draws: one alone may favour either
+    for _ in range(DRAWS):
+        images = torch.randn(pictures, 3, *model.config.image_size)
+        true = gradients(model, model, images, bf16=False)
+        for found, way in ((ours, run), (eager, model)):
+            given = gradients(way, model, images, bf16=True)
+            assert true.keys() == given.keys()
+            for key, value in true.items():
+                if value.norm() > 1e-3:  # not what is only rounding: nothing depends on a shift of a whole column
+                    found[key] += distance(given[key], value) ** 2 / DRAWS
+    for key, square in ours.items():
+        # As near to float32 as autocast is, or within one part in a hundred.
+        assert square**0.5 < max(0.01, 1.5 * eager[key] ** 0.5), key
 
 
 def plain(x: Tensor, w: Weights, scale: Tensor, *, columns: bool, exact: bool) -> Tensor:
