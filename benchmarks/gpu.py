@@ -510,10 +510,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         attempt(rows, name, measure)
     best = {
         f"{name}, cut": str(getattr(kernel, "best_config", ""))
-        for name, kernel in (
-            ("token mixing", tokens._token_mixing),
-            ("last product", channels._product),
-        )
+        for name, kernel in (("token mixing", tokens._token_mixing), ("last product", channels._product))
     }
     return {"batch": pictures, "rows": rows} | best
 

@@ -12,13 +12,12 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from mlpmixer.data.rand_augment import SMALL
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 
 ensure_torchvision()
 
 from torchvision.transforms import v2  # noqa: E402
-
-SMALL = 64 * 64  # pixels, up to which these ways are quicker
 
 
 class _Quicker:

@@ -489,6 +489,7 @@ void channel_mixing_apart(const Model& m, const Half& h, int pictures, Tables& t
 }
 
 int rows_at_once(int kind) { return kind == 1 ? F32::BLOCK : kind == 2 ? Bf16::BLOCK : I8::BLOCK; }
+// Below that, weights that are read once for all rows are worth more than tables that stay in a core's cache.
 bool few(int kind, int rows, int threads) { return rows < threads * std::max(128, rows_at_once(kind)); }
 
 // The most rows of a thread's share, which ends at a whole tile.
