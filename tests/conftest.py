@@ -42,7 +42,7 @@ def timm():
     return timm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def photos() -> list[Path]:
     """Real photographs, of different shapes (CC0; see tests/photos/README.md)."""
     return sorted(PHOTOS.glob("*.jpg"))
