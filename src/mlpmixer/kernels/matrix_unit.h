@@ -2,8 +2,8 @@
 // deep, in one instruction. A word is two bfloat16 or four bytes. A lies row by row, its rows `stride` words apart; B is
 // packed in panels, as the AVX-512 products have it.
 //
-// A kind of numbers N has VECTORS of 16 columns in a panel; Sum, add and real, for words that are left over; and
-// add_square<i>, the instruction itself.
+// A kind of numbers N has VECTORS of 16 columns in a panel; Sum and real, for what the sums are; and add_square<i>, the
+// instruction itself.
 
 #pragma once
 
@@ -60,57 +60,84 @@ struct MatrixUnit {
 
 constexpr int SIDE = 16;  // rows and columns of a register's sums, and words of depth at a time
 
-// The sums of up to 32 × 32 that are done but for the last words of depth. `finish` gets them, 4 rows and 16 columns at
-// a time, while the matrix unit is busy with the next. Those are the rows from `skip` on, up to `end`: the first were
-// finished before.
+// Where depth is no multiple of 16 words: the last columns of A and the last rows of a panel of B, and zeros after them.
+struct alignas(64) Line {
+    Word words[SIDE] = {};
+};
+
+template <class N>
+struct Rest {
+    const int words, whole;
+    std::vector<Line> a, b;
+
+    Rest(const Word* from, int64_t stride, int rows, int depth)
+        : words(depth % SIDE), whole(depth - words), a(words ? rows : 0), b(words ? SIDE * N::VECTORS : 0) {
+        for (size_t i = 0; i < a.size(); i++) std::copy_n(from + i * stride + whole, words, a[i].words);
+    }
+    void take(const Word* panel) {
+        if (words) std::copy_n(panel + int64_t(whole) * SIDE * N::VECTORS, words * SIDE * N::VECTORS, b[0].words);
+    }
+    const Word* rows(int row) const { return words ? a[row].words : nullptr; }
+    const Word* columns(int vector) const { return words ? b[vector].words : nullptr; }
+};
+
+// Sums of up to 32 × 32. `finish` gets them, 4 rows and 16 columns at a time, while the matrix unit is busy with the
+// next. Those are the rows from `skip` on, up to `end`: the first were finished before.
 template <class N, class Finish>
 struct Done {
     alignas(64) Word sums[4][SIDE][SIDE];
-    const Word *a, *b;
-    int row, skip, end, column, units = 0, next = 0;
+    int row, skip, end, column;
+    unsigned units = 0, next = 0;
 
-    void settle(int most, int64_t stride, int depth, int columns, const Finish& finish) {
-        for (; most > 0 && next < units; most--, next++) {
+    void settle(unsigned most, int columns, const Finish& finish) {
+        for (const unsigned stop = std::min(next + most, units); next < stop; next++) {
             const int half = next / 4 % 2, high = next % 4 * 4, first = next / 8 * SIDE + high, from = std::max(first, skip);
             const int count = std::min(first + 4, end) - from;
             if (column + SIDE * half >= columns || count <= 0) continue;
-            typename N::Sum sum[4];
-            for (int i = 0; i < 4; i++) sum[i] = (typename N::Sum)_mm512_load_si512(sums[next / 4][high + i]);
-            for (int k = depth / SIDE * SIDE; k < depth; k++) {
-                const __m512i right = _mm512_load_si512(b + int64_t(k) * SIDE * N::VECTORS + SIDE * half);
-                for (int i = 0; i < 4; i++) sum[i] = N::add(sum[i], _mm512_set1_epi32(a[(first + i) * stride + k]), right);
-            }
             __m512 real[4];
-            for (int i = 0; i < 4; i++) real[i] = N::real(sum[i]);
-            finish(row + from, column + SIDE * half, real + (from - first), count);
+            for (int i = 0; i < 4; i++) real[i] = N::real((typename N::Sum)_mm512_load_si512(sums[next / 4][high + i]));
+            if (count == 4)  // nearly always, so that the compiler sees how many
+                finish(row + first, column + SIDE * half, real, 4);
+            else
+                finish(row + from, column + SIDE * half, real + (from - first), count);
         }
     }
 };
 
+// 16 more words of depth: 16 or 32 rows times 32 columns.
+template <class N, int HIGH>
+void add_squares(const Word* a, int64_t stride, const Word* b) {
+    constexpr int APART = 4 * SIDE * N::VECTORS;
+    _tile_loadd(6, b, APART);
+    _tile_loadd(4, a, 4 * stride);
+    N::template add_square<0>();
+    _tile_loadd(7, b + SIDE, APART);
+    N::template add_square<1>();
+    if constexpr (HIGH == 2) {
+        _tile_loadd(5, a + SIDE * stride, 4 * stride);
+        N::template add_square<2>();
+        N::template add_square<3>();
+    }
+}
+
 // 16 or 32 rows times 32 columns, into `now`; meanwhile `before` is settled, and `lines` cache lines are asked for at
 // each step, of what is multiplied `soon`.
 template <class N, int HIGH, class Finish>
-void square(const Word* a, int64_t stride, const Word* b, int depth, int columns, const Word* soon, int lines, Done<N, Finish>& now,
-            Done<N, Finish>& before, const Finish& finish) {
-    constexpr int APART = 4 * SIDE * N::VECTORS;
-    const int steps = depth / SIDE, share = parts(before.units, steps);
+void square(const Word* a, int64_t stride, const Word* b, int steps, const Word* a_rest, const Word* b_rest, int columns,
+            const Word* soon, int lines, Done<N, Finish>& now, Done<N, Finish>& before, const Finish& finish) {
+    const int share = parts(before.units, steps + (a_rest ? 1 : 0));
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int step = 0; step < steps; step++, a += SIDE, b += int64_t(SIDE) * SIDE * N::VECTORS) {
-        _tile_loadd(6, b, APART);
-        _tile_loadd(4, a, 4 * stride);
-        N::template add_square<0>();
-        _tile_loadd(7, b + SIDE, APART);
-        N::template add_square<1>();
-        if constexpr (HIGH == 2) {
-            _tile_loadd(5, a + SIDE * stride, 4 * stride);
-            N::template add_square<2>();
-            N::template add_square<3>();
-        }
+        add_squares<N, HIGH>(a, stride, b);
         for (int line = 0; line < lines; line++, soon += 16) _mm_prefetch((const char*)soon, _MM_HINT_T1);
-        before.settle(share, stride, depth, columns, finish);
+        before.settle(share, columns, finish);
+    }
+    if (a_rest) {
+        add_squares<N, HIGH>(a_rest, SIDE, b_rest);
+        before.settle(share, columns, finish);
     }
     _tile_stored(0, now.sums[0], 64);
     _tile_stored(1, now.sums[1], 64);
@@ -120,8 +147,8 @@ void square(const Word* a, int64_t stride, const Word* b, int depth, int columns
     }
 }
 
-// At least 16 words deep. `prepare(row, column, rows)` is called when these sums are begun. Sums of a row are the same,
-// bit for bit, whatever else is multiplied with it.
+// `prepare(row, column, rows)` is called when these sums are begun. Sums of a row are the same, bit for bit, whatever
+// else is multiplied with it.
 template <class N, class Prepare, class Finish>
 void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
                         int last, const Prepare& prepare, const Finish& finish, int end = 1 << 30) {
@@ -131,31 +158,33 @@ void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, 
         for (int i = 0; i < rows; i++) std::copy_n(a + i * stride, depth, padded.data() + size_t(i) * depth);
         return product_by_squares<N>(padded.data(), depth, SIDE, b, apart, depth, columns, first, last, prepare, finish, rows);
     }
+    Rest<N> rest(a, stride, rows, depth);
     Done<N, Finish> done[2];
     int turn = 0;
     const int lines = parts(2 * SIDE, parts(rows, 2 * SIDE));
-    asm volatile("" ::: "memory");  // what was stored must be seen by the matrix unit
     for (int panel = first; panel < last; panel++) {
         int number = 0;
         const Word* next = panel + 1 < last ? b + (panel + 1) * apart : b + first * apart;
+        rest.take(b + panel * apart);
+        asm volatile("" ::: "memory");  // what was stored must be seen by the matrix unit
         for (int pair = 0; pair < N::VECTORS && panel * PANEL + SIDE * pair < columns; pair += 2) {
             for (int ready = 0; ready < rows; number++) {
                 const int left = rows - ready, high = left > SIDE && rows >= 2 * SIDE ? 2 : 1;
                 const int row = std::min(ready, rows - high * SIDE);  // in the end some rows once more, to make a square
                 const int column = panel * PANEL + SIDE * pair;
-                const Word *high_side = a + row * stride, *far_side = b + panel * apart + SIDE * pair;
                 const int64_t there = std::min(int64_t(number) * (depth / SIDE) * lines * 16, int64_t(depth) * PANEL);
                 auto &now = done[turn], &before = done[turn ^= 1];
                 prepare(row, column, high * SIDE);
-                (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(high_side, stride, far_side, depth, columns,
-                                                                         next + there, lines, now, before, finish);
-                now.a = high_side, now.b = far_side, now.row = row, now.skip = ready - row, now.end = end - row;
+                (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(
+                    a + row * stride, stride, b + panel * apart + SIDE * pair, depth / SIDE, rest.rows(row), rest.columns(pair),
+                    columns, next + there, lines, now, before, finish);
+                now.row = row, now.skip = ready - row, now.end = end - row;
                 now.column = column, now.units = 8 * high, now.next = 0;
                 ready = row + high * SIDE;
             }
         }
     }
-    done[turn ^ 1].settle(16, stride, depth, columns, finish);
+    done[turn ^ 1].settle(16, columns, finish);
 }
 
 #else
