@@ -83,7 +83,7 @@ def test_training_beside_timm(capsys: pytest.CaptureFixture[str]):
     ("arguments", "says"),
     [
         (["--models", "mixer_s32"], "looks like mixer_s32:64"),
-        (["--models", "mixer_pico:8"], "timm has no mixer_pico"),
+        (["--models", "vit_s16:8"], "vit_s16 is no Mixer"),
     ],
 )
 @pytest.mark.usefixtures("timm")

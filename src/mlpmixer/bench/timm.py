@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mlpmixer.bench.systems import CLASSES, Subject, System
+from mlpmixer.bench.systems import Subject, System
 from mlpmixer.data.torchvision_guard import ensure_torchvision
+from mlpmixer.models.mixer import MixerConfig
 
 
 def twin(subject: Subject) -> nn.Module:
     """timm's, with the subject's weights."""
+    return shaped(subject.model.config, subject.timm_weights).eval().requires_grad_(False)
+
+
+def shaped(config: MixerConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+    """timm's Mixer of this shape, with weights in timm's layout."""
     ensure_torchvision()
     from timm.models.mlp_mixer import MlpMixer
 
-    config = subject.model.config
     model = MlpMixer(
-        num_classes=CLASSES,
+        num_classes=config.num_classes,
         img_size=config.image_size[0],
         in_chans=config.in_channels,
         patch_size=config.patch_size,
@@ -26,8 +31,8 @@ def twin(subject: Subject) -> nn.Module:
         embed_dim=config.channels,
         mlp_ratio=(config.token_hidden / config.channels, config.channel_hidden / config.channels),
     )
-    model.load_state_dict(subject.timm_weights)
-    return model.eval().requires_grad_(False)
+    model.load_state_dict(weights)
+    return model
 
 
 def start(subject: Subject, precision: str, _batch: int, device: torch.device, quick: bool) -> list[System]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -20,16 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmixer.bench.turns import Times, in_turns, ratio
-from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.engines import trainable
 from mlpmixer.errors import UsageError
 from mlpmixer.models import create
 from mlpmixer.models.measure import kept_for_backward, measure
-from mlpmixer.models.mixer import Mixer
+from mlpmixer.models.mixer import Mixer, MixerConfig
 from mlpmixer.train.allocator import keep_freed_memory
 from mlpmixer.weights.save import save
 
-TIMM = {f"mixer_{size}": f"mixer_{size}_224" for size in ("s32", "s16", "b32", "b16", "l32", "l16")}
 CLASSES = 1000
 
 
@@ -106,23 +105,20 @@ def _one(
 
 def _networks(name: str, precision: str, device: torch.device, compiled: bool) -> dict[tuple[str, str], nn.Module]:
     """(system, engine) → the same model with the same weights."""
-    if name not in TIMM:
-        raise UsageError(f"timm has no {name} to compare with; it has {', '.join(TIMM)}")
-    ensure_torchvision()
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise UsageError("there is no timm to compare with: pip install timm") from None
+    if not name.startswith("mixer_"):
+        raise UsageError(f"{name} is no Mixer; only their training is compared")
+    if find_spec("timm") is None:
+        raise UsageError("there is no timm to compare with: pip install timm")
+    from mlpmixer.bench.timm import shaped
+
     torch.manual_seed(0)
     ours = create(name, num_classes=CLASSES, gelu="erf").to(device)  # as timm has it
     nn.init.normal_(cast(nn.Linear, ours.head).weight, std=0.02)
     with tempfile.TemporaryDirectory() as folder:
-        weights = torch.load(save(ours, Path(folder) / "weights.pth"), weights_only=True)
+        weights = torch.load(save(ours, Path(folder) / "weights.pth", layout="timm"), weights_only=True)
 
     def theirs() -> nn.Module:
-        model = timm.create_model(TIMM[name], num_classes=CLASSES)
-        model.load_state_dict(weights)
-        return model.to(device)
+        return shaped(cast(MixerConfig, ours.config), weights).to(device)
 
     networks: dict[tuple[str, str], nn.Module] = {("timm", "eager"): theirs(), ("mlpmixer", "eager"): ours}
     if compiled:
