@@ -148,7 +148,7 @@ void product(const Word* a, int64_t stride, int rows, const Word* b, int64_t apa
 #ifdef __AMX_TILE__
     if constexpr (N::NUMBERS > 1)
         if (matrix_unit())
-            return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, [](int, int, int) {}, finish);
+            return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, 0, [](int, int) {}, finish);
 #endif
     const int count = parts(rows, N::ROWS / unit * unit);
     const int lines = parts(4 * N::VECTORS, count);

@@ -120,11 +120,26 @@ void add_squares(const Word* a, int64_t stride, const Word* b) {
     }
 }
 
-// 16 or 32 rows times 32 columns, into `now`; meanwhile `before` is settled, and `lines` cache lines are asked for at
-// each step, of what is multiplied `soon`.
-template <class N, int HIGH, class Finish>
+// What is asked of memory while the matrix unit works: a line of the next panel of B at a time, and what `finish` will
+// read of a row of it. Evenly, since a core waits for few lines at once.
+template <class Prepare>
+struct Soon {
+    const Prepare& prepare;
+    const Word* lines;
+    int panel, rows, lines_a_step, rows_a_step, row = 0;
+
+    void ask() {
+        for (int i = 0; i < lines_a_step; i++) _mm_prefetch((const char*)(lines + 16 * i), _MM_HINT_T1);
+        lines += 16 * lines_a_step;
+        if (row == rows) return;
+        for (const int end = std::min(row + rows_a_step, rows); row < end; row++) prepare(row, panel);
+    }
+};
+
+// 16 or 32 rows times 32 columns, into `now`; meanwhile `before` is settled.
+template <class N, int HIGH, class Finish, class Prepare>
 void square(const Word* a, int64_t stride, const Word* b, int steps, const Word* a_rest, const Word* b_rest, int columns,
-            const Word* soon, int lines, Done<N, Finish>& now, Done<N, Finish>& before, const Finish& finish) {
+            Soon<Prepare>& soon, Done<N, Finish>& now, Done<N, Finish>& before, const Finish& finish) {
     const int share = parts(before.units, steps + (a_rest ? 1 : 0));
     _tile_zero(0);
     _tile_zero(1);
@@ -132,7 +147,7 @@ void square(const Word* a, int64_t stride, const Word* b, int steps, const Word*
     _tile_zero(3);
     for (int step = 0; step < steps; step++, a += SIDE, b += int64_t(SIDE) * SIDE * N::VECTORS) {
         add_squares<N, HIGH>(a, stride, b);
-        for (int line = 0; line < lines; line++, soon += 16) _mm_prefetch((const char*)soon, _MM_HINT_T1);
+        soon.ask();
         before.settle(share, columns, finish);
     }
     if (a_rest) {
@@ -147,39 +162,37 @@ void square(const Word* a, int64_t stride, const Word* b, int steps, const Word*
     }
 }
 
-// `prepare(row, column, rows)` is called when these sums are begun. Sums of a row are the same, bit for bit, whatever
-// else is multiplied with it.
+// `prepare(row, panel)` is called for the first `prepared` rows, about a panel before `finish` gets their sums. Sums of a
+// row are the same, bit for bit, whatever else is multiplied with it.
 template <class N, class Prepare, class Finish>
 void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
-                        int last, const Prepare& prepare, const Finish& finish, int end = 1 << 30) {
+                        int last, int prepared, const Prepare& prepare, const Finish& finish, int end = 1 << 30) {
     constexpr int PANEL = SIDE * N::VECTORS;
     if (rows < SIDE) {  // a table of 16 rows, of which the last do not count
         std::vector<Word> padded(size_t(SIDE) * depth);
         for (int i = 0; i < rows; i++) std::copy_n(a + i * stride, depth, padded.data() + size_t(i) * depth);
-        return product_by_squares<N>(padded.data(), depth, SIDE, b, apart, depth, columns, first, last, prepare, finish, rows);
+        return product_by_squares<N>(padded.data(), depth, SIDE, b, apart, depth, columns, first, last, prepared, prepare, finish, rows);
     }
     Rest<N> rest(a, stride, rows, depth);
     Done<N, Finish> done[2];
     int turn = 0;
-    const int lines = parts(2 * SIDE, parts(rows, 2 * SIDE));
+    const int steps = depth / SIDE, asking = std::max(1, steps * parts(rows, 2 * SIDE) * (N::VECTORS / 2));  // steps in a panel
+    for (int row = 0; row < prepared; row++) prepare(row, first);
     for (int panel = first; panel < last; panel++) {
-        int number = 0;
-        const Word* next = panel + 1 < last ? b + (panel + 1) * apart : b + first * apart;
+        const int following = panel + 1 < last ? panel + 1 : first, wanted = panel + 1 < last ? prepared : 0;
+        Soon<Prepare> soon{prepare, b + following * apart, following, wanted, parts(depth * N::VECTORS, asking), parts(wanted, asking)};
         rest.take(b + panel * apart);
         asm volatile("" ::: "memory");  // what was stored must be seen by the matrix unit
         for (int pair = 0; pair < N::VECTORS && panel * PANEL + SIDE * pair < columns; pair += 2) {
-            for (int ready = 0; ready < rows; number++) {
+            for (int ready = 0; ready < rows;) {
                 const int left = rows - ready, high = left > SIDE && rows >= 2 * SIDE ? 2 : 1;
                 const int row = std::min(ready, rows - high * SIDE);  // in the end some rows once more, to make a square
-                const int column = panel * PANEL + SIDE * pair;
-                const int64_t there = std::min(int64_t(number) * (depth / SIDE) * lines * 16, int64_t(depth) * PANEL);
                 auto &now = done[turn], &before = done[turn ^= 1];
-                prepare(row, column, high * SIDE);
-                (high == 2 ? square<N, 2, Finish> : square<N, 1, Finish>)(
-                    a + row * stride, stride, b + panel * apart + SIDE * pair, depth / SIDE, rest.rows(row), rest.columns(pair),
-                    columns, next + there, lines, now, before, finish);
+                (high == 2 ? square<N, 2, Finish, Prepare> : square<N, 1, Finish, Prepare>)(
+                    a + row * stride, stride, b + panel * apart + SIDE * pair, steps, rest.rows(row), rest.columns(pair), columns,
+                    soon, now, before, finish);
                 now.row = row, now.skip = ready - row, now.end = end - row;
-                now.column = column, now.units = 8 * high, now.next = 0;
+                now.column = panel * PANEL + SIDE * pair, now.units = 8 * high, now.next = 0;
                 ready = row + high * SIDE;
             }
         }

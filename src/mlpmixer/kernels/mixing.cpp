@@ -185,13 +185,9 @@ int by_squares(const bf16* a, int64_t stride, int rows, const bf16* b, int pairs
 #ifdef __AMX_TILE__
     const int even = rows / 2 * 2;
     if (!matrix_unit() || even < SIDE || stride % 2) return 0;
-    // A panel early: these sums are finished so soon after they are begun that memory would be too slow.
-    if (ahead.table) ahead.ask(0, first * PANEL, even);
-    const auto prepare = [&](int row, int column, int count) {
-        if (ahead.table && column % PANEL == 0 && column / PANEL + 1 < last) ahead.ask(row, column + PANEL, count);
-    };
+    const auto prepare = [&](int row, int panel) { ahead.ask(row, panel * PANEL, 1); };
     product_by_squares<Pairs>((const Word*)a, stride / 2, even, (const Word*)b, int64_t(pairs) * PANEL, pairs, columns, first, last,
-                              prepare, [&](int row, int column, const __m512* sums, int count) {
+                              ahead.table ? even : 0, prepare, [&](int row, int column, const __m512* sums, int count) {
                                   for (int i = 0; i < count; i += 2) finish(row + i, column, sums[i], sums[i + 1]);
                               });
     return even;
