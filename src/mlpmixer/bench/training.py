@@ -122,6 +122,7 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
 
     networks: dict[tuple[str, str], nn.Module] = {("timm", "eager"): theirs(), ("mlpmixer", "eager"): ours}
     if compiled:
+        torch._dynamo.reset()  # it gives up after so many models of one kind
         networks["timm", "compiled"] = cast(nn.Module, torch.compile(theirs()))
         networks["mlpmixer", "compiled"] = cast(nn.Module, torch.compile(copy.deepcopy(ours)))
     if precision == "bf16" and trainable.why_not(ours) is None:

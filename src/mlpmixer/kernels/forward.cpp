@@ -147,7 +147,7 @@ void product(const Word* a, int64_t stride, int rows, const Word* b, int64_t apa
     if (rows == 0) return;
 #ifdef __AMX_TILE__
     if constexpr (N::NUMBERS > 1)
-        if (matrix_unit())
+        if (matrix_unit() && depth >= SIDE)  // (below that, what comes of the sums takes longer than they do)
             return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, 0, [](int, int) {}, finish);
 #endif
     const int count = parts(rows, N::ROWS / unit * unit);

@@ -13,6 +13,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -62,20 +64,23 @@ constexpr int SIDE = 16;  // rows and columns of a register's sums, and words of
 
 // Where depth is no multiple of 16 words: the last columns of A and the last rows of a panel of B, and zeros after them.
 struct alignas(64) Line {
-    Word words[SIDE] = {};
+    Word words[SIDE];
 };
 
 template <class N>
 struct Rest {
     const int words, whole;
-    std::vector<Line> a, b;
+    std::unique_ptr<Line[]> a, b;
 
-    Rest(const Word* from, int64_t stride, int rows, int depth)
-        : words(depth % SIDE), whole(depth - words), a(words ? rows : 0), b(words ? SIDE * N::VECTORS : 0) {
-        for (size_t i = 0; i < a.size(); i++) std::copy_n(from + i * stride + whole, words, a[i].words);
+    Rest(const Word* from, int64_t stride, int rows, int depth) : words(depth % SIDE), whole(depth - words) {
+        if (words == 0) return;
+        a.reset(new Line[rows]), b.reset(new Line[SIDE * N::VECTORS]());
+        const __mmask16 there = __mmask16((1 << words) - 1);
+        for (int i = 0; i < rows; i++)
+            _mm512_store_si512(a[i].words, _mm512_maskz_loadu_epi32(there, from + i * stride + whole));
     }
     void take(const Word* panel) {
-        if (words) std::copy_n(panel + int64_t(whole) * SIDE * N::VECTORS, words * SIDE * N::VECTORS, b[0].words);
+        if (words) std::memcpy(b.get(), panel + int64_t(whole) * SIDE * N::VECTORS, sizeof(Line) * words * N::VECTORS);
     }
     const Word* rows(int row) const { return words ? a[row].words : nullptr; }
     const Word* columns(int vector) const { return words ? b[vector].words : nullptr; }
