@@ -26,9 +26,11 @@ from mlpmixer.bench.systems import Subject
 from mlpmixer.bench.turns import in_turns, ratio
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
+from mlpmixer.kernels.library import library
 from mlpmixer.models.mixer import SIZES
 from mlpmixer.train.allocator import keep_freed_memory
 
+ROOT = Path(__file__).parents[1]
 ROUNDS = 15
 LEARN = (("mixer_b16", 16), ("mixer_s32", 64), ("mixer_nano", 256))
 ANSWER = (("mixer_s32", 32), ("mixer_s32", 1), ("mixer_b16", 8), ("mixer_b16", 1))
@@ -52,22 +54,24 @@ def of(source: Path) -> Library:
 
 
 def of_commit(commit: str) -> Library:
-    packed = subprocess.run(["git", "archive", commit, "src"], check=True, capture_output=True).stdout
+    packed = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, capture_output=True)
+    if packed.returncode:
+        sys.exit(f"git has no commit {commit} with a folder src")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as files:
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
             files.extractall(folder, filter="data")
         return of(Path(folder) / "src")
 
 
 def compare(what: str, libraries: Mapping[str, Library], run: Callable[[], object]) -> None:
-    def by(library: Library) -> Callable[[], object]:
+    def by(which: Library) -> Callable[[], object]:
         def once() -> object:
-            mixing.library = forward.library = library  # pyright: ignore[reportAttributeAccessIssue]
+            mixing.library = forward.library = which  # pyright: ignore[reportAttributeAccessIssue]
             return run()
 
         return once
 
-    times = in_turns({name: by(library) for name, library in libraries.items()}, ROUNDS)
+    times = in_turns({name: by(which) for name, which in libraries.items()}, ROUNDS)
     before, now = times.values()
     middle, first, third = ratio(before, now)
     print(
@@ -113,8 +117,11 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
+    for name in ("mixing", "forward"):
+        if isinstance(why := library(name), str):
+            sys.exit(f"no kernels here: {why}")
     torch.manual_seed(0)
-    libraries = {"before": of_commit(asked.commit), "now": of(Path(__file__).parents[1] / "src")}
+    libraries = {"before": of_commit(asked.commit), "now": of(ROOT / "src")}
     torch.set_num_threads(asked.threads)
     keep_freed_memory()
     print(

@@ -70,10 +70,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 def test_a_mixer_through_the_kernels(name: str, pictures: int, options: dict):
     model = mixer(name, **options)
     run = trainable.Trainable(model)
-    ours, eager = (
-        defaultdict(float),
-        defaultdict(float),
-    )  # the squares of distances, over several draws: one alone may favour either
+    # The squares of distances, over several draws: one alone may favour either.
+    ours, eager = defaultdict(float), defaultdict(float)
     for _ in range(DRAWS):
         images = torch.randn(pictures, 3, *model.config.image_size)
         true = gradients(model, model, images, bf16=False)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -20,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpmixer.bench import peers
+from mlpmixer.bench.systems import CLASSES
 from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.engines import trainable
 from mlpmixer.errors import UsageError
 from mlpmixer.models import create
 from mlpmixer.models.measure import kept_for_backward, measure
-from mlpmixer.models.mixer import Mixer, MixerConfig
+from mlpmixer.models.mixer import SIZES, Mixer, MixerConfig
 from mlpmixer.train.allocator import keep_freed_memory
 from mlpmixer.weights.save import save
-
-CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,10 @@ def _one(
 
 def _networks(name: str, precision: str, device: torch.device, compiled: bool) -> dict[tuple[str, str], nn.Module]:
     """(system, engine) → the same model with the same weights."""
-    if not name.startswith("mixer_"):
+    if name not in SIZES:
         raise UsageError(f"{name} is no Mixer; only their training is compared")
-    if find_spec("timm") is None:
-        raise UsageError("there is no timm to compare with: pip install timm")
+    if lacking := peers.why_not("timm", device):
+        raise UsageError(f"timm cannot be compared with: {lacking}")
     from mlpmixer.bench.timm import shaped
 
     torch.manual_seed(0)

@@ -93,7 +93,7 @@ bf16* place(bf16* b, int depth, int row, int column) {
     return b + (size_t(column / PANEL) * half(depth) + row / 2) * 2 * PANEL + column % PANEL * 2;
 }
 
-// x · Φ(x), or, where not `exact`, x · (1 + tanh u) / 2, and its slope, within 1e-4: bfloat16 has steps of 4e-3. Both are
+// x · Φ(x), or, where not `exact`, x · (1 + tanh u) / 2, and its slope, within 2e-4: bfloat16 has steps of 4e-3. Both are
 // x · s with s = 1 / (1 + 2^(x · p(x²))). For Φ, which that is within 2.6e-5, p was fitted from −5 to 5; beyond, it is 0
 // or 1. s rises by −ln 2 · s · (1 − s) · (x · p(x²))′.
 struct Gelu {
