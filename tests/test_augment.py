@@ -298,8 +298,8 @@ def test_small_pictures_are_changed_as_torchvision_changes_them(policy: Any, pho
     noise = np.random.default_rng(0).integers(0, 256, (32, 28, 3), dtype=np.uint8)
     flat = np.full((5, 7, 3), 9, dtype=np.uint8)
     two = np.where(noise < 30, np.uint8(3), np.uint8(250))
-    photos = [np.asarray(Image.fromarray(photo).resize(size)) for size in ((32, 32), (65, 65), (17, 64))]
-    for picture in (*photos, noise // 3 + 40, flat, two):
+    photos = [np.asarray(Image.fromarray(photo).resize(size)) for size in ((32, 32), (65, 65), (17, 64), (400, 10))]
+    for picture in (*photos, noise // 3 + 40, flat, two, noise[:1, :1], noise[:2, :9]):
         for seed in range(150):
             torch.manual_seed(seed)
             wanted = ra.as_tensor(theirs(Image.fromarray(picture)))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from mlpmixer.data.rand_augment import GREY, RandAugment, as_image, as_tensor
+from mlpmixer.data.rand_augment import RandAugment, as_image, as_tensor
 from mlpmixer.data.small_pictures import AutoAugment, TrivialAugment
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.recipe import Augment
@@ -26,15 +26,14 @@ def policy(how: Augment) -> Callable[[Tensor], Tensor] | None:
         case "rand_augment":
             return RandAugment(how.policy_layers, how.policy_magnitude)
         case "auto_augment_cifar10":
-            steps = [AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=GREY)]
+            return AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
         case "auto_augment_imagenet":
-            steps = [AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=GREY)]
+            return AutoAugment(v2.AutoAugmentPolicy.IMAGENET)
         case "trivial":
-            steps = [TrivialAugment(fill=GREY)]
+            return TrivialAugment()
         case "three_augment":
             one = v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), blur])
-            steps = [one, v2.ColorJitter(0.3, 0.3, 0.3)]
-    return v2.Compose([as_image, *steps, as_tensor])
+            return v2.Compose([as_image, one, v2.ColorJitter(0.3, 0.3, 0.3), as_tensor])
 
 
 def blur(image: Image.Image) -> Image.Image:
