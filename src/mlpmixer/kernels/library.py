@@ -57,11 +57,10 @@ def library(name: Name) -> ctypes.CDLL | str:
 
 
 def _compiled(name: Name, compiler: str | None, abilities: Sequence[str]) -> ctypes.CDLL | str:
-    source, header = (Path(__file__).with_name(file) for file in (f"{name}.cpp", "matrix_unit.h"))
+    source, *headers = Path(__file__).with_name(f"{name}.cpp"), *sorted(Path(__file__).parent.glob("*.h"))
     flags = [*FLAGS, *(f"-m{ability.replace('_', '').replace('amx', 'amx-')}" for ability in abilities)]
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), header.read_bytes(), *map(str.encode, flags)])).hexdigest()[
-        :16
-    ]
+    told = [*(file.read_bytes() for file in (source, *headers)), *map(str.encode, flags)]
+    key = hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
     built = cache_folder() / "kernels" / f"{name}-{key}.so"
     try:
         if not built.is_file():

@@ -22,6 +22,7 @@
 #include <cstring>
 #include <memory>
 
+#include "gelu.h"
 #include "matrix_unit.h"
 
 namespace {
@@ -92,33 +93,6 @@ __m512i woven(__m512 even, __m512 odd) {
 bf16* place(bf16* b, int depth, int row, int column) {
     return b + (size_t(column / PANEL) * half(depth) + row / 2) * 2 * PANEL + column % PANEL * 2;
 }
-
-// x · Φ(x), or, where not `exact`, x · (1 + tanh u) / 2, and its slope, within 2e-4: bfloat16 has steps of 4e-3. Both are
-// x · s with s = 1 / (1 + 2^(x · p(x²))). For Φ, which that is within 2.6e-5, p was fitted from −5 to 5; beyond, it is 0
-// or 1. s rises by −ln 2 · s · (1 − s) · (x · p(x²))′.
-struct Gelu {
-    __m512 value, slope;
-
-    Gelu(__m512 x, bool exact) {
-        const auto all = [](float value) { return _mm512_set1_ps(value); };
-        __m512 x2 = _mm512_mul_ps(x, x), p, rise;
-        if (exact) {
-            x2 = _mm512_min_ps(x2, all(25.f));
-            p = _mm512_fmadd_ps(_mm512_fmadd_ps(x2, all(1.01881117e-3f), all(-0.106803741f)), x2, all(-2.30109055f));
-            rise = _mm512_fmadd_ps(_mm512_fmadd_ps(x2, all(-3.53093045e-3f), all(0.222092136f)), x2, all(1.59499443f));
-        } else {
-            p = _mm512_fmadd_ps(x2, all(-0.10294324f), all(-2.30220820f));
-            rise = _mm512_fmadd_ps(x2, all(0.214064444f), all(1.59576912f));
-        }
-        const __m512 u = _mm512_mul_ps(x, p), rest = _mm512_reduce_ps(u, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-        __m512 power = _mm512_fmadd_ps(rest, all(0.0780238f), all(0.22606793f));
-        power = _mm512_fmadd_ps(power, rest, all(0.69583338f));
-        power = _mm512_fmadd_ps(power, rest, all(0.99992522f));
-        const __m512 s = _mm512_rcp14_ps(_mm512_add_ps(all(1.f), _mm512_scalef_ps(power, u)));  // (scalef rounds u down)
-        value = _mm512_mul_ps(x, s);
-        slope = _mm512_fmadd_ps(_mm512_mul_ps(rise, value), _mm512_sub_ps(all(1.f), s), s);
-    }
-};
 
 // What `finish` will read, asked for while the sums are still being made.
 struct Ahead {
