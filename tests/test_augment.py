@@ -22,7 +22,8 @@ from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.passport import Preprocessing
-from mlpmixer.recipe import Augment
+from mlpmixer.recipe import Augment, Evaluation
+from mlpmixer.train.begin import preprocessing_of
 
 POLICIES = get_args(get_type_hints(Augment)["policy"])
 CROPS = get_args(get_type_hints(Augment)["crop"])
@@ -37,8 +38,9 @@ def photo(photos: list[Path]) -> np.ndarray:
     return pixels(photos[0])
 
 
-def augmentation(size: int | tuple[int, int] = 32, **how: Any) -> Augmentation:
-    return Augmentation(Augment(**{"flip": False, **how}), (size, size) if isinstance(size, int) else size)
+def augmentation(size: int | tuple[int, int] = 32, evaluation: Preprocessing | None = None, **how: Any) -> Augmentation:
+    size = (size, size) if isinstance(size, int) else size
+    return Augmentation(Augment(**{"flip": False, **how}), size, evaluation or Preprocessing.usual(size))
 
 
 def seeded(augment: Augmentation, picture: Any, seed: int) -> Tensor:
@@ -116,8 +118,22 @@ class TestCrops:
         still = augmentation(32, crop="pad", padding=0)(photo)
         assert torch.equal(still, prepare(photo, Preprocessing(resize=32, crop=(32, 32))))
 
-    def test_resize_is_what_evaluation_does(self, photo: np.ndarray):
-        assert torch.equal(augmentation(56, crop="resize")(photo), prepare(photo, Preprocessing.usual((56, 56))))
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            Evaluation(),
+            Evaluation(shape="stretch"),
+            Evaluation(resize=56),
+            Evaluation(interpolation="bicubic"),
+            Evaluation(shape="stretch", resize=60, interpolation="bicubic", scramble="pixels"),  # scrambled afterwards
+        ],
+    )
+    def test_resize_is_what_evaluation_does(self, settings: Evaluation, photo: np.ndarray):
+        how = preprocessing_of(settings, (56, 56))
+        out = augmentation(56, how, crop="resize")(photo)
+        assert torch.equal(out, prepare(photo, how))
+        usual = prepare(photo, Preprocessing.usual((56, 56)))
+        assert torch.equal(out, usual) == (settings == Evaluation())
 
     def test_none_wants_the_size(self, photo: np.ndarray):
         augment = augmentation((40, 30), crop="none")

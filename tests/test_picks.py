@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,36 @@ class TestChoose:
         with pytest.raises(DataError, match="has no split 'vla'; did you mean 'val'"):
             choose(replace(how, train="train+vla"))
 
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            (
+                {"train": "train+val", "dev": "val"},
+                "data.dev is 'val', and data.train, 'train+val', learns from 'val' too; "
+                "set data.dev to '', or to a part such as '2%', or take 'val' out of data.train",
+            ),
+            ({"train": "train + val", "dev": "val"}, "learns from 'val' too"),
+            ({"dev": "val + train"}, "data.dev is 'val + train', and data.train, 'train', learns from 'train' too"),
+            (
+                {"train": "train+test", "test": "test"},
+                "data.test is 'test', and data.train, 'train+test', learns from 'test' too; "
+                "set data.test to '', or take 'test' out of data.train",
+            ),
+            ({"train": "train+val+train"}, "data.train is 'train+val+train' and names 'train' twice; name it once"),
+        ],
+    )
+    def test_what_is_learnt_from_is_not_measured_on(self, photos: Photos, changes: dict[str, Any], words: str):
+        how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1, test_cat=3, test_dog=3)
+        assert words in refused(replace(how, **changes))
+
+    @pytest.mark.parametrize("dev", ["auto", "20%"])
+    def test_a_part_of_all_that_is_learnt_from(self, photos: Photos, dev: str):
+        how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1)
+        found = choose(replace(how, train="train + val", dev=dev))
+        assert found.dev is not None
+        places = [{split.where(n) for n in range(len(split))} for split in (found.train, found.dev)]
+        assert len(places[0] | places[1]) == len(found.train) + len(found.dev) == 10
+
     def test_few_pictures_still_leave_one_of_each_class_for_dev(self, photos: Photos):
         found = choose(photos(cat=3, dog=2, fox=1))
         assert sorted(name.split("/")[0] for name in names(found.dev)) == ["cat", "dog"]
@@ -180,7 +211,16 @@ class TestChoose:
         assert json.loads(json.dumps(whole)) == whole
         assert whole["classes"] == ["cat", "dog"]
         assert whole["source"] == how.source
-        assert whole["test"] == {"from": "test", "count": 6, "digest": part["test"]["digest"]}
+        assert (
+            whole["test"]
+            == part["test"]
+            == {
+                "from": "test",
+                "count": 6,
+                "digest": picks.digest(np.arange(6)),
+                "labels": picks.digest(np.array([0, 0, 0, 1, 1, 1])),
+            }
+        )
         assert part["train"]["from"] == "train but what dev has of it (seed 0), 2 of each class (seed 0)"
         assert part == again
         assert len({record["train"]["digest"] for record in (whole, part, other)}) == 3

@@ -35,7 +35,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from mlpmixer import Predictor, create, data, load, save
 from mlpmixer.data.choose import choose
 from mlpmixer.data.loader import Batch
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.pictures import decode
+from mlpmixer.data.preprocess import normalise, prepare
 from mlpmixer.errors import DataError, MixerError, RecipeError, RunError, RunStopped, UsageError
 from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import About, Recipe
@@ -284,6 +285,24 @@ class TestWholeRuns:
         assert found.dev["top1"] == pytest.approx(max(measured), abs=1e-6)
         assert measured[-1] < max(measured)
         assert_same_file(found.weights, tmp_path / "run" / "best.safetensors")
+
+    def test_the_resize_crop_is_what_is_measured(self, small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        recipe, _ = stopped_on_photos(small, tmp_path)
+        how = {"augment.crop": "resize", "augment.flip": False, "augment.mixup": 0.0, "train.steps": 3}
+        recipe = toml.change(recipe, {**how, "evaluation.shape": "stretch", "evaluation.interpolation": "bicubic"})
+        learn, seen = Update.learn, set()
+
+        def spied(update: Update, step: int, parts: list[Batch]) -> Any:
+            seen.update(image.numpy().tobytes() for part in parts for image in part.images)
+            return learn(update, step, parts)
+
+        monkeypatch.setattr(Update, "learn", spied)
+        found = fit(recipe, tmp_path / "resized", quiet=True)
+        passport = load(found.weights).passport
+        assert passport is not None
+        split = choose(recipe.data).train
+        measured = [prepare(decode(split.read(n)), passport.preprocessing) for n in range(len(split))]
+        assert seen == {picture.numpy().tobytes() for picture in measured}
 
     def test_without_dev_and_test(self, small: Recipe, tmp_path: Path):
         found = fit(toml.change(small, {"data.dev": "", "data.test": "", "train.steps": 2}), tmp_path, quiet=True)
@@ -625,6 +644,56 @@ class TestGoingOn:
         assert "--folder" in words
         assert toml.read(folder / "recipe.toml") == small
 
+    @pytest.mark.parametrize(
+        ("moves", "words"),
+        [
+            (
+                {"spare/0.png": "photos/train/cat/3.png", "spare/1.png": "photos/train/cat/4.png"},
+                "train pictures: 8, not 6",
+            ),
+            ({"spare": "photos/train/fox"}, "classes: 3, not 2; train pictures: 8, not 6"),
+            ({"photos/train/cat/2.png": "photos/train/dog/3.png"}, "train pictures: 6 as before, but not the same"),
+            (
+                {"photos/train/dog": "photos/train/fox", "photos/test/dog": "photos/test/fox"},
+                "classes: 2 as before, but not the same",
+            ),
+            ({"photos/test": "elsewhere"}, "test pictures: 0, not 6"),
+        ],
+    )
+    def test_only_with_the_same_pictures(self, moves: dict[str, str], words: str, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        for old, new in moves.items():
+            (tmp_path / old).rename(tmp_path / new)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        said = refused(RunError, recipe, folder)
+        assert f"{folder} holds a run on other pictures ({words}); choose another folder with --folder, or" in said
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        for old, new in moves.items():
+            (tmp_path / new).rename(tmp_path / old)
+        assert fit(recipe, folder, quiet=True).test is not None
+
+    @pytest.mark.parametrize("lacking", ["labels", "digest", "classes"])
+    def test_with_an_older_record(self, lacking: str, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        record = json.loads((folder / "picks.json").read_text())
+        for part in (record, record["train"], record["test"]):
+            part.pop(lacking, None)
+        (folder / "picks.json").write_text(json.dumps(record))
+        fit(recipe, folder, quiet=True)
+        assert json.loads((folder / "picks.json").read_text()) == choose(recipe.data).record
+
+    def test_with_more_pictures_while_nothing_is_learnt(self, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        shutil.rmtree(folder / "checkpoints")
+        (tmp_path / "spare" / "0.png").rename(tmp_path / "photos" / "train" / "cat" / "3.png")
+        fit(recipe, folder, quiet=True)
+        assert json.loads((folder / "picks.json").read_text())["train"]["count"] == 7
+
+    def test_a_damaged_record(self, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        (folder / "picks.json").write_text("{")
+        assert "picks.json is damaged; delete it" in refused(RunError, recipe, folder)
+
     def test_weights_that_are_not_there_yet(self, uninterrupted: Path, tmp_path: Path):
         folder = as_after(6, uninterrupted, tmp_path / "run")
         with pytest.raises(
@@ -675,6 +744,21 @@ class TestGoingOn:
         fit(small, folder, quiet=True)
         assert not any(path.exists() for path in (*left, half))
         assert_same_run(folder, uninterrupted)
+
+
+def stopped_on_photos(small: Recipe, folder: Path) -> tuple[Recipe, Path]:
+    """A run of two steps that was stopped after the first, on photos/ beside it; and spare/, two more pictures."""
+    random = np.random.default_rng(0)
+    counts = {f"photos/{split}/{kind}": 3 for split in ("train", "test") for kind in ("cat", "dog")}
+    for place, count in {**counts, "spare": 2}.items():
+        (folder / place).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{number}.png")
+    source = {"data.source": str(folder / "photos"), "data.classes": (), "data.dev": ""}
+    recipe = toml.change(small, {**source, "train.steps": 2, "train.batch_size": 4, "machine.save_every": 1})
+    fit(recipe, folder / "whole", quiet=True)
+    return recipe, as_after(1, folder / "whole", folder / "run")
 
 
 def harm(checkpoint: Path, damage: str) -> None:
@@ -1037,4 +1121,6 @@ class TestGrid:
             search(toml.change(small, {"data.dev": ""}), tmp_path, {"optim.lr": [1]}, quiet=True)
         with pytest.raises(RecipeError, match=r"'optim\.lrr'; did you mean 'optim\.lr'"):
             search(small, tmp_path, {"optim.lr": [1], "optim.lrr": [1]}, quiet=True)
+        with pytest.raises(RecipeError, match=r"optim\.lr must be more than 0; got -1"):
+            search(small, tmp_path, {"optim.lr": ["0.01", "-1"]}, quiet=True)
         assert not [*tmp_path.iterdir()]  # all of it is checked before anything runs

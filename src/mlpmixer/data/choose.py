@@ -17,7 +17,8 @@ from mlpmixer.recipe import Data
 
 @dataclass(frozen=True)
 class Pictures:
-    """`record`: for each split how it was chosen, how many there are, and a digest that tells it from others."""
+    """`record`: for each split how it was chosen, how many there are, and digests that tell it from others: of where
+    the pictures stand in what was opened, and of their labels."""
 
     classes: tuple[str, ...]
     train: Split
@@ -31,13 +32,14 @@ def choose(how: Data) -> Pictures:
         raise DataError("data.share and data.shots exclude each other: a share of each class, or so many pictures")
     opened = data.open(how.source)
     classes = how.classes or opened.classes
-    trained_on = how.train.split("+")
+    trained_on = _parts(opened, how.train)
     said = {"train": how.train, "dev": how.dev, "test": how.test}
     if how.dev == "auto":
         said["dev"] = "val" if "val" in opened.splits and "val" not in trained_on else "2%"
     if how.test == "auto":
         said["test"] = "test" if "test" in opened.splits and "test" not in trained_on else ""
     train = _split(opened, how, said["train"])
+    _require_other_pictures(opened, said)
     if said["dev"].endswith("%"):
         kept, held = picks.held_out(train.labels, _share_of(said["dev"]), how.seed)
         train, dev = Part(train, kept), Part(train, held)
@@ -59,7 +61,8 @@ def choose(how: Data) -> Pictures:
         if split is not None:
             if not len(split):
                 raise DataError(f"{how.source}: no pictures are left for data.{name} ({said[name]})")
-            record[name] = {"from": said[name], "count": len(split), "digest": picks.digest(_numbers(split))}
+            digests = {"digest": picks.digest(_numbers(split)), "labels": picks.digest(split.labels)}
+            record[name] = {"from": said[name], "count": len(split), **digests}
     return Pictures(classes, train, dev, test, record)
 
 
@@ -68,6 +71,21 @@ def _share_of(percent: str) -> float:
     if number is None or not 0 < float(number[1]) < 100:
         raise DataError(f"data.dev is '{percent}'; a part of the training pictures is written such as '2%'")
     return float(number[1]) / 100
+
+
+def _require_other_pictures(opened: DataSet, said: dict[str, str]) -> None:
+    """How often a model is right on what it has learnt from says nothing of other pictures."""
+    trained_on = _parts(opened, said["train"])
+    for name in trained_on:
+        if trained_on.count(name) > 1:
+            raise DataError(f"data.train is '{said['train']}' and names '{name}' twice; name it once")
+    for line, instead in {"dev": "'', or to a part such as '2%'", "test": "''"}.items():
+        for name in _parts(opened, said[line]):
+            if name in trained_on:
+                raise DataError(
+                    f"data.{line} is '{said[line]}', and data.train, '{said['train']}', learns from '{name}' too; "
+                    f"set data.{line} to {instead}, or take '{name}' out of data.train"
+                )
 
 
 def _require_shots(train: Split, classes: tuple[str, ...], how: Data) -> None:
@@ -81,7 +99,7 @@ def _require_shots(train: Split, classes: tuple[str, ...], how: Data) -> None:
 
 def _split(opened: DataSet, how: Data, name: str) -> Split:
     """A split, or several such as "train+val"; of only the classes that are wanted, numbered as they are listed."""
-    parts = [opened[part.strip()] for part in name.split("+")] if name not in opened.splits else [opened[name]]
+    parts = [opened[part] for part in _parts(opened, name)]
     whole = parts[0] if len(parts) == 1 else Joined(parts)
     if not how.classes:
         return whole
@@ -95,6 +113,11 @@ def _split(opened: DataSet, how: Data, name: str) -> Split:
     new = np.full(len(opened.classes), -1)
     new[old] = np.arange(len(old))
     return Part(whole, kept, new[whole.labels[kept]])
+
+
+def _parts(opened: DataSet, name: str) -> list[str]:
+    """The splits that "train+val" names."""
+    return [name] if name in opened.splits else [part.strip() for part in name.split("+")]
 
 
 def _numbers(split: Split) -> np.ndarray:

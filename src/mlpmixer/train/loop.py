@@ -8,6 +8,7 @@ bit: weights, optimiser and average come from the checkpoint, and all chance is 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -78,6 +79,8 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             return Result(run.path, run.weights, result["dev"], result["test"])
 
         pictures = choose(recipe.data)
+        if checkpoints.newest():
+            refuse_other_pictures(run, pictures.record)
         per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
         steps = recipe.train.steps or math.ceil(recipe.train.epochs * per_epoch)
         torch.manual_seed(recipe.train.seed)
@@ -97,7 +100,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         }
         batches = train_batches(
             pictures.train,
-            Augmentation(recipe.augment, model.config.image_size),
+            Augmentation(recipe.augment, model.config.image_size, update.preprocessing),
             steps=range(begun, steps),
             batch_size=recipe.train.batch_size,
             micro_batch=recipe.machine.micro_batch,
@@ -180,6 +183,34 @@ def refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
             f"{run.path} holds a run of another recipe ({'; '.join(changed)}); choose another folder with --folder, or "
             "make the recipe the same again"
         )
+
+
+def refuse_other_pictures(run: RunFolder, record: dict[str, Any]) -> None:
+    """A run goes on with the pictures it began with, wherever they lie by now; as far as its `picks.json` tells."""
+    path = run.path / "picks.json"
+    if not path.exists():
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged; delete it, and the run goes on with the pictures that are there") from error
+    changed = []
+    if "classes" in before and record["classes"] != before["classes"]:
+        changed.append(difference("classes", len(record["classes"]), len(before["classes"])))
+    none = {"count": 0}
+    for split in ("train", "dev", "test"):
+        now, then = record.get(split, none), before.get(split, none)
+        if any(now.get(name) != then[name] for name in ("count", "digest", "labels") if name in then):
+            changed.append(difference(f"{split} pictures", now["count"], then["count"]))
+    if changed:
+        raise RunError(
+            f"{run.path} holds a run on other pictures ({'; '.join(changed)}); choose another folder with --folder, or "
+            "make the pictures the same again"
+        )
+
+
+def difference(what: str, now: int, before: int) -> str:
+    return f"{what}: {now}, not {before}" if now != before else f"{what}: {now} as before, but not the same"
 
 
 def crosses(step: int, every: float) -> bool:
