@@ -25,7 +25,7 @@ from mlpmixer.data.preprocess import preprocess
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.imagenet import all_names
 from mlpmixer.errors import DataError, UsageError
-from mlpmixer.experiments.evaluate import evaluate, prepared_by
+from mlpmixer.experiments.evaluate import evaluate, own_card, prepared_by
 from mlpmixer.experiments.matching import outputs_for
 from mlpmixer.measures.paired import mcnemar
 from mlpmixer.models.classifier import Classifier
@@ -185,6 +185,8 @@ def test_the_papers_two_ways():
     assert first == replace(second, shape="stretch")
     assert (first.resize, first.crop, first.mean, first.std) == (128, (112, 112), (0, 0, 0), (1, 1, 1))
     assert prepared_by(own, "own") is own
+    shuffled = replace(own, scramble="patches", scramble_patch=16)
+    assert prepared_by(shuffled, "i") == replace(first, scramble="patches", scramble_patch=16)
 
 
 class _Colours(Split):
@@ -237,6 +239,13 @@ class TestRuns:
         kept = [*(tmp_path / "run" / "cards").iterdir()]
         assert [file.name for file in kept] == ["fashion_mnist_small-test.json"]
         assert json.loads(kept[0].read_text()) == card == json.loads((tmp_path / "card.json").read_text())
+        # Others that lie beside it are not taken for it.
+        evaluate(tmp_path / "run", workers=0, protocol="i")
+        evaluate(tmp_path / "run", workers=0, split="train")
+        evaluate(tmp_path / "run", "fashion_mnist_small", workers=0, split="train")
+        assert own_card(tmp_path / "run") == card
+        evaluate(tmp_path / "run", workers=0, known=0)
+        assert own_card(tmp_path / "run") is None
 
     def test_the_table(self, clothing: Path, capsys: pytest.CaptureFixture[str]):
         main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--protocol", "i"])

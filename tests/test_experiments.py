@@ -34,6 +34,7 @@ from mlpmixer.experiments.study import (
     apart,
     carry_out,
     cells,
+    changed,
     over_seeds,
     placed,
 )
@@ -182,6 +183,35 @@ def test_table_1_and_complexity(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "The cost of mixer_s32 grows linearly with the patches. Here it holds" in out
     assert "its operations grow with the power 1.00" in out
+
+
+class TestChanges:
+    """Lines that are set in every run of a study."""
+
+    @pytest.mark.parametrize(
+        ("name", "line", "value"),
+        [("permutation", "train.seed", 7), ("table3", "optim.lr", 0.5), ("data-scale", "data.share", 0.5)],
+    )
+    def test_not_those_that_its_runs_differ_in(self, name: str, line: str, value: Any):
+        """Runs that are one and the same would count as several, and agree perfectly."""
+        with pytest.raises(UsageError, match=f"{line} is what the runs of this study differ in"):
+            changed(training(name).plans("small"), {line: value})
+
+    @pytest.mark.parametrize("name", TRAINING)
+    def test_others_reach_all(self, name: str):
+        plans = changed(training(name).plans("small"), {"train.steps": 3, "machine.workers": 0})
+        assert all((plan.recipe.train.steps, plan.recipe.machine.workers) == (3, 0) for plan in plans)
+
+    def test_first_weights_follow_too(self, clothes: Path, tmp_path: Path):
+        changes = {"data.source": str(clothes), "model.options": {"layers": 1}}
+        *_, first, moved = changed(permutation.plans("tiny"), changes)
+        for plan in (moved, first):
+            assert plan.weights is not None
+            model = mlpmixer.load(plan.weights(tmp_path, plan.recipe))
+            assert isinstance(model, Mixer)
+            assert len(model.blocks) == 1
+            assert model.passport is not None
+            assert model.passport.preprocessing.scramble == ("patches" if plan is moved else "none")
 
 
 class TestTelling:

@@ -26,6 +26,7 @@ from mlpmixer.microscope.attribution import (
     on_squares,
 )
 from mlpmixer.microscope.influence import half_radius, places_heard, reach, receptive_fields
+from mlpmixer.microscope.places import on_grid
 from mlpmixer.microscope.units import frequencies, opposites, pairs, power, spectrum, stem_filters, units_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
@@ -159,6 +160,36 @@ class TestInfluence:
         assert field.shape == (32, 32)
         assert field.sum() == pytest.approx(1)
         assert (field >= 0).all()
+
+
+class TestPictureWiderThanHigh:
+    @pytest.mark.parametrize("name", ["mixer_nano", "vit_ti16"])
+    def test_places_lie_as_in_the_picture(self, name: str):
+        """Where a pixel changes is where the first table does, in a picture whose places would also make a square."""
+        options = {"patch_size": 4, "layers": 1, "channels": 64} | ({"heads": 2} if name == "vit_ti16" else {})
+        model = mlpmixer.create(name, num_classes=4, image_size=(16, 64), **options)  # 4×16 places; 8×8 is no less
+        changed = torch.zeros(3, 16, 64)
+        changed[:, 9, 50] = 1
+        tables = [
+            model(picture[None], intermediates=True)[1]["stem"][0] for picture in (torch.zeros(3, 16, 64), changed)
+        ]
+        apart = on_grid(model, (tables[1] - tables[0]).norm(dim=1))
+        assert apart.shape == (4, 16)
+        assert apart.nonzero().tolist() == [[2, 12]]
+
+    def test_after_a_pyramid_and_without_the_class_token(self):
+        pyramid = mlpmixer.create("mixer_nano", image_size=(16, 64), layers=2, pyramid=(1,))
+        assert on_grid(pyramid, torch.arange(16)).tolist() == torch.arange(16).view(2, 8).tolist()
+        vit = mlpmixer.create("vit_ti16", image_size=(16, 64), patch_size=4, layers=1)
+        assert on_grid(vit, torch.arange(65)).flatten().tolist() == [*range(1, 65)]
+
+    def test_the_middle_is_the_middle(self):
+        model = shaken(mlpmixer.create("mixer_nano", num_classes=4, image_size=(16, 64), layers=1))
+        with torch.no_grad():
+            model.get_parameter("blocks.0.token_mixing.fc2.weight").zero_()  # nobody hears another
+        field = receptive_fields(model, torch.randn(1, 3, 16, 64), ["block0"])["block0"]
+        assert np.argwhere(field > 0).min(axis=0).tolist() == [8, 32]
+        assert np.argwhere(field > 0).max(axis=0).tolist() == [11, 35]
 
 
 class TestAttribution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -74,7 +75,7 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     words = Words(html)
     card = json.loads((run / "cards" / "fashion_mnist_small-test.json").read_text())
     assert f"{100 * card['top1']['value']:.2f}" in words.text
-    for text in ("What ran", "Curves", "Card", "Answers", "Weights", "Class by class", f"mixer evaluate {run}"):
+    for text in ("What ran", "Curves", "Card", "Answers", "Weights", "Class by class", f"mixer evaluate '{run}'"):
         assert text in words.text
     assert all(str(link).removeprefix("#") in words.marks for link in words.links)
     assert words.fetched == []
@@ -84,7 +85,8 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
     carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
-    folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1"]
+    shutil.copytree(tmp_path / "table1", tmp_path / "again" / "table1")
+    folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1", tmp_path / "again" / "table1"]
     words = Words(report(folders, tmp_path / "page.html").read_text(encoding="utf-8"))
     for text in (
         "Side by side",
@@ -96,6 +98,14 @@ def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
     ):
         assert text in words.text
     assert "mixer reproduce table1 --scale tiny" in words.text
+    assert "--machine.device cpu" in words.text
+    assert len(words.links) == len({*words.links}), "each part has a mark of its own"
+
+
+def test_commands_can_be_pasted(trained: Path, tmp_path: Path):
+    words = Words(report([trained / "grid" / "lr 0.006"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    line = next(line for line in words.text.splitlines() if line.startswith("mixer evaluate"))
+    assert shlex.split(line) == ["mixer", "evaluate", str(trained / "grid" / "lr 0.006")]
 
 
 def test_without_the_pictures(trained: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -116,7 +117,20 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
     if protocol == "own":
         return own
     usual = Preprocessing.usual(own.crop)
-    return replace(usual, shape="stretch" if protocol == "i" else "short_side", mean=own.mean, std=own.std)
+    shape = "stretch" if protocol == "i" else "short_side"
+    kept = {name: getattr(own, name) for name in ("mean", "std", "scramble", "scramble_patch")}
+    return replace(usual, shape=shape, **kept)
+
+
+def own_card(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The card that a run has of its own test pictures, measured in the usual way; the newest, if there are several."""
+    paths = sorted((Path(folder) / "cards").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        usual = card["preprocessing"]["protocol"] == "own" and card["engine"] == "eager, fp32" and "learnt" in card
+        if usual and card["data"].get("own"):
+            return card
+    return None
 
 
 class _Pictures:
@@ -139,12 +153,13 @@ def _pictures(source: object, spec: str | os.PathLike[str] | None, split: str) -
         opened = data.open(spec)
         splits, classes, origin = dict(opened.splits), opened.classes, opened.source
         known = splits.get("train")
+    own = spec is None and split == "auto"
     if split == "auto":
         split = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
     if split not in splits:
         raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)})")
     asked = splits[split]
-    return _Pictures(classes, asked, None if known is asked else known, {"source": origin, "split": split})
+    return _Pictures(classes, asked, None if known is asked else known, {"source": origin, "split": split, "own": own})
 
 
 class _Looking:

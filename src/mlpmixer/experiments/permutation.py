@@ -59,18 +59,18 @@ class Exactly:
             Plan({"network": "Mixer, exactly", "input": "patches"}, toml.change(self.recipe, there), self.moved),
         ]
 
-    def first(self, root: Path) -> Path:
+    def first(self, root: Path, recipe: Recipe) -> Path:
         path = root / "first.safetensors"
         if not path.exists():
-            torch.manual_seed(self.recipe.train.seed)
+            torch.manual_seed(recipe.train.seed)
             root.mkdir(parents=True, exist_ok=True)
-            save(begin(self.recipe, data.open(self.recipe.data.source).classes), path)
+            save(begin(recipe, data.open(recipe.data.source).classes), path)
         return path
 
-    def moved(self, root: Path) -> Path:
+    def moved(self, root: Path, recipe: Recipe) -> Path:
         path = root / "moved.safetensors"
         if not path.exists():
-            model = load(self.first(root))
+            model = load(self.first(root, toml.change(recipe, {"evaluation.scramble": "none"})))
             assert isinstance(model, Mixer)
             save(permuted(model), path)
         return path

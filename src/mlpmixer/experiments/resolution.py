@@ -14,6 +14,7 @@ from typing import Any
 from mlpmixer.experiments.bases import SEEDS, base
 from mlpmixer.experiments.opponents import MIXER
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
+from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import Row, of_row
 
@@ -36,7 +37,7 @@ def plans(scale: Scale) -> list[Plan]:
 
 
 def _of(folder: str) -> Any:
-    def weights(root: Path) -> Path:
+    def weights(root: Path, _: Recipe) -> Path:
         return root / folder
 
     return weights

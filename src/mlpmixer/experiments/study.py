@@ -6,7 +6,6 @@ is kept in study.json, for the report.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 
 from mlpmixer.data.sources import vtab
-from mlpmixer.errors import DataError
-from mlpmixer.experiments.evaluate import evaluate
+from mlpmixer.errors import DataError, UsageError
+from mlpmixer.experiments.evaluate import evaluate, own_card
 from mlpmixer.measures.intervals import of_mean
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
@@ -37,12 +36,12 @@ REAL = "real.json"  # ReaL's labels, beside the data sets
 @dataclass(frozen=True)
 class Plan:
     """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
-    `weights`: where those are that it begins with, in the study's folder; they are made there if need be. `real`:
-    ReaL's label file, where its test pictures are ImageNet's."""
+    `weights`: where those are that it begins with, in the study's folder; they are made there if need be, as its recipe
+    wants them. `real`: ReaL's label file, where its test pictures are ImageNet's."""
 
     cell: Mapping[str, str]
     recipe: Recipe
-    weights: Callable[[Path], Path] | None = None
+    weights: Callable[[Path, Recipe], Path] | None = None
     real: Path | None = None
 
     @property
@@ -136,10 +135,12 @@ def carry_out(
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
+    flags = [] if data is None else ["--data", os.fspath(data)]
+    flags += [part for line, value in (changes or {}).items() for part in (f"--{line}", str(value))]
     if isinstance(study, Measurement):
         device = device_of((changes or {}).get("machine.device", "auto"))
         told = study.measure(scale, device)
-        RunFolder(root).write(record_name(study.name), _record(study, scale, [], told, device))
+        RunFolder(root).write(record_name(study.name), _record(study, scale, flags, [], told, device))
         return told
     plans = placed(changed(study.plans(scale), changes), data, say if study.partial else None)
     if not plans:
@@ -149,7 +150,7 @@ def carry_out(
     done += _all(more, root, 1 + len(plans), quiet, say)
     told = study.tell(done)
     device = device_of(plans[0].recipe.machine.device)
-    RunFolder(root).write(record_name(study.name), _record(study, scale, plans + more, told, device))
+    RunFolder(root).write(record_name(study.name), _record(study, scale, flags, plans + more, told, device))
     return told
 
 
@@ -159,7 +160,18 @@ def record_name(study: str) -> str:
 
 
 def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None) -> list[Plan]:
+    """With these lines of a recipe in every run. What the study itself varies must not be among them."""
+    usual = _different([plan.recipe for plan in plans])
+    for line, value in (changes or {}).items():
+        if line.startswith("machine."):
+            continue
+        if line == "train.seed" or _different([toml.change(plan.recipe, {line: value}) for plan in plans]) < usual:
+            raise UsageError(f"{line} is what the runs of this study differ in; leave it out, or train by hand")
     return [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in plans]
+
+
+def _different(recipes: Sequence[Recipe]) -> int:
+    return len({repr(recipe) for recipe in recipes})
 
 
 def placed(
@@ -198,11 +210,10 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
     """The run, or what is left of it, and its card."""
     folder, recipe = root / plan.folder, plan.recipe
     if plan.weights is not None:
-        recipe = toml.change(recipe, {"model.weights": str(plan.weights(root))})
+        recipe = toml.change(recipe, {"model.weights": str(plan.weights(root, recipe))})
     result = fit(recipe, folder, quiet=quiet)
-    cards = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "cards").glob("*.json")))
-    card = next((card for card in cards if plan.real is None or "real" in card), None)
-    if card is None:
+    card = own_card(folder)
+    if card is None or (plan.real is not None and "real" not in card):
         machine = plan.recipe.machine
         card = evaluate(folder, real=plan.real, device=machine.device, workers=machine.workers)
     lines = RunFolder(folder).metrics()
@@ -247,13 +258,19 @@ def alike(first: Sequence[float], second: Sequence[float], within: float) -> boo
 
 
 def _record(
-    study: Study | Measurement, scale: Scale, plans: Sequence[Plan], told: Told, device: torch.device
+    study: Study | Measurement,
+    scale: Scale,
+    flags: Sequence[str],
+    plans: Sequence[Plan],
+    told: Told,
+    device: torch.device,
 ) -> dict[str, Any]:
     return {
         "study": study.name,
         "what": study.what,
         "where": study.where,
         "scale": scale,
+        "flags": flags,  # the others of `mixer reproduce`
         "columns": told.columns,
         "rows": told.rows,
         "findings": [vars(finding) for finding in told.findings],

@@ -143,8 +143,8 @@ def tuned(entry: Entry, task: str, recipe: Recipe) -> Plan:
     return Plan(cell, recipe, _in(first))
 
 
-def _in(folder: str) -> Callable[[Path], Path]:
-    return lambda root: root / folder
+def _in(folder: str) -> Callable[[Path, Recipe], Path]:
+    return lambda root, _: root / folder
 
 
 def then(done: Sequence[Done]) -> list[Plan]:

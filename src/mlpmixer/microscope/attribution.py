@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mlpmixer.microscope.places import on_grid
 from mlpmixer.models.bit import Bit
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.vit import Vit
@@ -54,18 +53,9 @@ def by_place(model: Classifier, image: Float[Tensor, "3 H W"], label: int) -> Fl
         return None
     with torch.no_grad():
         _, seen = model(image[None], intermediates=True)
-        if isinstance(model, Bit):
-            tables = seen["features"][0].permute(1, 2, 0)
-        else:
-            rows, columns = grid_of(model)
-            tables = seen["tokens"][0].unflatten(0, (rows, columns))
+        of_bit = isinstance(model, Bit)
+        tables = seen["features"][0].permute(1, 2, 0) if of_bit else on_grid(model, seen["tokens"][0])
         return tables @ head.weight[label] / (tables.shape[0] * tables.shape[1])
-
-
-def grid_of(model: Classifier) -> tuple[int, int]:
-    """Rows and columns of places after the last layer of a Mixer or ViT."""
-    grids: Callable[[], list[tuple[int, int]]] | None = getattr(model.config, "grids", None)
-    return grids()[-1] if grids else model.get_submodule("stem").grid  # pyright: ignore[reportReturnType]
 
 
 def occlusion(model: Classifier, image: Float[Tensor, "3 H W"], label: int, side: int) -> Float[Tensor, "rows columns"]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mlpmixer.microscope.places import on_grid
 from mlpmixer.models.classifier import Classifier
 
 
@@ -52,7 +53,7 @@ def receptive_fields(
             pixels = image[None].clone().requires_grad_()
             _, seen = model(pixels, intermediates=True)
             for layer in layers:
-                middle = _middle(seen[layer], seen["stem"])
+                middle = _middle(model, seen[layer])
                 signs = torch.randint(2, middle.shape, generator=chance).mul(2).sub(1).to(middle)
                 (gradient,) = torch.autograd.grad(middle @ signs, pixels, retain_graph=True)
                 energy = gradient[0].square().sum(0).detach().cpu().double()
@@ -60,14 +61,12 @@ def receptive_fields(
     return {layer: (energy / energy.sum().clamp_min(1e-300)).numpy() for layer, energy in found.items()}
 
 
-def _middle(table: Tensor, stem: Tensor) -> Tensor:
+def _middle(model: Classifier, table: Tensor) -> Tensor:
     """The channels of the place in the middle of a (1, S, C) or (1, C, h, w) table."""
     if table.ndim == 4:
         return table[0, :, table.shape[2] // 2, table.shape[3] // 2]
-    places = stem.shape[1] if stem.ndim == 3 else table.shape[1]
-    offset = table.shape[1] - places if table.shape[1] > places else 0
-    side = round((table.shape[1] - offset) ** 0.5)
-    return table[0, offset + (side // 2) * side + side // 2]
+    places = on_grid(model, table[0])
+    return places[places.shape[0] // 2, places.shape[1] // 2]
 
 
 def half_radius(field: Float[np.ndarray, "H W"]) -> float:

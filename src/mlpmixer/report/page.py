@@ -45,17 +45,12 @@ class Section:
     title: str
     body: str
 
-    @property
-    def mark(self) -> str:
-        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
-
 
 def page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
     """`lines`: below the title."""
-    links = "".join(f'<a href="#{escaped(one.mark)}">{escaped(one.title)}</a>' for one in sections)
-    parts = "".join(
-        f'<section id="{escaped(one.mark)}"><h2>{escaped(one.title)}</h2>{one.body}</section>' for one in sections
-    )
+    marked = [(f"part-{number}", one) for number, one in enumerate(sections, 1)]
+    links = "".join(f'<a href="#{mark}">{escaped(one.title)}</a>' for mark, one in marked)
+    parts = "".join(f'<section id="{mark}"><h2>{escaped(one.title)}</h2>{one.body}</section>' for mark, one in marked)
     head = "".join(f'<p class="soft">{escaped(line)}</p>' for line in lines)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

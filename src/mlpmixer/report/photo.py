@@ -23,6 +23,7 @@ from mlpmixer.microscope.attribution import (
     on_squares,
 )
 from mlpmixer.microscope.influence import places_heard, reach
+from mlpmixer.microscope.places import on_grid
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
 from mlpmixer.report import heat
@@ -76,18 +77,12 @@ def _activations(model: Classifier, image: Tensor) -> list[Exhibit]:
     maps = []
     for layer in places_of(model):
         table = seen[layer][0].float()
-        table = _on_grid(table.norm(dim=1), seen["stem"].shape[1]) if table.ndim == 2 else table.norm(dim=0)
+        table = on_grid(model, table.norm(dim=1)) if table.ndim == 2 else table.norm(dim=0)
         maps.append(heat.larger(heat.unsigned(table.cpu().numpy()), 112))
     widest = max(one.width for one in maps)
     maps = [one.resize((widest, widest * one.height // one.width), Image.Resampling.NEAREST) for one in maps]
     caption = "The length of each place's row after each layer, from its lowest to its highest."
     return [Exhibit("activations", heat.sheet(maps, 4, gap=6), caption, pixels=True)]
-
-
-def _on_grid(values: Tensor, places: int) -> Tensor:
-    values = values[max(0, len(values) - places) :]  # without a class token
-    side = round(len(values) ** 0.5)
-    return values.view(side, -1) if side * side == len(values) else values[None]
 
 
 def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any]) -> list[Exhibit]:

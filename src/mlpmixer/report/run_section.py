@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from mlpmixer.errors import MixerError
-from mlpmixer.experiments.evaluate import evaluate
+from mlpmixer.experiments.evaluate import evaluate, own_card
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report import page
@@ -54,9 +55,8 @@ def run_sections(folder: Path, *, prefix: str = "") -> list[Section]:
 
 def card_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The run's own card, measured now if it was not before; or why there is none."""
-    cards = sorted((folder / "cards").glob("*.json"), key=lambda path: path.stat().st_mtime)
     try:
-        return (json.loads(cards[0].read_text(encoding="utf-8")) if cards else evaluate(folder)), ""
+        return own_card(folder) or evaluate(folder), ""
     except (MixerError, ValueError) as error:
         return None, str(error)
 
@@ -76,7 +76,7 @@ def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
 
 def _commands(folder: Path) -> list[str]:
     return [
-        f"mixer train {folder}/recipe.toml --folder runs/again",
-        f"mixer evaluate {folder}",
-        f"mixer look {folder}",
+        shlex.join(("mixer", "train", f"{folder}/recipe.toml", "--folder", "runs/again")),
+        shlex.join(("mixer", "evaluate", str(folder))),
+        shlex.join(("mixer", "look", str(folder))),
     ]

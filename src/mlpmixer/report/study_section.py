@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
     for start in range(0, len(lines), len(LOOKS)):
         chart = line_chart("Right on the dev split, %", lines[start : start + len(LOOKS)], across="epochs", height=330)
         parts.append(page.drawing(chart, record["study"]))
-    command = f"mixer reproduce {record['study']} --scale {record['scale']} --folder {folder}"
-    parts.append(page.commands([command]))
+    flags = ["--scale", record["scale"], "--folder", str(folder), *record.get("flags", ())]
+    parts.append(page.commands([shlex.join(("mixer", "reproduce", record["study"], *flags))]))
     parts.append(
         page.words(f"{machine['processor']}; torch {machine['torch']}, mlpmixer {machine['mlpmixer']}", "soft")
     )
-    return Section(f"Study: {record['study']}", "".join(parts))
+    return Section(f"Study: {record['study']}, {record['scale']}", "".join(parts))
