@@ -16,10 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from mlpmixer.errors import MixerError
 from mlpmixer.recipe import Recipe
@@ -90,8 +89,10 @@ Job = tuple[Recipe, Path]
 def torchrun(processes: int, jobs: Sequence[Job], scratch: Path, *options: str) -> subprocess.Popen[str]:
     """Runs jobs with so many processes."""
     scratch.mkdir(parents=True, exist_ok=True)
+    for recipe, folder in jobs:
+        file_of(folder).write_text(toml.dumps(recipe))
     file = scratch / "jobs.json"
-    file.write_text(json.dumps([{"recipe": toml.dumps(recipe), "folder": str(folder)} for recipe, folder in jobs]))
+    file.write_text(json.dumps([str(folder) for _, folder in jobs]))
     return subprocess.Popen(
         [
             *(sys.executable, "-W", "error", "-m", "torch.distributed.run", "--standalone"),
@@ -109,15 +110,26 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, words
 
 
-def do(jobs: list[dict[str, Any]]) -> None:
-    from mlpmixer.train.loop import fit
+def file_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.toml")
 
-    for job in jobs:
-        folder = Path(job["folder"])
+
+def shown(folder: Path) -> list[str]:
+    """The lines that a terminal would show, of all processes."""
+    return folder.with_name(f"{folder.name}.shown").read_text().splitlines()
+
+
+def do(folders: list[Path]) -> None:
+    """`mixer train` in each of them."""
+    from mlpmixer.cli.train import train
+
+    for folder in folders:
         if "DIE_AFTER" in os.environ:
             threading.Thread(target=die, args=(folder, int(os.environ["DIE_AFTER"])), daemon=True).start()
         try:
-            fit(toml.loads(job["recipe"]), folder, quiet=True)
+            screen = folder.with_name(f"{folder.name}.shown").open("a")
+            with screen, redirect_stdout(screen), redirect_stderr(screen):
+                train(str(file_of(folder)), folder, quiet=True, changes={})
         except MixerError as error:
             with voice(folder).open("a") as file:
                 file.write(f"{error}\n")
@@ -135,4 +147,4 @@ def die(folder: Path, step: int) -> None:
 
 
 if __name__ == "__main__":
-    do(json.loads(Path(sys.argv[1]).read_text()))
+    do([Path(folder) for folder in json.loads(Path(sys.argv[1]).read_text())])

@@ -108,6 +108,11 @@ def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], ph
         (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
         (["predict", "x.jpg", "--top", "few"], "Error parsing --top", 2),
         (["predict", "x.jpg", "--top", "0"], "top and batch_size must be 1 or more", 2),
+        (
+            [*("train", "fashion_mnist", "--data.dev", ""), *("--grid", "optim.lr=0.1,0.2", "--grid", "optim.lr=0.3")],
+            "--grid has optim.lr twice; give all of its values at once: --grid optim.lr=0.1,0.2,0.3",
+            2,
+        ),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_processes import finish, said, torchrun, voice
+from in_processes import finish, said, shown, torchrun, voice
 from PIL import Image
 
 from mlpmixer import data, load
@@ -21,6 +21,7 @@ from mlpmixer.recipes import toml
 from mlpmixer.train.loop import fit
 
 STEPS = 6
+HOPED = ((0, 200), (9, 200))  # a curve that no run can follow: the one look at the dev split warns
 DDP, FSDP = {"machine.parallel": "ddp"}, {"machine.parallel": "fsdp"}
 KINDS: dict[str, dict[str, Any]] = {
     "adamw": {"optim.ema": 0.7},
@@ -86,6 +87,7 @@ def by_two(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         for way in (DDP, FSDP)
     ]
     odd = toml.change(recipe, {"train.batch_size": 15})
+    jobs = [(toml.change(recipe, {"about.curve": HOPED}), path) for recipe, path in jobs]
     finish(torchrun(2, [*jobs, (odd, folder / "odd")], folder))
     return {path.name: path for _, path in jobs} | {"odd": folder / "odd"}
 
@@ -146,6 +148,15 @@ class TestTheSame:
             images = torch.randn(8, 3, 28, 28)
             with torch.no_grad():
                 torch.testing.assert_close(ours(images), theirs(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_one_speaks_for_all(way: str, by_two: dict[str, Path]):
+    folder = by_two[f"adamw {way}"]
+    warning, dev, weights = shown(folder)
+    assert warning.endswith(" epochs is below the expected 200.0 ± 3 %")
+    assert dev.startswith("dev   ")
+    assert weights.endswith(f"--weights {folder})")
 
 
 class TestGoingOn:

@@ -471,6 +471,41 @@ def doctor(*arguments: str, code: int = 0) -> None:
     assert ended == code
 
 
+class TestLeftOut:
+    @pytest.fixture
+    def phone(self, pets: Path) -> Path:
+        """As it comes from a phone, by way of a Mac and Windows."""
+        for name in ("cat/IMG_1.HEIC", "cat/deep/IMG_2.heic", "dog/IMG_3.HEIC", "dog/about.txt", "dog/LICENSE"):
+            (pets / "train" / name).parent.mkdir(exist_ok=True)
+            (pets / "train" / name).touch()
+        for name in (".DS_Store", "Thumbs.db", "._IMG_1.HEIC"):
+            (pets / "train" / "cat" / name).touch()
+        (pets / "train" / "cat" / "again").symlink_to(pets / "train" / "cat" / "deep")
+        return pets
+
+    def test_is_counted_by_extension(self, phone: Path):
+        found = examine(data.open(phone))
+        assert found.healthy
+        (finding,) = found.findings
+        assert finding.kind == "ignored"
+        assert finding.files == {".heic": 3, ".txt": 1, "": 1}
+        assert found.usable == 10
+
+    def test_on_the_page(self, phone: Path, capsys: pytest.CaptureFixture[str]):
+        doctor(str(phone), "--strict")
+        out = capsys.readouterr().out
+        assert out.startswith(f"{phone}: healthy, 1 remark\n10 pictures of 2 classes; all can be used\n")
+        assert "· Files left out for their extension: 3 .heic, 1 .txt, 1 without extension\n" in out
+        doctor(str(phone), "--json")
+        (finding,) = json.loads(capsys.readouterr().out)["findings"]
+        assert finding["files"] == {".heic": 3, ".txt": 1, "": 1}
+
+    def test_beside_what_a_list_names_there_is_none(self, phone: Path):
+        picture = next((phone / "train" / "cat").glob("*.jpg"))
+        (phone / "list.csv").write_text(f"path,label\n{picture},cat\n")
+        assert "ignored" not in kinds(examine(data.open(phone / "list.csv")))
+
+
 class TestPage:
     @pytest.fixture
     def ill(self, pets: Path, photos: list[Path]) -> Path:

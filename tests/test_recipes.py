@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,17 +18,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mlpmixer import models
 from mlpmixer.cli import main, parse
-from mlpmixer.errors import RecipeError
+from mlpmixer.data.choose import choose
+from mlpmixer.errors import DataError, RecipeError
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Data, Model, Option, Recipe
 from mlpmixer.recipes import RECIPES, find, finetune, pretrain, toml
 from mlpmixer.recipes.at_once import AT_ONCE
 from mlpmixer.recipes.check import check
-from mlpmixer.train.loop import fit
+from mlpmixer.train.loop import Result, fit
 from mlpmixer.train.optim import lr_at
 from mlpmixer.weights.ledger import LEDGER
 from mlpmixer.weights.load import glance, load
@@ -248,6 +252,23 @@ class TestFineTuning:
             assert (augment.crop, augment.policy, augment.mixup) == ("resize", "none", 0)
             assert augment.flip == (source != "my-vtab-task")
             assert recipe.loss.kind == "softmax"
+
+    def test_vtab_ends_with_a_run_on_all_that_is_labelled(self, tmp_path: Path):
+        """By the words that stand beside the task, and that a refusal of the others names."""
+        for split, kind in product(("train", "val", "test"), ("cat", "dog")):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for number in range(4 if split == "train" else 1):
+                Image.new("RGB", (8, 8)).save(tmp_path / split / kind / f"{number}.png")
+        whole = ["--data.source", str(tmp_path), "--data.train", "train+val"]
+        command: Any = parse(["train", "finetune_vtab_l16", *whole])
+        with pytest.raises(DataError, match=r"learns from 'val' too; set data\.dev to ''"):
+            choose(toml.change(find("finetune_vtab_l16"), command.keywords["changes"]).data)
+        command = parse(["train", "finetune_vtab_l16", *whole, "--data.dev", ""])
+        recipe = toml.change(find("finetune_vtab_l16"), command.keywords["changes"])
+        check(recipe)
+        pictures = choose(recipe.data)
+        assert pictures.test is not None
+        assert (len(pictures.train), pictures.dev, len(pictures.test)) == (10, None, 2)
 
     # Table 3, and for VTAB Table 2.
     @pytest.mark.parametrize(
@@ -538,7 +559,7 @@ class TestChanges:
     def test_several_and_the_first_recipe_stays(self):
         before = find("cifar10")
         after = toml.change(before, {"optim.lr": "0.01", "model.options.dropout": "0.1", "name": "mine"})
-        assert toml.differences(after, before) == [
+        assert toml.differences(after, before, apart_from=("about",)) == [
             "model.options: {layers = 9, channels = 128, token_hidden = 64, channel_hidden = 256, dropout = 0.1}, "
             "not {layers = 9, channels = 128, token_hidden = 64, channel_hidden = 256}",
             "optim.lr: 0.01, not 0.002",
@@ -581,6 +602,69 @@ class TestChanges:
     def test_any_text_is_taken_or_refused(self, name: str, text: str):
         recipe = must_be_one_line(lambda: toml.change(Recipe(), {name: text}))
         assert recipe is None or toml.loads(toml.dumps(recipe)) == recipe
+
+
+class TestWhatIsExpected:
+    """The result and the curve of a recipe are those of what it learns, and of nothing else."""
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"machine.device": "cuda", "machine.micro_batch": "8", "machine.parallel": "fsdp"},
+            {"train.seed": "1", "data.seed": "1", "train.precision": "fp32"},
+            {"evaluation.every": "1", "name": "mine"},
+            {"data.source": "/data/cifar10/"},
+            {"train.epochs": "300.0"},
+        ],
+    )
+    def test_stays(self, changes: dict[str, str]):
+        assert toml.change(find("cifar10"), changes).about == find("cifar10").about
+
+    @pytest.mark.parametrize(
+        "name", ["train.epochs", "optim.lr", "model.options.dropout", "data.source", "data.share", "augment.mixup"]
+    )
+    def test_goes(self, name: str):
+        about = toml.change(find("cifar10"), {name: "0.5"}).about
+        assert about == dataclasses.replace(find("cifar10").about, curve=(), expect="")
+
+    def test_stays_gone(self):
+        there = toml.change(find("cifar10"), {"train.epochs": 50})
+        assert toml.change(there, {"train.epochs": 300}).about.curve == ()
+
+    def test_what_is_said_anew_counts(self):
+        about = toml.change(find("cifar10"), {"about.curve": "[1,50],[2,60]", "train.epochs": "2"}).about
+        assert about.curve == ((1, 50), (2, 60))
+        assert about.expect == ""
+
+    @pytest.mark.parametrize(
+        ("line", "flags", "stays"),
+        [
+            ("", [], True),
+            ("", ["--machine.workers", "0"], True),
+            ("", ["--train.epochs", "50"], False),
+            ("workers = 4", [], True),
+            ("epochs = 50", [], False),
+        ],
+    )
+    def test_of_the_command(
+        self, line: str, flags: list[str], stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """By name, or as a file that was printed and has another line now."""
+        asked: list[Recipe] = []
+
+        def begin(recipe: Recipe, folder: Path, **_: Any) -> Result:
+            asked.append(recipe)
+            return Result(folder, folder, None, None)
+
+        monkeypatch.setattr("mlpmixer.train.loop.fit", begin)
+        printed = toml.dumps(find("cifar10"), explain=True)
+        key = line.split(" ")[0]
+        (tmp_path / "my.toml").write_text(re.sub(rf"(?m)^{key} = [^ ]+", line, printed) if line else printed)
+        main(["train", str(tmp_path / "my.toml"), *flags])
+        if not line:
+            main(["train", "cifar10", *flags])
+        curves = {recipe.about.curve for recipe in asked}
+        assert curves == {find("cifar10").about.curve if stays else ()}
 
 
 def test_differences():

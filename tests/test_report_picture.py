@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = toml.change(RECIPE, {"data.source": str(pictures)})
+    recipe = replace(RECIPE, data=replace(RECIPE.data, source=str(pictures)))
     return fit(recipe, tmp_path_factory.mktemp("runs") / "run", quiet=True).folder
 
 

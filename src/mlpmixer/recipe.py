@@ -126,7 +126,8 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What may differ between machines, and between the parts of one run, without changing what is learnt."""
+    """What may differ between machines, and between the parts of one run. What is learnt stays the same, up to rounding
+    and to the draws of dropout and stochastic depth, which each device makes for one part of a batch after another."""
 
     device: str = "auto"  # "cpu", "cuda", or auto
     workers: int = -1  # processes that load pictures; 0: none, -1: by the number of cores

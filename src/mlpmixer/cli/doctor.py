@@ -104,8 +104,9 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
         members = sum(map(len, finding.groups))
         what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'picture')}"
     elif finding.classes:
-        more = len(finding.classes) - EXAMPLES
-        what = ", ".join(map(_shown, finding.classes[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
+        what = _listed(finding.classes)
+    elif finding.files:
+        what = _listed([f"{count:,} {kind or 'without extension'}" for kind, count in finding.files.items()])
     else:
         what = _count(len(finding.pictures), "picture")
     note = f" ({finding.note})" if finding.note else ""
@@ -117,6 +118,11 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
     if more := len(finding.groups) + len(finding.pictures) - len(shown):
         console.print(f"    and {more:,} more, which --json lists")
     console.print(f"  {complaint.advice}\n", style="dim")
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = len(texts) - EXAMPLES
+    return ", ".join(map(_shown, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as as_json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,16 +36,23 @@ def train(
         quiet: Show nothing but warnings.
         json: Print the result as JSON.
     """
-    from mlpmixer.recipes import find, toml
+    from mlpmixer.recipes import RECIPES, find, toml
+    from mlpmixer.train.progress import speaks_for_all
 
-    wanted = toml.read(recipe) if recipe.endswith(".toml") or os.path.isfile(recipe) else find(recipe)  # noqa: PTH113
+    if recipe.endswith(".toml") or os.path.isfile(recipe):  # noqa: PTH113
+        wanted = toml.read(recipe)
+        if wanted.name in RECIPES:  # it was printed by `mixer recipes NAME`, and perhaps changed
+            wanted = toml.without_stale_claims(wanted, find(wanted.name))
+    else:
+        wanted = find(recipe)
     wanted = toml.change(wanted, changes)
     folder = folder or Path("runs") / wanted.name
     if grid:
         from mlpmixer.train.grid import search
 
-        axes = dict(_axis(text) for text in grid)
-        points = search(wanted, folder, axes, quiet=quiet or json)
+        points = search(wanted, folder, axes := _axes(grid), quiet=quiet or json)
+        if not speaks_for_all():
+            return
         picked, result = points[0], points[0].result
         if json:
             rows = [{**point.values, "folder": str(point.result.folder), "dev": point.result.dev} for point in points]
@@ -56,6 +64,8 @@ def train(
         from mlpmixer.train.loop import fit
 
         result = fit(wanted, folder, quiet=quiet or json)
+        if not speaks_for_all():
+            return
         if json:
             shown = {"folder": str(result.folder), "weights": str(result.weights), "dev": result.dev}
             print(as_json.dumps({**shown, "test": result.test}))
@@ -64,6 +74,16 @@ def train(
         if found is not None:
             print(f"{name:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
     print(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
+
+
+def _axes(grid: Sequence[str]) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    for name, values in map(_axis, grid):
+        if name in axes:
+            both = ",".join([*axes[name], *values])
+            raise UsageError(f"--grid has {name} twice; give all of its values at once: --grid {name}={both}")
+        axes[name] = values
+    return axes
 
 
 def _axis(text: str) -> tuple[str, list[str]]:

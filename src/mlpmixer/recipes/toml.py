@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlpmixer.errors import RecipeError
-from mlpmixer.recipe import Option, Recipe
+from mlpmixer.recipe import About, Machine, Option, Recipe
 
 
 def read(path: str | os.PathLike[str]) -> Recipe:
@@ -41,10 +41,35 @@ def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
     """The recipe with other values, by dotted name: `{"optim.lr": 0.003}`.
 
     Texts are read as TOML would read them, but for what people leave out: "1e-3" and ".001", "0.9,0.95", "cat,dog".
+    What was expected of the recipe goes when something else is learnt.
     """
+    changed = recipe
     for name, value in changes.items():
-        recipe = _changed(recipe, name.split("."), value, name)
-    return recipe
+        changed = _changed(changed, name.split("."), value, name)
+    return without_stale_claims(changed, recipe)
+
+
+def without_stale_claims(recipe: Recipe, before: Recipe) -> Recipe:
+    """Without the result and the curve of `before`, if `recipe` learns something else: they say nothing about it."""
+    if _learnt(recipe) == _learnt(before):
+        return recipe
+    about, old = recipe.about, before.about
+    curve, expect = () if about.curve == old.curve else about.curve, "" if about.expect == old.expect else about.expect
+    return dataclasses.replace(recipe, about=dataclasses.replace(about, curve=curve, expect=expect))
+
+
+def _learnt(recipe: Recipe) -> Recipe:
+    """Only what decides what is learnt, up to chance and rounding. The same pictures may lie elsewhere: imagenet may be
+    /data/imagenet."""
+    return dataclasses.replace(
+        recipe,
+        name="",
+        about=About(),
+        data=dataclasses.replace(recipe.data, source=Path(recipe.data.source).name, seed=0),
+        evaluation=dataclasses.replace(recipe.evaluation, every=1.0),
+        train=dataclasses.replace(recipe.train, seed=0, precision="fp32"),
+        machine=Machine(),
+    )
 
 
 def dumps(recipe: Recipe, explain: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from mlpmixer.errors import RecipeError, RunError, RunStopped
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
+from mlpmixer.recipes.check import check
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.loop import Result, fit
 
@@ -39,6 +40,8 @@ def search(
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     # All of them are checked before the first one starts.
     recipes = [toml.change(recipe, combination) for combination in combinations]
+    for one in recipes:
+        check(one)
     points: list[Point] = []
     lost: list[dict[str, Any]] = []
     for combination, one in zip(combinations, recipes, strict=True):

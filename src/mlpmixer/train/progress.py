@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+def speaks_for_all() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started: the others say nothing twice."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Bar:
-    """Goes to standard error; without a terminal there is no bar, and with `quiet` only warnings remain."""
+    """Goes to standard error; without a terminal there is no bar, and with `quiet` only warnings remain, each once."""
 
     def __init__(self, steps: int, begun: int, quiet: bool):
         self.console = Console(stderr=True, highlight=False)
@@ -44,4 +50,5 @@ class Bar:
             self.console.print(line, soft_wrap=True, markup=False)
 
     def warn(self, line: str) -> None:
-        self.console.print(f"warning: {line}", soft_wrap=True, markup=False, style="yellow")
+        if speaks_for_all():
+            self.console.print(f"warning: {line}", soft_wrap=True, markup=False, style="yellow")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,6 +43,10 @@ COMPLAINTS = {
     "untaught": Complaint(
         "Classes that train lacks", "Add training pictures: what is never shown is never learnt.", serious=True
     ),
+    "ignored": Complaint(
+        "Files left out for their extension",
+        "Convert those that are pictures to JPEG or PNG; the others do no harm.",
+    ),
     "untested": Complaint(
         "Classes that a split lacks", "Move some of their pictures there: without, it says nothing about them."
     ),
@@ -79,12 +83,14 @@ COMPLAINTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One of `COMPLAINTS`, with the pictures (positions in the sample), groups of them or classes it is about."""
+    """One of `COMPLAINTS`, with the pictures (positions in the sample), groups of them or classes it is about; or how
+    many other files, by extension."""
 
     kind: str
     pictures: Sequence[int] | np.ndarray = ()
     groups: Sequence[np.ndarray] = ()
     classes: Sequence[str] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     @property

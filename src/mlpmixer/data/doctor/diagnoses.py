@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from mlpmixer.data.doctor import likeness
 from mlpmixer.data.doctor.complaints import Finding
 from mlpmixer.data.doctor.facts import FLAGS
 from mlpmixer.data.doctor.sample import Sample
+from mlpmixer.data.sources.folder import Found
 
 UNEVEN = 10  # times the smallest class
 LONG = 4  # times the shorter side
@@ -22,6 +24,16 @@ def unusable(found: np.ndarray) -> Iterator[Finding]:
     for state in np.unique(found["state"]).tolist():
         if state != b"usable":
             yield Finding(state.decode(), np.flatnonzero(found["state"] == state))
+
+
+def ignored(data: DataSet) -> Iterator[Finding]:
+    """Files that no split has, where splits were found by looking through folders."""
+    every: Counter[str] = Counter()
+    for split in data.splits.values():
+        if isinstance(split, Found):
+            every += split.ignored()
+    if every:
+        yield Finding("ignored", files=dict(every.most_common()))
 
 
 def copies(sample: Sample, found: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:

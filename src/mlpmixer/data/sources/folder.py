@@ -9,6 +9,7 @@ has no labels. The classes are those of train/, where an empty folder makes a cl
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,25 @@ class Files(Split):
 
     def where(self, index: int) -> str:
         return str(self.read(index))
+
+
+class Found(Files):
+    """All pictures below `root`, which were looked for."""
+
+    def ignored(self) -> Counter[str]:
+        """How many files below are left out for their extension, by that; without those that systems leave anywhere."""
+        found: Counter[str] = Counter()
+        met: set[tuple[int, int]] = set()
+        for place, folders, files in os.walk(self.root, followlinks=True):
+            status = Path(place).stat()
+            if (here := (status.st_dev, status.st_ino)) in met:  # a link leads here
+                folders.clear()
+                continue
+            met.add(here)
+            folders[:] = [name for name in folders if not _is_left_behind(name)]
+            lower = [name.lower() for name in files if not _is_left_behind(name)]
+            found.update(Path(name).suffix for name in lower if not name.endswith(EXTENSIONS))
+        return found
 
 
 def open_folder(root: Path) -> DataSet:
@@ -139,7 +159,7 @@ def look(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> tuple[list[s
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(".") or name == "__MACOSX":  # a Mac leaves that in archives
+                if _is_left_behind(name):
                     continue
                 if entry.is_dir():
                     folders.append(name)
@@ -150,7 +170,12 @@ def look(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> tuple[list[s
     return sorted(folders), sorted(files)
 
 
-def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str]) -> Files:
+def _is_left_behind(name: str) -> bool:
+    """Hidden, or what a Mac leaves in archives and Windows in folders."""
+    return name.startswith(".") or name == "__MACOSX" or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str]) -> Found:
     paths = [path for name in classes for path in by_class.get(name, ())]
     counts = [len(by_class.get(name, ())) for name in classes]
-    return Files(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    return Found(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
