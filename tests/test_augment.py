@@ -40,7 +40,7 @@ def photo(photos: list[Path]) -> np.ndarray:
 
 def augmentation(size: int | tuple[int, int] = 32, evaluation: Preprocessing | None = None, **how: Any) -> Augmentation:
     size = (size, size) if isinstance(size, int) else size
-    return Augmentation(Augment(**{"flip": False, **how}), size, evaluation or Preprocessing.usual(size))
+    return Augmentation(Augment(**{"flip": False, **how}), evaluation or Preprocessing.usual(size))
 
 
 def seeded(augment: Augmentation, picture: Any, seed: int) -> Tensor:

@@ -104,6 +104,8 @@ def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], ph
         (["models", "mixer_b16", "--image-size", "large"], "a size is a side in pixels or HEIGHTxWIDTH", 2),
         (["predict", "x.jpg", "--weights", "nowhere.npz"], "there is no file 'nowhere.npz'", 2),
         (["predict", "x.jpg"], "there is no file x.jpg", 1),
+        (["evaluate", "x", "--out", "/proc/no/card.json"], "/proc/no/card.json cannot be written: No such file", 2),
+        (["runs", ".", "--curves", "/proc/no/curves.svg"], "/proc/no/curves.svg cannot be written: No such file", 2),
         (["predict"], "give one picture or more", 2),
         (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
         (["predict", "x.jpg", "--top", "few"], "Error parsing --top", 2),

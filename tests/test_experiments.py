@@ -354,8 +354,19 @@ class TestTransfer:
         ]
         row = table3.tell(done).rows[0]
         assert row[-2:] == ("76.44 (-1.44)", "88.33")
+        assert "75.00 (of 2 of 5)" in row
         whole = [Done(plan, tmp_path, {"top1": {"value": 0.9}}, dev=0.7) for plan in plans]
         assert table3.tell(whole).rows[0][-1] == "88.33 (+1.67)"
+
+    @pytest.mark.parametrize(("study", "shape"), [("table2", "stretch"), ("table3", "short_side")])
+    def test_as_the_paper_measures_and_searches(self, study: str, shape: str):
+        plans = [plan for plan in training(study).plans("paper") if "lr" in plan.cell]
+        assert {plan.recipe.evaluation.shape for plan in plans} == {shape}
+        for network, lowest in (("Mixer", 0.003), ("ViT", 0.001)):
+            of_pets = [
+                one.recipe.optim.lr for one in plans if one.cell["task"] == "pets" and network in one.cell["model"]
+            ]
+            assert (min(of_pets), len({*of_pets})) == (lowest, 4)
 
     def test_real_labels_have_their_columns(self, tmp_path: Path):
         (tmp_path / "imagenet").mkdir()

@@ -39,7 +39,7 @@ COUNT, BATCH, STEPS = 21, 8, 5  # 40 positions: almost two epochs, and a batch t
 NOISE = Pixels(
     np.random.default_rng(0).integers(0, 256, (COUNT, 10, 10, 3), dtype=np.uint8), np.arange(COUNT) % 4, "noise"
 )
-AUGMENTATION = Augmentation(Augment(policy="rand_augment", erase=0.5), (8, 8))
+AUGMENTATION = Augmentation(Augment(policy="rand_augment", erase=0.5), Preprocessing.usual((8, 8)))
 TO_8 = Preprocessing(resize=9, crop=(8, 8))
 
 
@@ -287,7 +287,7 @@ class TestBroken:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_what_augmentation_refuses_comes_without_a_traceback(self, workers: int):
-        never = Augmentation(Augment(crop="none"), (8, 8))
+        never = Augmentation(Augment(crop="none"), Preprocessing.usual((8, 8)))
         with pytest.raises(DataError) as caught:
             exhaust(train_batches(NOISE, never, steps=range(1), batch_size=4, workers=workers))
         assert "a picture has 10×10 pixels and the model wants 8×8" in str(caught.value)

@@ -30,6 +30,7 @@ from mlpmixer.data.sources.folder import Files
 from mlpmixer.data.sources.packing import pack
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import UsageError
+from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import Augment
 
 BATCH = 64
@@ -89,7 +90,7 @@ def bench_loading(
 
 
 def ours(split: Split, how: Augment, size: int = SIZE) -> Run:
-    augmentation = Augmentation(how, (size, size))
+    augmentation = Augmentation(how, Preprocessing.usual((size, size)))
 
     def run(workers: int) -> Iterator[Tensor]:
         steps = range(1_000_000)

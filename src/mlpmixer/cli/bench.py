@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mlpmixer.cli.output import require_writable
 from mlpmixer.errors import UsageError, nearest
 
 
@@ -120,11 +121,6 @@ def _pair(text: str, usual: Usual) -> tuple[str, int]:
 
 
 def _check(picture: Path, what: str) -> None:
-    """At the door, not after ten minutes."""
     if not USUAL[what].picture:
         raise UsageError(f"mixer bench {what} draws no picture")
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.open("a").close()
-    except OSError as error:
-        raise UsageError(f"{picture} cannot be written: {error.strerror}") from None
+    require_writable(picture)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import page, print_table
+from mlpmixer.cli.output import page, print_table, require_writable
 
 ALL_CLASSES = 20  # with more of them, the table has only the worst
 
@@ -67,6 +67,8 @@ def evaluate(
 
     from mlpmixer.experiments.evaluate import evaluate
 
+    if out is not None:
+        require_writable(out)
     folders = {
         "imagenet_v2": imagenet_v2,
         "imagenet_a": imagenet_a,

@@ -1,4 +1,4 @@
-"""How commands read sizes and print tables."""
+"""How commands read sizes, print tables and see that a file can be written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 from mlpmixer.errors import UsageError
@@ -17,6 +19,15 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if found is None:
         raise UsageError(f"a size is a side in pixels or HEIGHTxWIDTH, such as 224 or 320x192; got '{text}'")
     return (int(found[1]), int(found[2])) if found[2] else int(found[1])
+
+
+def require_writable(path: Path) -> None:
+    """At the door, not after ten minutes. Its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def page(**how: Any) -> Console:

@@ -54,7 +54,7 @@ def reproduce(
             print_table(["study", "what it asks"], [[study, asks] for study, asks in STUDIES.items()])
         return
     study = find(name)
-    changes = {"machine.device": device, **changes}
+    changes = changes if device == "auto" else {"machine.device": device, **changes}
     folder = folder or Path("runs") / f"{getattr(study, 'runs_of', '') or name}-{scale}"
     if dry_run:
         from mlpmixer.experiments.cost import costs

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mlpmixer.cli.output import print_table
+from mlpmixer.cli.output import print_table, require_writable
 
 
 def runs(
@@ -37,6 +37,8 @@ def runs(
     from mlpmixer.report.svg import document
     from mlpmixer.run import index
 
+    if curves is not None:
+        require_writable(curves)
     found = index.runs(folder, where=where, state=state, sort=sort, limit=limit)
     if json:
         print(as_json.dumps([{**asdict(one), "path": str(one.path)} for one in found], indent=1))

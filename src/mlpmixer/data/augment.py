@@ -18,17 +18,17 @@ from mlpmixer.recipe import Augment
 class Augmentation:
     """A decoded picture → uint8 (3, H, W), by crop, mirror, policy and erasing, in this order.
 
-    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `size`: H and W, in
-    pixels. `evaluation`: how pictures are prepared to be measured, which the "resize" crop does as well; the others
-    scale bilinearly, with antialiasing.
+    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `evaluation`: how pictures
+    are prepared to be measured, which gives H and W, and is what the "resize" crop does as well; the others scale
+    bilinearly, with antialiasing.
     """
 
-    def __init__(self, how: Augment, size: tuple[int, int], evaluation: Preprocessing | None = None):
+    def __init__(self, how: Augment, evaluation: Preprocessing):
         _check(how)
-        assert how.crop != "resize" or (evaluation is not None and evaluation.crop == size)
         from mlpmixer.data import policies  # not above: it brings torchvision
 
-        self.how, self.size, self.evaluation = how, size, evaluation
+        self.how, self.evaluation = how, evaluation
+        self.size = size = evaluation.crop
         self.covering = Preprocessing(resize=max(size), crop=size)
         self.inception = policies.v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
         self.policy = policies.policy(how)
@@ -57,7 +57,6 @@ class Augmentation:
                 top, left = torch.randint(2 * by + 1, (2,)).tolist()
                 return F.pad(pixels, (by, by, by, by))[:, top : top + height, left : left + width]
             case "resize":
-                assert self.evaluation is not None
                 return prepare(picture, self.evaluation)
             case "none":
                 if picture.shape[:2] != self.size:

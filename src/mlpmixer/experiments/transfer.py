@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from mlpmixer.recipe import Augment, Model, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import TASKS, Row, of_row
 from mlpmixer.recipes.pretrain import TABLE_4, table_4
+
+Shape = Literal["short_side", "stretch"]
 
 FIVE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
 MORE_SEEDS = (1, 2)
@@ -49,11 +52,14 @@ class Entry:
     tasks: Mapping[str, tuple[Recipe, tuple[float, ...]]] | None = None  # each with its grid of learning rates
 
 
-def entries(scale: Scale, table: Sequence[paper.Row], tasks: Sequence[str]) -> list[Entry]:
-    return _papers(table, tasks) if scale == "paper" else _own(scale)
+def entries(
+    scale: Scale, table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape = "short_side"
+) -> list[Entry]:
+    """`measured`: how the paper prepared the pictures that the figures of this table are of."""
+    return _papers(table, tasks, measured) if scale == "paper" else _own(scale)
 
 
-def _papers(table: Sequence[paper.Row], tasks: Sequence[str]) -> list[Entry]:
+def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -> list[Entry]:
     found = []
     for row in table:
         size = f" at {row.size}" if row.size != 224 else ""
@@ -62,10 +68,11 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str]) -> list[Entry]:
         tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
         for task in tasks:
             how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expect="")
-            recipe = of_row("transfer", how)
+            recipe = toml.change(of_row("transfer", how), {"evaluation.shape": measured})
             if row.size != 224 and not row.model.startswith("mixer"):  # tiles are the Mixer's
                 recipe = toml.change(recipe, {"model.resize": "resample"})
-            tuned[task] = (recipe, tuple(float(rate) for rate in TASKS[task].grid.split(",")))
+            grid = TASKS[task].grid_of_vits if row.model.startswith("vit") else TASKS[task].grid
+            tuned[task] = (recipe, tuple(float(rate) for rate in grid.split(",")))
         name = f"{row.said}, {row.data}{epochs}{size}"
         found.append(Entry(name, None if public else pre_training(row), public, row, tuned))
     return found
@@ -192,8 +199,9 @@ def tell(done: Sequence[Done], printed: Mapping[str, paper.Row], claim: str) -> 
     for model in models:
         cells = [over_seeds(found[model, task]) if (model, task) in found else "–" for task in tasks]
         means = [100 * float(np.mean(found[model, task])) for task in tasks if (model, task) in found]
-        # A mean over fewer than all of them says so.
-        mean = f"{np.mean(means):.2f}" + ("" if len(means) == len(tasks) else f" (of {len(means)} of {len(tasks)})")
+        # A mean over fewer than all of them says so. The paper's are over five.
+        whole = len({*tasks, *FIVE} if printed else tasks)
+        mean = f"{np.mean(means):.2f}" + ("" if len(means) == whole else f" (of {len(means)} of {whole})")
         row = printed.get(model)
         theirs = [_beside(found.get((model, "imagenet")), row.imagenet)] if row else []
         theirs += [_beside(real.get((model, "imagenet")), row.real)] if row and real else []

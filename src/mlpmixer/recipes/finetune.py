@@ -31,7 +31,8 @@ class Task:
     warmup_steps: int = 500
     every: float
     flip: bool = True
-    grid: str = "0.003,0.01,0.03,0.06"
+    grid: str = "0.003,0.01,0.03,0.06"  # of learning rates, for Mixers
+    grid_of_vits: str = "0.001,0.003,0.01,0.03"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,13 @@ class Row:
 
 
 TASKS = {
-    "imagenet": Task(what="ImageNet", data=Data(source="imagenet", dev="1%", test="val"), steps=20_000, every=1.0),
+    "imagenet": Task(
+        what="ImageNet",
+        data=Data(source="imagenet", dev="1%", test="val"),
+        steps=20_000,
+        every=1.0,
+        grid_of_vits="0.003,0.01,0.03,0.06",
+    ),
     "cifar10": Task(what="CIFAR-10", data=Data(source="cifar10", dev="2%", test="test"), steps=10_000, every=5.0),
     "cifar100": Task(what="CIFAR-100", data=Data(source="cifar100", dev="2%", test="test"), steps=10_000, every=5.0),
     "pets": Task(
@@ -75,6 +82,7 @@ TASKS = {
         every=100.0,
         flip=False,
         grid="0.003,0.01,0.03",
+        grid_of_vits="0.01",
     ),
 }
 
@@ -119,7 +127,7 @@ def of_row(name: str, row: Row) -> Recipe:
     return Recipe(
         name=name,
         about=About(
-            what=f"{row.model} of ImageNet-21k on {task.what}, at {size}.",
+            what=f"{row.weights.rstrip('.')} on {task.what}, at {size}.",
             command=f"mixer train {name} --data.source {task.data.source} --grid optim.lr={task.grid}",
             hardware="meant for a GPU",
             expect=row.expect,

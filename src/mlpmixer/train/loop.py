@@ -100,7 +100,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         }
         batches = train_batches(
             pictures.train,
-            Augmentation(recipe.augment, model.config.image_size, update.preprocessing),
+            Augmentation(recipe.augment, update.preprocessing),
             steps=range(begun, steps),
             batch_size=recipe.train.batch_size,
             micro_batch=recipe.machine.micro_batch,
