@@ -129,6 +129,9 @@ def assert_same_losses(ours: Path, theirs: Path) -> None:
     for line, like in zip(lines, wanted, strict=True):
         assert [*line] == [*like]
         assert [*line.values()][2:] == pytest.approx([*like.values()][2:], abs=1e-5, rel=1e-4), (line, like)
+        losses = [name for name in ("loss", "nats") if name in line]
+        wanted_losses = [like[name] for name in losses]
+        assert [line[name] for name in losses] == pytest.approx(wanted_losses, abs=1e-5, rel=0), (line, like)
     assert (ours / "result.json").exists()
 
 
