@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,27 @@ import torch
 from conftest import shaken
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import mlpmixer
 from mlpmixer import data
 from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import preprocess
+from mlpmixer.data.preprocess import centre_crop, prepare, preprocess, resize
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.imagenet import all_names
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError, MixerError, UsageError
+from mlpmixer.experiments import imagenet as imagenet_sets
+from mlpmixer.experiments.card import answered
 from mlpmixer.experiments.evaluate import evaluate, own_card, prepared_by
 from mlpmixer.experiments.matching import outputs_for
+from mlpmixer.measures.answers import Answers
 from mlpmixer.measures.paired import mcnemar
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipes import find, toml
+from mlpmixer.report.card_section import card_section
 from mlpmixer.weights.load import load
 
 WNIDS = [line.split()[0] for line in imagenet.CLASSES.read_text(encoding="utf-8").splitlines()]
@@ -66,6 +72,13 @@ def said(model: Classifier, pictures: list[Path]) -> torch.Tensor:
     how = model.passport.preprocessing
     with torch.inference_mode():
         return torch.cat([model(preprocess(decode(picture), how)[None]) for picture in pictures])
+
+
+def refused(**options: Any) -> str:
+    """What `evaluate` says where there are no weights, unless it is met earlier."""
+    with pytest.raises(MixerError) as found:
+        evaluate("nowhere.npz", "fashion_mnist_small", **options)
+    return str(found.value)
 
 
 class TestMatching:
@@ -174,8 +187,25 @@ class TestOwnData:
             evaluate("mixer_clothing")
         with pytest.raises(DataError, match="has no split 'val'"):
             evaluate("mixer_clothing", clothing, split="val")
+        (clothing / "real.json").write_text("[[1], [2]]")
         with pytest.raises(DataError, match="not ReaL's label file"):
             evaluate("mixer_clothing", clothing, real=clothing / "real.json", workers=0)
+
+
+def test_a_card_of_many_classes_is_small():
+    """Of ImageNet-21k's, a matrix would have 477 million numbers; what is kept is what was said of each picture."""
+    classes, chance = tuple(f"class {n}" for n in range(21_843)), np.random.default_rng(0)
+    labels, said = chance.integers(0, len(classes), (2, 40))
+    logits = torch.full((40, len(classes)), -1.0).index_put(
+        (torch.arange(40), torch.from_numpy(said)), torch.tensor(9.0)
+    )
+    answers = Answers(torch.zeros(40, 2), logits, torch.from_numpy(labels), torch.arange(40))
+    card = answered(answers, classes, np.arange(len(classes)))
+    assert card["confusion"]["pairs"] == [[one, other, 1] for one, other in sorted(zip(labels, said, strict=True))]
+    assert len(json.dumps(card["confusion"])) < 1e6
+    data = {"count": 40, "classes": len(classes), "source": "many", "split": "test"}
+    card |= {"data": data, "preprocessing": asdict(Preprocessing()), "warnings": [], "classes": card["classes"][:3]}
+    assert "21,843 classes are too many to draw; 40 pairs are in the card's JSON" in html.unescape(card_section(card))
 
 
 def test_the_papers_two_ways():
@@ -305,15 +335,53 @@ class TestImageNet:
         best = {*logits.argmax(1).tolist()}
         others = [n for n in range(1000) if n not in best]
         second = [others[n] for n in logits[:, others].argmax(1).tolist()]
+        theirs = [*dict.fromkeys([*second, *others])][:200]
+        for place in theirs:
+            (tmp_path / "a" / WNIDS[place]).mkdir(parents=True)
         for photo, place in zip(photos, second, strict=True):
-            (tmp_path / "a" / WNIDS[place]).mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, tmp_path / "a" / WNIDS[place])
         folders: Any = {"imagenet_a": tmp_path / "a", "imagenet_v2": tmp_path / "a"}
         found = evaluate(model, clothing, known=0, workers=0, variants=folders)
         assert found["imagenet_a"]["right"] == 10
         assert found["imagenet_v2"]["right"] == 0
-        with pytest.raises(DataError, match="no imagenet_a, or not for this model: it has no class 'dress'"):
-            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_a": clothing})
+        with pytest.raises(DataError, match="no imagenet_v2, or not for this model: it has no class 'dress'"):
+            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_v2": clothing})
+
+    @pytest.mark.parametrize("name", ["a", "r"])
+    def test_a_and_r_have_200_classes(self, name: str, photos: list[Path], clothing: Path, tmp_path: Path):
+        folder = tmp_path / name
+        for wnid in WNIDS[:199]:
+            (folder / wnid).mkdir(parents=True)
+        shutil.copy(photos[0], folder / WNIDS[0])
+        variants: Any = {f"imagenet_{name}": folder}
+        title = f"ImageNet-{name.upper()}"
+        words = (
+            f"{folder} has 199 of ImageNet's classes, and {title} has 200; unpack {title} whole, and name its folder"
+        )
+        assert refused(variants=variants) == words
+        (folder / "n00000000").mkdir()
+        assert refused(variants=variants).startswith(f"{folder} is no {title}: 'n00000000' is no class of ImageNet's;")
+        (folder / "n00000000").rename(folder / WNIDS[199])
+        assert refused(variants=variants).startswith("there is no file 'nowhere.npz'")
+        (folder / WNIDS[200]).mkdir()
+        assert refused(variants=variants).startswith(f"{folder} has 201 of ImageNet's classes")
+        variants = {f"imagenet_{name}": clothing}
+        assert refused(variants=variants).startswith(f"{clothing} is no {title}: 'dress' is no class of ImageNet's;")
+
+    @pytest.mark.parametrize(
+        "name", ["real", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c"]
+    )
+    def test_a_mistyped_path_is_met_at_the_door(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        """Before weights and pictures are looked for: these are not there either."""
+        (tmp_path / "theirs").mkdir()
+        option = f"--{name.replace('_', '-')}"
+        with pytest.raises(SystemExit):
+            main(["evaluate", "nowhere.npz", "--data", "nowhere", option, str(tmp_path / "thiers")])
+        err = capsys.readouterr().err
+        assert f"{tmp_path / 'thiers'}" in err
+        assert "did you mean 'theirs'?" in err
+        assert err.startswith("mixer: there is no ")
+        assert err.count("\n") == 1
 
     def test_c(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
         best = int(said(model, photos[:1]).argmax(1))
@@ -329,7 +397,30 @@ class TestImageNet:
         assert found["weighed"]["gaussian_noise"] == pytest.approx(60 / 0.886428)
         assert found["mce"] is None
         shutil.rmtree(root / "noise" / "gaussian_noise" / "4")
-        with pytest.raises(DataError, match="has no folder 4"):
-            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": root})
-        with pytest.raises(DataError, match="no ImageNet-C in"):
-            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": clothing})
+        assert "has no folder 4" in refused(variants={"imagenet_c": root})
+        assert "no ImageNet-C in" in refused(variants={"imagenet_c": clothing})
+
+    @pytest.mark.parametrize("protocol", ["own", "i", "ii"])
+    def test_nothing_is_cropped_from_c(self, protocol: Any, clothing: Path, tmp_path: Path):
+        """A blue picture with a red frame is red as a whole; a crop of 7/8 would have lost the frame."""
+        picture = np.zeros((32, 32, 3), dtype=np.uint8)
+        picture[..., 0] = 255
+        picture[2:-2, 2:-2] = (0, 0, 70)
+        for severity in range(1, 6):
+            place = tmp_path / "c" / "fog" / str(severity) / "red"
+            place.mkdir(parents=True)
+            Image.fromarray(picture).save(place / "1.png")
+        others: Any = {"imagenet_c": tmp_path / "c", "imagenet_sketch": tmp_path / "c" / "fog" / "1"}
+        card = evaluate(_ColourJudge(), clothing, known=0, workers=0, protocol=protocol, variants=others)
+        assert card["imagenet_c"]["errors"] == {"fog": [0] * 5}
+        assert card["imagenet_sketch"]["right"] == 0
+
+    @pytest.mark.parametrize("size", [(224, 224), (112, 112), (320, 192)])
+    def test_c_goes_straight_to_the_models_size(self, size: tuple[int, int]):
+        picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+        how = imagenet_sets.uncropped(Preprocessing.usual(size))
+        side = max(size)
+        straight = centre_crop(resize(picture, (side, side)), size)
+        assert torch.equal(prepare(picture, how), straight)
+        assert (size != (224, 224)) or torch.equal(straight, torch.from_numpy(picture).permute(2, 0, 1))
+        assert replace(how, resize=0) == replace(Preprocessing.usual(size), resize=0)

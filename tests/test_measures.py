@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.measures.calibration import reliability
-from mlpmixer.measures.confusion import class_figures, confusion_matrix
+from mlpmixer.measures.confusion import class_figures, confusion
 from mlpmixer.measures.corruption import ALEXNET, corruption_errors, mean_corruption_error
 from mlpmixer.measures.few_shot import CONSTANT, few_shot, picks, ridge
 from mlpmixer.measures.intervals import bootstrap, wilson
@@ -69,16 +71,36 @@ class TestIntervals:
 class TestConfusion:
     def test_as_sklearn_has_it(self):
         said = np.where(CHANCE.random(400) < 0.6, LABELS, CHANCE.integers(0, CLASSES - 1, 400))  # the last: seldom
-        matrix = confusion_matrix(LABELS, said, CLASSES)
-        np.testing.assert_array_equal(matrix, sklearns_confusion(LABELS, said))
-        figures = class_figures(matrix, tuple("abcde"))
+        found = confusion(LABELS, said, CLASSES)
+        np.testing.assert_array_equal(found.matrix(), sklearns_confusion(LABELS, said))
+        figures = class_figures(found, tuple("abcde"))
         ours = [(one.precision, one.recall, one.f1, one.count) for one in figures]
         theirs: Any = precision_recall_fscore_support(LABELS, said, zero_division=0)  # pyright: ignore[reportArgumentType]
         np.testing.assert_allclose(np.array(ours).T, np.stack(theirs))
 
     def test_what_is_mistaken_for_what(self):
-        matrix = np.array([[5, 1, 3], [0, 2, 0], [0, 0, 0]])
-        assert [one.mistaken_for for one in class_figures(matrix, ("cat", "dog", "cow"))] == ["cow", None, None]
+        """Of two that it is as often mistaken for, the first."""
+        shown, said = np.repeat([0, 0, 0, 0, 1, 3, 3], [5, 1, 3, 3, 2, 1, 1]), [0] * 5 + [1] + [2] * 3 + [3] * 3
+        found = confusion(shown, np.array([*said, 1, 1, 0, 2]), 4)
+        figures = class_figures(found, ("cat", "dog", "cow", "hen"))
+        assert [one.mistaken_for for one in figures] == ["cow", None, None, "cat"]
+
+    def test_many_classes_take_no_more_room(self):
+        """All pairs of ImageNet-21k's classes would fill 3.8 GB; those that occur are as many as pictures at most."""
+        classes, chance = 21_843, np.random.default_rng(2)
+        labels, said = chance.integers(classes - 50, classes, (2, 3000))
+        tracemalloc.start()
+        found = confusion(labels, said, classes)
+        figures = class_figures(found, tuple(map(str, range(classes))))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 50e6
+        pairs = dict(
+            zip(zip(found.shown.tolist(), found.said.tolist(), strict=True), found.counts.tolist(), strict=True)
+        )
+        assert pairs == Counter(zip(labels.tolist(), said.tolist(), strict=True))
+        assert figures[-1].count == (labels == classes - 1).sum()
+        assert figures[0].recall == figures[0].count == 0
 
 
 class TestCalibration:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.report import heat
+from mlpmixer.report.look import look
+from mlpmixer.report.weights import look_at_weights
 
 SMALL = {
     "mixer": ("mixer_nano", {"layers": 3}),
@@ -295,6 +302,11 @@ def test_a_page_for_every_kind(kind: str, photos: list[Path], tmp_path: Path, ca
         (["mixer_clothing", "--layers", "one"], "--layers looks like 0,1,5; got 'one'"),
         (["mixer_clothing", "--layers", "99"], "there is no layer 99; mixer_nano has 0 to 7"),
         (["mixer_clothing", "--image", "{photo}", "--label", "bicycle"], "the model has no class 'bicycle'"),
+        (
+            ["mixer_clothing", "--image", "{photo}", "--label", "tshirt"],
+            "the model has no class 'tshirt'; did you mean 't-shirt'?",
+        ),
+        (["nowhere.npz", "--label", "hat"], "label: 'hat' is asked about a picture; give one with --image"),
     ],
 )
 def test_mistakes_get_one_line(
@@ -304,3 +316,61 @@ def test_mistakes_get_one_line(
         main(["look", *(text.format(photo=photos[0]) for text in arguments), "--folder", str(tmp_path)])
     assert end.value.code == 2
     assert capsys.readouterr().err == f"mixer: {message}\n"
+
+
+def test_a_terminal_shows_how_far_it_is(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    mlpmixer.save(small("mixer"), tmp_path / "model.safetensors")
+    ours, theirs = os.openpty()
+    seen: list[bytes] = []
+    reader = threading.Thread(target=_read_all, args=(ours, seen))
+    reader.start()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        main(["look", str(tmp_path / "model.safetensors"), "--image", str(photos[0]), "--folder", str(tmp_path)])
+    reader.join()
+    os.close(ours)
+    shown = b"".join(seen).decode()
+    assert re.search(r"whether that deserves trust.* \x1b\[32m4/4", shown)  # the last is shown even if all was quick
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor comes back
+
+
+def _read_all(terminal: int, into: list[bytes]) -> None:
+    """Until nobody writes to it."""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65_536):
+            into.append(part)
+
+
+def test_how_far_it_is(photos: list[Path], tmp_path: Path):
+    """Each stage begins with nothing done and ends with all."""
+    mlpmixer.save(small("mixer"), tmp_path / "model.safetensors")
+    told: dict[str, list[tuple[int, int]]] = {}
+    look(
+        tmp_path / "model.safetensors",
+        tmp_path,
+        picture=photos[0],
+        watch=lambda what, done, total: told.setdefault(what, []).append((done, total)),
+    )
+    assert told.pop("receptive fields") == [(0, 1), (1, 1)]
+    counts = {"token mixing": 3, "opposite units": 3, "what places hear": 3, "what speaks for the answer": 3}
+    counts["whether that deserves trust"] = 4  # and by chance
+    assert told == {what: [(n, count) for n in range(count + 1)] for what, count in counts.items()}
+
+
+def test_all_filters_of_the_stem_are_drawn():
+    """Each is found again in the sheet, in the order of frequency."""
+    model = shaken(mlpmixer.create("mixer_nano", layers=1, channels=300))
+    shown, _ = look_at_weights(model)
+    stem = next(one for one in shown if one.name == "stem")
+    assert stem.caption.startswith("All 300 filters of the stem, low frequency first")
+    assert isinstance(stem.shown, Image.Image)
+    filters = stem_filters(model)
+    across = 18  # of a sheet of 300, as square as can be
+    wide, high = stem.shown.width // across, stem.shown.height // -(-len(filters) // across)
+    for n in (0, 255, 256, 299):
+        left, top = n % across * wide + 1, n // across * high + 1
+        field = np.asarray(stem.shown)[top : top + high - 2, left : left + wide - 2]
+        times = field.shape[0] // 4
+        assert np.array_equal(field[times // 2 :: times, times // 2 :: times], heat.own_range(filters[n]))

@@ -53,11 +53,12 @@ class Words(HTMLParser):
 
     def __init__(self, html: str):
         super().__init__()
-        self.text, self.marks, self.links, self.fetched = "", set(), [], []
+        self.text, self.marks, self.links, self.fetched, self.pictures = "", set(), [], [], []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
+        self.pictures += [found["src"]] if tag == "img" else []
         self.marks |= {found["id"]} if "id" in found else set()
         if tag == "a":
             self.links.append(found["href"])
@@ -83,11 +84,40 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     assert "<script" not in html
 
 
+def test_the_microscope_is_on_the_page(trained: Path, tmp_path: Path):
+    """What `mixer look` draws of the run's weights, figure by figure."""
+    run = trained / "grid" / "lr 0.006"
+    words = Words(report([run], tmp_path / "page.html").page.read_text(encoding="utf-8"))
+    main(["look", str(run), "--folder", str(tmp_path / "look")])
+    looked = Words((tmp_path / "look" / "look.html").read_text(encoding="utf-8"))
+    assert len(looked.pictures) == 4 + 2  # units of four layers, filters, fields
+    assert words.pictures[-len(looked.pictures) :] == looked.pictures
+    for text in ("Token-mixing units of layer 0", "All 64 filters of the stem", "Effective receptive fields"):
+        assert text in words.text
+    assert (tmp_path / "page.html").stat().st_size < 1e6
+
+
+def test_as_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = trained / "grid" / "lr 0.006"
+    carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
+    main(["report", str(run), str(tmp_path / "table1"), "--out", str(tmp_path / "page.html"), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    parts = [f"lr 0.006: {part}" for part in ("What ran", "Curves", "Card", "Answers", "Weights")]
+    assert said == {
+        "page": str(tmp_path / "page.html"),
+        "runs": [str(run)],
+        "studies": [str(tmp_path / "table1")],
+        "parts": [*parts, "Study: table1, tiny"],
+    }
+    titles = re.findall(r"<h2>(.*?)</h2>", Path(said["page"]).read_text(encoding="utf-8"))
+    assert titles == said["parts"]
+
+
 def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
     carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
     shutil.copytree(tmp_path / "table1", tmp_path / "again" / "table1")
     folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1", tmp_path / "again" / "table1"]
-    words = Words(report(folders, tmp_path / "page.html").read_text(encoding="utf-8"))
+    words = Words(report(folders, tmp_path / "page.html").page.read_text(encoding="utf-8"))
     for text in (
         "Side by side",
         "optim.lr",
@@ -103,7 +133,7 @@ def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
 
 
 def test_commands_can_be_pasted(trained: Path, tmp_path: Path):
-    words = Words(report([trained / "grid" / "lr 0.006"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    words = Words(report([trained / "grid" / "lr 0.006"], tmp_path / "page.html").page.read_text(encoding="utf-8"))
     line = next(line for line in words.text.splitlines() if line.startswith("mixer evaluate"))
     assert shlex.split(line) == ["mixer", "evaluate", str(trained / "grid" / "lr 0.006")]
 
@@ -115,7 +145,7 @@ def test_without_the_pictures(trained: Path, tmp_path: Path):
     shutil.rmtree(run / "cards", ignore_errors=True)
     recipe = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(recipe.replace('"fashion_mnist_small"', '"nowhere/photos"'))
-    words = Words(report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    words = Words(report([run], tmp_path / "page.html").page.read_text(encoding="utf-8"))
     assert "Not measured: there is no data set 'nowhere/photos'" in words.text
     assert "Training loss" in words.text
 
@@ -136,7 +166,7 @@ def test_what_cannot_be_reported(trained: Path, tmp_path: Path):
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_in_a_real_browser(trained: Path, tmp_path: Path, width: int, dark: bool):
     """It complains of nothing; the paper is light on a laptop, dark on a phone, and no wider than the screen."""
-    path = report([trained / "grid" / "lr 0.006"], tmp_path / "page.html")
+    path = report([trained / "grid" / "lr 0.006"], tmp_path / "page.html").page
     shot = tmp_path / "shot.png"
     # Its scripts are none, so what the page measures of itself is written into the copy that is opened.
     measuring = "<script>document.title=document.documentElement.scrollWidth</script></body>"
@@ -188,6 +218,12 @@ class TestRuns:
             (["optim.lr<0.1", "model.name=mixer_pico"], 2),
             (["model.name=mixer_b16"], 0),
             (["test>2"], 0),
+            (["optim.lr>=0.001"], 2),
+            (["optim.lr >= 0.006"], 1),
+            (["optim.lr<=0.001"], 1),
+            (["optim.lr<0.001"], 0),
+            (["optim.lr!=0.001"], 1),
+            (["model.name!=mixer_b16", "test<=1"], 2),
             (["augment.flip=true"], 2),
         ],
     )
@@ -247,7 +283,16 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--where", "optim.lr"], "--where looks like optim.lr=0.001, or test>0.9; got 'optim.lr'"),
+            (
+                ["--where", "optim.lr"],
+                "--where looks like optim.lr=0.001, or test>=0.9 (with = != < <= > >=); got 'optim.lr'",
+            ),
+            (["--where", "test=>0.9"], "--where looks like optim.lr=0.001, or test>=0.9 (with = != < <= > >=);"),
+            (["--where", "test>=high"], "--where: >= compares numbers; got 'test>=high'"),
+            (
+                ["--where", "tset>=0.9"],
+                "runs have no line 'tset'; did you mean 'test'? (test, dev, best, epoch, changed, name, path, state",
+            ),
             (["--sort", "optim.rl"], "runs have no line 'optim.rl'; did you mean 'optim.lr'?"),
             (["--where", "x'; drop table runs_1; --=1"], "runs have no line 'x'; drop table runs_1; --'"),
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as as_json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +14,19 @@ def report(
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
     /,
     out: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Write one HTML page, which needs no network, of finished runs and studies.
 
     Args:
         folders: Folders that `mixer train` or `mixer reproduce` has written.
         out: The page; by default report.html in the first folder.
+        json: Print where the page is and what is in it, as JSON.
     """
     from mlpmixer.report.report import report
 
-    print(report(folders, out or (folders[0] / "report.html" if folders else Path("report.html"))))
+    written = report(folders, out or (folders[0] / "report.html" if folders else Path("report.html")))
+    if json:
+        print(as_json.dumps(asdict(written), indent=1, default=str))
+    else:
+        print(written.page)

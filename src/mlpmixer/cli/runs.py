@@ -26,7 +26,7 @@ def runs(
 
     Args:
         folder: Where to look for them.
-        where: Only those of which this holds: optim.lr=0.001, model.name=mixer_nano, test>0.9; may be given again.
+        where: Only those of which this holds: optim.lr=0.001, model.name!=mixer_nano, test>=0.9; may be given again.
         state: Only those that are finished, that can go on, or that lost their loss.
         sort: By test, dev, best, epoch or changed, highest first; by name, or by a line of the recipe.
         limit: At most so many.

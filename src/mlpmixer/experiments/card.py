@@ -13,13 +13,14 @@ from jaxtyping import Bool, Int
 
 from mlpmixer.measures.answers import Answers
 from mlpmixer.measures.calibration import reliability
-from mlpmixer.measures.confusion import class_figures, confusion_matrix
+from mlpmixer.measures.confusion import Confusion, class_figures, confusion
 from mlpmixer.measures.few_shot import few_shot
 from mlpmixer.measures.intervals import bootstrap, wilson
 from mlpmixer.measures.neighbours import nearest_neighbours
 from mlpmixer.measures.probe import probe
 
 NEIGHBOURS = 20
+AS_MATRIX = 64  # classes at most whose confusion is a matrix; of more, the pairs that occur
 ANOTHER = "(another)"  # stands for all classes that the model has and the data has not
 
 
@@ -40,7 +41,7 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
     class_of[outputs[outputs >= 0]] = np.flatnonzero(outputs >= 0)
     predicted = class_of[said.numpy()]
     names = (*classes, ANOTHER) if (predicted == len(classes)).any() else tuple(classes)
-    matrix = confusion_matrix(labels, predicted, len(names))
+    confused = confusion(labels, predicted, len(names))
     bins, error = reliability(confidence.numpy(), right)
     known = truth >= 0
     most = np.bincount(labels).max() / len(labels)
@@ -49,8 +50,8 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
         "top1": top1,
         "top5": share(ranked.any(1).numpy()),
         "nats": float(F.cross_entropy(logits[known].double(), truth[known])) if known.any() else None,
-        "classes": [asdict(figures) for figures in class_figures(matrix, names)[: len(classes)]],
-        "confusion": {"names": names, "matrix": matrix.tolist()},
+        "classes": [asdict(figures) for figures in class_figures(confused, names)[: len(classes)]],
+        "confusion": _confusion(confused, names),
         "calibration": {
             "error": error,
             "interval": bootstrap(lambda chosen: reliability(confidence.numpy()[chosen], right[chosen])[1], len(right)),
@@ -58,6 +59,13 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
         },
         "chance": {"share": float(most), "beaten": bool(top1["low"] > most)},
     }
+
+
+def _confusion(found: Confusion, names: Sequence[str]) -> dict[str, Any]:
+    """`pairs`: positions in the names of what is shown and what is said, and of how many pictures."""
+    if found.classes <= AS_MATRIX:
+        return {"names": names, "matrix": found.matrix().tolist()}
+    return {"names": names, "pairs": np.stack([found.shown, found.said, found.counts], axis=1).tolist()}
 
 
 def learnt(known: Answers, asked: Answers, classes: int) -> dict[str, Any]:

@@ -69,6 +69,9 @@ def evaluate(
     strict: a picture that cannot be read stops it; otherwise it is left out, and listed.
     engine, precision: how the model is run, as for `Predictor`; eager in fp32 is the model as it is written.
     """
+    labels = None if real is None else imagenet.real_labels(real)
+    for name, folder in (variants or {}).items():
+        imagenet.require(name, folder)
     place = device_of(device)
     pictures = _pictures(source, data, split)
     model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
@@ -96,14 +99,14 @@ def evaluate(
     if (outputs >= 0).any():
         card |= answered(asked, pictures.classes, outputs)
         card["otherwise"] = _otherwise(model, how, pictures.asked, outputs, look)
-    if real is not None:
-        card["real"] = imagenet.real(asked, pictures.asked, outputs_for(imagenet.CLASSES, model), real)
+    if labels is not None:
+        card["real"] = imagenet.real(asked, pictures.asked, outputs_for(imagenet.CLASSES, model), labels)
     if known and pictures.known is not None:
         part = min(1.0, known / len(pictures.known))
         chosen = Part(pictures.known, picks.share(pictures.known.labels, part, seed=0))
         card["learnt"] = learnt(look("known ones", chosen), asked, len(pictures.classes))
     for name, folder in (variants or {}).items():
-        card[name] = imagenet.variant(name, folder, model, look)
+        card[name] = imagenet.variant(name, folder, model, how, look)
     card["broken"] = [{"picture": where, "why": why} for where, why in look.broken]
     card["warnings"] = _warnings(card, pictures.classes, outputs)
     if not isinstance(source, Classifier) and (folder := RunFolder(source)).recipe is not None:
@@ -181,21 +184,25 @@ class _Looking:
         self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
         self.broken: list[tuple[str, str]] = []
 
-    def __call__(self, what: str, split: Split) -> Answers:
+    def __call__(self, what: str, split: Split, how: Preprocessing | None = None) -> Answers:
+        """`how`: pictures are prepared, but for their numbers; None: as all others."""
         if self.run is not None:
-            rows = [(*self.run(images), labels, indices) for images, labels, indices in self.pixels(what, split)]
+            rows = [(*self.run(images), labels, indices) for images, labels, indices in self.pixels(what, split, how)]
             return Answers(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
         def batches() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-            for images, labels, indices in self.pixels(what, split):
+            for images, labels, indices in self.pixels(what, split, how):
                 yield normalise(images.to(self.device), self.how), labels, indices
 
         return ask(self.model, batches())
 
-    def pixels(self, what: str, split: Split) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    def pixels(
+        self, what: str, split: Split, how: Preprocessing | None = None
+    ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         done, some = 0, False
         self.watch(what, 0, len(split))
-        for batch in all_batches(split, partial(prepare, how=self.how), skip_broken=not self.strict, **self.loading):
+        ready = partial(prepare, how=how or self.how)
+        for batch in all_batches(split, ready, skip_broken=not self.strict, **self.loading):
             self.broken += [pair for pair in batch.broken if pair not in self.broken]
             done += len(batch.labels) + len(batch.broken)
             self.watch(what, done, len(split))

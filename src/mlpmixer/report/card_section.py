@@ -11,8 +11,6 @@ from mlpmixer.report import page
 from mlpmixer.report.chart import Series, line_chart
 from mlpmixer.report.matrix import confusion_chart
 
-LARGEST = 64  # classes of a confusion matrix that is drawn
-
 
 def card_section(card: Mapping[str, Any]) -> str:
     data, how = card["data"], card["preprocessing"]
@@ -90,10 +88,13 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 
 
 def _confusion(confusion: Mapping[str, Any]) -> str:
-    matrix = np.array(confusion["matrix"])
-    if len(matrix) > LARGEST:
-        return page.words(f"The confusion matrix of {len(matrix)} classes is in the card's JSON.", "soft")
-    return page.drawing(confusion_chart(matrix, confusion["names"]), "Confusion matrix")
+    names = confusion["names"]
+    if "matrix" not in confusion:
+        pairs = len(confusion["pairs"])
+        return page.words(
+            f"{len(names):,} classes are too many to draw; {pairs:,} pairs are in the card's JSON.", "soft"
+        )
+    return page.drawing(confusion_chart(np.array(confusion["matrix"]), names), "Confusion matrix")
 
 
 def _classes(card: Mapping[str, Any]) -> list[list[str]]:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlpmixer.errors import UsageError
 from mlpmixer.report.exhibits import together
 from mlpmixer.report.page import Section, page
-from mlpmixer.report.photo import look_at_photo
+from mlpmixer.report.photo import look_at_photo, question
+from mlpmixer.report.watch import Watch, nobody
 from mlpmixer.report.weights import look_at_weights
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.weights.load import load
@@ -22,17 +24,22 @@ def look(
     picture: str | os.PathLike[str] | None = None,
     label: str | None = None,
     layers: Sequence[int] | None = None,
+    watch: Watch = nobody,
 ) -> dict[str, Any]:
     """Writes look.html, look.json and each figure by itself into `folder`; returns what look.json holds.
 
+    label: the class that is asked about; None: the one that the model says.
     layers: whose token-mixing units are drawn; None: the first three and the last.
     """
     import torch
 
+    if label is not None and picture is None:
+        raise UsageError(f"label: '{label}' is asked about a picture; give one with --image")
     model = load(weights, dtype=torch.float32)
-    parts = {"Weights": look_at_weights(model, layers)}
-    if picture is not None:
-        parts["One picture"] = look_at_photo(model, picture, label)
+    asked = None if picture is None else question(model, picture, label)
+    parts = {"Weights": look_at_weights(model, layers, watch)}
+    if asked is not None:
+        parts["One picture"] = look_at_photo(model, asked, watch)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"model": model.name, "weights": str(weights)}

@@ -4,16 +4,19 @@ answer, and whether that map deserves trust."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.pictures import decode
 from mlpmixer.data.preprocess import normalise, prepare
-from mlpmixer.errors import UsageError
+from mlpmixer.errors import UsageError, nearest
 from mlpmixer.microscope.attribution import (
     by_place,
     deletion_and_insertion,
@@ -29,39 +32,56 @@ from mlpmixer.models.layers import PatchStem
 from mlpmixer.report import heat
 from mlpmixer.report.chart import Series, line_chart
 from mlpmixer.report.exhibits import Exhibit
+from mlpmixer.report.watch import Watch, nobody, watched
 from mlpmixer.report.weights import places_of
 
 RANDOM = 8  # orders by chance, to compare maps with
 SHOWN = 224  # pixels of a photograph
 
 
-def look_at_photo(
-    model: Classifier, picture: str | os.PathLike[str], label: str | None = None
-) -> tuple[list[Exhibit], dict[str, Any]]:
-    """label: the class that is asked about; None: the one that the model says."""
+@dataclass(frozen=True)
+class Question:
+    """A picture as the model is given it, and the output that is asked about; None: the one that the model says."""
+
+    pixels: UInt8[Tensor, "3 H W"]
+    output: int | None
+
+
+def question(model: Classifier, picture: str | os.PathLike[str], label: str | None = None) -> Question:
     assert model.passport is not None
     if model.config.num_classes == 0:
         raise UsageError("this model has no head, so nothing speaks for an answer; leave --image away")
+    names = _names(model)
+    if label is not None and label not in names:
+        raise UsageError(f"the model has no class '{label}'{nearest(label, names)}")
     how = model.passport.preprocessing
     pixels = prepare(decode(picture, at_least=how.resize), how)
-    image = normalise(pixels, how).to(next(model.parameters()))
-    photo = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
-    names = model.passport.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
+    return Question(pixels, None if label is None else names.index(label))
+
+
+def look_at_photo(model: Classifier, asked: Question, watch: Watch = nobody) -> tuple[list[Exhibit], dict[str, Any]]:
+    assert model.passport is not None
+    image = normalise(asked.pixels, model.passport.preprocessing).to(next(model.parameters()))
+    photo = Image.fromarray(asked.pixels.permute(1, 2, 0).numpy()).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
+    names = _names(model)
     with torch.inference_mode():
         scores = model(image[None]).softmax(1)[0]
-    if label is not None and label not in names:
-        raise UsageError(f"the model has no class '{label}'")
-    answer = int(scores.argmax()) if label is None else names.index(label)
+    answer = int(scores.argmax()) if asked.output is None else asked.output
 
     shown = [Exhibit("photo", photo, f"As the model sees it. It says {names[answer]}, {scores[answer]:.1%}.")]
     figures: dict[str, Any] = {"answer": names[answer], "score": float(scores[answer])}
     shown += _activations(model, image)
-    shown += _hearing(model, image, figures)
-    maps = _maps(model, image, answer)
+    shown += _hearing(model, image, figures, watch)
+    maps = _maps(model, image, answer, watch)
     for name, (values, caption) in maps.items():
         shown.append(Exhibit(name, heat.over(photo, values.float().cpu().numpy()), caption))
-    shown += _trust(model, image, answer, maps, figures)
+    shown += _trust(model, image, answer, maps, figures, watch)
     return shown, figures
+
+
+def _names(model: Classifier) -> tuple[str, ...]:
+    assert model.passport is not None
+    return model.passport.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
 
 
 def side_of(model: Classifier) -> int:
@@ -85,14 +105,14 @@ def _activations(model: Classifier, image: Tensor) -> list[Exhibit]:
     return [Exhibit("activations", heat.sheet(maps, 4, gap=6), caption, pixels=True)]
 
 
-def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any]) -> list[Exhibit]:
+def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any], watch: Watch) -> list[Exhibit]:
     stem = model.get_submodule("stem")
     if not isinstance(stem, PatchStem):  # a ResNet keeps no table of places
         return []
     rows, columns = stem.grid
     points = []
     heard = np.eye(1)
-    for number, layer in enumerate(places_of(model)):
+    for number, layer in enumerate(watched("what places hear", places_of(model), watch)):
         heard = places_heard(model, image, layer)
         if len(heard) != rows * columns:  # a pyramid has other places by now
             break
@@ -119,27 +139,38 @@ def _three(count: int) -> list[int]:
     return sorted({round((count - 1) * share) for share in (0.15, 0.5, 0.85)})
 
 
-def _maps(model: Classifier, image: Tensor, answer: int) -> dict[str, tuple[Tensor, str]]:
+def _maps(model: Classifier, image: Tensor, answer: int, watch: Watch) -> dict[str, tuple[Tensor, str]]:
     side = side_of(model)
-    found = {
+    ways: dict[str, tuple[Callable[[], Tensor | None], str]] = {
         "integrated-gradients": (
-            on_squares(integrated_gradients(model, image, answer), side),
+            lambda: on_squares(integrated_gradients(model, image, answer), side),
             "Integrated gradients, from grey to the picture: orange speaks for the answer, blue against it.",
         ),
-        "occlusion": (occlusion(model, image, answer, side), "What hiding each square takes from the answer's logit."),
-    }
-    exact = by_place(model, image, answer)
-    if exact is not None:
-        found["places"] = (
-            exact,
+        "occlusion": (
+            lambda: occlusion(model, image, answer, side),
+            "What hiding each square takes from the answer's logit.",
+        ),
+        "places": (
+            lambda: by_place(model, image, answer),
             "What each place after the last layer adds to the answer's logit, exactly; by then each holds more than "
             "its own patch.",
-        )
+        ),
+    }
+    found = {}
+    for name, (look, caption) in watched("what speaks for the answer", [*ways.items()], watch):
+        values = look()
+        if values is not None:
+            found[name] = values, caption
     return found
 
 
 def _trust(
-    model: Classifier, image: Tensor, answer: int, maps: dict[str, tuple[Tensor, str]], figures: dict[str, Any]
+    model: Classifier,
+    image: Tensor,
+    answer: int,
+    maps: dict[str, tuple[Tensor, str]],
+    figures: dict[str, Any],
+    watch: Watch,
 ) -> list[Exhibit]:
     side = side_of(model)
     height, width = image.shape[1:]
@@ -152,7 +183,7 @@ def _trust(
     chance = np.random.default_rng(0)
     orders["by chance"] = [chance.permutation(squares) for _ in range(RANDOM)]
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, tried in orders.items():
+    for name, tried in watched("whether that deserves trust", [*orders.items()], watch):
         both = [deletion_and_insertion(model, image, answer, order, side) for order in tried]
         curves[name] = (np.mean([one for one, _ in both], axis=0), np.mean([other for _, other in both], axis=0))
     nothing = grey(model, image).expand_as(image)

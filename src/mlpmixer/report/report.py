@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
 
 
-def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+@dataclass(frozen=True)
+class Written:
+    """`parts`: titles, in their order."""
+
+    page: Path
+    runs: tuple[Path, ...]
+    studies: tuple[Path, ...]
+    parts: tuple[str, ...]
+
+
+def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Written:
     """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now."""
     if not folders:
         raise UsageError("which runs? name their folders: mixer report runs/mine")
@@ -42,7 +53,8 @@ def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     RunFolder(target.parent).write(target.name, page.page(title, [], sections))
-    return target
+    done = tuple(place for place in places if studies[place])
+    return Written(target, tuple(runs), done, tuple(section.title for section in sections))
 
 
 def _studies(place: Path) -> list[dict[str, Any]]:

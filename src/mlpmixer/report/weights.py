@@ -15,6 +15,7 @@ from mlpmixer.models.mixer import Mixer
 from mlpmixer.report import heat
 from mlpmixer.report.chart import LOOKS, Series, line_chart
 from mlpmixer.report.exhibits import Exhibit
+from mlpmixer.report.watch import Watch, nobody, watched
 
 NOISE = 4  # pictures of noise through which receptive fields are looked for
 SHEET = 460  # pixels, about, of a sheet of maps
@@ -27,10 +28,12 @@ def usual_layers(model: Classifier) -> list[int]:
     return sorted({*range(min(3, model.config.layers)), model.config.layers - 1})
 
 
-def look_at_weights(model: Classifier, layers: Sequence[int] | None = None) -> tuple[list[Exhibit], dict[str, Any]]:
+def look_at_weights(
+    model: Classifier, layers: Sequence[int] | None = None, watch: Watch = nobody
+) -> tuple[list[Exhibit], dict[str, Any]]:
     """And the figures in them."""
     shown, figures = [], {}
-    for layer in usual_layers(model) if layers is None else layers:
+    for layer in watched("token mixing", usual_layers(model) if layers is None else layers, watch):
         units = units_of(model, layer)
         shown.append(_units(units, layer))
         found = opposites(units)
@@ -44,16 +47,14 @@ def look_at_weights(model: Classifier, layers: Sequence[int] | None = None) -> t
     shown.append(
         Exhibit(
             "stem",
-            _sheet([heat.own_range(one) for one in filters[:256]]),
-            f"The stem's {len(filters)} filters"
-            + (", the first 256" if len(filters) > 256 else "")
-            + ", low frequency first (Fig. 7).",
+            _sheet([heat.own_range(one) for one in filters]),
+            f"All {len(filters):,} filters of the stem, low frequency first (Fig. 7).",
             pixels=True,
         )
     )
     if isinstance(model, Mixer):
-        shown += _spectra(model)
-    shown += _fields(model, figures)
+        shown += _spectra(model, watch)
+    shown += _fields(model, figures, watch)
     return shown, figures
 
 
@@ -73,14 +74,14 @@ def _sheet(maps: Sequence[np.ndarray], together: int = 1):
     return heat.sheet([heat.larger(one, SHEET // across) for one in maps], across, together=together)
 
 
-def _spectra(model: Mixer) -> list[Exhibit]:
+def _spectra(model: Mixer, watch: Watch) -> list[Exhibit]:
     layers = np.unique(np.linspace(0, model.config.layers - 1, len(LOOKS)).round().astype(int)).tolist()
     lines = []
     for layer in layers:
         share = spectrum(units_of(model, layer))
         lines.append(Series(f"layer {layer}", [(float(n), 100 * float(value)) for n, value in enumerate(share)]))
     every = range(model.config.layers)
-    found = [opposites(units_of(model, layer)) for layer in every]
+    found = [opposites(units_of(model, layer)) for layer in watched("opposite units", every, watch)]
     cosines = [
         Series("lowest cosine", [(float(n), one.lowest) for n, one in zip(every, found, strict=True)]),
         Series("by chance", [(float(n), one.by_chance) for n, one in zip(every, found, strict=True)]),
@@ -99,13 +100,15 @@ def _spectra(model: Mixer) -> list[Exhibit]:
     ]
 
 
-def _fields(model: Classifier, figures: dict[str, Any]) -> list[Exhibit]:
+def _fields(model: Classifier, figures: dict[str, Any], watch: Watch) -> list[Exhibit]:
     layers = places_of(model)
     noise = torch.randn(
         NOISE, model.config.in_channels, *model.config.image_size, generator=torch.Generator().manual_seed(0)
     )
     parameter = next(model.parameters())
+    watch("receptive fields", 0, 1)
     fields = receptive_fields(model, noise.to(parameter), layers)
+    watch("receptive fields", 1, 1)
     radii = [(float(n), half_radius(fields[layer])) for n, layer in enumerate(layers)]
     figures["receptive fields"] = {layer: radius for layer, (_, radius) in zip(layers, radii, strict=True)}
     maps = [heat.larger(heat.unsigned(np.sqrt(fields[layer])), 120) for layer in layers]

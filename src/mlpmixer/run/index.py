@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ WATCHED = ("recipe.toml", "metrics.jsonl", "result.json", "diverged.json")
 
 State = Literal["finished", "lost", "unfinished"]
 FIGURES = ("test", "dev", "best", "epoch", "changed")  # columns of numbers
+WORDS = ("name", "path", "state")
+COMPARED = {"=": "=", "!=": "is not", "<": "<", "<=": "<=", ">": ">", ">=": ">="}  # as SQL has it
 
 TABLE = f"""
 create table if not exists runs_{VERSION} (
@@ -58,8 +61,9 @@ def runs(
     sort: str = "changed",
     limit: int | None = None,
 ) -> list[Found]:
-    """where: lines of the recipe, such as "optim.lr=0.001" or "model.name=mixer_nano", all of which must hold; `<` and
-    `>` compare numbers. sort: a figure, a name or a line of the recipe; figures fall, names rise."""
+    """where: lines of the recipe, such as "optim.lr=0.001" or "model.name=mixer_nano", all of which must hold; `<`,
+    `<=`, `>` and `>=` compare numbers, and `!=` holds of runs without the line, too. sort: a figure, a name or a line
+    of the recipe; figures fall, names rise."""
     root = Path(folder)
     if not root.is_dir():
         raise RunError(f"there is no folder {root}")
@@ -169,12 +173,9 @@ def _asked(
     lines = _lines(index)
     conditions, values = ["1"], []
     for text in where:
-        sign = next((sign for sign in "=<>" if sign in text), None)
-        if sign is None:
-            raise UsageError(f"--where looks like optim.lr=0.001, or test>0.9; got '{text}'")
-        line, _, value = text.partition(sign)
-        conditions.append(f"{_column(line.strip(), lines)} {sign} ?")
-        values.append(_typed(value.strip()))
+        line, sign, value = _condition(text)
+        conditions.append(f"{_column(line, lines)} {COMPARED[sign]} ?")
+        values.append(value)
     if state is not None:
         conditions.append("state = ?")
         values.append(state)
@@ -190,16 +191,27 @@ def _asked(
     ]
 
 
+def _condition(text: str) -> tuple[str, str, float | str | int]:
+    found = re.fullmatch(r"([^=!<>]+)([=!<>]+)(.*)", text)
+    if found is None or found[2] not in COMPARED:
+        raise UsageError(f"--where looks like optim.lr=0.001, or test>=0.9 (with {' '.join(COMPARED)}); got '{text}'")
+    sign, value = found[2], _typed(found[3].strip())
+    if sign[0] in "<>" and isinstance(value, str):
+        raise UsageError(f"--where: {sign} compares numbers; got '{text}'")
+    return found[1].strip(), sign, value
+
+
 def _lines(index: sqlite3.Connection) -> list[str]:
     return [row[0] for row in index.execute(f"select distinct key from runs_{VERSION}, json_each(recipe)")]
 
 
 def _column(name: str, lines: Sequence[str]) -> str:
-    if name in (*FIGURES, "name", "path", "state"):
+    columns = (*FIGURES, *WORDS)
+    if name in columns:
         return name
     if name not in lines:
-        known = [*FIGURES, "name", "state", *lines]
-        raise UsageError(f"runs have no line '{name}'{nearest(name, known)} (test, dev, name, or a recipe's: optim.lr)")
+        hint = nearest(name, (*columns, *lines))
+        raise UsageError(f"runs have no line '{name}'{hint} ({', '.join(columns)}, or a recipe's, such as optim.lr)")
     quoted = name.replace("'", "''")
     return f"json_extract(recipe, '$.\"{quoted}\"')"
 
