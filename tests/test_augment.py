@@ -107,6 +107,28 @@ class TestCrops:
         whole = augmentation(50, area=(1.0, 1.0), ratio=(1.0, 1.0))(square)
         assert torch.equal(whole, prepare(square, Preprocessing(shape="stretch", resize=50, crop=(50, 50))))
 
+    def test_a_window_is_a_square_part_of_the_picture_made_square(self):
+        """Of long pictures, too; and it lies everywhere. PLACES has in each pixel where that is."""
+        long = np.ascontiguousarray(PLACES[:64])
+        tops, lefts = set(), set()
+        for seed in range(200):
+            out = seeded(augmentation(32, crop="window", area=(0.25, 0.25)), long, seed).int()
+            (left, top), (right, bottom) = out[:2, 0, 0].tolist(), out[:2, -1, -1].tolist()
+            assert right - left + 4 == pytest.approx(128, abs=3)  # half the width, blurred by scaling
+            assert bottom - top + 1 == pytest.approx(32, abs=2)  # half the height
+            tops.add(top)
+            lefts.add(left // 8)
+        assert {min(tops), max(tops)} == {0, 32}
+        assert lefts == {*range(17)}
+
+    def test_a_window_of_any_size_between(self):
+        widths = []
+        for seed in range(300):
+            out = seeded(augmentation(64, crop="window", area=(0.25, 1.0)), PLACES, seed).int()
+            widths.append(int(out[0, 0, -1] - out[0, 0, 0] + 2))
+        assert 126 < min(widths) < 135
+        assert 250 < max(widths) <= 257
+
     def test_pad_moves_by_up_to_so_many_pixels(self):
         picture = np.zeros((32, 32, 3), np.uint8)
         picture[10, 20] = 255
@@ -146,7 +168,7 @@ class TestCrops:
     def test_tiny_and_thin_pictures(self):
         for height, width in ((1, 1), (1, 300), (300, 1), (5, 7)):
             picture = np.full((height, width, 3), 200, np.uint8)
-            for crop in ("inception", "pad", "resize"):
+            for crop in ("inception", "window", "pad", "resize"):
                 assert augmentation(24, crop=crop, policy="rand_augment")(picture).shape == (3, 24, 24)
 
 

@@ -50,9 +50,10 @@ class Data:
 class Augment:
     """What is done to training pictures, each time anew."""
 
-    # inception: a part of random size and shape; pad: shifted a little; resize: as in evaluation; none: as it is
-    crop: Literal["inception", "pad", "resize", "none"] = "inception"
-    area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop, as a share of the picture
+    # inception: a part of random size and shape; window: a part of random size in the picture's own shape; pad: shifted
+    # a little; resize: as in evaluation; none: as it is
+    crop: Literal["inception", "window", "pad", "resize", "none"] = "inception"
+    area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop and the window, as a share of the picture
     ratio: tuple[float, float] = (0.75, 4 / 3)  # of the Inception crop, width to height
     padding: int = 4  # pixels on each side, for the "pad" crop
     flip: bool = True  # every other picture is mirrored

@@ -51,6 +51,8 @@ class Augmentation:
             case "inception":
                 box = self.inception.make_params([torch.empty(1).expand(3, *picture.shape[:2])])
                 return resize(_part(picture, **box), self.size)
+            case "window":
+                return resize(_window(picture, self.how.area), self.size)
             case "pad":
                 pixels = prepare(picture, self.covering)
                 by = self.how.padding
@@ -75,6 +77,15 @@ def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> T
 
 def _part(picture: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
     return picture[top : top + height, left : left + width]
+
+
+def _window(picture: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+    """As large a part as `area` says, somewhere; made square, it is a square part of the picture made square."""
+    rows, columns = picture.shape[:2]
+    side = float(torch.empty(1).uniform_(*area)) ** 0.5
+    height, width = max(1, round(side * rows)), max(1, round(side * columns))
+    top, left = (int(torch.randint(left_over + 1, ())) for left_over in (rows - height, columns - width))
+    return _part(picture, top, left, height, width)
 
 
 def _check(how: Augment) -> None:

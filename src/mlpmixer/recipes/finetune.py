@@ -172,23 +172,24 @@ def mixer_base16_cifar10() -> Recipe:
 
 # BiT's rule: with fewer training pictures than this, so many steps.
 BIT_STEPS = ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))
+BIT_SIDES = (448, 384)  # pixels, scaled to and cropped to
+BIT_SIDES_OF_LARGEST = (512, 480)  # of R152x4
 
 
-def bit_hyper_rule(recipe: Recipe, pictures: int, side: int) -> Recipe:
+def bit_hyper_rule(recipe: Recipe, pictures: int, side: int, sides: tuple[int, int] = BIT_SIDES) -> Recipe:
     """`recipe` with the steps, the learning rate, the resolution and the mixup that BiT's rule gives.
 
-    pictures: how many there are to train on. side: theirs, about, in pixels.
+    pictures: how many there are to train on. side: theirs, about, in pixels. sides: of what is not small.
     """
     steps = next(steps for fewer_than, steps in BIT_STEPS if pictures < fewer_than)
-    scaled, crop = (160, 128) if side < 96 else (448, 384)
-    window = (crop / scaled) ** 2  # a crop of the scaled picture is this share of a square one
+    scaled, crop = (160, 128) if side < 96 else sides
+    window = (crop / scaled) ** 2  # a crop of the picture scaled to a square is this share of it
     return replace(
         recipe,
         model=replace(recipe.model, image_size=(crop,)),
         augment=Augment(
-            crop="inception",
+            crop="window",
             area=(window, window),
-            ratio=(1.0, 1.0),
             flip=recipe.augment.flip,
             mixup=0.0 if pictures < 20_000 else 0.1,
         ),
