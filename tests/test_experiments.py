@@ -22,7 +22,7 @@ from mlpmixer.data import picks
 from mlpmixer.data.preprocess import normalise
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import DataError, RecipeError, UsageError
-from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table3, transfer, vtab
+from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table2, table3, transfer, vtab
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
 from mlpmixer.experiments.study import (
@@ -133,6 +133,17 @@ def test_plans_make_sense(name: str, scale: Any):
         assert all(one.flops > 1e15 and one.hours > 0 and one.disk > 1e8 for one in found)
 
 
+def test_each_size_learns_by_its_row_of_table_4():
+    """Also in studies that are not of sizes, and what is not a Mixer."""
+    for name in ("data-scale", "model-scale", "permutation", "ablations"):
+        for plan in training(name).plans("paper"):
+            model, recipe = plan.recipe.model, plan.recipe
+            assert model.options["head_bias"] == -10.0
+            assert recipe.loss.kind == "sigmoid"
+            assert recipe.optim.lr == (0.001 if model.name.split("_")[1][0] in "lh" else 0.003), plan.folder
+            assert plan.few_of == ("" if plan.cell.get("network") == "Mixer, exactly" else "imagenet")
+
+
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fashion-MNIST with few pictures, as its own files."""
@@ -170,7 +181,7 @@ def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
         assert RunFolder(tmp_path / "study" / run).result() is not None
     lines: list[str] = []
     again = carry_out(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True, say=lines.append)
-    assert again.rows == told.rows or name == "pareto"  # which measures speed anew
+    assert again.rows == told.rows or name in ("pareto", "table3")  # which measure speed anew
     assert lines == []  # nothing was run again
 
 
@@ -183,6 +194,32 @@ def test_table_1_and_complexity(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "The cost of mixer_s32 grows linearly with the patches. Here it holds" in out
     assert "its operations grow with the power 1.00" in out
+
+
+class TestFewShots:
+    """Those of another set than the one that was learnt from."""
+
+    def test_once_and_kept(self, clothes: Path, tmp_path: Path):
+        (tmp_path / "sets").mkdir()
+        (tmp_path / "sets" / "imagenet").symlink_to(clothes)
+        changes = {**FEW, "data.source": str(clothes), "data.classes": "Sneaker,Bag,Sandal", "evaluation.every": 1000.0}
+        study = training("ablations")
+        one = replace(study, plans=lambda scale: [replace(plan, few_of="imagenet") for plan in study.plans(scale)[:1]])
+        told = carry_out(one, "tiny", tmp_path / "study", changes=changes, data=tmp_path / "sets", quiet=True)
+        kept = json.loads((tmp_path / "study" / "as it is, seed 0" / "few_shots.json").read_text())
+        assert kept["data"]["classes"] == 10
+        assert told.rows[0][3] == over_seeds([kept["learnt"]["few_shot"]["5"]["mean"]])
+        kept["learnt"]["few_shot"]["5"]["mean"] = 0.125
+        (tmp_path / "study" / "as it is, seed 0" / "few_shots.json").write_text(json.dumps(kept))
+        again = carry_out(one, "tiny", tmp_path / "study", changes=changes, data=tmp_path / "sets", quiet=True)
+        assert again.rows[0][3] == "12.50"
+
+    def test_a_set_that_is_not_there_is_said_before_anything_is_trained(self, tmp_path: Path):
+        study = training("ablations")
+        one = replace(study, plans=lambda scale: [replace(plan, few_of="imagenet") for plan in study.plans(scale)])
+        with pytest.raises(DataError, match="there is no data set 'imagenet'"):
+            carry_out(one, "tiny", tmp_path / "study", quiet=True)
+        assert not [*(tmp_path / "study").iterdir()]
 
 
 class TestChanges:
@@ -256,8 +293,8 @@ class TestTelling:
         for plan in data_scale.plans("tiny"):
             gain = {"Mixer": 0.3, "ViT": 0.2, "BiT": 0.1}[plan.cell["network"]]
             value = 0.5 + gain * data_scale.SHARES[plan.cell["data"]] + 0.001 * plan.recipe.train.seed
-            card = {"top1": {"value": value}, "learnt": {"few_shot": {"5": {"mean": value / 2}}}}
-            done.append(Done(plan, tmp_path, card))
+            few = {"few_shot": {"5": {"mean": value / 2}}}
+            done.append(Done(plan, tmp_path, {"top1": {"value": value}}, learnt=few))
         told = data_scale.tell(done)
         assert told.findings[0].holds is True
         assert told.rows[0][0] == "Mixer"
@@ -310,17 +347,26 @@ def test_measurements_have_no_runs():
     )
 
 
+def trained(folder: Path) -> Done:
+    """A finished run with weights, though they learnt nothing."""
+    model = mlpmixer.create("mixer_pico", num_classes=3)
+    run = RunFolder(folder / "a run")
+    run.path.mkdir(exist_ok=True)
+    mlpmixer.save(model, run.weights)
+    return Done(table3.plans("tiny")[0], run.path, {"top1": {"value": 0.75}}, dev=0.7)
+
+
 class TestTransfer:
     """Which learning rate is taken, with which seeds, and what the table says of it."""
 
     def done(self, tmp_path: Path) -> list[Done]:
         """lr 0.03 is best on dev and on test, but for the first model's test."""
         first = transfer.plans(transfer.entries("tiny", (), ()))
-        found = []
+        run, found = trained(tmp_path), []
         for plan in first:
             rate = plan.cell.get("lr", "")
             dev = {"lr 0.01": 0.5, "lr 0.03": 0.9, "lr 0.1": 0.7, "lr 0.001": 0.4, "lr 0.003": 0.3}.get(rate, 0.0)
-            found.append(Done(plan, tmp_path, {"top1": {"value": 1 - dev}}, dev=dev, hours=2.0))
+            found.append(replace(run, plan=plan, card={"top1": {"value": 1 - dev}}, dev=dev, hours=2.0))
         return found
 
     def test_the_dev_split_picks_and_other_seeds_follow(self, tmp_path: Path):
@@ -334,12 +380,16 @@ class TestTransfer:
 
     def test_test_accuracies_are_of_the_picked_rate_and_all_seeds(self, tmp_path: Path):
         done = self.done(tmp_path)
-        done += [Done(plan, tmp_path, {"top1": {"value": 0.2}}, dev=1.0) for plan in transfer.then(done)]
+        done += [replace(done[0], plan=plan, card={"top1": {"value": 0.2}}, dev=1.0) for plan in transfer.then(done)]
         found = transfer.scores(done, lambda one: one.top1)
         assert found["Mixer, pre-trained", "the task"] == pytest.approx([0.1, 0.2, 0.2])
-        told = transfer.tell(done, {}, "")
-        assert told.rows[0][:2] == ("Mixer, pre-trained", over_seeds([0.1, 0.2, 0.2]))
-        assert told.rows[0][3] == "2.00"
+        told = transfer.tell(done, "", {})
+        row = dict(zip(told.columns, told.rows[0], strict=True))
+        assert row["model"] == "Mixer, pre-trained"
+        assert row["the task, %"] == over_seeds([0.1, 0.2, 0.2])
+        assert row["hours of pre-training"] == "2.00"
+        assert float(row["images/s"].replace(",", "")) > 0
+        assert told.rows[1][told.columns.index("hours of pre-training")] == "–"
         assert [finding.holds for finding in told.findings] == [False, False, False]
 
     def test_beside_the_paper(self, tmp_path: Path):
@@ -347,26 +397,46 @@ class TestTransfer:
         plans = [p for p in table3.plans("paper") if p.cell["model"].startswith("Mixer-B/16, ImageNet,")]
         tasks = {plan.cell["task"] for plan in plans}
         assert tasks == {"pre-training", *transfer.FIVE}
+        run = trained(tmp_path)
         done = [
-            Done(plan, tmp_path, {"top1": {"value": 0.75}}, dev=0.7)
+            replace(run, plan=plan)
             for plan in plans
             if plan.cell["task"] in ("imagenet", "cifar10") and plan.cell["lr"] == "lr 0.01"
         ]
-        row = table3.tell(done).rows[0]
-        assert row[-2:] == ("76.44 (-1.44)", "88.33")
-        assert "75.00 (of 2 of 5)" in row
-        whole = [Done(plan, tmp_path, {"top1": {"value": 0.9}}, dev=0.7) for plan in plans]
-        assert table3.tell(whole).rows[0][-1] == "88.33 (+1.67)"
+        told = table3.tell(done)
+        row = dict(zip(told.columns, told.rows[0], strict=True))
+        assert (row["ImageNet, paper"], row["Avg. 5, paper"]) == ("76.44 (-1.44)", "88.33")
+        assert (row["images/s/core, paper"], row["core-days, paper"]) == ("1,384", "10")
+        assert row["mean, %"] == "75.00 (of 2 of 5)"
+        whole = [replace(run, plan=plan, card={"top1": {"value": 0.9}}) for plan in plans]
+        assert table3.tell(whole).rows[0][-3] == "88.33 (+1.67)"
+
+    def test_models_of_others_stand_in_table_2(self, tmp_path: Path):
+        plans = [p for p in table2.plans("paper") if p.cell["model"].startswith("Mixer-H")]
+        told = table2.tell([replace(trained(tmp_path), plan=plan) for plan in plans])
+        last = dict(zip(told.columns, told.rows[-1], strict=True))
+        assert (last["model"], last["ImageNet, paper"], last["core-days, paper"]) == (
+            "ALIGN, weakly labelled",
+            "88.64",
+            "14,820",
+        )
+        assert len(told.rows) == 1 + len(paper.OTHERS)
 
     @pytest.mark.parametrize(("study", "shape"), [("table2", "stretch"), ("table3", "short_side")])
     def test_as_the_paper_measures_and_searches(self, study: str, shape: str):
         plans = [plan for plan in training(study).plans("paper") if "lr" in plan.cell]
-        assert {plan.recipe.evaluation.shape for plan in plans} == {shape}
+        by_bits_rule = [plan for plan in plans if "BiT" in plan.cell["model"] and "at 480" in plan.cell["model"]]
+        assert {plan.recipe.evaluation.shape for plan in plans if plan not in by_bits_rule} == {shape}
         for network, lowest in (("Mixer", 0.003), ("ViT", 0.001)):
             of_pets = [
                 one.recipe.optim.lr for one in plans if one.cell["task"] == "pets" and network in one.cell["model"]
             ]
             assert (min(of_pets), len({*of_pets})) == (lowest, 4)
+        assert {plan.recipe.optim.lr for plan in by_bits_rule} == {0.003}
+        sides = {plan.cell["task"]: (plan.recipe.model.image_size, plan.recipe.train.steps) for plan in by_bits_rule}
+        assert sides["imagenet"] == ((480,), 20_000)
+        assert sides["cifar10"] == sides["cifar100"] == ((128,), 10_000)
+        assert sides["pets"] == sides["flowers"] == ((480,), 500)
 
     def test_real_labels_have_their_columns(self, tmp_path: Path):
         (tmp_path / "imagenet").mkdir()
@@ -376,7 +446,7 @@ class TestTransfer:
         (tmp_path / "real.json").write_text("[]")
         [plan] = placed(plans, tmp_path, None)
         assert plan.real == tmp_path / "real.json"
-        done = [Done(plan, tmp_path, {"top1": {"value": 0.75}, "real": {"value": 0.83}}, dev=0.7)]
+        done = [replace(trained(tmp_path), plan=plan, card={"top1": {"value": 0.75}, "real": {"value": 0.83}})]
         told = table3.tell(done)
         row = dict(zip(told.columns, told.rows[0], strict=True))
         assert row["ReaL, %"] == "83.00"
@@ -396,13 +466,41 @@ class TestTransfer:
                 )
 
 
-def test_pareto_keeps_what_loses_to_no_other():
-    fast, good, bad = (0.5, 100.0, 1.0, [0.5]), (0.9, 10.0, 1.0, [0.9]), (0.4, 50.0, 1.0, [0.4])
-    beats = pareto._beats  # pyright: ignore[reportPrivateUsage]
-    assert beats(fast, bad)
-    assert not beats(good, fast)
-    assert not beats(fast, good)
-    assert not beats(fast, fast)
+class TestPareto:
+    def test_what_loses_to_no_other(self):
+        points = {"fast": (0.5, 100.0), "good": (0.9, 10.0), "bad": (0.4, 50.0), "twin": (0.5, 100.0)}
+        assert pareto.frontier(points) == ["fast", "good", "twin"]
+
+    def test_of_the_papers_own_table(self, tmp_path: Path):
+        run = trained(tmp_path)
+        done = [replace(run, plan=plan, hours=1.0) for plan in pareto.plans("tiny")]
+        best = "Mixer-H/14 (JFT-300M), HaloNet-H4 (ImageNet-21k), NFNet-F4+ (JFT-300M), MPL (weakly labelled)"
+        assert f"of the models of Table 2, {best} are on the frontier" in pareto.tell(done).paper
+
+    def test_its_runs_at_each_scale(self):
+        assert [plan.folder for plan in pareto.plans("small")] == [
+            plan.folder for plan in training("model-scale").plans("small")
+        ]
+        assert [plan.folder for plan in pareto.plans("paper")] == [
+            plan.folder for plan in training("table2").plans("paper")
+        ]
+        assert training("pareto").runs_of == {"tiny": "model-scale", "small": "model-scale", "paper": "table2"}
+
+    def test_of_fine_tuned_ones(self, tmp_path: Path):
+        """Pre-trained here, at different cost; the cheaper is as good, so the other is not on that frontier."""
+        plans = [plan for plan in pareto.plans("paper") if plan.cell["model"].startswith(("Mixer-H", "ViT-H"))]
+        run = trained(tmp_path)
+        done = [
+            replace(run, plan=plan, hours=3.0 if plan.cell["model"].startswith("ViT") else 2.0)
+            for plan in plans
+            if plan.cell["task"] in ("pre-training", "imagenet")
+        ]
+        told = pareto.tell(done)
+        assert [(row[0].split(",")[0], row[2], row[3]) for row in told.rows] == [
+            ("Mixer-H/14", "2.00", "yes"),
+            ("ViT-H/14", "3.00", "no"),
+        ]
+        assert told.findings[0].holds is True
 
 
 class TestVtab:

@@ -55,7 +55,7 @@ def reproduce(
         return
     study = find(name)
     changes = changes if device == "auto" else {"machine.device": device, **changes}
-    folder = folder or Path("runs") / f"{getattr(study, 'runs_of', '') or name}-{scale}"
+    folder = folder or Path("runs") / f"{getattr(study, 'runs_of', {}).get(scale, name)}-{scale}"
     if dry_run:
         from mlpmixer.experiments.cost import costs
 

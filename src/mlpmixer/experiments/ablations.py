@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mlpmixer.experiments.bases import SEEDS, base
+from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
 from mlpmixer.experiments.opponents import MIXER
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
 from mlpmixer.measures.intervals import of_mean
@@ -31,9 +31,6 @@ MODELS: dict[Scale, dict[str, Model]] = {
 
 
 def plans(scale: Scale) -> list[Plan]:
-    recipe = base(scale)
-    if scale == "tiny":
-        recipe = toml.change(recipe, {"evaluation.resize": 32})
     found = []
     for size, model in MODELS[scale].items():
         for variant, options in VARIANTS.items():
@@ -41,9 +38,12 @@ def plans(scale: Scale) -> list[Plan]:
                 options = {"pyramid": (1,)}  # of 4 layers
             if size == "S/32" and variant == "pyramid":
                 continue  # its 7 × 7 places cannot be halved
-            varied = replace(recipe, model=replace(model, options={**model.options, **options}), name="ablations")
+            recipe = base(scale, replace(model, options={**model.options, **options}), "ablations")
+            if scale == "tiny":
+                recipe = toml.change(recipe, {"evaluation.resize": 32})
             cell = {"size": size, "token mixing": variant} if size else {"token mixing": variant}
-            found += [Plan(cell, toml.change(varied, {"train.seed": seed})) for seed in SEEDS[scale]]
+            seeds = [toml.change(recipe, {"train.seed": seed}) for seed in SEEDS[scale]]
+            found += [Plan(cell, seed, few_of=FEW_OF[scale]) for seed in seeds]
     return found
 
 

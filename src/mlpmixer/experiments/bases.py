@@ -6,18 +6,24 @@ a large set of your own in JFT-300M's stead, as the paper trains on that.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlpmixer.experiments.study import Scale
-from mlpmixer.recipe import Augment, Data, Evaluation, Loss, Machine, Optim, Recipe, Train
-from mlpmixer.recipes.pretrain import table_4
+from mlpmixer.recipe import Augment, Data, Evaluation, Loss, Machine, Model, Optim, Recipe, Train
+from mlpmixer.recipes import pretrain
 
 SEEDS = {"tiny": (0, 1), "small": (0, 1, 2), "paper": (0,)}
+FEW_OF = {"tiny": "", "small": "", "paper": "imagenet"}  # where few shots are taken from; empty: what was learnt from
 
 
-def base(scale: Scale) -> Recipe:
+def base(scale: Scale, model: Model, name: str) -> Recipe:
+    """How `model` learns in the study of that name."""
     if scale == "paper":
-        return table_4("jft_b16")
+        return replace(pretrain.like("jft", model), name=name)
     tiny = scale == "tiny"
     return Recipe(
+        name=name,
+        model=model,
         data=Data(source="fashion_mnist_small", dev="5%") if tiny else Data(source="cifar10", dev="2%"),
         augment=Augment(crop="pad", padding=2 if tiny else 4, flip=True),
         evaluation=Evaluation(resize=28 if tiny else 32),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from mlpmixer.experiments.bases import SEEDS, base
+from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
 from mlpmixer.experiments.study import Done, Finding, Key, Plan, Scale, Study, Told, apart, cells, over_seeds
-from mlpmixer.recipe import Model, Recipe
+from mlpmixer.recipe import Model
 from mlpmixer.recipes import toml
-from mlpmixer.recipes.pretrain import table_4
 
 
 def _mixer(name: str, side: int, layers: int, channels: int) -> Model:
@@ -53,20 +51,15 @@ MODELS: dict[Scale, dict[str, dict[str, Model]]] = {
 
 def plans(scale: Scale) -> list[Plan]:
     return [
-        Plan({"network": network, "size": size}, toml.change(_recipe(scale, size, model), {"train.seed": seed}))
+        Plan(
+            {"network": network, "size": size},
+            toml.change(base(scale, model, "model-scale"), {"train.seed": seed}),
+            few_of=FEW_OF[scale],
+        )
         for network, sizes in MODELS[scale].items()
         for size, model in sizes.items()
         for seed in SEEDS[scale]
     ]
-
-
-def _recipe(scale: Scale, size: str, model: Model) -> Recipe:
-    if scale != "paper":
-        return replace(base(scale), model=model, name="model-scale")
-    # A ViT learns as the Mixer of its size does: one recipe for both.
-    row = table_4(f"jft_{size.lower().replace('/', '')}")
-    options = {name: value for name, value in row.model.options.items() if name != "stochastic_depth"}
-    return replace(row, model=replace(model, options={**model.options, **options}), name="model-scale")
 
 
 def tell(done: Sequence[Done]) -> Told:

@@ -82,10 +82,12 @@ TABLE_3 = (
     _jft("vit_h14", "ViT-H/14", epochs=14, size=518, imagenet=88.55, real=90.72, five=95.97, speed=15, core_days=2300),
 )
 
-# Not ours to build: models of others that Table 2 lists beside these (ImageNet, ReaL, VTAB, speed, core-days).
-OTHERS = {
-    "HaloNet-H4 (base 128, Conv-12), ImageNet-21k": (85.8, None, None, 120, 100),
-    "NFNet-F4+, JFT-300M": (89.2, None, None, 46, 1860),
-    "MPL (EfficientNet-B6-Wide)": (90.0, 91.12, None, None, 20480),
-    "ALIGN (EfficientNet-L2)": (88.64, None, 79.99, 15, 14820),
-}
+# Not ours to build: models of others that Table 2 lists beside these.
+_other = partial(Row, "", epochs=None)
+
+OTHERS = (
+    _other("HaloNet-H4", "ImageNet-21k", imagenet=85.8, speed=120, core_days=100),
+    _other("NFNet-F4+", "JFT-300M", imagenet=89.2, speed=46, core_days=1860),
+    _other("MPL", "weakly labelled", imagenet=90.0, real=91.12, core_days=20480),
+    _other("ALIGN", "weakly labelled", imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
+)

@@ -1,61 +1,102 @@
-"""Fig. 2, left: accuracy against cost and speed; of two models, one is better if it loses in neither.
+"""Fig. 2, left: accuracy against the cost of training, and against speed; who loses to no other is on the frontier.
 
-The runs are those of `model-scale`; speeds are measured on the machine that asks.
+The runs are those of `model-scale`, or of `table2` where the whole protocol is run; speeds are measured on the machine
+that asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
+from mlpmixer.experiments import model_scale, paper, table2, transfer
+from mlpmixer.experiments.speed import speed
+from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, cells, over_seeds
 
-from mlpmixer.bench.scaling import batches_in_turns
-from mlpmixer.engines.engine import Engine
-from mlpmixer.experiments.model_scale import plans
-from mlpmixer.experiments.study import Done, Finding, Study, Told, cells, over_seeds
-from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
-from mlpmixer.train.team import device_of
-from mlpmixer.weights.load import load
 
-BATCHES = (1, 8, 32, 128)
-ROUNDS = 3
+def plans(scale: Scale) -> list[Plan]:
+    return table2.plans(scale) if scale == "paper" else model_scale.plans(scale)
+
+
+def then(scale: Scale, done: Sequence[Done]) -> list[Plan]:
+    return transfer.then(done) if scale == "paper" else []
 
 
 def tell(done: Sequence[Done]) -> Told:
-    found: dict[str, tuple[float, float, float, list[float]]] = {}
-    for key, runs in cells(done).items():
-        device = device_of(runs[0].plan.recipe.machine.device)
-        speed = best_speed(load(runs[0].folder), device)
-        top1 = [one.top1 for one in runs]
-        hours = sum(one.hours for one in runs) / len(runs)
-        found[" ".join(value for _, value in key)] = (sum(top1) / len(top1), speed, hours, top1)
-    frontier = {name for name, mine in found.items() if not any(_beats(other, mine) for other in found.values())}
+    right, hours, first = _tuned(done) if any("task" in one.plan.cell for one in done) else _trained(done)
+    mean = {name: sum(values) / len(values) for name, values in right.items()}
+    speeds = {name: speed(first[name]) for name in right}
+    cheap = frontier({name: (mean[name], -hours[name]) for name in right})
+    fast = frontier({name: (mean[name], speeds[name]) for name in right})
     rows = [
-        (name, over_seeds(top1), f"{speed:,.0f}", f"{hours:.2f}", "yes" if name in frontier else "no")
-        for name, (_, speed, hours, top1) in sorted(found.items(), key=lambda item: item[1][1])
+        (
+            name,
+            over_seeds(right[name]),
+            f"{hours[name]:.2f}",
+            "yes" if name in cheap else "no",
+            f"{speeds[name]:,.0f}",
+            "yes" if name in fast else "no",
+        )
+        for name in sorted(right, key=lambda name: hours[name])
     ]
-    mixers = sorted(name for name in frontier if name.startswith("Mixer"))
     return Told(
-        columns=("model", "top-1, %", "images/s", "hours of training", "on the frontier"),
+        columns=("model", "top-1, %", "hours of training", "frontier of cost", "images/s", "frontier of speed"),
         rows=rows,
         findings=[
-            Finding("Mixers are on the frontier of accuracy and speed.", bool(mixers), ", ".join(mixers) or "none is")
+            _mixers("Mixers are on the frontier of accuracy and cost of training.", cheap),
+            _mixers("Mixers are on the frontier of accuracy and speed.", fast),
         ],
-        paper="Fig. 2, left: Mixers lie on the frontier, beside ViT and BiT, from the smallest to the largest.",
+        paper=f"Fig. 2, left: of the models of Table 2, {', '.join(_papers())} are on the frontier of accuracy on "
+        "ImageNet and core-days of pre-training.",
     )
 
 
-def best_speed(model: Classifier, device: torch.device) -> float:
-    """Images a second in bf16, in the engine that all networks have."""
-    engine = Engine(model.eval(), Preprocessing(), "eager", "bf16", batch=max(BATCHES), device=device)
-    times = batches_in_turns(engine, model.config.image_size, BATCHES, ROUNDS)
-    return max(batch / each.median for batch, each in times.items())
+def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Those to which no other is better in one and at least as good in the other; of both, more is better."""
+    return [
+        name
+        for name, (a, b) in points.items()
+        if not any(c >= a and d >= b and (c, d) != (a, b) for c, d in points.values())
+    ]
 
 
-def _beats(other: tuple[float, float, float, list[float]], mine: tuple[float, float, float, list[float]]) -> bool:
-    """More often right and faster."""
-    return other[0] >= mine[0] and other[1] >= mine[1] and other[:2] != mine[:2]
+def _trained(done: Sequence[Done]) -> tuple[dict[str, list[float]], dict[str, float], dict[str, Done]]:
+    """Name → how often each seed is right, hours of training, and one of the runs."""
+    runs = {" ".join(value for _, value in key): found for key, found in cells(done).items()}
+    right = {name: [one.top1 for one in found] for name, found in runs.items()}
+    hours = {name: sum(one.hours for one in found) / len(found) for name, found in runs.items()}
+    return right, hours, {name: found[0] for name, found in runs.items()}
 
 
-STUDY = Study("pareto", "Accuracy against speed.", "Fig. 2, left", plans, tell, runs_of="model-scale")
+def _tuned(done: Sequence[Done]) -> tuple[dict[str, list[float]], dict[str, float], dict[str, Done]]:
+    """The same of ImageNet, and hours of pre-training. Without public weights: what they cost here is not known."""
+    hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == transfer.PRE_TRAINING}
+    scores = transfer.scores(done, lambda one: one.top1)
+    right = {model: found for (model, task), found in scores.items() if task == "imagenet" and model in hours}
+    tuned = {one.plan.cell["model"]: one for one in reversed(done) if one.plan.cell["task"] == "imagenet"}
+    return right, hours, tuned
+
+
+def _mixers(claim: str, best: Sequence[str]) -> Finding:
+    mixers = sorted(name for name in best if name.startswith("Mixer"))
+    return Finding(claim, bool(mixers), ", ".join(mixers) or "none is")
+
+
+def _papers() -> list[str]:
+    rows = {f"{row.said} ({row.data})": row for row in (*paper.TABLE_2, *paper.OTHERS)}
+    known = {
+        name: (row.imagenet, -row.core_days)
+        for name, row in rows.items()
+        if row.imagenet is not None and row.core_days is not None
+    }
+    return frontier(known)
+
+
+STUDY = Study(
+    "pareto",
+    "Accuracy against cost and speed.",
+    "Fig. 2, left",
+    plans,
+    tell,
+    then,
+    runs_of={"tiny": "model-scale", "small": "model-scale", "paper": "table2"},
+)

@@ -25,10 +25,10 @@ EPOCHS = {"tiny": 1.0, "small": 5.0}
 
 def plans(scale: Scale) -> list[Plan]:
     first, between, double = SIDES[scale]
-    recipe = base(scale) if scale == "paper" else replace(base(scale), model=MIXER[scale])
+    recipe = base(scale, MIXER[scale], FIRST)
     found = []
     for seed in SEEDS[scale]:
-        begun = Plan({"stage": FIRST}, toml.change(replace(recipe, name=FIRST), {"train.seed": seed}))
+        begun = Plan({"stage": FIRST}, toml.change(recipe, {"train.seed": seed}))
         found.append(begun)
         for side, scheme in ((first, "tiles"), (double, "tiles"), (double, "resample"), (between, "resample")):
             cell = {"stage": f"{side} pixels" + (f", {scheme}" if side != first else "")}
@@ -56,7 +56,7 @@ def _tuned(scale: Scale, side: int, scheme: Any, seed: int):
         "optim.lr": 0.0003,
         "optim.warmup_steps": 50,
     }
-    return toml.change(replace(base(scale), name="resolution", model=replace(MIXER[scale], options={})), changes)
+    return toml.change(base(scale, replace(MIXER[scale], options={}), "resolution"), changes)
 
 
 def tell(done: Sequence[Done]) -> Told:

@@ -6,6 +6,7 @@ is kept in study.json, for the report.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mlpmixer import data as dataset
 from mlpmixer.data.sources import vtab
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.experiments.evaluate import evaluate, own_card
@@ -31,18 +33,21 @@ Scale = Literal["tiny", "small", "paper"]
 Key = tuple[tuple[str, str], ...]
 
 REAL = "real.json"  # ReaL's labels, beside the data sets
+KNOWN = 50_000  # pictures that few shots are picked from, where they are of another set: 50 of each class of ImageNet
 
 
 @dataclass(frozen=True)
 class Plan:
     """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
     `weights`: where those are that it begins with, in the study's folder; they are made there if need be, as its recipe
-    wants them. `real`: ReaL's label file, where its test pictures are ImageNet's."""
+    wants them. `real`: ReaL's label file, where its test pictures are ImageNet's. `few_of`: the set whose pictures are
+    the few shots; empty: its own."""
 
     cell: Mapping[str, str]
     recipe: Recipe
     weights: Callable[[Path, Recipe], Path] | None = None
     real: Path | None = None
+    few_of: str = ""
 
     @property
     def folder(self) -> str:
@@ -53,7 +58,8 @@ class Plan:
 @dataclass(frozen=True)
 class Done:
     """A finished run. `card`: of its test pictures. `curve`: (epoch, share right on dev). `losses`: in training, one
-    for each line of metrics. `dev`: share right in the end. `hours`: of training."""
+    for each line of metrics. `dev`: share right in the end. `hours`: of training. `learnt`: what its features hold of
+    the set of few shots."""
 
     plan: Plan
     folder: Path
@@ -62,6 +68,7 @@ class Done:
     losses: Sequence[float] = ()
     dev: float = 0.0
     hours: float = 0.0
+    learnt: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def top1(self) -> float:
@@ -69,7 +76,7 @@ class Done:
 
     def shots(self, count: int) -> float:
         """Linear few-shot accuracy, the mean over its picks; nan where a class has too few pictures."""
-        found = self.card["learnt"]["few_shot"].get(str(count))
+        found = self.learnt["few_shot"].get(str(count))
         return found["mean"] if found else math.nan
 
 
@@ -96,7 +103,8 @@ class Told:
 @dataclass(frozen=True)
 class Study:
     """`plans(scale)` gives the runs, `then(scale, done)` those that follow from their figures, `tell(done)` what all
-    of them say. `runs_of`: another study, whose runs these are too. `partial`: what has no data is left out."""
+    of them say. `runs_of`: at each scale, another study whose runs these are too. `partial`: what has no data is left
+    out."""
 
     name: str
     what: str
@@ -104,7 +112,7 @@ class Study:
     plans: Callable[[Scale], list[Plan]]
     tell: Callable[[Sequence[Done]], Told]
     then: Callable[[Scale, Sequence[Done]], list[Plan]] = lambda _scale, _done: []
-    runs_of: str = ""
+    runs_of: Mapping[Scale, str] = field(default_factory=dict)
     partial: bool = False
 
 
@@ -145,6 +153,8 @@ def carry_out(
     plans = placed(changed(study.plans(scale), changes), data, say if study.partial else None)
     if not plans:
         raise DataError(f"none of the data sets of {study.name} is in {data}; --data names the folder that has them")
+    for name in {plan.few_of for plan in plans if plan.few_of}:
+        dataset.open(name)["train"]  # before hours of training, not after
     done = _all(plans, root, 1, quiet, say)
     more = study.then(scale, done)
     done += _all(more, root, 1 + len(plans), quiet, say)
@@ -191,6 +201,8 @@ def placed(
         elif leave_out is not None:
             missing.append(task)
             continue
+        if plan.few_of and (root / plan.few_of).exists():
+            plan = replace(plan, few_of=str(root / plan.few_of))
         found.append(plan)
     if leave_out is not None and missing:
         leave_out(f"left out, since there is no data: {', '.join(dict.fromkeys(missing))}")
@@ -221,7 +233,19 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
     steps = [line for line in lines if line["kind"] == "train"]
     dev = result.dev["top1"] if result.dev else math.nan
     hours = training_seconds(lines, recipe.train.batch_size) / 3600
-    return Done(plan, folder, card, curve, [line["loss"] for line in steps], dev, hours)
+    return Done(plan, folder, card, curve, [line["loss"] for line in steps], dev, hours, _learnt(plan, folder, card))
+
+
+def _learnt(plan: Plan, folder: Path, card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of another set than its own, it is measured once and kept."""
+    if not plan.few_of:
+        return card["learnt"]
+    kept = folder / "few_shots.json"
+    if not kept.exists():
+        machine = plan.recipe.machine
+        found = evaluate(folder, plan.few_of, known=KNOWN, device=machine.device, workers=machine.workers)
+        RunFolder(folder).write(kept.name, {"data": found["data"], "learnt": found["learnt"]})
+    return json.loads(kept.read_text(encoding="utf-8"))["learnt"]
 
 
 def cells(done: Sequence[Done]) -> dict[Key, list[Done]]:

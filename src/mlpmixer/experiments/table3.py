@@ -29,7 +29,7 @@ def tell(done: Sequence[Done]) -> Told:
         if entry.printed is not None
     }
     known = {one.plan.cell["model"] for one in done}
-    return transfer.tell(done, {name: row for name, row in printed.items() if name in known}, CLAIM)
+    return transfer.tell(done, CLAIM, {name: row for name, row in printed.items() if name in known})
 
 
 STUDY = Study("table3", "Transfer.", "Table 3", plans, tell, then)

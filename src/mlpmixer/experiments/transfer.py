@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mlpmixer.experiments import paper
 from mlpmixer.experiments.bases import base
+from mlpmixer.experiments.cost import PICTURES
 from mlpmixer.experiments.opponents import opponents
+from mlpmixer.experiments.speed import speed
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Told, over_seeds
-from mlpmixer.recipe import Augment, Model, Recipe
+from mlpmixer.recipe import Model, Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.recipes.finetune import TASKS, Row, of_row
-from mlpmixer.recipes.pretrain import TABLE_4, table_4
+from mlpmixer.recipes.finetune import BIT_SIDES_OF_LARGEST, TASKS, Row, bit_hyper_rule, of_row
+from mlpmixer.recipes.pretrain import like
 
 Shape = Literal["short_side", "stretch"]
 
@@ -29,6 +31,7 @@ FIVE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
 MORE_SEEDS = (1, 2)
 PRE_TRAINING = "pre-training"
 FROM_SCRATCH = "from scratch"
+NOTHING = "–"
 
 # Where public weights are what a row of the paper was pre-trained to; otherwise it is pre-trained here.
 PUBLIC = {
@@ -72,43 +75,32 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
             if row.size != 224 and not row.model.startswith("mixer"):  # tiles are the Mixer's
                 recipe = toml.change(recipe, {"model.resize": "resample"})
             grid = TASKS[task].grid_of_vits if row.model.startswith("vit") else TASKS[task].grid
-            tuned[task] = (recipe, tuple(float(rate) for rate in grid.split(",")))
+            rates = tuple(float(rate) for rate in grid.split(","))
+            if row.model.startswith("bit") and row.size != 224:  # BiT's own, that the paper quotes
+                side = 32 if task.startswith("cifar") else row.size
+                recipe = bit_hyper_rule(recipe, PICTURES[task], side, BIT_SIDES_OF_LARGEST)
+                rates = (recipe.optim.lr,)
+            tuned[task] = (recipe, rates)
         name = f"{row.said}, {row.data}{epochs}{size}"
         found.append(Entry(name, None if public else pre_training(row), public, row, tuned))
     return found
 
 
 def pre_training(row: paper.Row) -> Recipe:
-    """As Table 4 has it for the Mixer of that set; a ViT or BiT learns by the same recipe as the Mixer of its size."""
-    same = [
-        name
-        for name, one in TABLE_4.items()
-        if one.source == SETS[row.data] and one.model.split("_")[1] == row.model.split("_")[1]
-    ]
-    name = (
-        same[0]
-        if same
-        else {"imagenet": "imagenet_b16", "imagenet21k": "imagenet21k_b16", "jft": "jft_b16"}[SETS[row.data]]
-    )
-    recipe = table_4(name)
-    options = dict(recipe.model.options)
-    if row.model.startswith("bit"):
-        options.pop("stochastic_depth", None)  # it has none
-    model = Model(name=row.model, options=options)
-    epochs = float(row.epochs or recipe.train.epochs)
-    return replace(recipe, model=model, train=replace(recipe.train, epochs=epochs))
+    recipe = like(SETS[row.data], Model(name=row.model))
+    return replace(recipe, train=replace(recipe.train, epochs=float(row.epochs or recipe.train.epochs)))
 
 
 def _own(scale: Scale) -> list[Entry]:
     """Half of the clothes, then the other half with few pictures; or CIFAR-10, then clothes with few pictures."""
-    recipe = base(scale)
+    first: dict[str, Any] = {}
     if scale == "tiny":
-        recipe = toml.change(recipe, {"data.classes": "T-shirt/top,Trouser,Pullover,Dress,Coat"})
+        first = {"data.classes": "T-shirt/top,Trouser,Pullover,Dress,Coat"}
         task = {"data.classes": "Sandal,Shirt,Sneaker,Bag,Ankle boot", "data.shots": 20, "train.steps": 100}
     else:
         task = {"data.source": "fashion_mnist_small", "data.shots": 50, "train.steps": 500}
-    tuned = replace(recipe, augment=Augment(crop="pad", padding=2, flip=True))
     common = {
+        "augment.padding": 2,
         "data.dev": "10%",
         "train.batch_size": 32,
         "loss.smoothing": 0.0,
@@ -116,15 +108,13 @@ def _own(scale: Scale) -> list[Entry]:
         "optim.weight_decay": 0.0,
         "optim.warmup_steps": 20,
     }
-    tuned = toml.change(tuned, {**task, **common})
-    scratch = toml.change(tuned, {"optim.name": "adamw", "optim.weight_decay": 0.1})
     found = []
     for network, model in opponents(scale).items():
-        grid = {"the task": (replace(tuned, model=model), (0.01, 0.03, 0.1))}
-        found.append(Entry(f"{network}, pre-trained", replace(recipe, model=model), tasks=grid))
-        found.append(
-            Entry(f"{network}, {FROM_SCRATCH}", tasks={"the task": (replace(scratch, model=model), (0.001, 0.003))})
-        )
+        recipe = toml.change(base(scale, model, PRE_TRAINING), first)
+        tuned = toml.change(recipe, {**task, **common})
+        scratch = toml.change(tuned, {"optim.name": "adamw", "optim.weight_decay": 0.1})
+        found.append(Entry(f"{network}, pre-trained", recipe, tasks={"the task": (tuned, (0.01, 0.03, 0.1))}))
+        found.append(Entry(f"{network}, {FROM_SCRATCH}", tasks={"the task": (scratch, (0.001, 0.003))}))
     return found
 
 
@@ -188,40 +178,53 @@ def scores(done: Sequence[Done], right: Callable[[Done], float]) -> dict[tuple[s
     return found
 
 
-def tell(done: Sequence[Done], printed: Mapping[str, paper.Row], claim: str) -> Told:
-    """`printed`: what the paper has for an entry of that name."""
+def tell(
+    done: Sequence[Done],
+    claim: str,
+    printed: Mapping[str, paper.Row],
+    others: Sequence[paper.Row] = (),
+) -> Told:
+    """`printed`: what the paper has for an entry of that name; `others`: its rows that are of models we have not."""
     found = scores(done, lambda one: one.top1)
     real = scores([one for one in done if "real" in one.card], lambda one: one.card["real"]["value"])
     models = list(dict.fromkeys(model for model, _ in found))
     tasks = list(dict.fromkeys(task for _, task in found))
     hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == PRE_TRAINING}
+    tuned = {one.plan.cell["model"]: one for one in reversed(done) if "lr" in one.plan.cell}
     rows: list[tuple[str, ...]] = []
     for model in models:
-        cells = [over_seeds(found[model, task]) if (model, task) in found else "–" for task in tasks]
+        cells = [over_seeds(found[model, task]) if (model, task) in found else NOTHING for task in tasks]
         means = [100 * float(np.mean(found[model, task])) for task in tasks if (model, task) in found]
         # A mean over fewer than all of them says so. The paper's are over five.
         whole = len({*tasks, *FIVE} if printed else tasks)
         mean = f"{np.mean(means):.2f}" + ("" if len(means) == whole else f" (of {len(means)} of {whole})")
-        row = printed.get(model)
-        theirs = [_beside(found.get((model, "imagenet")), row.imagenet)] if row else []
-        theirs += [_beside(real.get((model, "imagenet")), row.real)] if row and real else []
-        theirs += [_beside_mean(means, tasks, row.five)] if row else []
         mine = [over_seeds(real.get((model, "imagenet"), [math.nan]))] if real else []
-        rows.append((model, *cells, *mine, mean, f"{hours.get(model, 0):.2f}", *theirs))
-    beside = ("ImageNet, paper", *(["ReaL, paper"] if real else []), "Avg. 5, paper") if printed else ()
+        cost = [f"{speed(tuned[model]):,.0f}", f"{hours[model]:.2f}" if model in hours else NOTHING]
+        theirs: list[str] = []
+        if row := printed.get(model):
+            theirs += [_beside(found.get((model, "imagenet")), row.imagenet)]
+            theirs += [_beside(real.get((model, "imagenet")), row.real)] if real else []
+            theirs += [_beside_mean(means, tasks, row.five), *_cost(row)]
+        rows.append((model, *cells, *mine, mean, *cost, *theirs))
+    ours = (
+        *(f"{task}, %" for task in tasks),
+        *(["ReaL, %"] if real else []),
+        *("mean, %", "images/s", "hours of pre-training"),
+    )
+    for row in others:
+        theirs = [_beside(None, row.imagenet), *([_beside(None, row.real)] if real else []), NOTHING, *_cost(row)]
+        rows.append((f"{row.said}, {row.data}", *[NOTHING] * len(ours), *theirs))
+    beside = ("ImageNet", *(["ReaL"] if real else []), "Avg. 5", "images/s/core", "core-days") if printed else ()
     return Told(
-        columns=(
-            "model",
-            *(f"{task}, %" for task in tasks),
-            *(["ReaL, %"] if real else []),
-            "mean, %",
-            "hours of pre-training",
-            *beside,
-        ),
+        columns=("model", *ours, *(f"{name}, paper" for name in beside)),
         rows=rows,
         findings=_gains(found),
         paper=claim,
     )
+
+
+def _cost(row: paper.Row) -> list[str]:
+    return [NOTHING if figure is None else f"{figure:,}" for figure in (row.speed, row.core_days)]
 
 
 def _gains(found: Mapping[tuple[str, str], list[float]]) -> list[Finding]:
@@ -244,7 +247,7 @@ def _gains(found: Mapping[tuple[str, str], list[float]]) -> list[Finding]:
 def _beside(ours: Sequence[float] | None, theirs: float | None) -> str:
     """The paper's figure, and ours less it."""
     if theirs is None:
-        return "–"
+        return NOTHING
     return f"{theirs:.2f}" + (f" ({100 * float(np.mean(ours)) - theirs:+.2f})" if ours else "")
 
 

@@ -112,6 +112,19 @@ def table_4(name: str) -> Recipe:
     )
 
 
+def like(source: str, model: Model) -> Recipe:
+    """For any network, by the row of the Mixer that is called like it (ViT-L/16 learns as Mixer-L/16 does); what no
+    Mixer is called like, such as a BiT, learns by the row of B/16."""
+    of_source = [name for name, row in TABLE_4.items() if row.source == source]
+    size = model.name.partition("_")[2]
+    alike = [name for name in of_source if TABLE_4[name].model == f"mixer_{size}"]
+    recipe = table_4((alike or [f"{source}_b16"])[0])
+    options = {**recipe.model.options, **model.options}
+    if model.name.startswith("bit"):
+        options.pop("stochastic_depth", None)  # it has none
+    return replace(recipe, about=About(), model=replace(model, options=options))
+
+
 def mlp_mixer_i1k() -> Recipe:
     """The row of B/16, but for the end of the learning rate."""
     recipe = table_4("imagenet_b16")

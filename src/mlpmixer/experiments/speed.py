@@ -1,0 +1,22 @@
+"""Images a second of finished runs, as the paper measures them: the best over batch sizes. On the machine that asks, in
+bf16, and in the engine that all networks have."""
+
+from __future__ import annotations
+
+from mlpmixer.bench.scaling import batches_in_turns
+from mlpmixer.engines.engine import Engine
+from mlpmixer.experiments.study import Done
+from mlpmixer.passport import Preprocessing
+from mlpmixer.train.team import device_of
+from mlpmixer.weights.load import load
+
+BATCHES = (1, 8, 32, 128)
+ROUNDS = 3
+
+
+def speed(one: Done) -> float:
+    model = load(one.folder).eval()
+    device = device_of(one.plan.recipe.machine.device)
+    engine = Engine(model, Preprocessing(), "eager", "bf16", batch=max(BATCHES), device=device)
+    times = batches_in_turns(engine, model.config.image_size, BATCHES, ROUNDS)
+    return max(batch / each.median for batch, each in times.items())
