@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -66,6 +67,28 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     """A file in the form of MNIST's."""
     sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
     path.write_bytes(bytes([0, 0, 8, array.ndim]) + sides + array.astype(np.uint8).tobytes())
+
+
+def noted(run: Path) -> list[str]:
+    """The whole lines of its metrics to the letter, and so with the times at which they were written."""
+    return (run / "metrics.jsonl").read_text().split("\n")[:-1]
+
+
+def up_to(step: int, lines: list[str]) -> list[str]:
+    """Those that a run keeps when it goes on from the checkpoint of that step."""
+    told = {text: json.loads(text) for text in lines}
+    return [text for text in lines if told[text]["step"] <= step and not told[text]["kind"].startswith("final")]
+
+
+def assert_went_on(run: Path, before: list[str], step: int) -> None:
+    """From that step: lines up to there stand as they were written, and none of those after it does.
+
+    A run that began anew would learn the same, but tell it at other times.
+    """
+    kept, now = up_to(step, before), noted(run)
+    assert kept
+    assert now[: len(kept)] == up_to(step, now) == kept
+    assert not {*now[len(kept) :]} & {*before}
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -87,7 +87,7 @@ Job = tuple[Recipe, Path]
 
 
 def torchrun(processes: int, jobs: Sequence[Job], scratch: Path, *options: str) -> subprocess.Popen[str]:
-    """Runs jobs with so many processes."""
+    """Runs jobs with so many processes; those with axes in `axes_of(folder)` as a grid."""
     scratch.mkdir(parents=True, exist_ok=True)
     for recipe, folder in jobs:
         file_of(folder).write_text(toml.dumps(recipe))
@@ -114,6 +114,10 @@ def file_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.toml")
 
 
+def axes_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.axes")
+
+
 def shown(folder: Path) -> list[str]:
     """The lines that a terminal would show, of all processes."""
     return folder.with_name(f"{folder.name}.shown").read_text().splitlines()
@@ -126,10 +130,11 @@ def do(folders: list[Path]) -> None:
     for folder in folders:
         if "DIE_AFTER" in os.environ:
             threading.Thread(target=die, args=(folder, int(os.environ["DIE_AFTER"])), daemon=True).start()
+        axes = tuple(axes_of(folder).read_text().split()) if axes_of(folder).exists() else ()
         try:
             screen = folder.with_name(f"{folder.name}.shown").open("a")
             with screen, redirect_stdout(screen), redirect_stderr(screen):
-                train(str(file_of(folder)), folder, quiet=True, changes={})
+                train(str(file_of(folder)), folder, axes, quiet=True, changes={})
         except MixerError as error:
             with voice(folder).open("a") as file:
                 file.write(f"{error}\n")
@@ -142,7 +147,7 @@ def die(folder: Path, step: int) -> None:
     if os.environ["RANK"] == "2" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         while not (folder / "checkpoints" / f"step-{step:09}").exists():
             time.sleep(0.001)
-        (folder / "died").touch()
+        (folder / "died").write_bytes((folder / "metrics.jsonl").read_bytes())
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_processes import finish, said, shown, torchrun, voice
+from conftest import assert_went_on, noted, up_to
+from in_processes import axes_of, finish, said, shown, torchrun, voice
 from PIL import Image
 
 from mlpmixer import data, load
@@ -20,11 +21,12 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.train.loop import fit
 
-STEPS = 6
+STEPS, HALF = 6, 3
 HOPED = ((0, 200), (9, 200))  # a curve that no run can follow: the one look at the dev split warns
 DDP, FSDP = {"machine.parallel": "ddp"}, {"machine.parallel": "fsdp"}
 KINDS: dict[str, dict[str, Any]] = {
     "adamw": {"optim.ema": 0.7},
+    "sam": {"optim.sharpness": "sam", "optim.rho": 0.2},
     "gsam": {"optim.sharpness": "gsam", "optim.rho": 0.2, "machine.micro_batch": 3},
     "lamb": {"optim.name": "lamb"},
 }
@@ -61,7 +63,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "train.precision": "fp32",
             "evaluation.every": 0.5,
             "machine.workers": 0,
-            "machine.save_every": 3,
+            "machine.save_every": HALF,
             "machine.keep": 100,
             "machine.log_every": 1,
         },
@@ -79,7 +81,7 @@ def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture(scope="module")
 def by_two(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same by two processes, in both ways; and one whose batch cannot be shared."""
+    """The same by two processes, in both ways; one whose batch cannot be shared; and a grid of two that loses one."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
         (toml.change(recipe, {**changes, **way}), folder / f"{kind} {way['machine.parallel']}")
@@ -88,8 +90,11 @@ def by_two(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     ]
     odd = toml.change(recipe, {"train.batch_size": 15})
     jobs = [(toml.change(recipe, {"about.curve": HOPED}), path) for recipe, path in jobs]
-    finish(torchrun(2, [*jobs, (odd, folder / "odd")], folder))
-    return {path.name: path for _, path in jobs} | {"odd": folder / "odd"}
+    grid = toml.change(recipe, {"optim.name": "sgd", "optim.clip": 0.0})
+    axes_of(folder / "grid").write_text("optim.lr=1e10,0.03")
+    jobs += [(odd, folder / "odd"), (grid, folder / "grid")]
+    finish(torchrun(2, jobs, folder))
+    return {path.name: path for _, path in jobs}
 
 
 @pytest.fixture(scope="module")
@@ -169,15 +174,28 @@ class TestGoingOn:
     ):
         folder = half(by_two[f"adamw {way}"], tmp_path / "run")
         fit(toml.change(recipe, KINDS["adamw"]), folder, quiet=True)
+        assert_went_on(folder, noted(by_two[f"adamw {way}"]), HALF)
         assert_same_losses(folder, alone["adamw"])
 
     @pytest.mark.parametrize("ways", ["ddp to ddp", "fsdp to fsdp", "ddp to fsdp", "fsdp to ddp"])
-    def test_two_then_four(self, ways: str, alone: dict[str, Path], by_four: dict[str, Path]):
+    def test_two_then_four(self, ways: str, alone: dict[str, Path], by_two: dict[str, Path], by_four: dict[str, Path]):
+        assert_went_on(by_four[ways], noted(by_two[f"adamw {ways.split()[0]}"]), HALF)
         assert_same_losses(by_four[ways], alone["adamw"])
 
 
 def test_a_batch_that_cannot_be_shared(by_two: dict[str, Path]):
     assert {*said(by_two["odd"]).splitlines()} == {"a batch of 15 pictures cannot be shared evenly by 2 devices"}
+
+
+def test_a_grid_by_two(by_two: dict[str, Path]):
+    """Both leave out the point that loses its loss, and one of them writes down what came of the rest."""
+    folder = by_two["grid"]
+    assert not voice(folder).exists()
+    found = json.loads((folder / "grid.json").read_text())
+    assert [point["optim.lr"] for point in found["points"]] == ["0.03"]
+    assert [point["optim.lr"] for point in found["lost"]] == ["1e10"]
+    assert found["picked"] == str(folder / "optim.lr=0.03")
+    assert sum("picked by dev" in line for line in shown(folder)) == 1
 
 
 def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -186,7 +204,9 @@ def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeyp
     fit(long, tmp_path / "alone", quiet=True)
     monkeypatch.setenv("DIE_AFTER", "3")
     finish(torchrun(4, [(long, tmp_path / "run")], tmp_path, "--max-restarts", "1"))
-    assert (tmp_path / "run" / "died").exists()
+    before = up_to(3, (tmp_path / "run" / "died").read_text().splitlines())
+    assert before
+    assert noted(tmp_path / "run")[: len(before)] == before
     words = {*said(tmp_path / "run").splitlines()} if voice(tmp_path / "run").exists() else set()
     assert words <= {"another process of this run has gone; what it said is the cause, and the same command goes on"}
     assert_same_losses(tmp_path / "run", tmp_path / "alone")
@@ -194,7 +214,8 @@ def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeyp
 
 def test_a_cluster_that_wants_its_machine_back(recipe: Recipe, tmp_path: Path):
     """torchrun hands SIGTERM on; all stop after the same step, and one process can go on."""
-    long, folder = toml.change(recipe, {"train.steps": 300, "machine.save_every": 1000}), tmp_path / "run"
+    how = {"train.steps": 300, "machine.save_every": 1000, "evaluation.every": 100.0}
+    long, folder = toml.change(recipe, how), tmp_path / "run"
     process = torchrun(2, [(long, folder)], tmp_path)
     until = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists():
@@ -207,4 +228,7 @@ def test_a_cluster_that_wants_its_machine_back(recipe: Recipe, tmp_path: Path):
     assert len(words) == 1
     assert words.pop().startswith("stopped after step ")
     (checkpoint,) = (folder / "checkpoints").iterdir()
-    assert 0 < int(checkpoint.name[5:]) < 300
+    before, step = noted(folder), int(checkpoint.name[5:])
+    assert 0 < step < 300
+    fit(long, folder, quiet=True)
+    assert_went_on(folder, before, step)

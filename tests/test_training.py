@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_idx
+from conftest import assert_went_on, noted, up_to, write_idx
 from in_processes import run_elsewhere, running, said
 from PIL import Image
 from safetensors import safe_open
@@ -37,10 +37,11 @@ from mlpmixer.data.choose import choose
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.pictures import decode
 from mlpmixer.data.preprocess import normalise, prepare
-from mlpmixer.errors import DataError, MixerError, RecipeError, RunError, RunStopped, UsageError
+from mlpmixer.errors import DataError, Diverged, MixerError, RecipeError, RunError, RunStopped, UsageError
 from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import About, Recipe
 from mlpmixer.recipes import toml
+from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
@@ -250,23 +251,20 @@ class TestWholeRuns:
         assert all(line["count"] == 24 for line in dev)
         assert [line["kind"] for line in lines[-2:]] == ["final dev", "final test"]
 
-    def test_curves_in_tensorboard(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
-        """All that the metrics say; and where a run went on, each step once."""
+    def test_curves_in_tensorboard(self, uninterrupted: Path):
+        assert_curves(EventAccumulator(str(uninterrupted / "tensorboard")), uninterrupted)
+
+    @pytest.mark.parametrize("clock", [0, 9_999_999_999])
+    def test_curves_of_a_run_that_went_on(self, clock: int, small: Recipe, uninterrupted: Path, tmp_path: Path):
+        """Each step once, whatever the clock said where it began; also for who was looking on meanwhile."""
         folder = as_after(6, uninterrupted, tmp_path / "run")
+        (board,) = (folder / "tensorboard").iterdir()
+        board.rename(board.with_name(f"events.out.tfevents.{clock:010}.elsewhere.1.0"))
+        watched = EventAccumulator(str(folder / "tensorboard")).Reload()
         fit(small, folder, quiet=True)
-        for run in (uninterrupted, folder):
-            board = EventAccumulator(str(run / "tensorboard")).Reload()
-            shown = {(event.step, tag): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
-            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-            names = {"step", "kind", "time"}
-            noted = {
-                (line["step"], f"{line['kind']}/{name}"): value
-                for line in lines
-                for name, value in line.items()
-                if name not in names
-            }
-            assert shown == pytest.approx(noted, rel=1e-5)
-            assert len(shown) == sum(len(board.Scalars(tag)) for tag in board.Tags()["scalars"])
+        assert_curves(EventAccumulator(str(folder / "tensorboard")), folder)
+        if not clock:  # a reader that stays goes from name to name
+            assert_curves(watched, folder)
 
     def test_a_finished_run_is_not_run_again(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         folder = shutil.copytree(uninterrupted, tmp_path / "run")
@@ -330,6 +328,20 @@ class TestWholeRuns:
     def test_two_runs_with_different_processes_learn_the_same(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         fit(toml.change(small, {"machine.workers": 2}), tmp_path / "run", quiet=True)
         assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def assert_curves(board: EventAccumulator, run: Path) -> None:
+    """All that the metrics say, each once."""
+    board.Reload()
+    shown = {(event.step, tag): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
+    said = {
+        (line["step"], f"{line['kind']}/{name}"): value
+        for line in map(json.loads, noted(run))
+        for name, value in line.items()
+        if name not in ("step", "kind", "time")
+    }
+    assert shown == pytest.approx(said, rel=1e-5)
+    assert len(shown) == sum(len(board.Scalars(tag)) for tag in board.Tags()["scalars"])
 
 
 PARTS = (".metadata", "__0_0.distcp", "sums.json")
@@ -459,7 +471,7 @@ class TestKilled:
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         assert run_elsewhere(recipe, whole) == 0, said(whole)
         chance = random.Random(0)
-        writing = 0
+        writing, before, step = 0, [], 0
         for life in range(25):
             with running(recipe, killed) as process:
                 if life % 3 == 0:
@@ -475,12 +487,18 @@ class TestKilled:
                 process.kill()
             for checkpoint in (killed / "checkpoints").glob("step-*") if killed.exists() else ():
                 assert {path.name for path in checkpoint.iterdir()} == {*PARTS}
+            kept = up_to(step, before)  # no life began anew
+            if (killed / "metrics.jsonl").exists():
+                before, step = noted(killed), newest(killed)
+            assert before[: len(kept)] == kept
         assert writing > 0
         assert newest(killed) > 3
         assert not (killed / "result.json").exists()  # so that all 25 hit something
         wait_for(lambda: not users_of(killed))
         assert run_elsewhere(recipe, killed) == 0, said(killed)
+        assert_went_on(killed, before, step)
         assert_same_run(killed, whole)
+        assert_curves(EventAccumulator(str(killed / "tensorboard")), killed)
         assert len(steps_saved(killed)) == 2
         assert not [path.name for path in killed.rglob(".*") if path.name not in (".lock", ".metadata")]
 
@@ -494,6 +512,7 @@ class TestKilled:
                 time.sleep(chance.uniform(0, 0.25))
                 process.kill()
             fit(small, folder, quiet=True)
+            assert_went_on(folder, noted(uninterrupted), STEPS)
             assert_same_run(folder, uninterrupted)
 
 
@@ -504,7 +523,7 @@ class TestStopped:
         slow = toml.change(small, {"machine.workers": 2, "machine.save_every": 1000})
         file.write_text(toml.dumps(slow))
         command = [sys.executable, "-W", "error", "-m", "mlpmixer", "train", str(file), "--folder", str(folder)]
-        done = []
+        done, lines = [], []
         for asked in (signal.SIGINT, signal.SIGTERM):
             before = lines_of(folder)
             process = subprocess.Popen(
@@ -528,8 +547,12 @@ class TestStopped:
             assert found, last
             done.append(int(found[1]))
             assert steps_saved(folder)[-1] == done[-1]
+            lines.append(noted(folder))
         assert done[0] < done[1] < STEPS
+        kept = up_to(done[0], lines[0])
+        assert lines[1][: len(kept)] == kept
         fit(small, folder, quiet=True)
+        assert_went_on(folder, lines[1], done[1])
         for name in ("weights.safetensors", "best.safetensors"):
             assert_same_file(folder / name, uninterrupted / name)
 
@@ -558,7 +581,9 @@ class TestStopped:
         killer.join()
         assert multiprocessing.active_children() == []
         wait_for(lambda: {*threading.enumerate()} == threads)
+        before, step = noted(folder), newest(folder)
         fit(slow, folder, quiet=True)
+        assert_went_on(folder, before, step)
         for name in ("weights.safetensors", "best.safetensors"):
             assert_same_file(folder / name, uninterrupted / name)
 
@@ -589,6 +614,7 @@ class TestGoingOn:
         recipe = toml.change(small, {**changes, "data.test": "", "train.steps": 6})
         fit(recipe, tmp_path / "whole", quiet=True)
         fit(recipe, as_after(3, tmp_path / "whole", tmp_path / "parted"), quiet=True)
+        assert_went_on(tmp_path / "parted", noted(tmp_path / "whole"), 3)
         assert_same_run(tmp_path / "parted", tmp_path / "whole")
 
     @pytest.mark.parametrize(
@@ -615,6 +641,7 @@ class TestGoingOn:
         harm(newest, damage)
         fit(small, folder, quiet=True)
         assert capfd.readouterr().err == f"warning: {newest} is damaged ({fault}); going on from step 6\n"
+        assert_went_on(folder, noted(uninterrupted), 6)
         assert_same_run(folder, uninterrupted)
 
     def test_all_damaged(self, small: Recipe, uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -671,6 +698,7 @@ class TestGoingOn:
         for old, new in moves.items():
             (tmp_path / new).rename(tmp_path / old)
         assert fit(recipe, folder, quiet=True).test is not None
+        assert_went_on(folder, noted(tmp_path / "whole"), 1)
 
     @pytest.mark.parametrize("lacking", ["labels", "digest", "classes"])
     def test_with_an_older_record(self, lacking: str, small: Recipe, tmp_path: Path):
@@ -680,6 +708,7 @@ class TestGoingOn:
             part.pop(lacking, None)
         (folder / "picks.json").write_text(json.dumps(record))
         fit(recipe, folder, quiet=True)
+        assert_went_on(folder, noted(tmp_path / "whole"), 1)
         assert json.loads((folder / "picks.json").read_text()) == choose(recipe.data).record
 
     def test_with_more_pictures_while_nothing_is_learnt(self, small: Recipe, tmp_path: Path):
@@ -710,6 +739,7 @@ class TestGoingOn:
             about=About(what="says more now"),
         )
         fit(changed, folder, quiet=True)
+        assert_went_on(folder, noted(uninterrupted), 6)
         assert steps_saved(folder) == [12]
         assert toml.read(folder / "recipe.toml") == changed
         losses, wanted = (
@@ -743,6 +773,7 @@ class TestGoingOn:
             file.write('{"step": 10, "kind": "tr')
         fit(small, folder, quiet=True)
         assert not any(path.exists() for path in (*left, half))
+        assert_went_on(folder, noted(uninterrupted), 9)
         assert_same_run(folder, uninterrupted)
 
 
@@ -788,6 +819,7 @@ class TestDisk:
         assert ended == f"{cannot}; make room, and the same command goes on from the one before"
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000003", "step-000000006"]
         fit(small, folder, quiet=True)  # there is room again
+        assert_went_on(folder, noted(uninterrupted), 6)
         assert_same_run(folder, uninterrupted)
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
@@ -810,6 +842,7 @@ class TestDisk:
         assert "result.json is damaged; delete it" in refused(RunError, small, folder)
         (folder / "result.json").unlink()
         fit(small, folder, quiet=True)
+        assert_went_on(folder, noted(uninterrupted), STEPS)
         assert_same_run(folder, uninterrupted)
 
 
@@ -842,7 +875,9 @@ class TestLosingTheLoss:
         assert 16 <= len(report["pictures"]) <= 17
         assert all(math.isfinite(line["loss"]) for line in metrics(folder) if line["kind"] == "train")
         # The same again, from the good checkpoint.
-        assert f"at step {step} " in refused(RunError, toml.change(small, how), folder)
+        before = noted(folder)
+        assert f"at step {step} " in refused(Diverged, toml.change(small, how), folder)
+        assert_went_on(folder, before, step - 1)
 
     def test_a_spoilt_weight(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         model = load(uninterrupted)
@@ -879,6 +914,29 @@ class TestLosingTheLoss:
         assert found, words
         assert float(found[2]) > 5 * float(found[1])
         assert int(found[3]) % 2 == 0 or int(found[3]) > 2
+
+    def test_a_run_that_goes_on_is_lost_no_longer(self, small: Recipe, tmp_path: Path):
+        """As one may whose loss had only grown: nobody looks at it in time with so few lines."""
+        long = {"train.steps": 30, "evaluation.every": 100.0}
+        how = {**long, "optim.name": "sgd", "optim.lr": 100.0, "optim.clip": 0.1, "optim.weight_decay": 0.0}
+        folder, often = tmp_path / "run", {"machine.save_every": 1, "machine.keep": 2}
+        recipe = toml.change(small, {**how, **often})
+        seldom = toml.change(recipe, {"machine.log_every": 1000})
+
+        def states() -> list[str]:
+            return [one.state for one in index.runs(tmp_path)]
+
+        refused(Diverged, recipe, folder)
+        assert states() == ["lost"]
+        before, step = noted(folder), newest(folder)
+        with running(seldom, folder) as process:
+            wait_for(partial(is_as_far_as, folder, step + 2), process)
+            assert states() == ["unfinished"]
+        assert states() == ["unfinished"]
+        fit(seldom, folder, quiet=True)
+        assert states() == ["finished"]
+        assert_went_on(folder, before, step)
+        assert not (folder / "diverged.json").exists()
 
     def test_fine_tuning_may_begin_near_zero(self, small: Recipe, tmp_path: Path):
         """Five times next to nothing is nothing to worry about."""
@@ -1115,6 +1173,14 @@ class TestGrid:
         recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
         with pytest.raises(RunError, match="all 1 points lost their loss, the last so: the "):
             search(recipe, tmp_path, {"optim.lr": [1e10]}, quiet=True)
+
+    def test_other_trouble_is_told_where_a_loss_was_lost_before(self, small: Recipe, tmp_path: Path):
+        recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
+        with pytest.raises(RunError, match="all 1 points lost their loss"):
+            search(recipe, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)
+        other = toml.change(recipe, {"train.seed": 1})
+        with pytest.raises(RunError, match=f"^{tmp_path}/optim.lr=1e10 holds a run of another recipe"):
+            search(other, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)
 
     def test_what_cannot_be_searched(self, small: Recipe, tmp_path: Path):
         with pytest.raises(RecipeError, match="a grid picks by the dev split"):

@@ -38,6 +38,10 @@ class RunError(MixerError):
     """A run that cannot go on, or a run folder that cannot be used."""
 
 
+class Diverged(RunError):
+    """A run that has lost its loss: it is no number any more, or far too high."""
+
+
 class RunStopped(RunError):
     """A run that was asked to stop, and can go on."""
 

@@ -5,6 +5,7 @@
     picks.json         which pictures, as the seeded choices and a digest of each
     metrics.jsonl      a line each few steps and each measurement
     broken.jsonl       pictures that could not be read and were replaced
+    diverged.json      where the loss was lost, until the run goes on
     checkpoints/       where it can go on
     best.safetensors   the weights that did best on the dev split
     weights.safetensors, result.json   at the end
@@ -96,6 +97,7 @@ class RunFolder:
         """Or go on after `step`: what was noted later is forgotten, since it will happen again."""
         for left in (*self.path.glob(".*.part"), *self.path.glob(".*.safetensors.*")):  # of a process that was killed
             left.unlink(missing_ok=True)
+        (self.path / "diverged.json").unlink(missing_ok=True)
         self.write("recipe.toml", recipe)
         self.write("machine.json", machine)
         self.write("picks.json", picks)

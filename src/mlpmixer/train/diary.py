@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mlpmixer.data.choose import Pictures
 from mlpmixer.data.loader import Batch
-from mlpmixer.errors import RunError
+from mlpmixer.errors import Diverged, RunError
 from mlpmixer.recipe import Recipe
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.checkpoint import Checkpoints
@@ -53,7 +54,7 @@ class Diary:
         self.first: float | None = next((line["loss"] for line in before if line["kind"] == "train"), None)
         self.recent: deque[float] = deque(maxlen=recipe.machine.log_every)
         self.broken = {line["picture"] for line in run.broken()}
-        self.board = _tensorboard(run, before[-1]["step"] if before else 0) if team.is_first else None
+        self.board = _tensorboard(run, before) if team.is_first else None
         self._turn_the_page()
 
     def __enter__(self) -> Diary:
@@ -109,8 +110,7 @@ class Diary:
             with self._bearing_it():
                 self.run.note(step, kind, **{name: _short(value) for name, value in values.items()})
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{kind}/{name}", value, step)
+            _draw(self.board, step, kind, values)
 
     def list_broken(self, step: int, pictures: Iterable[tuple[str, str]]) -> None:
         """Each (where, why) once, when this process first meets it."""
@@ -155,10 +155,11 @@ class Diary:
         last = begin + len(losses) - 1
         if self.team.is_first:
             window = {"losses": [repr(x) for x in losses], "norms": [repr(x) for x in norms]}
-            self.run.write("diverged.json", {"steps": [begin, last], **window, "pictures": files})
+            with self._bearing_it():  # or it would end otherwise here than in the other processes
+                self.run.write("diverged.json", {"steps": [begin, last], **window, "pictures": files})
         newest = self.checkpoints.newest()
         good = f"the last good checkpoint is that of step {newest}" if newest else "no checkpoint was written yet"
-        raise RunError(
+        raise Diverged(
             f"{how} at step {begin + which} (steps {begin} to {last} are in {self.run.path}/diverged.json, with the "
             f"{len(files)} pictures of that one); {good}; try a lower optim.lr, a longer optim.warmup_steps, or "
             "optim.clip 1, in another --folder"
@@ -187,10 +188,28 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def _tensorboard(run: RunFolder, step: int) -> Any:
-    """What stands there of later steps than `step` is not shown any more: they come again."""
+def _tensorboard(run: RunFolder, lines: Iterable[dict[str, Any]]) -> Any:
+    """A board with the curves of all lines so far, in a file that stands for those before.
+
+    The order of several would hang on their names, which tell the second by the clock of some machine, no more; and
+    what a killed process had not written yet would be missing.
+    """
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
+    folder = run.path / "tensorboard"
+    for old in folder.glob("events.out.tfevents.*"):
+        os.truncate(old, 0)  # not deleted: a TensorBoard that reads it would never come to the next
+    board = SummaryWriter(str(folder), purge_step=0)  # and it shows nothing twice
+    for line in lines:
+        values = {name: value for name, value in line.items() if name not in ("step", "kind", "time")}
+        _draw(board, line["step"], line["kind"], values, line["time"])
+    return board
+
+
+def _draw(board: Any, step: int, kind: str, values: dict[str, Any], when: float | None = None) -> None:
+    """when: in seconds since 1970; now, if not said."""
+    for name, value in values.items():
+        if value is not None:  # as lines have what is no number
+            board.add_scalar(f"{kind}/{name}", value, step, when)

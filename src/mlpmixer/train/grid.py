@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.errors import RecipeError, RunError, RunStopped
+from mlpmixer.errors import Diverged, RecipeError, RunError
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.check import check
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.loop import Result, fit
+from mlpmixer.train.progress import speaks_for_all
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,18 @@ def search(
         own = Path(folder) / ",".join(f"{name}={value}" for name, value in combination.items())
         try:
             points.append(Point(combination, fit(one, own, quiet=quiet)))
-        except RunError as error:
-            if isinstance(error, RunStopped) or not (own / "diverged.json").exists():
-                raise
+        except Diverged as error:
             lost.append({**combination, "why": str(error)})
     if not points:
         raise RunError(f"all {len(lost)} points lost their loss, the last so: {lost[-1]['why']}")
     points.sort(key=lambda point: -point.score)
-    RunFolder(folder).write(
-        "grid.json",
-        {
-            "picked": str(points[0].result.folder),
-            "points": [{**p.values, "dev": p.result.dev} for p in points],
-            "lost": lost,
-        },
-    )
+    if speaks_for_all():
+        RunFolder(folder).write(
+            "grid.json",
+            {
+                "picked": str(points[0].result.folder),
+                "points": [{**p.values, "dev": p.result.dev} for p in points],
+                "lost": lost,
+            },
+        )
     return points
