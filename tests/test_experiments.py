@@ -259,7 +259,8 @@ class TestTelling:
     def test_apart_needs_more_than_one_seed(self):
         assert apart([0.5], [0.9]) is None
         assert apart([0.5, 0.51], [0.9, 0.91]) is True
-        assert apart([0.5, 0.9], [0.6, 0.8]) is False
+        assert apart([0.9, 0.91], [0.5, 0.51]) is False
+        assert apart([0.5, 0.9], [0.6, 0.8]) is None
 
     def test_alike_needs_evidence(self):
         """That no difference was seen is not enough."""
@@ -296,9 +297,14 @@ class TestTelling:
             few = {"few_shot": {"5": {"mean": value / 2}}}
             done.append(Done(plan, tmp_path, {"top1": {"value": value}}, learnt=few))
         told = data_scale.tell(done)
-        assert told.findings[0].holds is True
+        assert [finding.holds for finding in told.findings] == [True, False]
         assert told.rows[0][0] == "Mixer"
         assert len(told.rows[0]) == len(told.columns) == 9
+        of_few_shots = [replace(one, plan=replace(one.plan, few_of="imagenet")) for one in done]
+        assert [finding.why.split(", ")[-1][:15] for finding in data_scale.tell(of_few_shots).findings] == [
+            "5-shot accuracy",
+            "5-shot accuracy",
+        ]
 
 
 def test_seeds_of_a_cell_belong_together(tmp_path: Path):

@@ -296,6 +296,16 @@ def test_a_page_for_every_kind(kind: str, photos: list[Path], tmp_path: Path, ca
     assert (tmp_path / "look" / "units-0.png").exists() == (kind == "mixer")
 
 
+def test_maps_of_many_places_are_tried_too(photos: list[Path], tmp_path: Path):
+    """More than 14 by 14 patches, as H/14 has, go together into squares."""
+    torch.manual_seed(0)
+    model = mlpmixer.create("mixer_pico", image_size=60, num_classes=3, layers=1)
+    torch.nn.init.normal_(model.get_submodule("head").weight)  # pyright: ignore[reportArgumentType]
+    mlpmixer.save(model, tmp_path / "model.safetensors")
+    found = look(tmp_path / "model.safetensors", tmp_path / "look", picture=photos[0])["one picture"]
+    assert set(found["deletion"]) == {"integrated-gradients", "occlusion", "places", "by chance"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -41,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.shots": 60,
         "optim.warmup_steps": 2,
         "machine.workers": 0,
+        "about.expect": "more than half of them",
     }
     recipe = toml.change(find("fashion_mnist"), {**few, "machine.log_every": 2, "evaluation.every": 1})
     for rate in (0.001, 0.006):
@@ -76,7 +77,16 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     words = Words(html)
     card = json.loads((run / "cards" / "fashion_mnist_small-test.json").read_text())
     assert f"{100 * card['top1']['value']:.2f}" in words.text
-    for text in ("What ran", "Curves", "Card", "Answers", "Weights", "Class by class", f"mixer evaluate '{run}'"):
+    for text in (
+        "What ran",
+        "Curves",
+        "Card",
+        "Answers",
+        "Weights",
+        "Class by class",
+        "more than half of them",
+        f"mixer evaluate '{run}'",
+    ):
         assert text in words.text
     assert all(str(link).removeprefix("#") in words.marks for link in words.links)
     assert words.fetched == []

@@ -18,6 +18,7 @@ import torch
 from mlpmixer.bench.turns import Times, in_turns, seconds_of
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
+from mlpmixer.measures.intervals import of_mean
 from mlpmixer.models import create, describe
 from mlpmixer.models.measure import Measure, measure
 from mlpmixer.passport import Preprocessing
@@ -30,7 +31,7 @@ PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried then
 
 @dataclass(frozen=True)
 class Point:
-    """`spread`: half of what lies between the quartiles, as a share."""
+    """`seconds`: of each round. `spread`: half of what lies between the quartiles, as a share."""
 
     model: str
     engine: str
@@ -41,17 +42,20 @@ class Point:
     gmacs: float
     images_per_s: float
     spread: float
+    seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Growth:
-    """From `patches` on, cost grows with their number to the power of `counted` (multiply-adds) or `timed`."""
+    """From `patches` on, cost grows with their number to the power of `counted` (multiply-adds) or `timed`; by the
+    rounds, that is sure to be `within` so much, with 95 %."""
 
     model: str
     engine: str
     patches: int
     counted: float
     timed: float
+    within: float
 
 
 def by_patches(
@@ -129,7 +133,9 @@ def growth(points: Sequence[Point]) -> list[Growth]:
         patches = [point.patches for point in upper]
         counted = exponent(patches, [point.gmacs for point in upper])
         timed = exponent(patches, [1 / point.images_per_s for point in upper])
-        found.append(Growth(name, engine, patches[0], counted, timed))
+        rounds = zip(*(point.seconds for point in upper), strict=True)
+        low, high = of_mean([exponent(patches, seconds) for seconds in rounds])
+        found.append(Growth(name, engine, patches[0], counted, timed, (high - low) / 2))
     return found
 
 
@@ -162,4 +168,4 @@ def _cost(name: str, side: int) -> Measure:
 def _point(name: str, engine: str, precision: str, side: int, batch: int, times: Times) -> Point:
     cost = _cost(name, side)
     speed = batch / times.median
-    return Point(name, engine, precision, side, cost.places, batch, cost.gmacs, speed, times.spread)
+    return Point(name, engine, precision, side, cost.places, batch, cost.gmacs, speed, times.spread, times.seconds)

@@ -6,12 +6,13 @@ The first losses are compared, so that nobody is fast by computing something els
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmixer.bench import peers
+from mlpmixer.bench import peak, peers
 from mlpmixer.bench.systems import CLASSES
 from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.engines import trainable
@@ -30,10 +31,13 @@ from mlpmixer.models.mixer import SIZES, Mixer, MixerConfig
 from mlpmixer.train.allocator import keep_freed_memory
 from mlpmixer.weights.save import save
 
+System = tuple[str, str]  # whose, and its engine
+
 
 @dataclass(frozen=True)
 class Row:
-    """`share`: of the matrix rate. `kept_mb`: 10⁶ bytes kept for the way back, for a picture. `loss`: the first one."""
+    """`share`: of the matrix rate. `kept_mb`: 10⁶ bytes kept for the way back, for a picture, counted; `peak_mb`: what
+    a picture more adds to the most that a step takes, measured (None: cannot be). `loss`: the first one."""
 
     system: str
     engine: str
@@ -44,6 +48,7 @@ class Row:
     spread: float
     share: float
     kept_mb: float
+    peak_mb: float | None
     loss: float
     times: Times
 
@@ -78,12 +83,11 @@ def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
 def _one(
     name: str, batch: int, precision: str, rounds: int, device: torch.device, rate: float, compiled: bool
 ) -> list[Row]:
-    chance = torch.Generator().manual_seed(0)
-    size = measure(name).image_size
-    pictures = torch.randn(batch, 3, *size, generator=chance).to(device)
-    labels = torch.randint(CLASSES, (batch,), generator=chance).to(device)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
-    networks = _networks(name, precision, device, compiled)
+    pictures, labels = _batch(name, batch, device)
+    autocast = _autocast(precision, device)
+    builders = _networks(name, precision, device, compiled)
+    peaks = {system: _peak(name, batch, precision, device, compiled, system) for system in builders}
+    networks = {system: build() for system, build in builders.items()}
     kept, losses = {}, {}
     for system, network in networks.items():
         with autocast():
@@ -95,38 +99,72 @@ def _one(
     rows = []
     for (system, engine), times in in_turns(steps, rounds).items():
         speed, key = batch / times.median, (system, engine)
-        share = speed * flops / rate
+        found = (kept[key], peaks[key], losses[key])
         rows.append(
-            Row(system, engine, name, precision, batch, speed, times.spread, share, kept[key], losses[key], times)
+            Row(system, engine, name, precision, batch, speed, times.spread, speed * flops / rate, *found, times)
         )
     return rows
 
 
-def _networks(name: str, precision: str, device: torch.device, compiled: bool) -> dict[tuple[str, str], nn.Module]:
-    """(system, engine) → the same model with the same weights."""
+def _batch(name: str, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    pictures = torch.randn(batch, 3, *measure(name).image_size, generator=chance)
+    return pictures.to(device), torch.randint(CLASSES, (batch,), generator=chance).to(device)
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _peak(name: str, batch: int, precision: str, device: torch.device, compiled: bool, system: System) -> float | None:
+    """10⁶ bytes a picture, from what whole and half batches take at most in a process of their own, where nothing that
+    was freed before hides what is taken anew."""
+    if device.type != "cuda" and not peak.measurable():
+        return None
+    sizes = (max(1, batch // 2), max(2, batch))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        few, many = pool.submit(_peaks, name, sizes, precision, device, compiled, system).result()
+    return (many - few) / (sizes[1] - sizes[0]) / 1e6
+
+
+def _peaks(
+    name: str, batches: tuple[int, int], precision: str, device: torch.device, compiled: bool, system: System
+) -> tuple[int, int]:
+    network = _networks(name, precision, device, compiled)[system]()
+    few, many = (
+        peak.of(_step(network, *_batch(name, batch, device), _autocast(precision, device)), device) for batch in batches
+    )
+    return few, many
+
+
+def _networks(name: str, precision: str, device: torch.device, compiled: bool) -> dict[System, Callable[[], nn.Module]]:
+    """What makes the same model with the same weights, for each."""
     if name not in SIZES:
         raise UsageError(f"{name} is no Mixer; only their training is compared")
     if lacking := peers.why_not("timm", device):
         raise UsageError(f"timm cannot be compared with: {lacking}")
     from mlpmixer.bench.timm import shaped
 
-    torch.manual_seed(0)
-    ours = create(name, num_classes=CLASSES, gelu="erf").to(device)  # as timm has it
-    nn.init.normal_(cast(nn.Linear, ours.head).weight, std=0.02)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = torch.load(save(ours, Path(folder) / "weights.pth", layout="timm"), weights_only=True)
+    def ours() -> Mixer:
+        torch.manual_seed(0)
+        model = cast(Mixer, create(name, num_classes=CLASSES, gelu="erf").to(device))  # as timm has it
+        nn.init.normal_(cast(nn.Linear, model.head).weight, std=0.02)
+        return model
 
     def theirs() -> nn.Module:
-        return shaped(cast(MixerConfig, ours.config), weights).to(device)
+        model = ours()
+        with tempfile.TemporaryDirectory() as folder:
+            weights = torch.load(save(model, Path(folder) / "weights.pth", layout="timm"), weights_only=True)
+        return shaped(cast(MixerConfig, model.config), weights).to(device)
 
-    networks: dict[tuple[str, str], nn.Module] = {("timm", "eager"): theirs(), ("mlpmixer", "eager"): ours}
+    networks: dict[System, Callable[[], nn.Module]] = {("timm", "eager"): theirs, ("mlpmixer", "eager"): ours}
     if compiled:
         torch._dynamo.reset()  # it gives up after so many models of one kind
-        networks["timm", "compiled"] = cast(nn.Module, torch.compile(theirs()))
-        networks["mlpmixer", "compiled"] = cast(nn.Module, torch.compile(copy.deepcopy(ours)))
-    if precision == "bf16" and trainable.why_not(ours) is None:
-        networks["mlpmixer", "kernels"] = trainable.Trainable(cast(Mixer, copy.deepcopy(ours)))
-        networks["mlpmixer", "kernels, lean"] = trainable.Trainable(cast(Mixer, copy.deepcopy(ours)), lean=True)
+        networks["timm", "compiled"] = lambda: cast(nn.Module, torch.compile(theirs()))
+        networks["mlpmixer", "compiled"] = lambda: cast(nn.Module, torch.compile(ours()))
+    if precision == "bf16" and trainable.why_not(ours()) is None:
+        networks["mlpmixer", "kernels"] = lambda: trainable.Trainable(ours())
+        networks["mlpmixer", "kernels, lean"] = lambda: trainable.Trainable(ours(), lean=True)
     return networks
 
 

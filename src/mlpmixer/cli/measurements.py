@@ -76,7 +76,18 @@ def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool
     if json:
         _print_json(machine, rows, ceilings={f"matrix_{precision}_flop_per_s": rate}, ahead=ahead)
         return
-    head = ["model", "batch", "system", "engine", "images/s", "spread", "of matrix rate", "MB kept", "first loss"]
+    head = [
+        "model",
+        "batch",
+        "system",
+        "engine",
+        "images/s",
+        "spread",
+        "of matrix rate",
+        "MB kept",
+        "MB at peak",
+        "first loss",
+    ]
     print_table(head, [_train_cells(row) for row in rows], f"{precision}, {_said(machine)}, {rate / 1e9:,.0f} GFLOP/s")
     for name, (middle, first, third) in ahead.items():
         print(f"{name}: {middle:.2f} times the better of timm's (quartiles over rounds: {first:.2f} to {third:.2f})")
@@ -142,7 +153,7 @@ def scaling(names: list[str], precision: str, rounds: int, device: str, picture:
     for each in growths:
         print(
             f"{each.model}, {each.engine}: from {each.patches} patches on, time grows with the power {each.timed:.2f} "
-            f"of their number, multiply-adds with {each.counted:.2f}"
+            f"± {each.within:.2f} of their number, multiply-adds with {each.counted:.2f}"
         )
     for point in best:
         print(f"{point.model}, {point.engine}: best batch {point.batch}, {point.images_per_s:,.1f} images/s")
@@ -181,7 +192,8 @@ def _infer_cells(row: inference.Row) -> list[str]:
 
 def _train_cells(row: training.Row) -> list[str]:
     speed = [f"{row.images_per_s:.1f}", f"±{row.spread:.0%}", f"{row.share:.0%}"]
-    return [row.model, str(row.batch), row.system, row.engine, *speed, f"{row.kept_mb:.1f}", f"{row.loss:.4f}"]
+    memory = [f"{row.kept_mb:.1f}", "–" if row.peak_mb is None else f"{row.peak_mb:.1f}"]
+    return [row.model, str(row.batch), row.system, row.engine, *speed, *memory, f"{row.loss:.4f}"]
 
 
 def _data_cells(row: loading.Row) -> list[str]:

@@ -43,7 +43,7 @@ def compare(scale: Scale, device: torch.device) -> Told:
                 f"The cost of {one.model} grows {'linearly' if linear else 'faster than linearly'} with the patches.",
                 abs(one.counted - 1) < 0.02 if linear else one.counted > 1.1,
                 f"from {one.patches} patches on, its operations grow with the power {one.counted:.2f}, its time "
-                f"({one.engine}) with {one.timed:.2f}",
+                f"({one.engine}) with {one.timed:.2f} ± {one.within:.2f}",
             )
         )
     times = (f"{model}, {engine}, ms" for model, engine in systems)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -175,11 +176,13 @@ def _trust(
     side = side_of(model)
     height, width = image.shape[1:]
     squares = -(-height // side) * -(-width // side)
-    orders = {
-        name: [np.argsort(-values.reshape(-1).float().cpu().numpy(), kind="stable")]
-        for name, (values, _) in maps.items()
-        if values.numel() == squares
-    }
+    together = side // getattr(model.config, "patch_size", side)  # patches on one side of a square
+    orders = {}
+    for name, (values, _) in maps.items():
+        if values.numel() > squares:  # of places, one for each patch
+            values = F.avg_pool2d(values[None].float(), together, ceil_mode=True)[0]
+        if values.numel() == squares:  # a ResNet's places are larger than squares
+            orders[name] = [np.argsort(-values.reshape(-1).float().cpu().numpy(), kind="stable")]
     chance = np.random.default_rng(0)
     orders["by chance"] = [chance.permutation(squares) for _ in range(RANDOM)]
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -69,6 +69,7 @@ def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
         ["length", f"{length} of {recipe.train.batch_size} pictures a step, {recipe.train.precision}"],
         ["optimiser", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],
         ["seed", str(recipe.train.seed)],
+        *([["to be expected", recipe.about.expect]] if recipe.about.expect else []),
         ["machine", f"{machine.get('processor')}; torch {machine.get('torch')}, mlpmixer {machine.get('mlpmixer')}"],
         ["begun", str(machine.get("started"))],
     ]
