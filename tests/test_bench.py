@@ -264,7 +264,7 @@ def test_growth_is_that_of_the_upper_part():
 
 def test_the_best_batch_is_the_one_with_the_most_images():
     speeds = {1: 10.0, 2: 30.0, 4: 20.0}
-    points = [scaling.Point("a", "eager", "fp32", 28, 49, n, 1.0, speed, 0.0) for n, speed in speeds.items()]
+    points = [scaling.Point("a", "eager", "fp32", 28, 49, n, 1.0, speed, 0.0, (1.0,)) for n, speed in speeds.items()]
     assert [point.batch for point in scaling.best_batches(points)] == [2]
 
 

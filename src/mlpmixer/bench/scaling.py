@@ -42,7 +42,7 @@ class Point:
     gmacs: float
     images_per_s: float
     spread: float
-    seconds: tuple[float, ...] = ()
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True)

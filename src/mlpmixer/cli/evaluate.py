@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mlpmixer.cli.output import page, print_table, require_writable
+from mlpmixer.cli.progress import stages
 
 ALL_CLASSES = 20  # with more of them, the table has only the worst
 
@@ -62,9 +63,6 @@ def evaluate(
         out: Also write the card into this file, as JSON.
         json: Print the card as JSON.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mlpmixer.experiments.evaluate import evaluate
 
     if out is not None:
@@ -76,9 +74,7 @@ def evaluate(
         "imagenet_sketch": imagenet_sketch,
         "imagenet_c": imagenet_c,
     }
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
+    with stages() as watch:
         card = evaluate(
             weights,
             data,
@@ -93,7 +89,7 @@ def evaluate(
             precision=precision,
             workers=workers,
             batch_size=batch_size,
-            watch=lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
+            watch=watch,
         )
     text = as_json.dumps(card, indent=1, ensure_ascii=False)
     if out is not None:

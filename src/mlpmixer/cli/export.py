@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as as_json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from mlpmixer.cli.output import page, parse_size, print_table
+from mlpmixer.cli.progress import stages
 
 if TYPE_CHECKING:
     from mlpmixer.export.job import Size
@@ -48,16 +48,11 @@ def export(
         force: Replace files that exist.
         json: Print the report as JSON.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mlpmixer.export.check import Refused
     from mlpmixer.export.export import export
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-            bar = bars.add_task("", total=None)
+        with stages() as watch:
             report = export(
                 weights,
                 to,
@@ -68,7 +63,7 @@ def export(
                 count=count,
                 licence=licence,
                 force=force,
-                watch=lambda what, done, total: bars.update(bar, description=what, completed=done, total=total),
+                watch=watch,
             )
     except Refused as refused:
         _show_agreement(refused.report) if not json else print(_text(refused.report))

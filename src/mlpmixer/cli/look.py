@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json as as_json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from mlpmixer.cli.progress import stages
 from mlpmixer.errors import UsageError
 
 
@@ -31,23 +31,11 @@ def look(
         folder: Where the page and its figures are written.
         json: Print the figures as JSON.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from mlpmixer.report.look import look
 
     chosen = [_number(text) for text in layers.split(",")] if layers else None
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
-        figures = look(
-            weights,
-            folder,
-            picture=image,
-            label=label,
-            layers=chosen,
-            watch=lambda what, done, total: progress.update(bar, description=what, completed=done, total=total),
-        )
+    with stages() as watch:
+        figures = look(weights, folder, picture=image, label=label, layers=chosen, watch=watch)
     if json:
         print(as_json.dumps(figures, indent=1))
     else:
