@@ -59,6 +59,11 @@ def test_ratios_are_taken_within_rounds():
     assert Times((1.0, 1.0, 1.0, 1.0)).spread == 0.0
 
 
+def test_what_was_possible_is_that_of_the_same_round():
+    """Work beside the first round slows the system and the product alike, and the share stays what it is."""
+    assert ceilings.share(8.0, Times((4.0, 2.0, 2.0)), most=[4.0, 8.0, 8.0]) == 0.5
+
+
 def test_times_are_those_of_the_runs():
     times = in_turns({"quick": lambda: None, "slow": lambda: time.sleep(0.02)}, rounds=2, warm_up=0)
     assert times["slow"].median >= 0.02

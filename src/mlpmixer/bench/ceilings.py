@@ -57,6 +57,11 @@ def best_by_round(ways: Sequence[Way], times: Mapping[str, Times]) -> list[float
     return [max(way.work / taken for way, taken in zip(ways, each, strict=True)) for each in _rounds(ways, times)]
 
 
+def share(work: float, times: Times, most: Sequence[float]) -> float:
+    """Of what was possible in the same round: the median over rounds."""
+    return statistics.median(work / taken / rate for taken, rate in zip(times.seconds, most, strict=True))
+
+
 def measured(ways: Sequence[Way], rounds: int) -> float:
     """By itself: the median over rounds of the best."""
     times = {way.name: Times(tuple(seconds_of(way.run) for _ in range(rounds))) for way in ways}

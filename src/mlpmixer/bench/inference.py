@@ -167,8 +167,8 @@ class _Bench:
                     spread=each.spread,
                     milliseconds=1000 * each.median / count,
                     flop_per_s=work / each.median,
-                    share=_share(work, each, most),
-                    copy_share=_share(read, each, copied),
+                    share=ceilings.share(work, each, most),
+                    copy_share=ceilings.share(read, each, copied),
                     distance=off,
                     agrees=off <= ALLOWED[precision],
                     times=each,
@@ -211,11 +211,6 @@ class _Bench:
             self.rates[matrix(precision)] += most
         self.rates[COPY] += copied
         return most, copied
-
-
-def _share(work: float, times: Times, most: Sequence[float]) -> float:
-    """Of what was possible in the same round."""
-    return statistics.median(work / taken / rate for taken, rate in zip(times.seconds, most, strict=True))
 
 
 def _turn(system: System, pictures: Pictures) -> Callable[[], None]:

@@ -6,6 +6,7 @@ The first losses are compared, so that nobody is fast by computing something els
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmixer.bench import peak, peers
+from mlpmixer.bench import ceilings, peak, peers
+from mlpmixer.bench.ceilings import Way
 from mlpmixer.bench.systems import CLASSES
 from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.engines import trainable
@@ -36,8 +38,9 @@ System = tuple[str, str]  # whose, and its engine
 
 @dataclass(frozen=True)
 class Row:
-    """`share`: of the matrix rate. `kept_mb`: 10⁶ bytes kept for the way back, for a picture, counted; `peak_mb`: what
-    a picture more adds to the most that a step takes, measured (None: cannot be). `loss`: the first one."""
+    """`share`: of the matrix rate that was reached beside it. `kept_mb`: 10⁶ bytes kept for the way back, for a
+    picture, counted; `peak_mb`: what a picture more adds to the most that a step takes, measured (None: cannot be).
+    `loss`: the first one."""
 
     system: str
     engine: str
@@ -58,14 +61,18 @@ def bench_training(
     precision: str,
     rounds: int,
     device: torch.device,
-    rate: float,
     *,
     compiled: bool = True,
-) -> list[Row]:
-    """models: names and batch sizes. rate: of matrix products, in operations a second. compiled: torch.compile too,
-    which takes a minute a model to begin."""
+) -> tuple[list[Row], float]:
+    """The rows, and how many operations a second matrix products reached in turns with them. models: names and batch
+    sizes. compiled: torch.compile too, which takes a minute a model to begin."""
     keep_freed_memory()
-    return [row for name, batch in models for row in _one(name, batch, precision, rounds, device, rate, compiled)]
+    ways, rows, rates = ceilings.products(precision, device), list[Row](), list[float]()
+    for name, batch in models:
+        found, most = _one(name, batch, precision, rounds, device, ways, compiled)
+        rows += found
+        rates += most
+    return rows, statistics.median(rates)
 
 
 def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
@@ -81,8 +88,9 @@ def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _one(
-    name: str, batch: int, precision: str, rounds: int, device: torch.device, rate: float, compiled: bool
-) -> list[Row]:
+    name: str, batch: int, precision: str, rounds: int, device: torch.device, ways: Sequence[Way], compiled: bool
+) -> tuple[list[Row], list[float]]:
+    """The rows, and the matrix rate of each round."""
     pictures, labels = _batch(name, batch, device)
     autocast = _autocast(precision, device)
     builders = _networks(name, precision, device, compiled)
@@ -95,15 +103,14 @@ def _one(
             kept[system] = (two - one) / 1e6
             losses[system] = F.cross_entropy(network(pictures).float(), labels).item()
     steps = {system: _step(network, pictures, labels, autocast) for system, network in networks.items()}
-    flops = 3 * measure(name).gmacs * 2e9
-    rows = []
-    for (system, engine), times in in_turns(steps, rounds).items():
-        speed, key = batch / times.median, (system, engine)
-        found = (kept[key], peaks[key], losses[key])
-        rows.append(
-            Row(system, engine, name, precision, batch, speed, times.spread, speed * flops / rate, *found, times)
-        )
-    return rows
+    times = in_turns({**steps, **{way.name: way.run for way in ways}}, rounds)
+    most = ceilings.best_by_round(ways, {way.name: times[way.name] for way in ways})
+    work, rows = 3 * measure(name).gmacs * 2e9 * batch, []
+    for key in steps:
+        each = times[key]
+        speed = (batch / each.median, each.spread, ceilings.share(work, each, most))
+        rows.append(Row(*key, name, precision, batch, *speed, kept[key], peaks[key], losses[key], each))
+    return rows, most
 
 
 def _batch(name: str, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:

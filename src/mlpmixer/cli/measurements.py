@@ -62,15 +62,11 @@ def infer(
 
 
 def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool) -> None:
-    import torch
-
     from mlpmixer.bench.training import bench_training, speed_ups
-    from mlpmixer.train.machine import matrix_rate
     from mlpmixer.train.team import device_of
 
     place = device_of(device)
-    rate = matrix_rate(place, torch.bfloat16 if precision == "bf16" else torch.float32)
-    rows = bench_training(pairs, precision, rounds, place, rate, compiled=not quick)
+    rows, rate = bench_training(pairs, precision, rounds, place, compiled=not quick)
     ahead = speed_ups(rows)
     machine = _machine(place, ["timm"])
     if json:
