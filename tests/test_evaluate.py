@@ -204,8 +204,13 @@ def test_a_card_of_many_classes_is_small():
     assert card["confusion"]["pairs"] == [[one, other, 1] for one, other in sorted(zip(labels, said, strict=True))]
     assert len(json.dumps(card["confusion"])) < 1e6
     data = {"count": 40, "classes": len(classes), "source": "many", "split": "test"}
-    card |= {"data": data, "preprocessing": asdict(Preprocessing()), "warnings": [], "classes": card["classes"][:3]}
-    assert "21,843 classes are too many to draw; 40 pairs are in the card's JSON" in html.unescape(card_section(card))
+    card |= {"data": data, "preprocessing": asdict(Preprocessing()), "warnings": []}
+    text = html.unescape(card_section(card))
+    assert "The 24 of 21,843 with the lowest F1" in text
+    worst = next(one for one in card["classes"] if one["count"] and not one["f1"])
+    assert worst["mistaken_for"]
+    assert f"<td>{worst['name']}</td><td>{worst['mistaken_for']}</td>" in text  # among the pairs most often confused
+    assert len(text) < 20_000
 
 
 def test_the_papers_two_ways():

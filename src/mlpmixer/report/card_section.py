@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from mlpmixer.report import page
 from mlpmixer.report.chart import Series, line_chart
 from mlpmixer.report.matrix import confusion_chart
+
+AS_TABLE = 128  # classes at most that are all listed
+LISTED = 24  # of more
 
 
 def card_section(card: Mapping[str, Any]) -> str:
@@ -36,9 +39,7 @@ def card_section(card: Mapping[str, Any]) -> str:
     if "classes" in card:
         parts.append(page.beside(_reliability(card["calibration"]), _confusion(card["confusion"])))
         parts.append(page.small_heading("Class by class"))
-        parts.append(
-            page.table(["class", "pictures", "recall, %", "precision, %", "F1, %", "mistaken most for"], _classes(card))
-        )
+        parts.append(_classes(card["classes"]))
     if "imagenet_c" in card:
         parts.append(_spoilt(card["imagenet_c"]))
     return "".join(parts)
@@ -90,23 +91,29 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 def _confusion(confusion: Mapping[str, Any]) -> str:
     names = confusion["names"]
     if "matrix" not in confusion:
-        pairs = len(confusion["pairs"])
-        return page.words(
-            f"{len(names):,} classes are too many to draw; {pairs:,} pairs are in the card's JSON.", "soft"
-        )
+        mistakes = sorted((pair for pair in confusion["pairs"] if pair[0] != pair[1]), key=lambda pair: -pair[2])
+        rows = [[names[shown], names[said], f"{count:,}"] for shown, said, count in mistakes[:LISTED]]
+        note = f"The pairs most often confused, of {len(mistakes):,}; all of them are in the card's JSON."
+        return page.table(["is", "taken for", "pictures"], rows, note)
     return page.drawing(confusion_chart(np.array(confusion["matrix"]), names), "Confusion matrix")
 
 
-def _classes(card: Mapping[str, Any]) -> list[list[str]]:
-    return [
+def _classes(figures: Sequence[Mapping[str, Any]]) -> str:
+    """All of few classes; of many, those that are found worst."""
+    shown, note = figures, ""
+    if len(figures) > AS_TABLE:
+        shown = sorted((one for one in figures if one["count"]), key=lambda one: one["f1"])[:LISTED]
+        note = f"The {len(shown)} of {len(figures):,} with the lowest F1; all of them are in the card's JSON."
+    rows = [
         [
             one["name"],
             f"{one['count']:,}",
             *(f"{100 * one[k]:.1f}" for k in ("recall", "precision", "f1")),
             one["mistaken_for"] or "–",
         ]
-        for one in card["classes"]
+        for one in shown
     ]
+    return page.table(["class", "pictures", "recall, %", "precision, %", "F1, %", "mistaken most for"], rows, note)
 
 
 def _spoilt(found: Mapping[str, Any]) -> str:
