@@ -227,16 +227,24 @@ class TestChanges:
 
     @pytest.mark.parametrize(
         ("name", "line", "value"),
-        [("permutation", "train.seed", 7), ("table3", "optim.lr", 0.5)],
+        [
+            ("permutation", "train.seed", 7),
+            ("table3", "optim.lr", 0.5),
+            ("data-scale", "data.share", 0.5),
+            ("permutation", "evaluation.scramble", "pixels"),
+            ("resolution", "model.image_size", "48"),
+        ],
     )
     def test_not_those_that_its_runs_differ_in(self, name: str, line: str, value: Any):
-        """Runs that are one and the same would count as several, and agree perfectly."""
+        """Runs that are one and the same would count as several, and agree perfectly; others would be misnamed."""
+        study = training(name)
         with pytest.raises(UsageError, match=f"{line} is what the runs of this study differ in"):
-            changed(training(name).plans("small"), {line: value})
+            changed(study.plans("small"), {line: value}, study.varies)
 
     @pytest.mark.parametrize("name", TRAINING)
     def test_others_reach_all(self, name: str):
-        plans = changed(training(name).plans("small"), {"train.steps": 3, "machine.workers": 0})
+        study = training(name)
+        plans = changed(study.plans("small"), {"train.steps": 3, "machine.workers": 0}, study.varies)
         assert all((plan.recipe.train.steps, plan.recipe.machine.workers) == (3, 0) for plan in plans)
 
     def test_first_weights_follow_too(self, clothes: Path, tmp_path: Path):

@@ -59,7 +59,7 @@ def costs(
         return [], LARGE
     first = study.plans(scale)
     # What follows from their figures costs the same, whatever these are.
-    plans = changed([*first, *study.then(scale, [Done(plan, Path(), {}) for plan in first])], changes)
+    plans = changed([*first, *study.then(scale, [Done(plan, Path(), {}) for plan in first])], changes, study.varies)
     rate = LARGE
     if scale != "paper" and plans:
         rate = KEPT_UP * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)

@@ -105,4 +105,11 @@ def tell(done: Sequence[Done]) -> Told:
     )
 
 
-STUDY = Study("data-scale", "Parts of the data, the same number of steps.", "Section 3.3, Fig. 2 right", plans, tell)
+STUDY = Study(
+    "data-scale",
+    "Parts of the data, the same number of steps.",
+    "Section 3.3, Fig. 2 right",
+    plans,
+    tell,
+    varies=("data.share",),
+)

@@ -123,4 +123,6 @@ def tell(done: Sequence[Done]) -> Told:
     )
 
 
-STUDY = Study("permutation", "Pixels in another order.", "Section 3.4, Fig. 4", plans, tell)
+STUDY = Study(
+    "permutation", "Pixels in another order.", "Section 3.4, Fig. 4", plans, tell, varies=("evaluation.scramble",)
+)

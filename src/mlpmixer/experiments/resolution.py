@@ -84,4 +84,11 @@ def tell(done: Sequence[Done]) -> Told:
     )
 
 
-STUDY = Study("resolution", "Fine-tuning at a higher resolution.", "Appendix C", plans, tell)
+STUDY = Study(
+    "resolution",
+    "Fine-tuning at a higher resolution.",
+    "Appendix C",
+    plans,
+    tell,
+    varies=("model.image_size", "model.resize"),
+)

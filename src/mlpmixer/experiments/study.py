@@ -103,8 +103,8 @@ class Told:
 @dataclass(frozen=True)
 class Study:
     """`plans(scale)` gives the runs, `then(scale, done)` those that follow from their figures, `tell(done)` what all
-    of them say. `runs_of`: at each scale, another study whose runs these are too. `partial`: what has no data is left
-    out."""
+    of them say. `varies`: lines of recipes that its question is about. `runs_of`: at each scale, another study whose
+    runs these are too. `partial`: what has no data is left out."""
 
     name: str
     what: str
@@ -112,6 +112,7 @@ class Study:
     plans: Callable[[Scale], list[Plan]]
     tell: Callable[[Sequence[Done]], Told]
     then: Callable[[Scale, Sequence[Done]], list[Plan]] = lambda _scale, _done: []
+    varies: tuple[str, ...] = ()
     runs_of: Mapping[Scale, str] = field(default_factory=dict)
     partial: bool = False
 
@@ -150,7 +151,7 @@ def carry_out(
         told = study.measure(scale, device)
         RunFolder(root).write(record_name(study.name), _record(study, scale, flags, [], told, device))
         return told
-    plans = placed(changed(study.plans(scale), changes), data, say if study.partial else None)
+    plans = placed(changed(study.plans(scale), changes, study.varies), data, say if study.partial else None)
     if not plans:
         raise DataError(f"none of the data sets of {study.name} is in {data}; --data names the folder that has them")
     for name in {plan.few_of for plan in plans if plan.few_of}:
@@ -169,13 +170,15 @@ def record_name(study: str) -> str:
     return f"{study}.study.json"
 
 
-def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None) -> list[Plan]:
-    """With these lines of a recipe in every run. What the study itself varies must not be among them."""
+def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None, varied: Sequence[str] = ()) -> list[Plan]:
+    """With these lines of a recipe in every run. What the study itself varies must not be among them: those of
+    `varied`, seeds, and any line by which two runs would become one and the same."""
+    varied = ("train.seed", *varied)
     usual = _different([plan.recipe for plan in plans])
     for line, value in (changes or {}).items():
         if line.startswith("machine."):
             continue
-        if line == "train.seed" or _different([toml.change(plan.recipe, {line: value}) for plan in plans]) < usual:
+        if line in varied or _different([toml.change(plan.recipe, {line: value}) for plan in plans]) < usual:
             raise UsageError(f"{line} is what the runs of this study differ in; leave it out, or train by hand")
     return [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in plans]
 
