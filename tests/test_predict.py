@@ -53,15 +53,16 @@ def test_all_kinds_of_input_agree(predictor: Predictor):
         assert abs(found.score - pixels.score) < 0.05  # a path may be decoded smaller
 
 
-@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("bf16", 2e-3)])
+@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("bf16", 2**-8)])
 def test_scores_are_the_models_own(precision: str, off: float):
+    """In bfloat16 within one of its steps."""
     model = load("mixer_cifar10")
     assert model.passport is not None
     how = model.passport.preprocessing
     images = preprocess(decode(PHOTO, at_least=how.resize), how)[None]
     expected = model(images).softmax(1).max()
     found = Predictor("mixer_cifar10", precision=precision)(PHOTO)
-    assert found.score == pytest.approx(float(expected.detach()), abs=off)
+    assert found.score == pytest.approx(float(expected.detach()), rel=off)
 
 
 def test_batches_do_not_change_the_answer(predictor: Predictor, photos: list[Path]):
