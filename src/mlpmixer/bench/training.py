@@ -67,12 +67,9 @@ def bench_training(
     """The rows, and how many operations a second matrix products reached in turns with them. models: names and batch
     sizes. compiled: torch.compile too, which takes a minute a model to begin."""
     keep_freed_memory()
-    ways, rows, rates = ceilings.products(precision, device), list[Row](), list[float]()
-    for name, batch in models:
-        found, most = _one(name, batch, precision, rounds, device, ways, compiled)
-        rows += found
-        rates += most
-    return rows, statistics.median(rates)
+    ways = ceilings.products(precision, device)
+    found = [_one(name, batch, precision, rounds, device, ways, compiled) for name, batch in models]
+    return [row for rows, _ in found for row in rows], statistics.median(rate for _, most in found for rate in most)
 
 
 def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
