@@ -31,6 +31,7 @@ class Model:
     image_size: tuple[int, ...] = ()  # side, or height and width, in pixels; empty: the model's own
     resize: Literal["resample", "tiles"] = "resample"  # how the weights follow another image size
     options: dict[str, Option] = field(default_factory=dict)  # fields of the model's config, such as dropout
+    grow: bool = False  # the weights are a smaller Mixer's: give it the options' layers, channels and hidden units
 
 
 @dataclass(frozen=True, kw_only=True)

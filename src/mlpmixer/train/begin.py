@@ -10,6 +10,7 @@ from mlpmixer.models import create
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipe import Evaluation, Recipe
+from mlpmixer.weights.growth import GROWS, grow
 from mlpmixer.weights.load import glance, load
 
 
@@ -25,7 +26,10 @@ def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
         if wanted.weights:
             if glance(wanted.weights).passport.classes != classes:
                 options |= {"num_classes": len(classes), "fresh": ("head",)}
+            sizes = {name: options.pop(name) for name in GROWS if wanted.grow and name in options}
             model = load(wanted.weights, image_size=size, resize=wanted.resize, **options).float()
+            if wanted.grow:
+                model = grow(model, **sizes)
         else:
             model = create(wanted.name, num_classes=len(classes), image_size=size, **options)
     except TypeError as error:
