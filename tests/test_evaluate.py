@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import shaken
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,6 +191,19 @@ class TestOwnData:
         (clothing / "real.json").write_text("[[1], [2]]")
         with pytest.raises(DataError, match="not ReaL's label file"):
             evaluate("mixer_clothing", clothing, real=clothing / "real.json", workers=0)
+
+
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
+    chance = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, 9, generator=chance), torch.randint(5, (50,), generator=chance)
+    answers = Answers(torch.zeros(50, 2), logits, labels, torch.arange(50))
+    classes, outputs = tuple("abcde"), np.array([3, -1, 0, 8, 5])  # the model does not have the second
+    whole = answered(answers, classes, outputs)
+    monkeypatch.setattr("mlpmixer.experiments.card.BLOCK", 7)
+    assert answered(answers, classes, outputs) == whole
+    known = labels != 1
+    nats = F.cross_entropy(logits[known].double(), torch.from_numpy(outputs)[labels[known]])
+    assert whole["nats"] == pytest.approx(float(nats), rel=1e-12)
 
 
 def test_a_card_of_many_classes_is_small():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
+from torch import Tensor
 
 from mlpmixer.measures.answers import Answers
 from mlpmixer.measures.calibration import reliability
@@ -20,6 +21,7 @@ from mlpmixer.measures.neighbours import nearest_neighbours
 from mlpmixer.measures.probe import probe
 
 NEIGHBOURS = 20
+BLOCK = 1_024  # answers looked at together: all at once would take several times the room that they have themselves
 AS_MATRIX = 64  # classes at most whose confusion is a matrix; of more, the pairs that occur
 ANOTHER = "(another)"  # stands for all classes that the model has and the data has not
 
@@ -34,9 +36,9 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
     """What the head says. `outputs`: for each class the model's output, -1 where it has none."""
     labels, logits = answers.labels.numpy(), answers.logits
     truth = torch.from_numpy(outputs)[answers.labels]  # as outputs; a class that the model has not is never right
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
+    blocks = [_of_block(*block) for block in zip(logits.split(BLOCK), truth.split(BLOCK), strict=True)]
+    ranked, confidence, said, nats = (torch.cat(found) for found in zip(*blocks, strict=True))
     right = ranked[:, 0].numpy()
-    confidence, said = logits.softmax(1).max(1)
     class_of = np.full(logits.shape[1], len(classes))
     class_of[outputs[outputs >= 0]] = np.flatnonzero(outputs >= 0)
     predicted = class_of[said.numpy()]
@@ -49,7 +51,7 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
     return {
         "top1": top1,
         "top5": share(ranked.any(1).numpy()),
-        "nats": float(F.cross_entropy(logits[known].double(), truth[known])) if known.any() else None,
+        "nats": float(nats[known].mean()) if known.any() else None,
         "classes": [asdict(figures) for figures in class_figures(confused, names)[: len(classes)]],
         "confusion": _confusion(confused, names),
         "calibration": {
@@ -59,6 +61,13 @@ def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, 
         },
         "chance": {"share": float(most), "beaten": bool(top1["low"] > most)},
     }
+
+
+def _of_block(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each row: which of the five best outputs is right, how sure the best is and which it is, the nats lost."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
+    nats = F.cross_entropy(logits.double(), truth, ignore_index=-1, reduction="none")
+    return ranked, *logits.softmax(1).max(1), nats
 
 
 def _confusion(found: Confusion, names: Sequence[str]) -> dict[str, Any]:
