@@ -67,7 +67,8 @@ def _of_block(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     """Of each row: which of the five best outputs is right, how sure the best is and which it is, the nats lost."""
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
     nats = F.cross_entropy(logits.double(), truth, ignore_index=-1, reduction="none")
-    return ranked, *logits.softmax(1).max(1), nats
+    confidence, said = logits.softmax(1).max(1)
+    return ranked, confidence, said, nats
 
 
 def _confusion(found: Confusion, names: Sequence[str]) -> dict[str, Any]:

