@@ -518,13 +518,14 @@ class TestKilled:
 
 class TestStopped:
     def test_asked_by_ctrl_c_and_by_a_cluster(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
-        """Real processes of the command; Ctrl-C reaches all processes of a terminal, SIGTERM only the one."""
+        """Real processes of the command. Ctrl-C reaches all processes of a terminal, SIGTERM one or all of a job."""
         folder, file = tmp_path / "run", tmp_path / "small.toml"
         slow = toml.change(small, {"machine.workers": 2, "machine.save_every": 1000})
         file.write_text(toml.dumps(slow))
         command = [sys.executable, "-W", "error", "-m", "mlpmixer", "train", str(file), "--folder", str(folder)]
         done, lines = [], []
-        for asked in (signal.SIGINT, signal.SIGTERM):
+        asking = [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM)]
+        for ask, asked in asking:
             before = lines_of(folder)
             process = subprocess.Popen(
                 command,
@@ -535,7 +536,7 @@ class TestStopped:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             wait_for(partial(other_lines, folder, before), Alive(process))
-            (os.killpg if asked == signal.SIGINT else os.kill)(process.pid, asked)
+            ask(process.pid, asked)
             out, err = process.communicate(timeout=120)
             assert process.returncode == 130, err
             assert out == ""
@@ -548,11 +549,12 @@ class TestStopped:
             done.append(int(found[1]))
             assert steps_saved(folder)[-1] == done[-1]
             lines.append(noted(folder))
-        assert done[0] < done[1] < STEPS
-        kept = up_to(done[0], lines[0])
-        assert lines[1][: len(kept)] == kept
+        assert done[0] < done[1] < done[2] < STEPS
+        for n in (0, 1):
+            kept = up_to(done[n], lines[n])
+            assert lines[n + 1][: len(kept)] == kept
         fit(small, folder, quiet=True)
-        assert_went_on(folder, lines[1], done[1])
+        assert_went_on(folder, lines[2], done[2])
         for name in ("weights.safetensors", "best.safetensors"):
             assert_same_file(folder / name, uninterrupted / name)
 

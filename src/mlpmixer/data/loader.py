@@ -284,11 +284,14 @@ def _started(
 
 
 def _follow(main: int, _: int) -> None:
-    """In a process that loads: Ctrl-C reaches it too, but process `main` decides what it means; and both end together.
+    """In a process that loads: what asks all processes to stop is for process `main` to answer; and both end together.
 
-    torch's own watch takes seconds to see that the main one was killed, and never does if that was while it forked.
+    Ctrl-C reaches all processes of a terminal, and SIGTERM all of a Slurm job or under `timeout`. A second SIGTERM is
+    from the main one, which waits no longer. torch's own watch takes seconds to see that the main one was killed, and
+    never does if that was while it forked.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != main:
