@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpmixer import create, load, recipes, save
-from mlpmixer.errors import UsageError
+from mlpmixer.errors import RecipeError, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
 from mlpmixer.train.begin import begin
@@ -30,7 +30,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"head_bias": None},
     {"num_classes": 0},
 ]
-MORE = {"layers": 5, "channels": 16, "token_hidden": 9, "channel_hidden": 20}
+MORE: dict[str, Any] = {"layers": 5, "channels": 16, "token_hidden": 9, "channel_hidden": 20}
 
 
 def small(**options: Any) -> Classifier:
@@ -118,9 +118,9 @@ def test_only_mixers():
 
 
 class TestRuns:
-    def begun(self, tmp_path: Path, **sizes: int) -> Classifier:
+    def begun(self, tmp_path: Path, grows: bool = True, **sizes: Any) -> Classifier:
         file = save(small(num_classes=2), tmp_path / "small.safetensors")
-        changes = {"model.weights": str(file), "model.grow": True, "model.options.dropout": 0.1}
+        changes = {"model.weights": str(file), "model.grow": grows, "model.options.dropout": 0.1}
         sizes = {f"model.options.{name}": size for name, size in sizes.items()}
         return begin(toml.change(recipes.find("cifar10"), {**changes, **sizes}), ("cat", "dog"))
 
@@ -131,3 +131,8 @@ class TestRuns:
     def test_a_size_too_small_is_one_line(self, tmp_path: Path):
         with pytest.raises(UsageError, match="weights only grow: layers is 2, and cannot become 1"):
             self.begun(tmp_path, layers=1)
+
+    def test_growing_is_asked_for(self, tmp_path: Path):
+        with pytest.raises(RecipeError, match=r"have layers 2, and model.options.layers is 5; --model.grow true"):
+            self.begun(tmp_path, grows=False, **MORE)
+        assert self.begun(tmp_path, grows=False, **SMALL).config.layers == 2

@@ -9,7 +9,7 @@ from mlpmixer.errors import RecipeError
 from mlpmixer.models import create
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
-from mlpmixer.recipe import Evaluation, Recipe
+from mlpmixer.recipe import Evaluation, Model, Recipe
 from mlpmixer.weights.growth import GROWS, grow
 from mlpmixer.weights.load import glance, load
 
@@ -21,17 +21,11 @@ def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
         if option in wanted.options:
             raise RecipeError(f"model.options cannot set {option}: {said} says it")
     size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else None
-    options: dict[str, Any] = {**wanted.options}
     try:
         if wanted.weights:
-            if glance(wanted.weights).passport.classes != classes:
-                options |= {"num_classes": len(classes), "fresh": ("head",)}
-            sizes = {name: options.pop(name) for name in GROWS if wanted.grow and name in options}
-            model = load(wanted.weights, image_size=size, resize=wanted.resize, **options).float()
-            if wanted.grow:
-                model = grow(model, **sizes)
+            model = _trained(wanted, classes, size)
         else:
-            model = create(wanted.name, num_classes=len(classes), image_size=size, **options)
+            model = create(wanted.name, num_classes=len(classes), image_size=size, **wanted.options)
     except TypeError as error:
         why = str(error).splitlines()[0]
         raise RecipeError(f"model.options has a value of the wrong kind: {why}") from error
@@ -42,6 +36,25 @@ def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
         preprocessing=preprocessing_of(recipe.evaluation, model.config.image_size), classes=classes, provenance=origin
     )
     return model.train()
+
+
+def _trained(wanted: Model, classes: tuple[str, ...], image_size: tuple[int, int] | None) -> Classifier:
+    stored = glance(wanted.weights)
+    sizes: dict[str, Any] = {
+        name: wanted.options[name] for name in GROWS if name in wanted.options and hasattr(stored.config, name)
+    }
+    options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in sizes}
+    for name, asked in sizes.items():
+        has = getattr(stored.config, name)
+        if has != asked and not wanted.grow:
+            raise RecipeError(
+                f"model.weights have {name} {has}, and model.options.{name} is {asked}; "
+                "--model.grow true makes a larger Mixer of them"
+            )
+    if stored.passport.classes != classes:
+        options |= {"num_classes": len(classes), "fresh": ("head",)}
+    model = load(wanted.weights, image_size=image_size, resize=wanted.resize, **options).float()
+    return grow(model, **sizes) if wanted.grow else model
 
 
 def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocessing:
