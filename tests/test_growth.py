@@ -104,6 +104,7 @@ def test_a_saved_one_is_an_ordinary_model(tmp_path: Path):
     [
         ({"layers": 1}, "weights only grow: layers is 2, and cannot become 1"),
         ({"channel_hidden": 8}, "channel_hidden is 16"),
+        ({"layer": 4}, "not 'layer'; did you mean 'layers'"),
         ({"channels": 12}, "channels grow to a multiple of the 8 that there are, not to 12"),
     ],
 )

@@ -15,7 +15,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from mlpmixer.errors import UsageError
+from mlpmixer.errors import UsageError, nearest
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
@@ -28,6 +28,8 @@ def grow(small: Classifier, **sizes: int) -> Mixer:
         raise UsageError(f"only Mixers grow, and this is {small.name}")
     old = small.config
     for name, size in sizes.items():
+        if name not in GROWS:
+            raise UsageError(f"what grows is {', '.join(GROWS)}, not '{name}'{nearest(name, GROWS)}")
         has = getattr(old, name)
         if size < has:
             raise UsageError(f"weights only grow: {name} is {has}, and cannot become {size}")
