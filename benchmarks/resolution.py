@@ -26,6 +26,7 @@ from mlpmixer.measures.accuracy import accuracy, count_right
 from mlpmixer.models import build
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Preprocessing
+from mlpmixer.recipe import Model
 from mlpmixer.recipes import find, toml
 from mlpmixer.train.loop import fit
 from mlpmixer.weights import resolution
@@ -105,10 +106,6 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
         "data.source": str(photos),
         "data.dev": "",
         "data.test": "",
-        "model.weights": str(run),
-        "model.image_size": size,
-        "model.resize": scheme,
-        "model.options": {},
         "augment.area": (0.5, 1.0),
         "augment.mixup": 0.0,
         "optim.lr": 1e-4,
@@ -116,10 +113,12 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
         "train.epochs": epochs,
     }
     folder = run.with_name(f"{run.name}-{size[0]}x{size[1]}-{scheme}")
-    fit(toml.change(find("photos_from_scratch"), changes), folder, quiet=True)
-    model = load(folder)
-    assert isinstance(model, Mixer)
-    return model
+    recipe = toml.change(find("photos_from_scratch"), changes)
+    model = Model(name=recipe.model.name, weights=str(run), image_size=size, resize=scheme)  # its options are the run's
+    fit(dataclasses.replace(recipe, model=model), folder, quiet=True)
+    learnt = load(folder)
+    assert isinstance(learnt, Mixer)
+    return learnt
 
 
 def table(columns: list[str], figure: Callable[[Size, str], float], original: Size) -> None:
