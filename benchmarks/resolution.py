@@ -106,6 +106,9 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
         "data.source": str(photos),
         "data.dev": "",
         "data.test": "",
+        "model.weights": str(run),
+        "model.image_size": size,
+        "model.resize": scheme,
         "augment.area": (0.5, 1.0),
         "augment.mixup": 0.0,
         "optim.lr": 1e-4,
@@ -113,9 +116,9 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
         "train.epochs": epochs,
     }
     folder = run.with_name(f"{run.name}-{size[0]}x{size[1]}-{scheme}")
-    recipe = toml.change(find("photos_from_scratch"), changes)
-    model = Model(name=recipe.model.name, weights=str(run), image_size=size, resize=scheme)  # its options are the run's
-    fit(dataclasses.replace(recipe, model=model), folder, quiet=True)
+    recipe = find("photos_from_scratch")
+    recipe = dataclasses.replace(recipe, model=Model(name=recipe.model.name))  # its options are those of the run
+    fit(toml.change(recipe, changes), folder, quiet=True)
     learnt = load(folder)
     assert isinstance(learnt, Mixer)
     return learnt
