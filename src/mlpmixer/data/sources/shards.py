@@ -67,12 +67,12 @@ class Shards(Split):
         return self.paths[int(np.searchsorted(self.ends, index, side="right"))]
 
     def _file(self, path: Path) -> _File:
-        file = self._files.get(path)
-        if file is None:
-            file = _File(path)
-            if len(self._files) >= MAX_OPEN:
-                self._files = {}
-            self._files[path] = file
+        files = self._files
+        if path in files:
+            return files[path]
+        file = _File(path)
+        # Another dictionary each time: threads that come at once cannot fill one beyond its measure.
+        self._files = {**(files if len(files) < MAX_OPEN else {}), path: file}
         return file
 
 
