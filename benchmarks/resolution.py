@@ -119,9 +119,9 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
     recipe = find("photos_from_scratch")
     recipe = dataclasses.replace(recipe, model=Model(name=recipe.model.name))  # its options are those of the run
     fit(toml.change(recipe, changes), folder, quiet=True)
-    learnt = load(folder)
-    assert isinstance(learnt, Mixer)
-    return learnt
+    model = load(folder)
+    assert isinstance(model, Mixer)
+    return model
 
 
 def table(columns: list[str], figure: Callable[[Size, str], float], original: Size) -> None:
