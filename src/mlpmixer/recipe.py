@@ -98,10 +98,7 @@ class Loss:
 class Optim:
     name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"  # the optimiser; sgd has momentum
     lr: float = 0.001  # at the peak
-    betas: tuple[float, float] = (
-        0.9,
-        0.999,
-    )  # of adam, adamw and lamb: the memory of gradients and their squares
+    betas: tuple[float, float] = (0.9, 0.999)  # of adam, adamw and lamb: the memory of gradients and their squares
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.1  # of kernels only; adamw and lamb: times lr, apart from the gradient; sgd and adam: in it
     clip: float = 1.0  # the gradient's global norm at most; 0: as it is
