@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "mlpmixer"
 
 FLOORS = [
-    {"errors"},
-    {"passport", "recipe", "download", "processor"},
+    {"errors", "text"},
+    {"passport", "recipe", "download", "processor", "files"},
     {"kernels"},
     {"models", "data", "recipes", "run"},
     {"weights", "measures", "microscope", "engines"},

@@ -1,0 +1,110 @@
+"""Files of strangers, opened with care.
+
+What has the name of a picture, a list or a run may be a pipe that never ends, a device, a sparse file of terabytes or a
+link to somebody else's file. Everything here raises an `OSError` whose `strerror` says in words what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+MOST = 1 << 30  # bytes of a file that is read as a whole, unless its reader says less
+TEXT = 1 << 26  # bytes of what people and programs write: lists, JSON, TOML
+
+# Opening a pipe does not wait for somebody to write into it, and a terminal does not become ours.
+_CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO:
+    """A regular file, to be read. `follow`: it may be a link to one."""
+    _require_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116 (opening some devices does something)
+    descriptor = os.open(path, os.O_RDONLY | _CAREFULLY | (0 if follow else _NO_LINK))
+    try:
+        _require_regular(os.fstat(descriptor), path)  # another one may have taken its place
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read(path: str | os.PathLike[str], most: int = MOST, *, follow: bool = True) -> bytes:
+    """All of a regular file of at most `most` bytes."""
+    with open_regular(path, follow=follow) as file:
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if content is None or len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {size(most)}", os.fspath(path))
+    return content
+
+
+def read_text(path: str | os.PathLike[str], most: int = TEXT, *, follow: bool = True, errors: str = "strict") -> str:
+    """The same as text in UTF-8."""
+    return read(path, most, follow=follow).decode("utf-8-sig", errors)
+
+
+def below(folder: str | os.PathLike[str], *names: str) -> Path:
+    """The path of `names` in `folder`, none of which is a link that leads elsewhere; it need not exist."""
+    path = Path(folder)
+    for name in names:
+        path = path / name
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link", str(path))
+    return path
+
+
+def open_lock(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file to hold a lock on, made if need be and never changed."""
+    flags = os.O_RDWR | os.O_CREAT | _CAREFULLY | _NO_LINK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
+        raise
+    try:
+        _require_regular(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "r+b", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def hold(file: BinaryIO, *, wait: bool = False) -> bool:
+    """Whether this process has the lock on `file` now; it loses it when the file is closed, or it dies. Where a file
+    system has no locks, everybody has it."""
+    if fcntl is None:
+        return True
+    try:
+        # Not flock: processes that were forked from this one would hold it, too, and may outlive it.
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def size(count: int) -> str:
+    """Bytes for people: 512 B, 64 MB, 1 GB."""
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.4g} {name}"
+    return f"{count} B"
+
+
+def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "it is a link", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", os.fspath(path))

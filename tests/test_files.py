@@ -1,0 +1,113 @@
+"""Files of strangers, and names of strangers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlpmixer import files
+from mlpmixer.text import printable
+
+
+class TestReading:
+    def test_a_file_is_read_whole(self, tmp_path: Path):
+        (tmp_path / "a").write_bytes(b"12345")
+        (tmp_path / "link").symlink_to("a")
+        assert files.read(tmp_path / "a", 5) == files.read(tmp_path / "link") == b"12345"
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="a pipe or a device"):
+            files.read(tmp_path / "pipe")
+
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+    def test_a_link_to_a_device(self, tmp_path: Path, device: str):
+        (tmp_path / "photo.jpg").symlink_to(device)
+        with pytest.raises(OSError, match="a pipe or a device"):
+            files.read(tmp_path / "photo.jpg")
+
+    def test_a_sparse_file_of_terabytes(self, tmp_path: Path):
+        with (tmp_path / "big").open("wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(OSError, match="larger than 1 GB"):
+            files.read(tmp_path / "big")
+
+    def test_one_byte_too_many(self, tmp_path: Path):
+        (tmp_path / "a").write_bytes(b"123456")
+        with pytest.raises(OSError, match="larger than 5 B"):
+            files.read(tmp_path / "a", 5)
+
+    def test_a_folder(self, tmp_path: Path):
+        with pytest.raises(IsADirectoryError, match="a folder"):
+            files.read(tmp_path)
+
+    def test_links_may_be_refused(self, tmp_path: Path):
+        (tmp_path / "a").write_bytes(b"1")
+        (tmp_path / "link").symlink_to("a")
+        with pytest.raises(OSError, match="a link"):
+            files.read(tmp_path / "link", follow=False)
+
+    def test_what_lies_below_a_folder(self, tmp_path: Path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "cards").symlink_to(tmp_path)
+        assert files.below(tmp_path, "run", "new") == tmp_path / "run" / "new"
+        with pytest.raises(OSError, match="a link"):
+            files.below(tmp_path / "run", "cards", "a.json")
+
+
+class TestLocks:
+    def test_what_a_link_leads_to_is_left_alone(self, tmp_path: Path):
+        (tmp_path / "victim").write_text("all I have")
+        (tmp_path / ".lock").symlink_to("victim")
+        with pytest.raises(OSError, match="a link"):
+            files.open_lock(tmp_path / ".lock")
+        assert (tmp_path / "victim").read_text() == "all I have"
+
+    def test_a_file_that_is_there_is_not_emptied(self, tmp_path: Path):
+        (tmp_path / ".lock").write_text("notes")
+        with files.open_lock(tmp_path / ".lock") as lock:
+            assert files.hold(lock)
+        assert (tmp_path / ".lock").read_text() == "notes"
+
+    def test_one_process_at_a_time(self, tmp_path: Path):
+        code = (
+            "import sys; from mlpmixer import files; print(files.hold(files.open_lock(sys.argv[1])))",
+            str(tmp_path / ".lock"),
+        )
+
+        def another() -> str:
+            return subprocess.run([sys.executable, "-c", *code], check=True, capture_output=True, text=True).stdout
+
+        with files.open_lock(tmp_path / ".lock") as lock:
+            assert files.hold(lock)
+            assert another() == "False\n"
+        assert another() == "True\n"
+
+
+class TestPrintable:
+    @given(st.text())
+    def test_any_text_becomes_one_harmless_line(self, text: str):
+        assert printable(text).isprintable()
+        printable(text).encode()
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("Käse, 犬 and 🐈.jpg", "Käse, 犬 and 🐈.jpg"),
+            ("\x1b]52;c;aGk=\x07.jpg", r"\x1b]52;c;aGk=\x07.jpg"),
+            ("a\nmixer: all is well", r"a\nmixer: all is well"),
+            ("\u202egpj.exe", r"\u202egpj.exe"),
+            ("\udce9t\udce9.jpg", r"\udce9t\udce9.jpg"),
+        ],
+    )
+    def test_names(self, name: str, shown: str):
+        assert printable(name) == shown
+
+    def test_long_ones_are_cut(self):
+        assert printable("a" * 100, 10) == "a" * 9 + "…"
