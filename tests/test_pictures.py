@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from PIL import Image
 from mlpmixer.data import jpeg
 from mlpmixer.data import preprocess as preprocess_module
 from mlpmixer.data.jpeg import quick_jpeg
+from mlpmixer.data.limits import DECODING, Limits, Room
 from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import normalise, prepare, preprocess, resize, short_side
 from mlpmixer.errors import PictureError
@@ -84,14 +89,6 @@ def test_transparent_is_white():
     assert decode(saved(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_large_jpegs_are_decoded_small(photos: list[Path]):
-    with Image.open(photos[0]) as opened:
-        full = opened.size
-    small = decode(photos[0], at_least=100).size
-    assert min(small) >= 100
-    assert small[0] < full[0]
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -101,9 +98,14 @@ def test_large_jpegs_are_decoded_small(photos: list[Path]):
         (saved(GRADIENT, "PNG")[:-40], "no picture, or a damaged one"),
         ("nowhere.jpg", "there is no file nowhere.jpg"),
         (".", "is a folder"),
-        (np.zeros((3, 3, 5), np.uint8), "an array must be uint8"),
-        (np.zeros((3, 3), np.float32), "an array must be uint8"),
-        (saved(Image.new("1", (30_000, 20_000)), "PNG"), "over 178 million pixels"),
+        (np.zeros((3, 3, 5), np.uint8), "must be a uint8 array"),
+        (np.zeros((3, 3), np.float32), "must be a uint8 array"),
+        (np.zeros((0, 0, 3), np.uint8), "must be a uint8 array"),
+        (saved(Image.new("1", (30_000, 20_000)), "PNG"), "more pixels than Pillow decodes"),
+        (saved(Image.new("1", (9_000, 9_000)), "PNG"), "has 81 million pixels, and 67 million are allowed"),
+        (saved(GRADIENT, "EPS"), "no picture"),
+        (saved(GRADIENT, "ICO"), "no picture"),
+        (b"P2 1 1 255 " + b"1 " * (1 << 21), "picture in digits"),
     ],
 )
 def test_what_is_no_picture_says_so_in_one_line(bad: Any, message: str):
@@ -139,12 +141,11 @@ class TestPixels:
     """The array is what the image is, bit for bit, whoever decodes it."""
 
     @pytest.mark.parametrize("kind", JPEGS)
-    @pytest.mark.parametrize("at_least", [None, 5, 20, 50, 1000])
-    def test_jpegs_are_what_pillow_makes_of_them(self, kind: str, at_least: int | None, quick: bool):
-        image = np.asarray(decode(JPEGS[kind], at_least=at_least))
-        assert image.shape == ((75, 101, 3) if at_least in (None, 50, 1000) else image.shape)
-        assert np.array_equal(pixels(JPEGS[kind], at_least=at_least), image)
-        assert (quick_jpeg(JPEGS[kind], at_least) is not None) == quick
+    def test_jpegs_are_what_pillow_makes_of_them(self, kind: str, quick: bool):
+        image = np.asarray(decode(JPEGS[kind]))
+        assert image.shape == (75, 101, 3)
+        assert np.array_equal(pixels(JPEGS[kind]), image)
+        assert (quick_jpeg(JPEGS[kind], Limits()) is not None) == quick
 
     def test_photos(self, photos: list[Path], quick: bool):  # noqa: ARG002 (both ways)
         for photo in photos:
@@ -158,6 +159,16 @@ class TestPixels:
         turned = saved(NOISE, "JPEG", exif=exif)
         assert pixels(turned).shape == ((75, 101, 3) if orientation < 5 else (101, 75, 3))
         assert np.array_equal(pixels(turned), np.asarray(decode(turned)))
+        with Image.open(io.BytesIO(turned)) as opened:  # somebody else opened it and did not turn it
+            assert np.array_equal(pixels(opened), pixels(turned))
+
+    def test_damaged_notes_turn_nothing(self, quick: bool):  # noqa: ARG002 (both ways)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        damaged = (
+            saved(NOISE, "JPEG", exif=exif).replace(b"Exif\0\0MM", b"Exif\0\0XX").replace(b"Exif\0\0II", b"Exif\0\0XX")
+        )
+        assert np.array_equal(pixels(damaged), pixels(JPEGS["usual"]))
 
     def test_turned_by_another_kind_of_note(self, quick: bool):  # noqa: ARG002 (both ways)
         note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -203,8 +214,121 @@ class TestPixels:
         assert pixels(array) is array  # no copy: a packed data set is as large as a disk
 
     def test_an_array_that_is_no_picture(self):
-        with pytest.raises(PictureError, match="an array must be uint8"):
+        with pytest.raises(PictureError, match="must be a uint8 array"):
             pixels(np.zeros((3, 3, 3), np.float32))
+
+
+def many_scans(count: int, side: int = 512) -> bytes:
+    """A progressive JPEG whose last scan comes so many times."""
+    whole = saved(NOISE.resize((side, side)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + (count - whole.count(b"\xff\xda") + 1) * whole[last:-2] + whole[-2:]
+
+
+class TestLimits:
+    """A picture may cost a few seconds and about a gigabyte, whatever its file claims."""
+
+    def test_a_jpeg_of_very_many_scans(self, quick: bool):  # noqa: ARG002 (both ways)
+        assert pixels(many_scans(20)).shape == (512, 512, 3)
+        for read in (pixels, decode):
+            with pytest.raises(PictureError, match="is stored in 2,000 passes over 0 million pixels"):
+                read(many_scans(2_000))
+
+    def test_many_scans_of_many_pixels(self, quick: bool):  # noqa: ARG002 (both ways)
+        with pytest.raises(PictureError, match="is stored in 80 passes over 36 million pixels"):
+            pixels(many_scans(80, 6_000))
+
+    def test_a_small_file_of_many_pixels_takes_little_memory(self, tmp_path: Path):
+        Image.new("1", (13_000, 13_000)).save(tmp_path / "a.png")
+        small = saved(GRADIENT, "WEBP", lossless=True)
+        sides = (16_000 - 1 | (11_000 - 1) << 14).to_bytes(4, "little")
+        at = small.index(b"VP8L") + 9
+        (tmp_path / "a.webp").write_bytes(small[:at] + sides + small[at + 4 :])
+        code = (
+            "import resource, sys\n"
+            "from mlpmixer.data.pictures import pixels\n"
+            "from mlpmixer.errors import PictureError\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "for path in sys.argv[1:]:\n"
+            "    try: print(pixels(path).shape)\n"
+            "    except PictureError as error: print(error)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        )
+        files = [str(tmp_path / name) for name in ("a.png", "a.webp")]
+        ran = subprocess.run([sys.executable, "-c", code, *files], check=True, capture_output=True, text=True)
+        *said, grown = ran.stdout.splitlines()
+        assert said == [
+            f"{files[0]} has 169 million pixels, and 67 million are allowed; scale it down, or set MLPMIXER_MAX_PIXELS",
+            f"{files[1]} has 176 million pixels, and 67 million are allowed; scale it down, or set MLPMIXER_MAX_PIXELS",
+        ]
+        assert int(grown) < 50_000  # kB
+
+    def test_the_limit_can_be_raised(self, tmp_path: Path):
+        Image.new("1", (9_000, 9_000)).save(tmp_path / "a.png")
+        code = f"from mlpmixer.data.pictures import decode; print(decode({str(tmp_path / 'a.png')!r}).size)"
+
+        def ran(limit: str) -> subprocess.CompletedProcess[str]:
+            told = {**os.environ, "MLPMIXER_MAX_PIXELS": limit}
+            return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
+
+        assert ran("100e6").stdout == "(9000, 9000)\n"
+        assert "MLPMIXER_MAX_PIXELS is a number of pixels, such as 200e6; it is 'many'" in ran("many").stderr
+
+    def test_callers_may_be_stricter(self):
+        with pytest.raises(PictureError, match="larger than 100 B"):
+            pixels(JPEGS["usual"], Limits(bytes=100))
+        with pytest.raises(PictureError, match="no picture"):
+            pixels(saved(NOISE, "GIF"), Limits(formats=("JPEG", "PNG")))
+
+    def test_large_pictures_wait_for_each_other(self):
+        room, inside, most = Room(10), [], []
+        start = threading.Barrier(8)
+
+        def work(wanted: int) -> None:
+            start.wait()
+            for _ in range(50):
+                with room.of(wanted):
+                    inside.append(min(wanted, 10))
+                    most.append(sum(inside))
+                    inside.remove(min(wanted, 10))
+
+        threads = [threading.Thread(target=work, args=(wanted,)) for wanted in (1, 2, 3, 4, 5, 6, 10, 99)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(most) == 8 * 50
+        assert max(most) <= 10
+
+    def test_a_child_is_not_held_up_by_its_parents_threads(self, photos: list[Path]):
+        with DECODING.of(DECODING.total):
+            child = os.fork()
+            if not child:
+                os._exit(pixels(photos[0]).ndim)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+class TestFilesOfStrangers:
+    def test_a_pipe_called_jpg(self, tmp_path: Path):
+        os.mkfifo(tmp_path / "b.jpg")
+        with pytest.raises(PictureError, match=r"b\.jpg cannot be read: it is a pipe or a device"):
+            pixels(tmp_path / "b.jpg")
+
+    def test_a_link_to_a_device(self, tmp_path: Path):
+        (tmp_path / "b.jpg").symlink_to("/dev/zero")
+        with pytest.raises(PictureError, match="it is a pipe or a device"):
+            decode(tmp_path / "b.jpg")
+
+    def test_a_sparse_file(self, tmp_path: Path):
+        with (tmp_path / "b.jpg").open("wb") as file:
+            file.truncate(30 << 30)
+        with pytest.raises(PictureError, match="it is larger than 512 MB"):
+            pixels(tmp_path / "b.jpg")
+
+    def test_names_that_no_system_has(self):
+        for name in ("a\0.jpg", "a" * 5_000):
+            with pytest.raises(PictureError):
+                pixels(name)
 
 
 Size = tuple[int, int]

@@ -14,11 +14,13 @@ import torch
 from conftest import shaken
 from PIL import Image, ImageOps
 
-from mlpmixer import Predictor, create, load, save
+from mlpmixer import Predictor, create, evaluate, load, save
 from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import normalise, prepare, preprocess
 from mlpmixer.engines import kernels
 from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.export.pictures import each
+from mlpmixer.export.pictures import find as find_to_check
 from mlpmixer.passport import Preprocessing
 from mlpmixer.predict.lanes import in_order
 from mlpmixer.predict.views import Views, count, views_of
@@ -48,10 +50,36 @@ def test_all_kinds_of_input_agree(predictor: Predictor):
     image = Image.open(PHOTO)
     image.load()
     pixels = predictor(image)
-    assert predictor(np.asarray(image)) == pixels
-    for found in (predictor(str(PHOTO)), predictor(PHOTO.read_bytes()), predictor([PHOTO])[0]):
-        assert found.label == pixels.label
-        assert abs(found.score - pixels.score) < 0.05  # a path may be decoded smaller
+    for found in (predictor(np.asarray(image)), predictor(str(PHOTO)), predictor(PHOTO.read_bytes())):
+        assert found == pixels
+    assert predictor([PHOTO]) == [pixels]
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path], tmp_path: Path):
+    """Each photograph lies in the folder of the class that `predict` names: evaluate must find all of them right."""
+    model = load("mixer_cifar10", image_size=side)
+    predictor = Predictor(model, engine="eager", precision="fp32")
+    variants = 6  # of each, so that another way to decode would change some labels
+    saved = []
+    for photo in photos:
+        with Image.open(photo) as opened:
+            for number in range(variants):
+                part = opened.crop((5 * number, 7 * number, opened.width, opened.height)).resize((500, 600 + number))
+                saved.append(tmp_path / f"{photo.stem}-{number}.jpg")
+                part.save(saved[-1])
+    for path, found in predictor.stream(saved):
+        assert not isinstance(found, PictureError)
+        folder = tmp_path / "data" / found.label
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    card = evaluate(model, tmp_path / "data", known=0, workers=0)
+    assert card["top1"]["right"] == card["top1"]["count"] == variants * len(photos)
+    found = find_to_check("", tmp_path / "data", model, 10_000)
+    assert model.passport is not None
+    how = model.passport.preprocessing
+    for number, picture in each(found.asked):
+        assert torch.equal(prepare(picture, how), prepare(pixels(found.asked.where(number)), how))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +89,7 @@ def test_scores_are_the_models_own(name: str, precision: str, off: float):
     model = load(name).float()
     assert model.passport is not None
     how = model.passport.preprocessing
-    images = preprocess(decode(PHOTO, at_least=how.resize), how)[None]
+    images = preprocess(decode(PHOTO), how)[None]
     expected = model(images).softmax(1).max()
     found = Predictor(name, precision=precision)(PHOTO)
     assert found.score == pytest.approx(float(expected.detach()), abs=off)
@@ -171,7 +199,7 @@ class TestViews:
         predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)
         for photo, found in zip(photos[:3], predictor(photos[:3]), strict=True):
             square = dataclasses.replace(how, crop=(how.resize, how.resize))
-            whole = Image.fromarray(prepare(decode(photo, at_least=how.resize), square).permute(1, 2, 0).numpy())
+            whole = Image.fromarray(prepare(decode(photo), square).permute(1, 2, 0).numpy())
             middle = ((how.resize - columns) // 2, (how.resize - rows) // 2)
             ends = (0, how.resize - columns)
             places = [middle, *((x, y) for x in ends for y in ends)] if views == "crops" else [middle]

@@ -9,11 +9,13 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from mlpmixer.data.limits import DECODING, ROOM_A_JPEG_PIXEL, ROOM_A_PIXEL, Limits
+
 ORIENTATION = 0x0112  # in Exif
 MAY_BE_TURNED = (b"Exif\x00\x00", b"tiff:Orientation")  # all that says so begins thus
 
 
-def quick_jpeg(data: bytes, at_least: int | None) -> np.ndarray | None:
+def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
     """The pixels (height, width, 3) of an upright JPEG of usual colours; None where Pillow is to decode it.
 
     Both call the same library with the same settings, so the pixels are the same, bit for bit. simplejpeg refuses all
@@ -24,28 +26,35 @@ def quick_jpeg(data: bytes, at_least: int | None) -> np.ndarray | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ("YCbCr", "RGB", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or height * width):
-            return None
-        by = _shrunk(height, width, at_least)
-        tall, wide = -(-height // by), -(-width // by)
-        pixels = simplejpeg.decode_jpeg(data, min_height=tall, min_width=wide)  # the smallest that is as large
     except ValueError:
         return None
-    return pixels if pixels.shape[:2] == (tall, wide) else None
+    if colours not in ("YCbCr", "RGB", "Gray"):
+        return None
+    limits.check_pixels(height, width)
+    a_pixel = ROOM_A_JPEG_PIXEL if limits.check_scans(data, height, width) <= 3 else ROOM_A_PIXEL
+    with DECODING.of(height * width * a_pixel):
+        try:
+            pixels = simplejpeg.decode_jpeg(data)
+        except ValueError:
+            return None
+    return pixels if pixels.shape[:2] == (height, width) else None
 
 
-def _shrunk(height: int, width: int, at_least: int | None) -> int:
-    """By how much Pillow's draft mode decodes it smaller: 8, 4, 2 or not."""
-    most = min(height, width) // at_least if at_least else 1
-    return next((by for by in (8, 4, 2) if by <= most), 1)
+def orientation(image: Image.Image) -> int:
+    """How it is to be turned or mirrored, 1 to 8, as Exif counts; 1 where its metadata cannot be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # odd metadata is no reason to refuse a picture
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _turned(data: bytes) -> bool:
     """Whether it is to be turned or mirrored before it is looked at."""
     if not any(mark in data for mark in MAY_BE_TURNED):
         return False
-    with Image.open(io.BytesIO(data)) as opened:
-        return opened.getexif().get(ORIENTATION, 1) != 1
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as opened:
+        return orientation(opened) != 1
 
 
 @functools.cache

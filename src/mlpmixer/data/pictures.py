@@ -8,69 +8,103 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mlpmixer.data.jpeg import quick_jpeg
-from mlpmixer.errors import PictureError
+from mlpmixer import files
+from mlpmixer.data.jpeg import orientation, quick_jpeg
+from mlpmixer.data.limits import DECODING, DIGITS, ROOM_A_PIXEL, Limits, usual_limits
+from mlpmixer.errors import MixerError, PictureError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
+UPRIGHT = {  # from Exif's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-def decode(picture: Picture, *, at_least: int | None = None) -> Image.Image:
+
+def decode(picture: Picture, limits: Limits | None = None) -> Image.Image:
     """The picture upright, in RGB, its first frame if it moves, on white where it is transparent.
 
-    `at_least` allows a large JPEG to be decoded smaller, its shorter side no less than that many pixels.
+    It is decoded whole: what libjpeg calls decoding at a smaller scale gives other pixels, and small models other
+    labels. `limits`: what it may cost; None: as usual.
     """
-    if isinstance(picture, np.ndarray):
-        return _rgb(_from_array(picture))
-    if isinstance(picture, Image.Image):
-        return _rgb(picture)
     with _explained(picture):
-        return _by_pillow(_read(picture), at_least)
+        if isinstance(picture, np.ndarray):
+            return _rgb(_from_array(picture))
+        if isinstance(picture, Image.Image):
+            picture.load()
+            return _rgb(_upright(picture))
+        limits = limits or usual_limits()
+        return _by_pillow(_read(picture, limits), limits)
 
 
-def pixels(picture: Picture, *, at_least: int | None = None) -> np.ndarray:
+def pixels(picture: Picture, limits: Limits | None = None) -> np.ndarray:
     """The same as an array (height, width, 3), perhaps read-only: the shortest way to a tensor."""
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,):
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size:
         return picture
     if isinstance(picture, np.ndarray | Image.Image):
         return np.asarray(decode(picture))
     with _explained(picture):
-        data = _read(picture)
-        quick = quick_jpeg(data, at_least)
-        return np.asarray(_by_pillow(data, at_least)) if quick is None else quick
+        limits = limits or usual_limits()
+        data = _read(picture, limits)
+        quick = quick_jpeg(data, limits)
+        return np.asarray(_by_pillow(data, limits)) if quick is None else quick
 
 
-def _read(picture: str | os.PathLike[str] | bytes) -> bytes:
-    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+def _read(picture: str | os.PathLike[str] | bytes, limits: Limits) -> bytes:
+    if not isinstance(picture, bytes):
+        return files.read(picture, limits.bytes)
+    if len(picture) > limits.bytes:
+        raise PictureError(f"is larger than {files.size(limits.bytes)}")
+    return picture
 
 
-def _by_pillow(data: bytes, at_least: int | None) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as opened:
-        if at_least is not None:
-            opened.draft("RGB", (at_least, at_least))
-        ImageOps.exif_transpose(opened, in_place=True)
-        return _rgb(opened)
+def _by_pillow(data: bytes, limits: Limits) -> Image.Image:
+    if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
+        raise PictureError("is a large picture in digits; save it as PNG")
+    with Image.open(io.BytesIO(data), formats=limits.formats) as opened:
+        limits.check_pixels(opened.height, opened.width)
+        if data.startswith(b"\xff\xd8"):
+            limits.check_scans(data, opened.height, opened.width)
+        with DECODING.of(opened.height * opened.width * ROOM_A_PIXEL):
+            opened.load()
+            return _rgb(_upright(opened))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    way = UPRIGHT.get(orientation(image))
+    return image if way is None else image.transpose(way)
 
 
 @contextmanager
-def _explained(picture: str | os.PathLike[str] | bytes) -> Iterator[None]:
-    """What goes wrong in the block is a `PictureError`."""
-    name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
+def _explained(picture: Picture) -> Iterator[None]:
+    """What goes wrong in the block is a `PictureError` that begins with the picture's name."""
+    name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the picture"
     try:
         with _QUIET:  # odd metadata is no reason to bother anyone
             yield
+    except PictureError as error:
+        raise PictureError(f"{name} {error}") from None
+    except MixerError:
+        raise
     except Image.DecompressionBombError:
-        raise PictureError(f"{name} has over 178 million pixels; that is a mistake or an attack") from None
+        raise PictureError(f"{name} has more pixels than Pillow decodes; scale it down") from None
     except FileNotFoundError:
         raise PictureError(f"there is no file {name}") from None
     except IsADirectoryError:
         raise PictureError(f"{name} is a folder, not a picture") from None
-    except PermissionError:
-        raise PictureError(f"{name} cannot be read: permission denied") from None
+    except OSError as error:
+        if error.errno is None:  # a decoder's, not the system's
+            raise PictureError(f"{name} is no picture, or a damaged one ({type(error).__name__})") from error
+        raise PictureError(f"{name} cannot be read: {error.strerror}") from None
     except Exception as error:  # decoders fail in many ways on damaged files; all mean the same to a caller
         raise PictureError(f"{name} is no picture, or a damaged one ({type(error).__name__})") from error
 
@@ -80,6 +114,11 @@ class _Quiet:
     another had set.)"""
 
     def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # threads that are in here are not there in a child
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -112,6 +151,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise PictureError(f"an array must be uint8 (height, width[, 3 or 4]), not {array.dtype} {array.shape}")
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not fits or not array.size:
+        raise PictureError(f"must be a uint8 array (height, width[, 3 or 4]), not {array.dtype} {array.shape}")
     return Image.fromarray(array)

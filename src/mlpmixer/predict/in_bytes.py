@@ -33,7 +33,7 @@ def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int
     seen = []
     for file in files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]:
         with suppress(PictureError):  # whoever is to answer it says so
-            seen.append(prepare(pixels(file, at_least=how.resize), how))
+            seen.append(prepare(pixels(file), how))
     if len(seen) < FEWEST:
         raise UsageError(
             f"int8 learns its ranges from {FEWEST} pictures or more, and here are {len(seen)}: {INSTEAD}, and "

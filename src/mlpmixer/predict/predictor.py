@@ -147,7 +147,7 @@ class Predictor:
         good = 0
         for picture in pictures:
             try:
-                shown[good] = views_of(pixels(picture, at_least=how.resize), how, self.views)
+                shown[good] = views_of(pixels(picture), how, self.views)
             except PictureError as error:
                 found.append(error)
             else:

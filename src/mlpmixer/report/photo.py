@@ -56,7 +56,7 @@ def question(model: Classifier, picture: str | os.PathLike[str], label: str | No
     if label is not None and label not in names:
         raise UsageError(f"the model has no class '{label}'{nearest(label, names)}")
     how = model.passport.preprocessing
-    pixels = prepare(decode(picture, at_least=how.resize), how)
+    pixels = prepare(decode(picture), how)
     return Question(pixels, None if label is None else names.index(label))
 
 

@@ -103,7 +103,7 @@ def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
     def picture(number: int) -> Image.Image:
         """As the model sees it."""
         how = predictor.preprocessing
-        pixels = prepare(decode(split.read(number), at_least=how.resize), how)
+        pixels = prepare(decode(split.read(number)), how)
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     right_tiles = [

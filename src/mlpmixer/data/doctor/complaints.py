@@ -25,7 +25,7 @@ COMPLAINTS = {
         "Files that are no pictures", "Convert them to JPEG or PNG if they are some, or delete them.", serious=True
     ),
     "damaged": Complaint("Damaged or cut short", "Copy or fetch them again, or delete them.", serious=True),
-    "bomb": Complaint("Over 178 million pixels", "Scale them down; as they are, they are refused.", serious=True),
+    "bomb": Complaint("Too many pixels", "Scale them down, or raise the limit with MLPMIXER_MAX_PIXELS.", serious=True),
     "deadly": Complaint(
         "Decoding took more memory than there is, or brought its process down",
         "Scale them down or save them anew, or delete them.",

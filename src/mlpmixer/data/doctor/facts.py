@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mlpmixer import files
 from mlpmixer.data.doctor import likeness
+from mlpmixer.data.limits import usual_limits
 from mlpmixer.data.pictures import Picture, decode
 from mlpmixer.errors import PictureError
-
-MAX_BYTES = 1 << 31  # no picture that can be decoded comes near it; what does is a film or an archive
 
 FLAGS = ("cmyk", "deep", "palette", "grey", "transparent", "turned", "moving")
 
@@ -50,7 +48,7 @@ def facts(picture: Picture | None) -> np.ndarray:
 def _look(picture: Picture, found: np.ndarray) -> str:
     if isinstance(picture, str | os.PathLike):
         try:
-            picture = _content(Path(picture))
+            picture = files.read(picture, usual_limits().bytes)
         except FileNotFoundError:
             return "missing"
         except OSError:
@@ -75,19 +73,13 @@ def _look(picture: Picture, found: np.ndarray) -> str:
     return "usable"
 
 
-def _content(path: Path) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # a pipe would keep us waiting
-        raise OSError
-    return path.read_bytes()
-
-
 def _header(content: bytes, found: np.ndarray) -> str:
     """Notes what the file says of itself; why it cannot be used, or nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as opened:
+                usual_limits().check_pixels(opened.height, opened.width)
                 found["format"] = "JPEG" if opened.format == "MPO" else opened.format  # phones add a second view
                 found["cmyk"] = opened.mode == "CMYK"
                 found["deep"] = opened.mode.startswith(("I", "F"))
@@ -97,7 +89,7 @@ def _header(content: bytes, found: np.ndarray) -> str:
                 said = opened.format != "PNG" or "exif" in opened.info
                 found["turned"] = said and opened.getexif().get(0x0112, 1) in range(2, 9)
                 found["moving"] = opened.format != "MPO" and getattr(opened, "is_animated", False)
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, PictureError):
         return "bomb"
     except UnidentifiedImageError:
         return "foreign"

@@ -1,0 +1,96 @@
+"""Limits on what decoding one picture may cost, checked before it is decoded.
+
+A file of some kilobytes can claim hundreds of millions of pixels, or thousands of passes over them. Nothing here looks
+at more than a file's bytes and the size that its header claims.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mlpmixer.errors import PictureError, UsageError
+
+VARIABLE = "MLPMIXER_MAX_PIXELS"
+
+# By the content, whatever a file is called. Pillow knows many more; some are slow, and one starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+
+WORK = 2_000_000_000  # pixels times scans of a JPEG: about two seconds
+DIGITS = 1 << 22  # bytes of a PPM that is written in digits, which are read one by one
+ROOM = 2 << 30  # bytes that pictures may take together while they are decoded
+ROOM_A_PIXEL = 16  # at most, with all copies: RGBA on white
+ROOM_A_JPEG_PIXEL = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture may have at most: bytes of its file, pixels, scans of a JPEG (a photograph has up to a dozen);
+    and the formats that are decoded, as Pillow calls them."""
+
+    bytes: int = 1 << 29
+    pixels: int = 1 << 26  # 64-megapixel cameras just fit; decoding takes 1 GB then
+    scans: int = 100
+    formats: tuple[str, ...] = FORMATS
+
+    def check_pixels(self, height: int, width: int) -> None:
+        if height * width > self.pixels:
+            raise PictureError(
+                f"has {height * width / 1e6:,.0f} million pixels, and {self.pixels / 1e6:,.0f} million are allowed; "
+                f"scale it down, or set {VARIABLE}"
+            )
+
+    def check_scans(self, data: bytes, height: int, width: int) -> int:
+        """Of a JPEG, once its size is known. How many there are."""
+        scans = data.count(b"\xff\xda")
+        if scans > self.scans or scans * height * width > WORK:
+            raise PictureError(
+                f"is stored in {scans:,} passes over {height * width / 1e6:,.0f} million pixels; that is a mistake or "
+                "an attack"
+            )
+        return scans
+
+
+@functools.cache
+def usual_limits() -> Limits:
+    """`MLPMIXER_MAX_PIXELS` raises the number of pixels, or lowers it."""
+    said = os.environ.get(VARIABLE, "")
+    if not said:
+        return Limits()
+    try:
+        return Limits(pixels=int(float(said)))
+    except (ValueError, OverflowError):
+        raise UsageError(f"{VARIABLE} is a number of pixels, such as 200e6; it is '{said}'") from None
+
+
+class Room:
+    """So many bytes, shared by threads; who wants more than there are gets them alone."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # threads that hold some are not there in a child
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._free, self._changed = self.total, threading.Condition()
+
+    @contextmanager
+    def of(self, wanted: int) -> Iterator[None]:
+        wanted, changed = min(wanted, self.total), self._changed
+        with changed:
+            changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with changed:
+                self._free += wanted
+                changed.notify_all()
+
+
+DECODING = Room(ROOM)
