@@ -73,6 +73,22 @@ def test_the_ledger(capsys: pytest.CaptureFixture[str]):
     assert "vit_" not in out.replace("storage.googleapis.com", "")
 
 
+def test_names_from_outside_are_shown_and_do_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    mixer("export", "a\nmixer: all is well \x1b]52;c;aGk=\x07", "--to", "onnx", code=2)
+    said = capsys.readouterr().err
+    assert said.startswith(r"mixer: there is no file 'a\nmixer: all is well \x1b]52;c;aGk=\x07'")
+    assert said.count("\n") == 1
+    folder = tmp_path / "runs" / "[/b]"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(
+        toml.dumps(find("cifar10")).replace('"cifar10"', '"[link=file:x]\\u001b[2J"', 1)
+    )
+    mixer("runs", str(tmp_path / "runs"))
+    out = capsys.readouterr().out
+    assert "[/b]" in out
+    assert "\x1b" not in out
+
+
 def test_predict(capsys: pytest.CaptureFixture[str], photos: list[Path]):
     mixer("predict", str(PHOTO))
     assert re.search(r"cat.jpg +cat ", capsys.readouterr().out)

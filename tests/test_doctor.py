@@ -566,7 +566,7 @@ class TestPage:
         Path(os.fsdecode(raw)).touch()
         doctor(str(pets))
         out = capsys.readouterr().out
-        assert "    train/dog/?[2J??.jpg\n" in out
+        assert "    train/dog/\\x1b[2J\\udcff\\n.jpg\n" in out
         assert re.search(r"\[red\] +3 +2 *\n", out)
         doctor(str(pets), "--json")
         (empty,) = json.loads(capsys.readouterr().out)["findings"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpmixer import files
-from mlpmixer.text import printable
+from mlpmixer.cli.output import print_table
+from mlpmixer.export.card import plain, quoted, table
+from mlpmixer.text import printable, to_json
 
 
 class TestReading:
@@ -111,3 +115,42 @@ class TestPrintable:
 
     def test_long_ones_are_cut(self):
         assert printable("a" * 100, 10) == "a" * 9 + "…"
+
+
+class TestTables:
+    @pytest.mark.parametrize("name", ["[/b]", "[b]bold", "[link=file:/etc/passwd]ok[/link]", "[bold red on white]"])
+    def test_a_class_that_is_called_like_markup(self, name: str, capsys: pytest.CaptureFixture[str]):
+        print_table(["class", name], [[name, "1"]], f"of {name}")
+        out = capsys.readouterr().out
+        assert out.count(name) == 3
+        assert "\x1b" not in out
+
+    def test_a_name_with_commands_for_terminals(self, capsys: pytest.CaptureFixture[str]):
+        print_table(["class"], [["\x1b[2J"], ["\x9b31m"], ["a\nmixer: 1,000 pictures fine"]])
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert "\x9b" not in out
+        assert "\nmixer" not in out
+
+
+class TestJson:
+    @given(st.recursive(st.text() | st.floats(allow_nan=False) | st.integers() | st.none(), st.lists, max_leaves=5))
+    def test_it_is_read_back_and_harmless(self, value: object):
+        text = to_json(value, indent=1)
+        assert json.loads(text) == value
+        assert text.replace("\n", "").isprintable()
+
+    def test_what_is_no_number_is_null(self):
+        assert to_json({"a": [float("nan"), (float("inf"), 1.0)]}) == '{"a": [null, [null, 1.0]]}'
+
+
+class TestMarkdown:
+    @pytest.mark.parametrize(
+        "name", ["<script>alert(1)</script>", "a\n## Accuracy\n", "x | y", "**b**", "![](http://a)"]
+    )
+    def test_a_class_name_is_text(self, name: str):
+        for written in (plain(name), quoted(name)):
+            assert "\n" not in written
+        assert not re.search(r"(?<!\\)[<>*\[\]#|!]", plain(name))
+        (row,) = table(["class"], [[plain(name)]]).splitlines()[2:]
+        assert len(re.findall(r"(?<!\\)\|", row)) == 2

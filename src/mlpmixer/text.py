@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from typing import Any
+
 
 def printable(text: object, most: int = 0) -> str:
     r"""`text` in one line that no terminal acts on: control, direction and line-breaking characters, and bytes that are
@@ -15,3 +20,22 @@ def printable(text: object, most: int = 0) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
     return line if not most or len(line) <= most else line[: most - 1] + "…"
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with the letters of all languages as they are, and nothing that a terminal acts on. What is no number is
+    null, since JSON has no word for it; what JSON does not know becomes its `str()`."""
+    text = json.dumps(_without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    return re.sub(r"[^\n]+", lambda line: line[0] if line[0].isprintable() else _escaped(line[0]), text)
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

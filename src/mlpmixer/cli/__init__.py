@@ -20,6 +20,7 @@ from mlpmixer.cli.evaluate import evaluate
 from mlpmixer.cli.export import export
 from mlpmixer.cli.look import look
 from mlpmixer.cli.models import models
+from mlpmixer.cli.output import tell
 from mlpmixer.cli.pack import pack
 from mlpmixer.cli.predict import predict
 from mlpmixer.cli.recipes import recipes
@@ -58,10 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parse(arguments or ["--help"])()
     except MixerError as error:
-        print(f"mixer: {error}", file=sys.stderr)
+        tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("mixer: stopped", file=sys.stderr)
+        tell("stopped")
         sys.exit(130)
     except BrokenPipeError:  # `mixer models | head` has read enough
         sys.stdout = None

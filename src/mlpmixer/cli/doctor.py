@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import tyro
 
 from mlpmixer.cli.output import page, print_table
 from mlpmixer.errors import DataError
+from mlpmixer.text import printable, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,15 +62,11 @@ def doctor(
             seen=lambda count: progress.advance(bar, count),
         )
     if json:
-        _print_json(found)
+        print(to_json(found.as_dict(), indent=2))
     else:
         _print_page(found)
     if strict and not found.healthy:
         raise DataError(f"{opened.source} has {_problems(found)}")
-
-
-def _print_json(found: Examination) -> None:
-    print(json.dumps(found.as_dict(), indent=2))  # in ASCII, so that odd bytes in paths survive
 
 
 def _print_page(found: Examination) -> None:
@@ -81,7 +77,7 @@ def _print_page(found: Examination) -> None:
     verdict = "healthy" if found.healthy else _problems(found)
     if remarks := sum(not finding.complaint.serious for finding in found.findings):
         verdict += f", {_count(remarks, 'remark')}"
-    console.print(f"{_shown(data.source)}: {verdict}", style=f"bold {'green' if found.healthy else 'red'}")
+    console.print(f"{printable(data.source)}: {verdict}", style=f"bold {'green' if found.healthy else 'red'}")
     sampled = "" if looked == total else f", {looked:,} of them looked at"
     usable = "all" if found.usable == looked else f"{found.usable:,}"
     classes = _count(len(data.classes), "class", "classes")
@@ -122,7 +118,7 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
 
 def _listed(texts: Sequence[str]) -> str:
     more = len(texts) - EXAMPLES
-    return ", ".join(map(_shown, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(printable, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) -> str:
@@ -134,19 +130,17 @@ def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) 
     for place in map(sample.place, positions[:MEMBERS]):
         text = place.where.removeprefix(data.source.rstrip("/") + "/").removeprefix(data.source + " ")
         detail = {"labels": place.label, "leak": place.split}.get(kind, "")
-        texts.append(_shown(text if detail in ("", *re.split(r"[/\[]", text)) else f"{text} ({detail})"))
+        texts.append(printable(text if detail in ("", *re.split(r"[/\[]", text)) else f"{text} ({detail})"))
     return f"  {sign}  ".join(texts) + (f"  and {len(positions) - MEMBERS:,} more" if len(positions) > MEMBERS else "")
 
 
 def _print_classes(found: Examination) -> None:
-    from rich.markup import escape
-
     classes, splits, order = found.sample.data.classes, [*found.sample.data.splits], range(found.counts.shape[1])
     left_out = len(order) - ALL_CLASSES
     if left_out > 0:
         by_size = found.counts[0].argsort(kind="stable")[::-1].tolist()
         order = [*by_size[: ALL_CLASSES // 2], *by_size[-ALL_CLASSES // 2 :]]
-    rows = [[escape(_shown(classes[i])), *(f"{count:,}" for count in found.counts[:, i])] for i in order]
+    rows = [[classes[i], *(f"{count:,}" for count in found.counts[:, i])] for i in order]
     if left_out > 0:
         rows.insert(ALL_CLASSES // 2, [f"({left_out:,} between)", *("" for _ in splits)])
     rows.append(["all", *(f"{count:,}" for count in found.counts.sum(axis=1))])
@@ -189,8 +183,3 @@ def _problems(found: Examination) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _shown(text: str) -> str:
-    """Without what a terminal would take for commands, or cannot show."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json as as_json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import page, print_table, require_writable
+from mlpmixer.cli.output import print_table, require_writable, say
 from mlpmixer.cli.progress import stages
+from mlpmixer.text import printable, to_json
 
 ALL_CLASSES = 20  # with more of them, the table has only the worst
 
@@ -91,32 +91,28 @@ def evaluate(
             batch_size=batch_size,
             watch=watch,
         )
-    text = as_json.dumps(card, indent=1, ensure_ascii=False)
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(to_json(card, indent=1) + "\n", encoding="utf-8")
     if json:
-        print(text)
+        print(to_json(card, indent=1))
         return
     _show(card)
     for warning in card["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
 
 
 def _show(card: dict[str, Any]) -> None:
     model, pictures = card["model"], card["data"]
-    console = page(highlight=False)
-    console.print(
+    say(
         f"{model['name']}, {model['parameters'] / 1e6:,.2f} M parameters, on {pictures['count']:,} pictures of "
-        f"{pictures['classes']:,} classes ({pictures['source']}, {pictures['split']})",
-        soft_wrap=True,
-        markup=False,
+        f"{pictures['classes']:,} classes ({pictures['source']}, {pictures['split']})"
     )
     print_table(["", "of pictures", "95 % interval", "right", "of"], _rows(card), _notes(card))
     if "classes" in card:
         classes = card["classes"]
         if len(classes) > ALL_CLASSES:
             classes = sorted(classes, key=lambda one: one["recall"])[:ALL_CLASSES]
-            console.print(f"The {ALL_CLASSES} classes that are found least often, of {len(card['classes'])}:")
+            say(f"The {ALL_CLASSES} classes that are found least often, of {len(card['classes'])}:")
         print_table(
             ["class", "pictures", "recall", "precision", "F1", "mistaken most for"],
             [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as as_json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import page, parse_size, print_table
+from mlpmixer.cli.output import parse_size, print_table, say
 from mlpmixer.cli.progress import stages
+from mlpmixer.text import to_json
 
 if TYPE_CHECKING:
     from mlpmixer.export.job import Size
@@ -66,18 +66,17 @@ def export(
                 watch=watch,
             )
     except Refused as refused:
-        _show_agreement(refused.report) if not json else print(_text(refused.report))
+        _show_agreement(refused.report) if not json else print(to_json(refused.report, indent=1))
         raise
     if json:
-        print(_text(report))
+        print(to_json(report, indent=1))
         return
     from mlpmixer.export.card import speed_table
 
     _show_agreement(report)
     print_table(*speed_table(report))
-    console = page(highlight=False)
     for path in report["paths"]:
-        console.print(path, soft_wrap=True, markup=False)
+        say(path)
 
 
 def _size(text: str) -> Size:
@@ -92,7 +91,3 @@ def _show_agreement(report: dict[str, Any]) -> None:
 
     pictures = report["pictures"]
     print_table(*agreement_table(report), f"{pictures['count']:,} pictures: {pictures['from']}")
-
-
-def _text(report: dict[str, Any]) -> str:
-    return as_json.dumps(report, indent=1, ensure_ascii=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json as as_json
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from mlpmixer.cli.output import say
 from mlpmixer.cli.progress import stages
 from mlpmixer.errors import UsageError
+from mlpmixer.text import to_json
 
 
 def look(
@@ -37,9 +38,9 @@ def look(
     with stages() as watch:
         figures = look(weights, folder, picture=image, label=label, layers=chosen, watch=watch)
     if json:
-        print(as_json.dumps(figures, indent=1))
+        print(to_json(figures, indent=1))
     else:
-        print(f"{folder / 'look.html'}   (to be opened in a browser; each figure is beside it)")
+        say(f"{folder / 'look.html'}   (to be opened in a browser; each figure is beside it)")
 
 
 def _number(text: str) -> int:

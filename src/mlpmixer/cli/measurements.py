@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as as_json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpmixer.cli.output import print_table
+from mlpmixer.text import to_json
 
 if TYPE_CHECKING:
     import torch
@@ -171,7 +171,7 @@ def _said(machine: dict[str, Any]) -> str:
 
 def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> None:
     listed = [{key: value for key, value in asdict(row).items() if key != "times"} for row in rows]
-    print(as_json.dumps({"machine": machine, **others, "rows": listed}))
+    print(to_json({"machine": machine, **others, "rows": listed}))
 
 
 def _print_left_out(lines: Sequence[str]) -> None:

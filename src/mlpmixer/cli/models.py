@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import tyro
@@ -10,6 +9,7 @@ import tyro
 from mlpmixer.cli.output import parse_size, print_table
 from mlpmixer.models import MODELS, canonical
 from mlpmixer.models.measured import TABLE_1, measured
+from mlpmixer.text import to_json
 
 
 def models(
@@ -94,4 +94,4 @@ def _weights(model: str | None, as_json: bool) -> None:
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    print(to_json(rows, indent=2))

@@ -1,8 +1,9 @@
-"""How commands read sizes, print tables and see that a file can be written."""
+"""How commands read sizes, print lines, tables and JSON, and see that a file can be written."""
 
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 from mlpmixer.errors import UsageError
+from mlpmixer.text import printable
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -30,6 +32,16 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def say(line: object) -> None:
+    """For people, on standard output. Names in it are harmless."""
+    print(printable(line))
+
+
+def tell(line: object) -> None:
+    """The same beside it, on standard error."""
+    print(f"mixer: {printable(line)}", file=sys.stderr)
+
+
 def page(**how: Any) -> Console:
     """Standard output. A reader that has read enough is `main`'s affair, as it is for all that is printed."""
     from rich.console import Console
@@ -42,19 +54,21 @@ def page(**how: Any) -> Console:
 
 
 def print_table(head: list[str], rows: list[list[str]], note: str = "") -> None:
-    import sys
-
+    """Cells may be names from outside: they are shown as they are, not as markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     # What reads a pipe wants whole lines; a terminal has its own width.
     console = page(width=None if sys.stdout.isatty() else 400)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(head):
         numbers = all(row[i][:1].isdigit() or row[i] in ("", "–") for row in rows)
-        table.add_column(name, justify="right" if numbers else "left", no_wrap=numbers or i == 0, overflow="fold")
+        table.add_column(
+            Text(printable(name)), justify="right" if numbers else "left", no_wrap=numbers or i == 0, overflow="fold"
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
-    if note:
-        console.print(note, style="dim")
+    for line in note.splitlines():
+        console.print(Text(printable(line)), style="dim")

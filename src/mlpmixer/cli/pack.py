@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from mlpmixer.cli.output import say, tell
+from mlpmixer.text import to_json
 
 
 def pack(
@@ -42,13 +43,9 @@ def pack(
     manifest = read_manifest(path)
     size_in_bytes = sum(file["bytes"] for file in manifest["files"].values())
     for why in manifest["left_out"]:
-        print(f"mixer: left out: {why}", file=sys.stderr)
+        tell(f"left out: {why}")
     if json:
-        _print_json({"folder": str(path), "bytes": size_in_bytes, "seconds": round(seconds, 3), **manifest})
+        print(to_json({"folder": str(path), "bytes": size_in_bytes, "seconds": round(seconds, 3), **manifest}))
         return
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
-    print(f"{path}: {counts}; {size_in_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
-
-
-def _print_json(found: dict[str, object]) -> None:
-    print(json.dumps(found, ensure_ascii=False))
+    say(f"{path}: {counts}; {size_in_bytes / 1e6:,.1f} MB in {seconds:.1f} s")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as as_json
 from dataclasses import asdict
 from typing import Annotated
 
 import tyro
 
 from mlpmixer.cli.output import print_table
+from mlpmixer.text import to_json
 
 
 def recipes(
@@ -26,19 +26,15 @@ def recipes(
 
     if name is not None:
         recipe = find(name)
-        print(_json(asdict(recipe)) if json else toml.dumps(recipe, explain=True).removesuffix("\n"))
+        print(to_json(asdict(recipe), indent=2) if json else toml.dumps(recipe, explain=True).removesuffix("\n"))
         return
     found = [find(name) for name in RECIPES]
     rows = [{"name": recipe.name, **asdict(recipe.about)} for recipe in found]
     if json:
-        print(_json(rows))
+        print(to_json(rows, indent=2))
         return
     print_table(
         ["recipe", "what, on what hardware, and what to expect"],
         [[row["name"], "\n".join(filter(None, (row["what"], row["hardware"], row["expect"])))] for row in rows],
         note="`mixer recipes NAME` prints one whole, with the command that runs it.",
     )
-
-
-def _json(value: object) -> str:
-    return as_json.dumps(value, indent=2, ensure_ascii=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json as as_json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from mlpmixer.cli.output import say
+from mlpmixer.text import to_json
 
 
 def report(
@@ -27,6 +29,6 @@ def report(
 
     written = report(folders, out or (folders[0] / "report.html" if folders else Path("report.html")))
     if json:
-        print(as_json.dumps(asdict(written), indent=1, default=str))
+        print(to_json(asdict(written), indent=1))
     else:
-        print(written.page)
+        say(written.page)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as as_json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mlpmixer.cli.output import page, print_table
+from mlpmixer.cli.output import print_table, say
+from mlpmixer.text import printable, to_json
 
 if TYPE_CHECKING:
     from mlpmixer.experiments.cost import Cost
@@ -49,7 +49,7 @@ def reproduce(
 
     if name is None:
         if json:
-            print(as_json.dumps(STUDIES, indent=1))
+            print(to_json(STUDIES, indent=1))
         else:
             print_table(["study", "what it asks"], [[study, asks] for study, asks in STUDIES.items()])
         return
@@ -61,7 +61,7 @@ def reproduce(
 
         rows, rate = costs(study, scale, changes)
         if json:
-            print(as_json.dumps([vars(row) for row in rows], indent=1))
+            print(to_json([vars(row) for row in rows], indent=1))
             return
         _show_costs(rows, rate)
         return
@@ -75,13 +75,13 @@ def reproduce(
         changes=changes,
         data=data,
         quiet=quiet or json,
-        say=lambda line: print(line, file=sys.stderr),
+        say=lambda line: print(printable(line), file=sys.stderr),
     )
     if json:
         print((folder / record_name(name)).read_text(encoding="utf-8"), end="")
         return
     _show(told)
-    print(f"{folder / record_name(name)}   (mixer report {folder})")
+    say(f"{folder / record_name(name)}   (mixer report {folder})")
 
 
 def _show_costs(rows: list[Cost], rate: float) -> None:
@@ -107,9 +107,8 @@ def _show_costs(rows: list[Cost], rate: float) -> None:
 
 def _show(told: Told) -> None:
     print_table([*told.columns], [[*row] for row in told.rows])
-    console = page(highlight=False)
     for finding in told.findings:
         sign = {True: "holds", False: "does not hold", None: "cannot be told"}[finding.holds]
-        console.print(f"{finding.claim} Here it {sign}: {finding.why}.", soft_wrap=True, markup=False)
+        say(f"{finding.claim} Here it {sign}: {finding.why}.")
     if told.paper:
-        console.print(f"The paper: {told.paper}", soft_wrap=True, markup=False)
+        say(f"The paper: {told.paper}")

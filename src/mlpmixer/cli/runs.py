@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as as_json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from mlpmixer.cli.output import print_table, require_writable
+from mlpmixer.cli.output import print_table, require_writable, say
+from mlpmixer.text import to_json
 
 
 def runs(
@@ -41,11 +41,11 @@ def runs(
         require_writable(curves)
     found = index.runs(folder, where=where, state=state, sort=sort, limit=limit)
     if json:
-        print(as_json.dumps([{**asdict(one), "path": str(one.path)} for one in found], indent=1))
+        print(to_json([asdict(one) for one in found], indent=1))
     elif found:
         print_table(*comparison(found, folder))
     else:
-        print(f"no such runs below {folder}")
+        say(f"no such runs below {folder}")
     if curves is not None:
         drawing = overlay([one.path for one in found], [str(one.path.relative_to(folder)) for one in found])
         if drawing is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as as_json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mlpmixer.cli.output import print_table
+from mlpmixer.cli.output import print_table, say
 from mlpmixer.errors import UsageError
+from mlpmixer.text import to_json
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
         picked, result = points[0], points[0].result
         if json:
             rows = [{**point.values, "folder": str(point.result.folder), "dev": point.result.dev} for point in points]
-            print(as_json.dumps({"points": rows, "test": result.test}))
+            print(to_json({"points": rows, "test": result.test}))
             return
         rows = [[*map(str, p.values.values()), f"{p.score:.2%}", str(p.result.folder)] for p in points]
         print_table([*axes, "dev", "folder"], rows, f"picked by dev: {picked.result.folder}")
@@ -68,12 +68,12 @@ def train(
             return
         if json:
             shown = {"folder": str(result.folder), "weights": str(result.weights), "dev": result.dev}
-            print(as_json.dumps({**shown, "test": result.test}))
+            print(to_json({**shown, "test": result.test}))
             return
     for name, found in {"dev": result.dev, "test": result.test}.items():
         if found is not None:
             print(f"{name:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
-    print(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
+    say(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
 
 
 def _axes(grid: Sequence[str]) -> dict[str, list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlpmixer import __version__, processor
 from mlpmixer.export.formats import FORMATS, code
 from mlpmixer.export.job import Job
+from mlpmixer.text import printable
 
 
 def size_of(job: Job) -> dict[str, float]:
@@ -42,21 +45,21 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
     about, pictures, size, machine = job.about(), report["pictures"], report["model"], report["machine"]
     files = report["files"]
     form = FORMATS[report["to"]]
-    provenance = [[name, text] for name, text in about["provenance"].items()]
+    provenance = [[plain(name), plain(text)] for name, text in about["provenance"].items()]
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     parts = [
-        f"# {Path(files[0]['name']).stem}",
+        f"# {plain(Path(files[0]['name']).stem)}",
         f"{job.model.name}, an image classifier of {len(job.classes):,} classes, as {report['to']} in {job.precision}. "
         f"Written and checked by mlpmixer {__version__} on {machine['date']}.",
         "## Files",
-        table(["file", "bytes"], [[f"`{file['name']}`", f"{file['bytes']:,}"] for file in files]),
+        table(["file", "bytes"], [[quoted(file["name"]), f"{file['bytes']:,}"] for file in files]),
         "## Origin",
-        table(["", ""], [["weights", f"`{report['source']}`"], *provenance, ["licence", job.licence]]),
+        table(["", ""], [["weights", quoted(report["source"])], *provenance, ["licence", plain(job.licence)]]),
         "## Accuracy",
         *_accuracy(report),
         "## Agreement",
-        f"The same {pictures['count']:,} pictures ({pictures['from']}) through the model, in float32 by PyTorch, and "
-        "through the file.",
+        f"The same {pictures['count']:,} pictures ({plain(pictures['from'])}) through the model, in float32 by "
+        "PyTorch, and through the file.",
         table(*agreement_table(report)),
         "## Speed",
         f"From pixels to scores, pictures of the first one's size, on {machine['processor']} with "
@@ -72,16 +75,26 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
         f"With {' and '.join(form.packages) if form.anywhere else 'mlpmixer'}:",
         f"```python\n{use(job, report['to'], files[0]['name'])}```",
         "## Classes",
-        ", ".join(f"{i} {name}" for i, name in enumerate(job.classes)),
+        ", ".join(f"{i} {plain(name)}" for i, name in enumerate(job.classes)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """A name from outside in Markdown, which takes none of it for markup."""
+    return re.sub(r"[\\`*\[\]<>#|~&!]", r"\\\g<0>", printable(text))
+
+
+def quoted(text: str) -> str:
+    """The same in the type of code."""
+    return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def use(job: Job, to: str, file: str, picture: str = "photo.jpg") -> str:
     """The fewest lines that use the file."""
     sized = job.how.crop if job.size == "prepared" else job.size
     resized = "" if isinstance(sized, str) else f".resize(({sized[1]}, {sized[0]}))"
-    lines = code(to).USE.format(file=file, picture=picture, resized=resized)
+    lines = code(to).USE.format(file=json.dumps(printable(file))[1:-1], picture=picture, resized=resized)
     return f"import json\n{lines}" if "json." in lines else lines
 
 
@@ -129,7 +142,7 @@ def speed_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """In Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in line) + " |" for line in lines)
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:
@@ -138,7 +151,7 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
     if share is not None:
         found = report["agreement"][0]["accuracy"]
         said.append(
-            f"On {share['count']:,} pictures of {pictures['from']}: the file {_percent(found)}, the model "
+            f"On {share['count']:,} pictures of {plain(pictures['from'])}: the file {_percent(found)}, the model "
             f"{_percent(share)} (in brackets Wilson's 95 % interval)."
         )
     if run is not None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlpmixer.errors import RecipeError
 from mlpmixer.recipe import About, Machine, Option, Recipe
+from mlpmixer.text import printable
 
 
 def read(path: str | os.PathLike[str]) -> Recipe:
@@ -232,7 +233,7 @@ def _as(kind: Any, value: Any, name: str) -> Any:
     """`value` as the type of a field, or a `RecipeError`."""
     fitted = _fit(kind, value)
     if fitted is _MISFIT:
-        raise RecipeError(_printable(f"{name} must be {_words(kind)}, not {_shown(value)}"))
+        raise RecipeError(printable(f"{name} must be {_words(kind)}, not {_shown(value)}"))
     return fitted
 
 
@@ -306,7 +307,3 @@ def _key(key: str) -> str:
 def _shown(value: Any) -> str:
     text = _toml(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

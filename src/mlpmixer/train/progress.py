@@ -8,6 +8,8 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mlpmixer.text import printable
+
 
 def speaks_for_all() -> bool:
     """Whether this is the only process, or the first of those that torchrun started: the others say nothing twice."""
@@ -47,8 +49,8 @@ class Bar:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(line, soft_wrap=True, markup=False)
+            self.console.print(printable(line), soft_wrap=True, markup=False)
 
     def warn(self, line: str) -> None:
         if speaks_for_all():
-            self.console.print(f"warning: {line}", soft_wrap=True, markup=False, style="yellow")
+            self.console.print(f"warning: {printable(line)}", soft_wrap=True, markup=False, style="yellow")

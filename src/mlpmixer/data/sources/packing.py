@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlpmixer import __version__
 from mlpmixer.data.dataset import DataSet, Split
@@ -27,6 +27,7 @@ from mlpmixer.data.processes import cores, each
 from mlpmixer.data.sources.packed import MANIFEST, VERSION
 from mlpmixer.download import alone
 from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
+from mlpmixer.text import printable
 
 Shape = Literal["short_side", "stretch"]
 Policy = Literal["strict", "skip"]
@@ -77,10 +78,11 @@ def _write(
     folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: Policy, workers: int, shown: bool
 ) -> None:
     files, counts, left_out = {}, {}, []
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    what = TextColumn("{task.description}", markup=False)
+    columns = what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         for name, split in dataset.splits.items():
-            task = bar.add_task(name, total=len(split))
+            task = bar.add_task(printable(name), total=len(split))
             kept, sizes = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
             with (
                 _new(folder / f"{name}.pixels", files) as file,
