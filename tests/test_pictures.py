@@ -234,6 +234,15 @@ class TestLimits:
             with pytest.raises(PictureError, match="is stored in 2,000 passes over 0 million pixels"):
                 read(many_scans(2_000))
 
+    def test_a_jpeg_with_its_notes_a_thousand_times(self, quick: bool):  # noqa: ARG002 (both ways)
+        note = b"Exif\0\0" + bytes(60_000)
+        block = b"\xff\xe1" + (len(note) + 2).to_bytes(2, "big") + note
+        whole = JPEGS["usual"]
+        assert pixels(whole[:2] + 3 * block + whole[2:]).shape == (75, 101, 3)
+        for read in (pixels, decode):
+            with pytest.raises(PictureError, match="has 1,000 blocks of Exif"):
+                read(whole[:2] + 1_000 * block + whole[2:])
+
     def test_many_scans_of_many_pixels(self, quick: bool):  # noqa: ARG002 (both ways)
         with pytest.raises(PictureError, match="is stored in 80 passes over 36 million pixels"):
             pixels(many_scans(80, 6_000))

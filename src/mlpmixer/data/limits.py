@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.files import size
 
 VARIABLE = "MLPMIXER_MAX_PIXELS"
 
@@ -21,6 +22,7 @@ VARIABLE = "MLPMIXER_MAX_PIXELS"
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 
 WORK = 2_000_000_000  # pixels times scans of a JPEG: about two seconds
+NOTES = 32  # blocks of Exif in a JPEG, which Pillow joins one by one: a photograph has one, with all its previews a few
 DIGITS = 1 << 22  # bytes of a PPM that is written in digits, which are read one by one
 ROOM = 2 << 30  # bytes that pictures may take together while they are decoded
 ROOM_A_PIXEL = 16  # at most, with all copies: RGBA on white
@@ -36,6 +38,14 @@ class Limits:
     pixels: int = 1 << 26  # 64-megapixel cameras just fit; decoding takes 1 GB then
     scans: int = 100
     formats: tuple[str, ...] = FORMATS
+
+    def check_bytes(self, data: bytes) -> None:
+        if len(data) > self.bytes:
+            raise PictureError(f"is larger than {size(self.bytes)}")
+        if data.startswith(b"\xff\xd8") and (notes := data.count(b"Exif\0\0")) > NOTES:
+            raise PictureError(f"has {notes:,} blocks of Exif; that is a mistake or an attack")
+        if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
+            raise PictureError("is a large picture in digits; save it as PNG")
 
     def check_pixels(self, height: int, width: int) -> None:
         if height * width > self.pixels:

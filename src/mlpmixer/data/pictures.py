@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlpmixer import files
 from mlpmixer.data.jpeg import orientation, quick_jpeg
-from mlpmixer.data.limits import DECODING, DIGITS, ROOM_A_PIXEL, Limits, usual_limits
+from mlpmixer.data.limits import DECODING, ROOM_A_PIXEL, Limits, usual_limits
 from mlpmixer.errors import MixerError, PictureError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -60,16 +60,12 @@ def pixels(picture: Picture, limits: Limits | None = None) -> np.ndarray:
 
 
 def _read(picture: str | os.PathLike[str] | bytes, limits: Limits) -> bytes:
-    if not isinstance(picture, bytes):
-        return files.read(picture, limits.bytes)
-    if len(picture) > limits.bytes:
-        raise PictureError(f"is larger than {files.size(limits.bytes)}")
-    return picture
+    data = picture if isinstance(picture, bytes) else files.read(picture, limits.bytes)
+    limits.check_bytes(data)
+    return data
 
 
 def _by_pillow(data: bytes, limits: Limits) -> Image.Image:
-    if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
-        raise PictureError("is a large picture in digits; save it as PNG")
     with Image.open(io.BytesIO(data), formats=limits.formats) as opened:
         limits.check_pixels(opened.height, opened.width)
         if data.startswith(b"\xff\xd8"):

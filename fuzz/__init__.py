@@ -1,0 +1,1 @@
+"""Bounded, seeded campaigns of damaged and hostile files against everything that reads files."""

@@ -1,0 +1,293 @@
+"""What reads files of strangers, each with sound files to damage.
+
+A new reader is one class and one row of `READERS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mlpmixer import create, data, load, save
+from mlpmixer.data.dataset import DataSet
+from mlpmixer.data.doctor.facts import facts
+from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.data.sources.fashion_mnist import FILES
+from mlpmixer.data.sources.packing import pack
+from mlpmixer.errors import MixerError
+from mlpmixer.experiments.evaluate import own_card
+from mlpmixer.passport import Preprocessing
+from mlpmixer.predict import embeddings, written
+from mlpmixer.predict.predictor import Prediction
+from mlpmixer.recipes import find, toml
+from mlpmixer.recipes.check import check
+from mlpmixer.run import index
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.train.checkpoint import SUMS, Checkpoints
+from mlpmixer.train.team import Team
+
+CLASSES = ("cat", "dog")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`build` writes sound files into an empty folder; `read` takes that folder after one of its files, which it is
+    told, was damaged. It may end well or with a `MixerError`, and with nothing else."""
+
+    build: Callable[[Path], None]
+    read: Callable[[Path, Path], object]
+    after: Callable[[Path, Path], object] = lambda _folder, _changed: None  # what an attacker would make right again
+
+
+def photo(number: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
+    wave = np.sin(np.arange(size[1])[:, None, None] / (3 + number) + np.arange(size[0])[None, :, None] / 5)
+    return Image.fromarray(np.uint8(127 + 120 * wave * np.array([1, 0.5, -1])))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def build_pictures(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x8769] = 6, "a picture" * 5, {0x9286: b"comment" * 9}
+    rgb, grey = photo(0), photo(0).convert("L")
+    deep = Image.fromarray(np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 37)
+    kinds: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "baseline": (rgb, "JPEG", {}),
+        "progressive": (rgb, "JPEG", {"progressive": True, "exif": exif, "restart_marker_rows": 1}),
+        "cmyk": (rgb.convert("CMYK"), "JPEG", {}),
+        "phone": (rgb, "MPO", {"save_all": True, "append_images": [photo(1)], "exif": exif}),
+        "png": (rgb, "PNG", {"exif": exif}),
+        "deep": (deep, "PNG", {}),
+        "palette": (rgb.convert("P"), "PNG", {"transparency": 0}),
+        "alpha": (rgb.convert("RGBA"), "PNG", {}),
+        "bits": (grey.convert("1"), "PNG", {}),
+        "moving": (rgb, "PNG", {"save_all": True, "append_images": [photo(1)]}),
+        "gif": (rgb, "GIF", {"save_all": True, "append_images": [photo(1)]}),
+        "webp": (rgb, "WEBP", {"exif": exif}),
+        "lossless": (rgb.convert("RGBA"), "WEBP", {"lossless": True}),
+        "avif": (rgb, "AVIF", {}),
+        "bmp": (rgb, "BMP", {}),
+        "tiff": (rgb, "TIFF", {"compression": "tiff_lzw"}),
+        "deflated": (deep, "TIFF", {"compression": "tiff_deflate"}),
+        "fax": (grey.convert("1"), "TIFF", {"compression": "group4"}),
+        "float": (grey.convert("F"), "TIFF", {}),
+        "ppm": (rgb, "PPM", {}),
+    }
+    for name, (image, kind, options) in kinds.items():
+        (folder / f"{name}.jpg").write_bytes(saved(image, kind, **options))
+
+
+def read_picture(_: Path, changed: Path) -> None:
+    facts(changed)
+    decode(changed)
+    for how in (Preprocessing(), Preprocessing(shape="stretch", interpolation="bicubic")):
+        prepare(pixels(changed), how)
+
+
+def build_weights(folder: Path) -> None:
+    model = create("mixer_pico", num_classes=2, layers=1, channels=8, token_hidden=4, channel_hidden=8)
+    for ending in ("safetensors", "npz", "pth"):
+        save(model, folder / f"model.{ending}", **({"classes": CLASSES} if ending == "safetensors" else {}))
+
+
+def read_everything(opened: DataSet) -> None:
+    for split in opened.splits.values():
+        for number in range(min(len(split), 20)):
+            split.where(number)
+            pixels(split.read(number))
+
+
+def build_list(folder: Path) -> None:
+    rows = [(f"{n}.jpg", CLASSES[n % 2], "train" if n < 6 else "val") for n in range(8)]
+    for name, *_ in rows:
+        (folder / name).write_bytes(saved(photo(int(name[0])), "JPEG"))
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+
+
+def build_parquet(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    build_list(folder)
+    rows = {"path": [f"{n}.jpg" for n in range(8)], "label": [CLASSES[n % 2] for n in range(8)]}
+    parquet.write_table(pyarrow.table(rows), folder / "list.parquet")
+    for file in ("list.csv", "classes.txt"):
+        (folder / file).unlink()
+
+
+def build_shards(folder: Path) -> None:
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
+            for number in range(4):
+                parts = {
+                    "jpg": saved(photo(number), "JPEG"),
+                    "json": json.dumps({"label": CLASSES[number % 2]}).encode(),
+                }
+                for ending, content in parts.items():
+                    member = tarfile.TarInfo(f"{number:04}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    data.open(folder)  # which leaves the indices beside them
+
+
+def build_packed(folder: Path) -> None:
+    source = folder / "source"
+    for number in range(6):
+        place = source / ("train" if number < 4 else "val") / CLASSES[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(saved(photo(number), "JPEG"))
+    pack(data.open(source), folder / "packed", workers=0)
+
+
+def build_idx(folder: Path) -> None:
+    chance = np.random.default_rng(0)
+    for images, labels in FILES.values():
+        for name, array in ((images, chance.integers(0, 256, (6, 28, 28))), (labels, chance.integers(0, 10, 6))):
+            sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
+            content = bytes([0, 0, 8, array.ndim]) + sides + array.astype(np.uint8).tobytes()
+            if name.startswith("train"):
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
+            else:
+                (folder / name).write_bytes(content)
+
+
+def build_records(folder: Path) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2]) + varint(len(content)) + content
+
+    def varint(value: int) -> bytes:
+        found = b""
+        while value > 127:
+            found, value = found + bytes([value & 127 | 128]), value >> 7
+        return found + bytes([value])
+
+    records = b""
+    for number in range(5):
+        image = field(1, field(1, saved(photo(number), "JPEG")))
+        label = field(3, field(1, varint(number % 2)))
+        entries = [field(1, field(1, name) + field(2, value)) for name, value in ((b"image", image), (b"label", label))]
+        record = field(1, b"".join(entries))
+        records += struct.pack("<QI", len(record), 0) + record + bytes(4)
+    (folder / "set-train.tfrecord-00000-of-00001").write_bytes(records)
+    info = {"splits": [{"name": "train", "shardLengths": ["5"]}]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text("{}")
+    (folder / "label.labels.txt").write_text("\n".join(CLASSES))
+
+
+def build_recipe(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(toml.dumps(find("cifar10")))
+
+
+def read_recipe(_: Path, changed: Path) -> None:
+    check(toml.read(changed))
+
+
+def build_runs(folder: Path) -> None:
+    for name in ("damaged", "sound"):
+        run = RunFolder(folder / name)
+        with run.held():
+            run.begin(0, toml.dumps(find("cifar10")), {"processor": "x"}, {"classes": list(CLASSES)})
+        run.note(10, "train", loss=1.5, lr=0.1, images_per_s=10.0, epoch=0.5)
+        run.note(20, "dev", top1=0.5, top5=1.0, nats=1.0, count=10, epoch=1.0)
+        run.write("result.json", {"steps": 20, "dev": {"top1": 0.5}, "test": {"top1": 0.4}})
+        (folder / name / "cards").mkdir()
+        how = {"protocol": "own", "shape": "short_side", "resize": 32, "crop": [32, 32]}
+        card = {"data": {"own": True, "count": 9}, "preprocessing": how, "engine": "eager, fp32", "learnt": {}}
+        run.write("cards/x.json", card)
+
+
+def read_runs(folder: Path, changed: Path) -> None:
+    if changed.parts[len(folder.parts)] == "damaged":
+        names = [one.path.name for one in index.runs(folder)]
+        assert "sound" in names, "one odd run hides the others"
+        index.runs(folder, sort="optim.lr", where=("test>=0.1",))
+        run = RunFolder(folder / "damaged")
+        run.metrics(), run.broken(), own_card(run.path)
+        run.result()
+
+
+def build_answers(folder: Path) -> None:
+    found = [Prediction((("cat", 0.75), ("dog", 0.25))), Prediction((("dog", 0.5), ("cat", 0.5)))]
+    table = embeddings.Embeddings(folder / "rows.npy", 4)
+    writers = [written.new(folder / "a.csv", "csv", 2), written.new(folder / "a.jsonl", "json", 2)]
+    for number in range(8):
+        table.write(np.zeros(4, np.float32))
+        for writer in writers:
+            writer.write(f'a "picture", {number}.jpg', found[number % 2])
+    for one in (table, *writers):
+        one.close()
+
+
+def read_answers(_: Path, changed: Path) -> None:
+    if changed.suffix == ".npy":
+        embeddings.rows_in(changed, 4)
+        return
+    kind = written.format_of(changed)
+    there = len(list(written.records(changed, kind)))
+    written.go_on(changed, kind, 2, there).close()
+
+
+def _state() -> dict[str, object]:
+    return {"model": {"a": torch.zeros(3, 4), "b": torch.zeros(5)}, "best": torch.tensor(-1.0)}
+
+
+def build_checkpoint(folder: Path) -> None:
+    with Checkpoints(folder, Team(torch.device("cpu")), keep=2) as checkpoints:
+        checkpoints.save(10, _state())
+        checkpoints.finish()
+
+
+def read_checkpoint(folder: Path, _: Path) -> None:
+    with Checkpoints(folder, Team(torch.device("cpu")), keep=2) as checkpoints:
+        checkpoints.restore(_state())
+
+
+def right_sums(_: Path, changed: Path) -> None:
+    """Whoever changes a checkpoint changes its sums as well."""
+    sums = changed.parent / SUMS
+    if changed != sums:
+        told = json.loads(sums.read_text())
+        sums.write_text(json.dumps({**told, changed.name: zlib.crc32(changed.read_bytes())}))
+
+
+def opened(folder: Path, _: Path) -> None:
+    read_everything(data.open(folder))
+
+
+READERS = {
+    "pictures": Reader(build_pictures, read_picture),
+    "weights": Reader(build_weights, lambda _, changed: load(changed)),
+    "lists": Reader(build_list, lambda folder, _: read_everything(data.open(folder / "list.csv"))),
+    "parquet": Reader(build_parquet, lambda folder, _: read_everything(data.open(folder / "list.parquet"))),
+    "shards": Reader(build_shards, opened),
+    "packed": Reader(build_packed, lambda folder, _: read_everything(data.open(folder / "packed"))),
+    "idx": Reader(build_idx, opened),
+    "records": Reader(build_records, opened),
+    "recipes": Reader(build_recipe, read_recipe),
+    "runs": Reader(build_runs, read_runs),
+    "answers": Reader(build_answers, read_answers),
+    "checkpoints": Reader(build_checkpoint, read_checkpoint, right_sums),
+}
+
+ALLOWED = MixerError
