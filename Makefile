@@ -4,9 +4,10 @@
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= 2
+FUZZ_SECONDS ?= 300
 BIN = .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check fuzz format bench clean
 
 demo: .venv/used
 	$(BIN)/mixer demo
@@ -19,6 +20,9 @@ check: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -n $(WORKERS)
+
+fuzz: .venv/dev
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 format: .venv/dev
 	$(BIN)/ruff format

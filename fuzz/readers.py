@@ -27,7 +27,6 @@ from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
 from mlpmixer.data.sources.packing import pack
-from mlpmixer.errors import MixerError
 from mlpmixer.experiments.evaluate import own_card
 from mlpmixer.passport import Preprocessing
 from mlpmixer.predict import embeddings, written
@@ -104,7 +103,7 @@ def read_picture(_: Path, changed: Path) -> None:
 def build_weights(folder: Path) -> None:
     model = create("mixer_pico", num_classes=2, layers=1, channels=8, token_hidden=4, channel_hidden=8)
     for ending in ("safetensors", "npz", "pth"):
-        save(model, folder / f"model.{ending}", **({"classes": CLASSES} if ending == "safetensors" else {}))
+        save(model, folder / f"model.{ending}", classes=CLASSES if ending == "safetensors" else None)
 
 
 def read_everything(opened: DataSet) -> None:
@@ -223,7 +222,9 @@ def read_runs(folder: Path, changed: Path) -> None:
         assert "sound" in names, "one odd run hides the others"
         index.runs(folder, sort="optim.lr", where=("test>=0.1",))
         run = RunFolder(folder / "damaged")
-        run.metrics(), run.broken(), own_card(run.path)
+        run.metrics()
+        run.broken()
+        own_card(run.path)
         run.result()
 
 
@@ -289,5 +290,3 @@ READERS = {
     "answers": Reader(build_answers, read_answers),
     "checkpoints": Reader(build_checkpoint, read_checkpoint, right_sums),
 }
-
-ALLOWED = MixerError
