@@ -74,8 +74,8 @@ def _changed(value: Any, chance: random.Random) -> Any:
     inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not inner or chance.random() < 0.1:
         return _buried(value) if chance.random() < 0.1 else chance.choice(VALUES)
-    at = chance.choice(inner)
-    copied = value.copy()
+    at: Any = chance.choice(inner)
+    copied: Any = value.copy()
     match chance.randrange(8):
         case 0:
             del copied[at]
