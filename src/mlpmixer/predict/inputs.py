@@ -1,0 +1,122 @@
+"""What may be handed to a `Predictor` as a picture, and what of it is decoded."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from mlpmixer.data.pictures import Picture
+from mlpmixer.errors import PictureError
+from mlpmixer.files import MOST, size
+from mlpmixer.text import printable
+
+TAKEN = "a path, the bytes of a file, an open binary file, a PIL image, or a uint8 array or tensor"
+CHUNK = 1 << 20  # bytes that are read of a file at a time
+
+
+class Readable(Protocol):
+    """An open binary file, a `BytesIO`, an upload, the body of an HTTP answer."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Input: TypeAlias = Picture | bytearray | memoryview | torch.Tensor | Readable
+ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, torch.Tensor)
+
+
+def is_one(given: object) -> bool:
+    """Whether it is meant as one picture, rather than as several."""
+    return isinstance(given, ONE) or hasattr(given, "read") or not hasattr(given, "__iter__")
+
+
+def picture_of(given: object) -> Picture:
+    """As what the decoder takes. An open file is read from where it stands, to its end.
+
+    Tensors are (3, H, W) or (1, H, W) as torch has them, or else channels-last: (H, W, 3), or 4 or 1; where both would
+    do, the first. A PIL image is turned upright, if it still says how, as a file is.
+    """
+    if isinstance(given, str | os.PathLike | bytes):
+        return given
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    if isinstance(given, Image.Image):
+        return _upright(given)
+    if isinstance(given, torch.Tensor):
+        return _from_tensor(given)
+    if isinstance(given, np.ndarray):
+        return _from_array(given)
+    if hasattr(given, "read"):
+        return _read(given)  # pyright: ignore[reportArgumentType]
+    raise PictureError(f"a picture is {TAKEN}, not {_kind(given)}")
+
+
+def name_of(given: object) -> str:
+    """For a message about it."""
+    return printable(os.fspath(given)) if isinstance(given, str | os.PathLike) else "the picture"
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise PictureError(
+            f"an array must be uint8 (height, width[, 3 or 4]), not {array.dtype} {array.shape}"
+            + "; of several, give a list" * (array.ndim == 4)
+        )
+    if not array.size:
+        raise PictureError(f"an array of the shape {array.shape} has no pixels")
+    return np.ascontiguousarray(array)  # one that was mirrored by [:, ::-1] is read backwards
+
+
+def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
+    shape = tuple(tensor.shape)
+    if tensor.dtype != torch.uint8 or len(shape) not in (2, 3):
+        raise PictureError(
+            f"a tensor must be uint8 (3, height, width) or (height, width, 3), not {tensor.dtype} {shape}"
+            + "; of several, give a list" * (len(shape) == 4)
+        )
+    if len(shape) == 3 and shape[0] in (1, 3):
+        tensor = tensor.movedim(0, 2)
+    elif len(shape) == 3 and shape[2] not in (1, 3, 4):
+        raise PictureError(f"a tensor must have 3 channels, or 1, in front or at the end, not the shape {shape}")
+    if tensor.ndim == 3 and tensor.shape[2] == 1:
+        tensor = tensor[:, :, 0]
+    return _from_array(tensor.detach().cpu().numpy())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if not all(image.size):
+        raise PictureError(f"a PIL image of {image.width}×{image.height} has no pixels")
+    try:
+        image.load()  # what was opened may be damaged, or closed by now
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders fail in many ways
+        raise PictureError(f"the PIL image cannot be read ({printable(error, most=200)})") from error
+
+
+def _read(file: Readable) -> bytes:
+    parts, length = [], 0
+    try:
+        while part := file.read(CHUNK):
+            if not isinstance(part, bytes | bytearray | memoryview):
+                raise PictureError(f"an open file must give bytes, and this one gives {_kind(part)}")
+            parts.append(part)
+            length += len(part)
+            if length > MOST:
+                raise PictureError(f"the open file goes on after {size(MOST)}; no picture does")
+    except (OSError, ValueError, TypeError) as error:  # closed, not for reading, or cut off
+        if isinstance(error, PictureError):
+            raise
+        raise PictureError(f"the open file cannot be read ({printable(error, most=200)})") from error
+    if not parts:
+        raise PictureError("the open file is at its end; seek(0) leads back to its beginning")
+    return b"".join(parts)
+
+
+def _kind(given: object) -> str:
+    name = type(given).__name__
+    return "None" if given is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
