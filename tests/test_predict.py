@@ -77,6 +77,7 @@ def test_every_way_to_hand_over_a_picture_gives_the_same_answer(photos: list[Pat
     assert predictor(rows) == predictor([row.movedim(2, 0) for row in rows]) == expected
     assert predictor(photo for photo in photos) == predictor(tuple(photos)) == expected
     assert [found for _, found in predictor.stream(iter(photos))] == expected
+    assert predictor(arrays[0][None]) == predictor(rows[0].movedim(2, 0)[None]) == expected[:1]
     for one in (photos[0], str(photos[0]), data[0], io.BytesIO(data[0]), arrays[0], rows[0], rows[0].movedim(2, 0)):
         assert predictor(one) == expected[0]
 
@@ -112,10 +113,10 @@ def test_a_photograph_on_its_side_is_turned_however_it_comes(predictor: Predicto
         (None, f"a picture is {TAKEN}, not None"),
         (5, "array or tensor, not an int"),
         (np.zeros((8, 8, 3), np.float32), "an array must be uint8 .*, not float32"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "of several, give a list"),
+        (np.zeros((8, 8, 2), np.uint8), r"an array must be uint8 \(height, width\[, 3 or 4\]\), not uint8 \(8, 8, 2\)"),
+        (np.array(["photo.jpg"]), "an array must be uint8"),
         (np.zeros((0, 0, 3), np.uint8), "has no pixels"),
         (torch.zeros(3, 8, 8), "a tensor must be uint8 .*, not torch.float32"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "of several, give a list"),
         (torch.zeros(2, 8, 8, dtype=torch.uint8), "must have 3 channels"),
         (torch.zeros(3, 0, 8, dtype=torch.uint8), "has no pixels"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8, device="meta"), "cannot be prepared"),

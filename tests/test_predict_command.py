@@ -404,15 +404,20 @@ class TestOneWriter:
 
     def test_two_that_start_together_leave_whole_rows(self, photos: list[Path], tmp_path: Path):
         """One of them writes, or one after the other; never both at once."""
-        for number in range(200):
-            os.link(photos[number % 10], tmp_path / f"{number:03}.jpg")
+        folders = [tmp_path / name for name in "ab"]
+        for folder in folders:
+            folder.mkdir()
+            for number in range(200):
+                os.link(photos[number % 10], folder / f"{number:03}.jpg")
         file = tmp_path / "found.csv"
-        command = [*MIXER, "predict", str(tmp_path), "--output", str(file), "--resume"]
-        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        commands = [[*MIXER, "predict", str(folder), "--output", str(file), "--resume"] for folder in folders]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
         ended = [(process.communicate()[1], process.returncode) for process in both]
         assert 0 in [code for _, code in ended]
         assert all(code == 0 or "another process is writing" in said for said, code in ended)
-        assert sorted(one.path for one in output.records(file, "csv")) == sorted(map(str, tmp_path.glob("*.jpg")))
+        wrote = [folder for folder, (_, code) in zip(folders, ended, strict=True) if code == 0]
+        there = sorted(one.path for one in output.records(file, "csv"))
+        assert there == sorted(str(path) for folder in wrote for path in folder.iterdir())
 
 
 class TestNoRoom:

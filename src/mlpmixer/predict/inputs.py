@@ -25,11 +25,13 @@ class Readable(Protocol):
 
 
 Input: TypeAlias = Picture | bytearray | memoryview | torch.Tensor | Readable
-ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, torch.Tensor)
+ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
 def is_one(given: object) -> bool:
-    """Whether it is meant as one picture, rather than as several."""
+    """Whether it is meant as one picture, rather than as several (which an array of four sides is)."""
+    if isinstance(given, np.ndarray | torch.Tensor):
+        return given.ndim < 4
     return isinstance(given, ONE) or hasattr(given, "read") or not hasattr(given, "__iter__")
 
 
@@ -61,10 +63,7 @@ def name_of(given: object) -> str:
 
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise PictureError(
-            f"an array must be uint8 (height, width[, 3 or 4]), not {array.dtype} {array.shape}"
-            + "; of several, give a list" * (array.ndim == 4)
-        )
+        raise PictureError(f"an array must be uint8 (height, width[, 3 or 4]), not {array.dtype} {array.shape}")
     if not array.size:
         raise PictureError(f"an array of the shape {array.shape} has no pixels")
     return np.ascontiguousarray(array)  # one that was mirrored by [:, ::-1] is read backwards
@@ -75,7 +74,6 @@ def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype != torch.uint8 or len(shape) not in (2, 3):
         raise PictureError(
             f"a tensor must be uint8 (3, height, width) or (height, width, 3), not {tensor.dtype} {shape}"
-            + "; of several, give a list" * (len(shape) == 4)
         )
     if len(shape) == 3 and shape[0] in (1, 3):
         tensor = tensor.movedim(0, 2)

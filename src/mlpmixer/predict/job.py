@@ -187,9 +187,10 @@ def write_all(
 def _alone(path: Path) -> Iterator[None]:
     """No other process writes there meanwhile. What is locked is a file beside it, and the lock ends with this process,
     however that ends."""
-    beside = path.resolve().with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        itself = path.resolve()
+        beside = itself.with_name(f".{itself.name}.lock")
         lock = files.open_lock(beside)
         while (held := files.hold(lock)) and not _is_there(beside, lock):  # its last holder has just taken it away
             lock.close()

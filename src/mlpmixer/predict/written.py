@@ -71,7 +71,7 @@ class JsonLines:
 class Csv:
     """A line a picture, after one with the names of the columns: path, label, score, label_2, score_2 and so on.
 
-    Scores have six digits, which is more than any engine computes them to.
+    Scores have six digits.
     """
 
     def __init__(self, stream: TextIO, top: int, rows: int = 0, *, head: bool = True):
