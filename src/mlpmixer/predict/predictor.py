@@ -118,7 +118,8 @@ class Predictor:
         self._together = self.device.type == "cpu" and self.engine.name in IN_THE_CALLERS_THREAD
         # Some engines must always be called from the same thread.
         self._alone = None if self._together else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
-        self._process: int | None = None  # where it has answered
+        # Where it has answered, or may answer; None: in whichever process it will.
+        self._process = None if self.device.type == "cpu" else os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in ("top", "batch_size", "views")}
@@ -171,6 +172,7 @@ class Predictor:
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
+        self._require_threads()
         blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
         return self._run(blank).features.shape[1]
 
