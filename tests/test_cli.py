@@ -95,7 +95,7 @@ def test_predict(capsys: pytest.CaptureFixture[str], photos: list[Path]):
     mixer("predict", *map(str, photos[:3]), "--weights", "mixer_clothing", "--top", "2", "--json")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["path"] for line in lines] == [str(photo) for photo in photos[:3]]
-    assert all(len(line["top"]) == 2 and line["label"] == line["top"][0][0] for line in lines)
+    assert all(len(line["top"]) == 2 and line["label"] == line["top"][0]["label"] for line in lines)
     mixer("predict", str(photos[0]), "--weights", "mixer_clothing")
     assert "dress" in capsys.readouterr().out
 

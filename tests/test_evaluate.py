@@ -137,6 +137,20 @@ class TestOwnData:
         assert card["warnings"] == []
         assert json.loads(json.dumps(card)) is not None
 
+    def test_a_model_without_a_file_is_measured_as_it_would_be_saved(self, clothing: Path, tmp_path: Path):
+        classes = [folder.name for folder in sorted((clothing / "test").iterdir())]
+        model = shaken(mlpmixer.create("mixer_pico", num_classes=10))
+        how = replace(Preprocessing.usual(model.config.image_size), std=(0.2, 0.2, 0.2))
+        for said in ({}, {"classes": classes[::-1], "preprocessing": how}):
+            card = evaluate(model, clothing, known=0, workers=0, **said)
+            saved = evaluate(mlpmixer.save(model, tmp_path / "m.safetensors", **said), clothing, known=0, workers=0)
+            for one in (card, saved):
+                del one["model"], one["machine"]
+            assert card == saved
+        assert model.passport is None
+        with pytest.raises(UsageError, match="2 class names for a model of 10 classes"):
+            evaluate(model, clothing, classes=["ant", "bee"])
+
     def test_some_classes_only(self, clothing: Path):
         """What is said is one of all that the model has, and the table says so."""
         for name in ("hat", "pants", "skirt", "shirt", "shorts", "t-shirt", "longsleeve", "outwear"):

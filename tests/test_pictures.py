@@ -100,7 +100,7 @@ def test_transparent_is_white():
         (".", "is a folder"),
         (np.zeros((3, 3, 5), np.uint8), "must be a uint8 array"),
         (np.zeros((3, 3), np.float32), "must be a uint8 array"),
-        (np.zeros((0, 0, 3), np.uint8), "must be a uint8 array"),
+        (np.zeros((0, 0, 3), np.uint8), "has no pixels"),
         (saved(Image.new("1", (30_000, 20_000)), "PNG"), "more pixels than Pillow decodes"),
         (saved(Image.new("1", (9_000, 9_000)), "PNG"), "has 81 million pixels, and 67 million are allowed"),
         (saved(GRADIENT, "EPS"), "no picture"),

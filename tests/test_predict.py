@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +26,7 @@ from conftest import shaken
 from PIL import Image, ImageOps
 
 from mlpmixer import Predictor, create, evaluate, load, save
+from mlpmixer.data.jpeg import ORIENTATION
 from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import normalise, prepare, preprocess
 from mlpmixer.engines import kernels
@@ -22,6 +34,7 @@ from mlpmixer.errors import PictureError, UsageError
 from mlpmixer.export.pictures import each
 from mlpmixer.export.pictures import find as find_to_check
 from mlpmixer.passport import Preprocessing
+from mlpmixer.predict.inputs import TAKEN, picture_of
 from mlpmixer.predict.lanes import in_order
 from mlpmixer.predict.views import Views, count, views_of
 from mlpmixer.weights.shipped import PHOTO
@@ -46,13 +59,102 @@ def test_the_model_of_clothing_is_better_than_chance_on_real_photos(photos: list
     assert right >= 5  # of ten kinds, one photograph each
 
 
-def test_all_kinds_of_input_agree(predictor: Predictor):
-    image = Image.open(PHOTO)
-    image.load()
-    pixels = predictor(image)
-    for found in (predictor(np.asarray(image)), predictor(str(PHOTO)), predictor(PHOTO.read_bytes())):
-        assert found == pixels
-    assert predictor([PHOTO]) == [pixels]
+@pytest.mark.parametrize("name", ["mixer_clothing", "mixer_cifar10"])
+def test_every_way_to_hand_over_a_picture_gives_the_same_answer(name: str, photos: list[Path]):
+    """Whole predictions, to the last bit."""
+    predictor = Predictor(name)
+    expected = predictor(photos)
+    arrays = [np.asarray(Image.open(photo)) for photo in photos]
+    rows = [torch.from_numpy(array.copy()) for array in arrays]
+    data = [photo.read_bytes() for photo in photos]
+    assert predictor(map(str, photos)) == expected
+    assert predictor(data) == expected
+    assert predictor(map(bytearray, data)) == predictor(map(memoryview, data)) == expected
+    assert predictor(map(io.BytesIO, data)) == expected
+    with contextlib.ExitStack() as stack:
+        assert predictor([stack.enter_context(photo.open("rb")) for photo in photos]) == expected
+        assert predictor(stack.enter_context(photos[0].open("rb"))) == expected[0]
+    assert predictor(Image.open(photo) for photo in photos) == expected
+    assert predictor(arrays) == expected
+    assert predictor([array[:, ::-1].copy()[:, ::-1] for array in arrays]) == expected
+    assert predictor(rows) == predictor([row.movedim(2, 0) for row in rows]) == expected
+    assert predictor(photo for photo in photos) == predictor(tuple(photos)) == expected
+    assert [found for _, found in predictor.stream(iter(photos))] == expected
+    assert predictor(arrays[0][None]) == predictor(rows[0].movedim(2, 0)[None]) == expected[:1]
+    for one in (photos[0], str(photos[0]), data[0], io.BytesIO(data[0]), arrays[0], rows[0], rows[0].movedim(2, 0)):
+        assert predictor(one) == expected[0]
+
+
+def test_pictures_of_one_channel_and_of_four(predictor: Predictor):
+    grey = np.asarray(Image.open(PHOTO).convert("L"))
+    expected = predictor(np.stack([grey] * 3, axis=2))
+    flat = torch.from_numpy(grey.copy())
+    assert predictor(grey) == predictor(flat) == predictor(flat[None]) == predictor(flat[:, :, None]) == expected
+    clear = np.dstack([np.asarray(Image.open(PHOTO)), np.full_like(grey, 255)])
+    assert predictor(clear) == predictor(torch.from_numpy(clear)) == predictor(clear[:, :, :3])
+
+
+def test_of_two_ways_to_see_a_tensor_torchs_own_is_taken():
+    for shape, seen in (((3, 5, 3), (5, 3, 3)), ((5, 7, 3), (5, 7, 3))):
+        found = picture_of(torch.zeros(shape, dtype=torch.uint8))
+        assert isinstance(found, np.ndarray)
+        assert found.shape == seen
+
+
+def test_a_photograph_on_its_side_is_turned_however_it_comes(predictor: Predictor, tmp_path: Path, photos: list[Path]):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.open(photos[0]).save(tmp_path / "side.png", exif=exif)
+    found = predictor(tmp_path / "side.png")
+    assert found == predictor(Image.open(tmp_path / "side.png"))
+    assert found != predictor(photos[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, f"a picture is {TAKEN}, not None"),
+        (5, "array or tensor, not an int"),
+        (np.zeros((8, 8, 3), np.float32), "must be a uint8 array .*, not float32"),
+        (np.zeros((8, 8, 2), np.uint8), r"must be a uint8 array \(height, width\[, 3 or 4\]\), not uint8 \(8, 8, 2\)"),
+        (np.array(["photo.jpg"]), "must be a uint8 array"),
+        (np.zeros((0, 0, 3), np.uint8), "has no pixels"),
+        (torch.zeros(3, 8, 8), "a tensor must be uint8 .*, not torch.float32"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), "must have 3 channels"),
+        (torch.zeros(3, 0, 8, dtype=torch.uint8), "has no pixels"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8, device="meta"), "cannot be prepared"),
+        (Image.new("RGB", (0, 3)), "has no pixels"),
+        (io.BytesIO(), "is at its end; seek"),
+        (io.StringIO("text"), "must give bytes, and this one gives a str"),
+        (io.BytesIO(b"no picture"), "is no picture, or a damaged one"),
+        (bytearray(b""), "is no picture, or a damaged one"),
+        (np.broadcast_to(np.zeros(3, np.uint8), (10**6, 10**6, 3)), "cannot be prepared: there is not enough memory"),
+    ],
+)
+def test_what_is_no_picture_gets_a_line_and_loses_no_other(predictor: Predictor, given: Any, says: str):
+    with pytest.raises(PictureError, match=says) as error:
+        predictor(given)
+    assert "\n" not in str(error.value)
+    before, wrong, after = (found for _, found in predictor.stream([PHOTO, given, PHOTO]))
+    assert isinstance(wrong, PictureError)
+    assert before == after == predictor(PHOTO)
+
+
+def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Path):
+    with PHOTO.open("rb") as closed:
+        pass
+    with (tmp_path / "x.jpg").open("wb") as written:
+        for file in (closed, written):
+            with pytest.raises(PictureError, match="the open file cannot be read"):
+                predictor(file)
+    cut = Image.open(io.BytesIO(PHOTO.read_bytes()[:2000]))
+    with pytest.raises(PictureError, match="the picture is no picture, or a damaged one"):
+        predictor(cut)
+
+
+def test_a_stream_of_one_picture_says_what_it_takes(predictor: Predictor):
+    with pytest.raises(UsageError, match="give a list of them"):
+        next(predictor.stream(str(PHOTO)))
 
 
 @pytest.mark.parametrize("side", [32, 64])
@@ -138,12 +240,168 @@ def test_names_where_there_are_none_and_few_classes(tmp_path: Path):
 
 
 def test_what_cannot_predict_says_so(tmp_path: Path, predictor: Predictor):
-    with pytest.raises(UsageError, match="has no passport"):
-        Predictor(create("mixer_pico"))
     with pytest.raises(UsageError, match="has no head"):
         Predictor(save(create("mixer_pico", num_classes=0), tmp_path / "m.safetensors"))
     with pytest.raises(PictureError, match="there is no file"):
         predictor("nowhere.jpg")
+
+
+class TestAModelWithoutAFile:
+    def test_it_is_taken_as_it_would_be_saved(self, tmp_path: Path):
+        model = shaken(create("mixer_pico", num_classes=3))
+        found = Predictor(model, embeddings=True)(PHOTO)
+        assert found == Predictor(save(model, tmp_path / "m.safetensors"))(PHOTO)
+        assert [label for label, _ in sorted(found.top)] == ["class 0", "class 1", "class 2"]
+        assert model.passport is None
+        assert repr(found).endswith(f"embedding=<{model.config.channels} numbers>)")
+
+    def test_it_may_be_told_its_classes_and_its_preprocessing(self, tmp_path: Path):
+        model = shaken(create("mixer_pico", num_classes=3))
+        how = Preprocessing(resize=40, crop=model.config.image_size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+        said: dict[str, Any] = {"classes": ["ant", "bee", "fly"], "preprocessing": how}
+        file = save(model, tmp_path / "m.safetensors", **said)
+        found = Predictor(model, **said)(PHOTO)
+        assert found == Predictor(file)(PHOTO) != Predictor(model)(PHOTO)
+        assert Predictor(file, classes=["x", "y", "z"])(PHOTO).label in "xyz"
+        assert {label for label, _ in found.top} == {"ant", "bee", "fly"}
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({"classes": ["ant"]}, "1 class names for a model of 3 classes"),
+            ({"classes": "ant"}, "classes must be a list of names, not 'ant'"),
+            ({"classes": [1, 2, 3]}, "classes must be a list of names"),
+            ({"preprocessing": Preprocessing(crop=(8, 8))}, r"crops to \(8, 8\), and the model takes \(\d+, \d+\)"),
+            ({"preprocessing": "usual"}, "must be an mlpmixer.passport.Preprocessing, not 'usual'"),
+        ],
+    )
+    def test_what_does_not_fit_is_one_line(self, said: dict[str, Any], message: str, tmp_path: Path):
+        model = create("mixer_pico", num_classes=3)
+        for use in (Predictor, lambda model, **said: save(model, tmp_path / "m.safetensors", **said)):
+            with pytest.raises(UsageError, match=message):
+                use(model, **said)
+
+    def test_means_of_other_channels_and_impossible_numbers(self):
+        model = create("mixer_pico", num_classes=3)
+        usual = Preprocessing.usual(model.config.image_size)
+        for change in ({"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"resize": "large"}):
+            with pytest.raises(UsageError, match="preprocessing"):
+                Predictor(model, preprocessing=dataclasses.replace(usual, **change))  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UsageError, match="pictures are read in 3 colours, and this model takes 1"):
+            Predictor(create("mixer_pico", num_classes=3, in_channels=1))
+
+    @pytest.mark.parametrize("spoilt", ["head.weight", "norm.bias"])
+    def test_answers_that_are_no_numbers_are_errors(self, spoilt: str):
+        model = shaken(create("mixer_pico", num_classes=3))
+        with torch.no_grad():
+            model.get_parameter(spoilt).view(-1)[0] = torch.nan
+        for engine in ("kernels", "eager"):
+            with pytest.raises(PictureError, match=f"not a number .{engine}, fp32.: its weights are spoilt"):
+                Predictor(model, engine=engine, precision="fp32")(PHOTO)
+
+
+class TestInOtherProcesses:
+    @pytest.mark.parametrize("engine", ["kernels", "eager", "onnx"])
+    def test_it_travels_to_a_process_that_was_spawned(self, engine: str, photos: list[Path]):
+        if engine == "onnx":
+            pytest.importorskip("onnxruntime")
+        model = shaken(create("mixer_pico", num_classes=3))
+        sent = Predictor(model, engine=engine, precision="fp32", classes=["a", "b", "c"], views="flip", top=2)
+        expected = sent(photos)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            assert pool.submit(sent, photos).result() == expected
+        copied = copy.deepcopy(sent)
+        assert copied(photos) == expected
+        assert copied.choice == sent.choice
+
+    def test_it_keeps_the_engine_and_the_numbers_that_were_chosen(self):
+        sent = Predictor("mixer_cifar10", embeddings=True, batch_size=4)
+        came = pickle.loads(pickle.dumps(sent))
+        assert (came.engine.name, came.engine.precision, came.choice) == (
+            *(sent.engine.name, sent.engine.precision),
+            sent.choice,
+        )
+        assert came.batch_size == 4
+        there, here = came(PHOTO), sent(PHOTO)
+        assert there == here
+        assert there.embedding is not None
+        assert here.embedding is not None
+        assert np.array_equal(there.embedding, here.embedding)
+
+    @pytest.mark.parametrize(
+        ("model", "before"),
+        [
+            ("'mixer_cifar10', engine='kernels'", "predictor([PHOTO] * 9)"),
+            ("'mixer_cifar10', engine='eager'", "predictor([PHOTO] * 9)"),
+            ("create('mixer_s32', layers=1), engine='kernels'", ""),  # its weights were laid out by many threads
+        ],
+    )
+    def test_a_forked_process_answers(self, model: str, before: str):
+        """torch has threads by then, which a child does not have."""
+        said = answered_in_a_child(f"""
+            predictor = Predictor({model}, precision="fp32", batch_size=4)
+            {before}
+            def child():
+                found = [predictor(PHOTO), *predictor([PHOTO] * 9), pickle.loads(pickle.dumps(predictor))(PHOTO)]
+                with ThreadPoolExecutor(1) as pool:
+                    found.append(pool.submit(predictor, PHOTO).result())
+                return len({{one.label for one in found}}), len(found)
+        """)
+        assert said == "(1, 12)"
+
+    @pytest.mark.parametrize("engine", ["onnx", "openvino"])
+    def test_a_forked_process_says_at_once_that_an_engine_is_not_there(self, engine: str):
+        pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+        said = answered_in_a_child(f"""
+            predictor = Predictor(create("mixer_pico", num_classes=2), engine={engine!r}, precision="fp32")
+            predictor(PHOTO)
+            def child():
+                for ask in (lambda: predictor(PHOTO), lambda: predictor([PHOTO])):
+                    try:
+                        ask()
+                    except MixerError as error:
+                        said = str(error)
+                return said
+        """)
+        assert said.startswith(f"the engine {engine} has threads that are not in this forked process")
+        assert "'spawn'" in said
+
+    def test_before_its_first_answer_any_engine_may_be_forked(self):
+        pytest.importorskip("onnxruntime")
+        said = answered_in_a_child("""
+            predictor = Predictor("mixer_cifar10", engine="onnx", precision="fp32")
+            def child():
+                return predictor(PHOTO).label, len(predictor([PHOTO] * 40))
+        """)
+        assert said == "('cat', 40)"
+
+
+def answered_in_a_child(code: str) -> str:
+    """What `child` of the code returns in a process that is forked after the rest of it has run."""
+    script = textwrap.dedent("""
+        import os, pickle, sys
+        from concurrent.futures import ThreadPoolExecutor
+        import torch
+        from mlpmixer import Predictor, create
+        from mlpmixer.errors import MixerError
+        from mlpmixer.weights.shipped import PHOTO
+        torch.set_num_threads(2)
+    """) + textwrap.dedent(code) + textwrap.dedent("""
+        if (process := os.fork()) == 0:
+            print(child(), end="", flush=True)
+            os._exit(0)
+        assert os.waitpid(process, 0)[1] == 0
+    """)  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=100)  # otherwise it hangs
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0
+    return said
 
 
 def test_a_stream_is_what_single_pictures_give(predictor: Predictor, photos: list[Path]):

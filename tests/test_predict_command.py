@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from mlpmixer.cli import main
 from mlpmixer.engines import kernels
 from mlpmixer.errors import DataError, PictureError
 from mlpmixer.predict import cluster, in_bytes, lanes, parquet, paths
+from mlpmixer.predict import written as output
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.seen import Seen
+from mlpmixer.predict.written import ENDINGS
 from mlpmixer.weights.load import load
 
 WEIGHTS = ("--weights", "mixer_clothing", "--precision", "bf16")
@@ -75,7 +78,7 @@ class TestWhatIsWritten:
             alone = predictor(one["path"])
             assert one["label"] == alone.label
             assert one["score"] == alone.score
-            assert [tuple(pair) for pair in one["top"]] == list(alone.top)
+            assert [(pair["label"], pair["score"]) for pair in one["top"]] == list(alone.top)
         assert f"left out: {folder / 'b' / 'broken.jpg'} is no picture, or a damaged one" in seen.err
         assert "bf16 (" in seen.err
         assert "20 pictures in" in seen.err
@@ -94,14 +97,11 @@ class TestWhatIsWritten:
         plain = lines(tmp_path / "found.jsonl")
         head, *rows = csv.reader((tmp_path / "found.csv").read_text().splitlines())
         assert head == ["path", "label", "score", "label_2", "score_2"]
-        assert [
-            {"path": path, "label": a, "score": float(p), "top": [[a, float(p)], [b, float(q)]]}
-            for path, a, p, b, q in rows
-        ] == plain
-        table = arrow.read_table(tmp_path / "found.parquet").to_pylist()
-        for row in table:
-            row["top"] = [[pair["label"], pair["score"]] for pair in row["top"]]
-        assert table == plain
+        for (path, *cells), one in zip(rows, plain, strict=True):
+            assert path == one["path"]
+            assert cells == [cell for pair in one["top"] for cell in (pair["label"], f"{pair['score']:.6g}")]
+            assert [one["label"], one["score"]] == [*one["top"][0].values()]
+        assert arrow.read_table(tmp_path / "found.parquet").to_pylist() == plain
 
     def test_embeddings_are_rows_of_the_answers(self, folder: Path, tmp_path: Path):
         mixer(folder, *WEIGHTS, "--output", tmp_path / "found.csv", "--embeddings", tmp_path / "found.npy")
@@ -125,6 +125,63 @@ class TestWhatIsWritten:
                 said = [row[0] for row in csv.reader(io.StringIO(ended.stdout.decode()))]
                 assert said[1:] == [str(photos[1]), str(strange).encode("utf-8", "backslashreplace").decode()]
 
+    def test_names_that_are_ended_by_nuls(self, photos: list[Path], tmp_path: Path):
+        strange = tmp_path / "one\ntwo\r.jpg"
+        os.link(photos[0], strange)
+        given = b"".join(os.fsencode(path) + b"\0" for path in (photos[1], strange))
+        for flag in ("-0", "--null"):
+            command = [*MIXER, "predict", "-", flag, *WEIGHTS, "--json"]
+            ended = subprocess.run(command, input=given, capture_output=True, check=True)
+            assert [json.loads(line)["path"] for line in ended.stdout.splitlines()] == [str(photos[1]), str(strange)]
+        ended = subprocess.run([*MIXER, "predict", "-", *WEIGHTS], input=given, capture_output=True)
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            b"mixer: the names on standard input are ended by NULs, not by ends of lines; say so with -0\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (b"", "mixer: no names came on standard input"),
+            (b"nowhere.jpg\nneither.jpg", "mixer: no picture could be read"),
+            (b"x" * 200_000, "mixer: a name on standard input goes on after 65,536 bytes"),
+        ],
+    )
+    def test_nothing_read_is_an_error(self, given: bytes, said: str):
+        ended = subprocess.run([*MIXER, "predict", "-", "--json"], input=given, capture_output=True)
+        assert ended.returncode in (1, 2)
+        assert ended.stdout == b""
+        assert ended.stderr.decode().splitlines()[-1].startswith(said)
+
+    def test_what_lies_there_instead_of_pictures_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        for name in ("a.HEIC", "deep/b.heic", "c.cr2", ".hidden", "noending"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"x")
+        mixer(tmp_path, code=1)
+        said = capsys.readouterr().err
+        assert f"in {tmp_path}, but 2 .heic, 1 .cr2, which are not read; convert them, to JPEG for instance" in said
+
+    @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+    def test_whatever_classes_and_files_are_called(self, ending: str, tmp_path: Path):
+        """Lone surrogates, ends of lines, quotes and NULs, beside names that are text."""
+        if ending == "parquet":
+            pytest.importorskip("pyarrow")
+        names = ["\ud800", "a\rb", 'c\nd"e,', "=1+1", "f\0g", "", "\udce9", "café"]
+        file, kind = tmp_path / f"found.{ending}", ENDINGS[f".{ending}"]
+        writer = output.new(file, kind, len(names))
+        for name in names:
+            writer.write(name, Prediction(((name, 0.5), *((other, 1 / 3) for other in names[1:]))))
+            writer.flush()
+        writer.close()
+        read = list(output.records(file, kind))
+        spelled = [(output.spelled(name), output.spelled(name)) for name in names]
+        assert [(output.spelled(one.path), output.spelled(one.label)) for one in read] == spelled
+        assert {one.labels for one in read} == {len(names)}
+
+    def test_json_has_no_nan(self):
+        with pytest.raises(ValueError, match="not JSON compliant"):  # the Predictor lets none through
+            output.JsonLines(io.StringIO()).write("x.jpg", Prediction((("cat", float("nan")),)))
+
     def test_in_bytes_as_learnt_from_the_pictures(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
@@ -132,11 +189,16 @@ class TestWhatIsWritten:
             pytest.skip(reason)
         for place in ("a", "b/deep"):  # a shirt is as good as a dog or a horse to it, and any rounding decides
             (folder / place / "shirt.jpg").unlink()
-        mixer(folder / "a", "--precision", "int8", code=2)
-        assert "learns its ranges from 16 pictures or more, and here are 9" in capsys.readouterr().err
+        mixer(folder, "--precision", "int8", code=2)
+        said = capsys.readouterr().err
+        assert "from 100 pictures or more, of which it must name 99% as in float32, and here are 18" in said
+        assert "--precision bf16 answers as it is" in said
+        for photo in (folder / "a").iterdir():
+            for number in range(10):
+                os.link(photo, folder / "b" / f"{number}{photo.name}")
         for precision in ("fp32", "int8"):
             mixer(folder, "--precision", precision, "--output", tmp_path / f"{precision}.jsonl")
-        assert "ranges from 18 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
+        assert "ranges from 108 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
         before, after = (lines(tmp_path / f"{precision}.jsonl") for precision in ("fp32", "int8"))
         assert [one["label"] for one in after] == [one["label"] for one in before]
         assert [one["score"] for one in after] == pytest.approx([one["score"] for one in before], abs=0.1)
@@ -211,7 +273,7 @@ class TestGoingOn:
             assert rows.read_bytes() == table
 
     def test_names_over_several_lines(self, photos: list[Path], tmp_path: Path):
-        names = [tmp_path / 'one\n"two".jpg', tmp_path / "three.jpg", tmp_path / "f\n\n,.jpg"]
+        names = [tmp_path / name for name in ('one\n"two".jpg', "three.jpg", "f\n\n,.jpg", "four\r.jpg")]
         for name in names:
             os.link(photos[0], name)
         file = tmp_path / "found.csv"
@@ -309,6 +371,104 @@ class TestGoingOn:
             assert process.stderr is not None
             assert process.stderr.read() == "mixer: stopped after 0 pictures\n"
         assert process.returncode == 130
+
+
+class TestOneWriter:
+    @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+    def test_a_second_one_is_refused_until_the_first_has_ended(
+        self, ending: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        if ending == "parquet":
+            pytest.importorskip("pyarrow")
+        file, rows = tmp_path / f"found.{ending}", tmp_path / "found.npy"
+        elsewhere = tmp_path / "another.csv"
+        command = [*MIXER, "predict", "-", "--output", str(file), "--embeddings", str(rows)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+            wait_until(rows.exists, first)  # it waits for names
+            for second in (
+                ("--output", file),
+                ("--output", file, "--resume"),
+                ("--output", elsewhere, "--embeddings", rows, "--resume"),
+                ("--json", "--embeddings", rows),
+            ):
+                mixer(photos[0], *second, code=1)
+                said = capsys.readouterr().err
+                assert f"another process is writing {rows if rows in second else file}; wait for it" in said
+                assert said.count("\n") == 1
+            first.kill()
+        assert not elsewhere.exists()
+        mixer(*photos, "--output", file, "--embeddings", rows, "--resume")
+        assert np.load(rows).shape[0] == 10
+        assert len(list(output.records(file, ENDINGS[f".{ending}"]))) == 10
+        assert not list(tmp_path.glob(".*"))
+
+    def test_two_that_start_together_leave_whole_rows(self, photos: list[Path], tmp_path: Path):
+        """One of them writes, or one after the other; never both at once."""
+        folders = [tmp_path / name for name in "ab"]
+        for folder in folders:
+            folder.mkdir()
+            for number in range(200):
+                os.link(photos[number % 10], folder / f"{number:03}.jpg")
+        file = tmp_path / "found.csv"
+        commands = [[*MIXER, "predict", str(folder), "--output", str(file), "--resume"] for folder in folders]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+        ended = [(process.communicate()[1], process.returncode) for process in both]
+        assert 0 in [code for _, code in ended]
+        assert all(code == 0 or "another process is writing" in said for said, code in ended)
+        wrote = [folder for folder, (_, code) in zip(folders, ended, strict=True) if code == 0]
+        there = sorted(one.path for one in output.records(file, "csv"))
+        assert there == sorted(str(path) for folder in wrote for path in folder.iterdir())
+
+
+class TestNoRoom:
+    @pytest.mark.parametrize(("ending", "most"), [("csv", 700), ("jsonl", 2000), ("parquet", 1000), ("npy", 1500)])
+    def test_a_file_that_cannot_grow_is_gone_on_with(self, ending: str, most: int, folder: Path, tmp_path: Path):
+        if ending == "parquet":
+            pytest.importorskip("pyarrow")
+        said = {"npy": "csv"}.get(ending, ending)
+        arguments: dict[str, list[str]] = {}
+        for name in ("whole", "found"):
+            rows = ["--embeddings", str(tmp_path / f"{name}.npy")] if ending == "npy" else []
+            arguments[name] = [str(folder), "--output", str(tmp_path / f"{name}.{said}"), *rows, "--batch", "2"]
+        ended = subprocess.run(
+            [*MIXER, "predict", *arguments["found"]],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines()[-1] == (
+            f"mixer: {tmp_path / f'found.{ending}'} cannot be written: File too large; make room, and the same command "
+            "with --resume goes on"
+        )
+        assert "Traceback" not in ended.stderr
+        mixer(*arguments["found"], "--resume")
+        mixer(*arguments["whole"])
+        for end in {said, ending}:
+            found, whole = (tmp_path / f"{name}.{end}" for name in ("found", "whole"))
+            if end == "parquet":
+                assert list(output.records(found, "parquet")) == list(output.records(whole, "parquet"))
+                assert len(list(output.records(found, "parquet"))) == 20
+            else:
+                assert found.read_bytes() == whole.read_bytes()
+
+    @pytest.mark.parametrize("form", ["--csv", "--json", "--top=2"])
+    def test_standard_output_that_is_full_or_closed_is_one_line(self, form: str, photos: list[Path]):
+        command = [*MIXER, "predict", *map(str, photos[:2]), form]
+        for where, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+            ended = subprocess.run(["sh", "-c", f'exec "$@" {where}', "sh", *command], capture_output=True, text=True)
+            assert ended.returncode == 1
+            assert ended.stderr.splitlines()[-1] == f"mixer: cannot write: {why}"
+            assert "Traceback" not in ended.stderr
+
+    def test_closed_streams_are_nobodys_file(self, photos: list[Path], tmp_path: Path):
+        """What would be printed does not end in the file that is opened next."""
+        file = tmp_path / "found.csv"
+        command = [*MIXER, "predict", *map(str, photos), "nowhere.jpg", "--output", str(file)]
+        subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=True)
+        assert [one.path for one in output.records(file, "csv")] == [*map(str, photos)]
+        ended = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *MIXER, "predict", "no.jpg"], capture_output=True)
+        assert (ended.returncode, ended.stdout) == (1, b"")
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:

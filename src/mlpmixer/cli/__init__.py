@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -47,9 +49,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
 }
 
+# What a full disk, or a standard output that is full or closed, makes of a write.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without × and → shows ? for them
             stream.reconfigure(errors="replace")
@@ -58,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         parse(arguments or ["--help"])()
+        sys.stdout.flush()
     except MixerError as error:
         tell(error)
         sys.exit(error.exit_code)
@@ -67,6 +74,21 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # `mixer models | head` has read enough
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"mixer: cannot write: {error.strerror}", file=sys.stderr)
+        sys.stdout = None  # which would be tried again at the end
+        sys.exit(1)
+
+
+def _open_what_is_closed() -> None:
+    """In place of standard streams that whoever started this has closed: otherwise the next file that is opened would
+    have the number of one, and get what is printed. Output is refused, and messages go nowhere."""
+    for name, access, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            lowest = os.open(os.devnull, access)
+            setattr(sys, name, open(lowest, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def parse(arguments: list[str]) -> Callable[[], None]:

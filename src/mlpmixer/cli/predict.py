@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mlpmixer.cli.progress import Bar
-from mlpmixer.errors import PictureError, RunStopped, UsageError
+from mlpmixer.errors import DataError, PictureError, RunStopped, UsageError
+from mlpmixer.text import printable
 from mlpmixer.weights.shipped import DEFAULT
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def predict(
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"] = "auto",
     device: str = "auto",
     batch: int = 32,
+    null: Annotated[bool, tyro.conf.arg(aliases=["-0"])] = False,
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
 ) -> None:
     """Name what is in pictures.
@@ -64,6 +66,7 @@ def predict(
             not say it, and is refused where it would name them otherwise.
         device: auto, cpu or cuda.
         batch: How many pictures go through the model at a time.
+        null: Paths on standard input are ended by NULs, as `find -print0` writes them.
         ray: Work on a Ray cluster: its address, such as auto, ray://host:10001, or local for one that is started here.
     """
     if not pictures:
@@ -76,7 +79,7 @@ def predict(
 
     from mlpmixer.predict.predictor import Predictor
 
-    asked = _Asked(pictures)
+    asked = _Asked(pictures, null)
     watched = output is not None or not sys.stdout.isatty()  # otherwise one sees the answers
     bar = Bar(asked.count if watched and not asked.one else None, hidden=not watched)
     notes = _Notes(bar, asked.one)
@@ -109,6 +112,8 @@ def predict(
         _write_all(pieces, place, notes, bar, first)
     if not asked.one:
         _sum_up(place, notes, bar)
+    if place.writer.rows == 0:
+        raise PictureError("no picture could be read") if notes.lost else DataError("no names came on standard input")
     if strict and notes.lost:
         raise PictureError(f"{notes.lost:,} could not be read; the others are answered")
 
@@ -126,8 +131,8 @@ def _in_bytes(weights: str, files: list[str]) -> tuple[Classifier, str | None]:
 class _Asked:
     """What was named: `one` picture only; or `endless`, as nobody knows how much is to come."""
 
-    def __init__(self, names: tuple[str, ...]):
-        self.names = names
+    def __init__(self, names: tuple[str, ...], null: bool):
+        self.names, self.null = names, null
         self.endless = "-" in names
         self.one = len(names) == 1 and not self.endless and not Path(names[0]).is_dir()
 
@@ -135,7 +140,8 @@ class _Asked:
         from mlpmixer.predict import paths
 
         for name in self.names:
-            yield from paths.pictures(paths.lines(sys.stdin.buffer) if name == "-" else [name], tell)
+            given = paths.names(sys.stdin.buffer, null=self.null) if name == "-" else [name]
+            yield from paths.pictures(given, tell)
 
     @property
     def count(self) -> Callable[[], Iterator[str]] | None:
@@ -150,7 +156,7 @@ class _Notes:
 
     def say(self, line: object) -> None:
         with self.bar.aside():
-            print(f"mixer: {line}", file=sys.stderr)
+            print(f"mixer: {printable(line)}", file=sys.stderr)
 
     def left_out(self, why: str | PictureError) -> None:
         if self.one and isinstance(why, PictureError):
@@ -185,7 +191,7 @@ def _place(form: Format | None, file: Path | None, rows: Path | None, resume: bo
         "json": lambda: written.JsonLines(sys.stdout),
         "csv": lambda: written.Csv(sys.stdout, predictor.top),
     }
-    return job.Output(kinds[form](), embeddings=job.new_embeddings(rows, width))
+    return job.to_standard_output(kinds[form](), rows, width)
 
 
 def _form(json: bool, csv: bool, parquet: bool, output: Path | None) -> Format | None:
@@ -210,7 +216,7 @@ class _Table:
 
     def write(self, path: str, found: Prediction) -> None:
         then = ", ".join(f"{label} {score:.1%}" for label, score in found.top[1:])
-        self._waiting.append((path, found.label, f"{found.score:.1%}", then))
+        self._waiting.append((printable(path), printable(found.label), f"{found.score:.1%}", printable(then)))
         self.rows += 1
 
     def flush(self) -> None:

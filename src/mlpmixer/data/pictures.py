@@ -40,6 +40,8 @@ def decode(picture: Picture, limits: Limits | None = None) -> Image.Image:
         if isinstance(picture, np.ndarray):
             return _rgb(_from_array(picture))
         if isinstance(picture, Image.Image):
+            if not all(picture.size):
+                raise PictureError("has no pixels")
             picture.load()
             return _rgb(_upright(picture))
         limits = limits or usual_limits()
@@ -148,6 +150,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not fits or not array.size:
+    if array.dtype != np.uint8 or not fits:
         raise PictureError(f"must be a uint8 array (height, width[, 3 or 4]), not {array.dtype} {array.shape}")
+    if not array.size:
+        raise PictureError(f"has no pixels: its shape is {array.shape}")
     return Image.fromarray(array)

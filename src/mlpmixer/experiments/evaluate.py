@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.machine import describe_machine
 from mlpmixer.train.team import Team, device_of
 from mlpmixer.weights.load import load
+from mlpmixer.weights.passports import with_passport
 
 Protocol = Literal["own", "i", "ii"]
 Watch = Callable[[str, int, int], None]  # what is looked at, how many pictures of how many
@@ -53,6 +54,8 @@ def evaluate(
     device: str = "auto",
     engine: str = "eager",
     precision: str = "fp32",
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
     workers: int = -1,
     batch_size: int = 64,
     watch: Watch = lambda *_: None,
@@ -68,6 +71,7 @@ def evaluate(
     variants: folders of ImageNet-V2, -A, -R, -Sketch and -C.
     strict: a picture that cannot be read stops it; otherwise it is left out, and listed.
     engine, precision: how the model is run, as for `Predictor`; eager in fp32 is the model as it is written.
+    classes, preprocessing: what its outputs are called, and how pictures are prepared, instead of what it came with.
     """
     labels = None if real is None else imagenet.real_labels(real)
     for name, folder in (variants or {}).items():
@@ -75,8 +79,8 @@ def evaluate(
     place = device_of(device)
     pictures = _pictures(source, data, split)
     model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
-    if model.passport is None:
-        raise UsageError("this model has no passport, so nobody knows how to prepare its pictures; save and load it")
+    model = with_passport(model, classes, preprocessing)
+    assert model.passport is not None
     how = prepared_by(model.passport.preprocessing, protocol)
     plans = model.passport.plans
     run = None

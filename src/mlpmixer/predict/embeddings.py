@@ -25,11 +25,11 @@ class Embeddings:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w+b" if rows is None else "r+b")
+            self._file.truncate(HEADER + (rows or 0) * width * 4)
+            self.rows = rows or 0
+            self._write_header()
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-        self._file.truncate(HEADER + (rows or 0) * width * 4)
-        self.rows = rows or 0
-        self._write_header()
 
     def write(self, row: np.ndarray) -> None:
         assert row.shape == (self.width,)

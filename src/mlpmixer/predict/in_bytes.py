@@ -20,8 +20,8 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
 LOOKED_AT = 128  # pictures
-FEWEST = 16
 ALIKE = 0.99  # of them must be named as before
+FEWEST = 100  # of fewer, a single one that is named otherwise would be more than that allows
 
 INSTEAD = "--precision bf16 answers as it is"
 
@@ -36,8 +36,9 @@ def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int
             seen.append(prepare(pixels(file), how))
     if len(seen) < FEWEST:
         raise UsageError(
-            f"int8 learns its ranges from {FEWEST} pictures or more, and here are {len(seen)}: {INSTEAD}, and "
-            "`mixer export --precision int8 --data PICTURES` keeps what it learnt from others"
+            f"int8 is learnt from {FEWEST} pictures or more, of which it must name {ALIKE:.0%} as in float32, and here "
+            f"are {len(seen)} that can be read: {INSTEAD}, and `mixer export --precision int8 --data PICTURES` keeps "
+            "what it learnt from others"
         )
     shown = torch.stack(seen)
     found = quantise(model, how, shown, each_half=False).model

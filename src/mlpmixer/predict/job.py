@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
-from mlpmixer.errors import PictureError, UsageError
+from mlpmixer import files
+from mlpmixer.errors import PictureError, RunError, UsageError
 from mlpmixer.predict import embeddings, written
 from mlpmixer.predict.predictor import Prediction, Predictor
 from mlpmixer.predict.seen import Seen
@@ -23,12 +26,14 @@ CLOSE = 0.05  # what an engine may change of a score
 
 @dataclass
 class Output:
-    """`file`: None, if it is standard output. `seen`: the pictures that an earlier run wrote."""
+    """`file`: None, if it is standard output. `seen`: the pictures that an earlier run wrote. `held`: until it is
+    closed."""
 
     writer: Writer
     file: Path | None = None
     embeddings: embeddings.Embeddings | None = None
     seen: Seen | None = None
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def still_to_do(self, paths: Iterable[str], skipped: Callable[[], object]) -> Iterator[str]:
         for path in paths:
@@ -37,11 +42,41 @@ class Output:
             else:
                 yield path
 
+    def write(self, answers: Iterable[tuple[str, Prediction]]) -> None:
+        """What was written outlives this process."""
+        answers = list(answers)
+        if self.embeddings is not None:  # before the answers that they belong to
+            with self._room(self.embeddings.path):
+                for _, found in answers:
+                    assert found.embedding is not None
+                    self.embeddings.write(found.embedding)
+                self.embeddings.flush()
+        with self._room(self.file):
+            for path, found in answers:
+                self.writer.write(path, found)
+            self.writer.flush()
+
     def close(self) -> None:
-        with uninterrupted():
-            if self.embeddings is not None:
-                self.embeddings.close()
-            self.writer.close()
+        with uninterrupted(), self.held:
+            try:
+                if self.embeddings is not None:
+                    with self._room(self.embeddings.path):
+                        self.embeddings.close()
+            finally:
+                with self._room(self.file):
+                    self.writer.close()
+
+    @contextlib.contextmanager
+    def _room(self, path: Path | None) -> Iterator[None]:
+        """None: standard output, whose end is the affair of the command."""
+        try:
+            yield
+        except OSError as error:
+            if path is None:
+                raise
+            why = str(error) if error.errno is None else os.strerror(error.errno)
+            goes_on = ", and the same command with --resume goes on" if self.file else ""
+            raise RunError(f"{path} cannot be written: {why}; make room{goes_on}") from None
 
 
 def open_output(
@@ -56,6 +91,35 @@ def open_output(
 ) -> Output:
     """`rows`: the file for embeddings, of `width` numbers each. `predictor` is asked for only where there is something
     to go on with, to see whether it says the same."""
+    with contextlib.ExitStack() as stack:
+        for path in (file, rows):
+            if path is not None:
+                stack.enter_context(_alone(path))
+        output = _opened(file, kind, rows, resume, top, width, predictor)
+        output.held = stack.pop_all()
+        return output
+
+
+def to_standard_output(writer: Writer, rows: Path | None, width: int) -> Output:
+    """`rows`: a new file for embeddings."""
+    if rows is None:
+        return Output(writer)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(rows))
+        if rows.exists():
+            raise UsageError(f"{rows} is there already; remove it, or choose another name")
+        return Output(writer, embeddings=embeddings.Embeddings(rows, width), held=stack.pop_all())
+
+
+def _opened(
+    file: Path,
+    kind: Format,
+    rows: Path | None,
+    resume: bool,
+    top: int,
+    width: int,
+    predictor: Callable[[], Predictor],
+) -> Output:
     if not resume:
         for path in (file, rows):
             if path is not None and path.exists():
@@ -77,14 +141,6 @@ def open_output(
     return Output(writer, file, table, Seen(names))
 
 
-def new_embeddings(path: Path | None, width: int) -> embeddings.Embeddings | None:
-    if path is None:
-        return None
-    if path.exists():
-        raise UsageError(f"{path} is there already; remove it, or choose another name")
-    return embeddings.Embeddings(path, width)
-
-
 def _require_the_same(last: Record, file: Path, top: int, predictor: Callable[[], Predictor]) -> None:
     """That the model and the options are those of the run that began."""
     if last.labels != top:
@@ -93,7 +149,8 @@ def _require_the_same(last: Record, file: Path, top: int, predictor: Callable[[]
         found = predictor()(last.path)
     except PictureError:  # is gone since, or its name is no text
         return
-    if abs(dict(found.top).get(last.label, 0.0) - last.score) > CLOSE:
+    scores = {written.spelled(label): score for label, score in found.top}
+    if abs(scores.get(written.spelled(last.label), 0.0) - last.score) > CLOSE:
         raise UsageError(
             f"{file} is of another model or other options: it calls {last.path} {last.label} ({last.score:.1%}), "
             f"and this run {found.label} ({found.score:.1%})"
@@ -113,21 +170,48 @@ def write_all(
     begun = False
     for piece in pieces:
         with uninterrupted():
+            answers: list[tuple[str, Prediction]] = []
             for path, found in piece:
                 if isinstance(found, PictureError):
                     broken(found)
-                    continue
-                if not begun:
-                    begun = True
-                    first()
-                if output.embeddings is not None:
-                    assert found.embedding is not None
-                    output.embeddings.write(found.embedding)
-                output.writer.write(path, found)
-            if output.embeddings is not None:
-                output.embeddings.flush()  # before the answers that they belong to
-            output.writer.flush()
+                else:
+                    answers.append((path, found))
+            if answers and not begun:
+                begun = True
+                first()
+            output.write(answers)
         done(len(piece))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process writes there meanwhile. What is locked is a file beside it, and the lock ends with this process,
+    however that ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        itself = path.resolve()
+        beside = itself.with_name(f".{itself.name}.lock")
+        lock = files.open_lock(beside)
+        while (held := files.hold(lock)) and not _is_there(beside, lock):  # its last holder has just taken it away
+            lock.close()
+            lock = files.open_lock(beside)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with lock:
+        if not held:
+            raise RunError(f"another process is writing {path}; wait for it, or choose another name")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def _is_there(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ class Parquet:
             left.unlink()
 
     def write(self, path: str, found: Prediction) -> None:
-        top = [{"label": label, "score": score} for label, score in found.top]
-        self._waiting.append({"path": spelled(path), "label": found.label, "score": found.score, "top": top})
+        top = [{"label": spelled(label), "score": score} for label, score in found.top]
+        self._waiting.append({"path": spelled(path), "label": spelled(found.label), "score": found.score, "top": top})
         self.rows += 1
 
     def flush(self) -> None:
@@ -54,8 +54,12 @@ class Parquet:
 
         name = f"part-{self._number:06}.parquet"
         part = self.folder / f".{name}.part"
-        pyarrow.parquet.write_table(self._arrow.Table.from_pylist(self._waiting, schema=self._schema), part)
-        part.replace(self.folder / name)
+        try:
+            pyarrow.parquet.write_table(self._arrow.Table.from_pylist(self._waiting, schema=self._schema), part)
+            part.replace(self.folder / name)
+        except OSError:
+            part.unlink(missing_ok=True)  # where there is no room, it takes none
+            raise
         self._waiting, self._number = [], self._number + 1
 
 

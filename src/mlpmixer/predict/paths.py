@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mlpmixer.data.sources.folder import look
+import numpy as np
+
+from mlpmixer.data.sources.folder import Found, look
 from mlpmixer.data.sources.naming import EXTENSIONS
-from mlpmixer.errors import DataError
+from mlpmixer.errors import DataError, UsageError
 
 Tell = Callable[[str], object]
+
+CHUNK = 1 << 16  # bytes; no path is as long
 
 
 def pictures(given: Iterable[str], tell: Tell) -> Iterator[str]:
@@ -29,14 +33,36 @@ def pictures(given: Iterable[str], tell: Tell) -> Iterator[str]:
             empty = False
             yield picture
         if empty:
-            raise DataError(f"there are no pictures ({' '.join(EXTENSIONS)}) in {path}")
+            raise DataError(f"there are no pictures ({' '.join(EXTENSIONS)}) in {path}{_others(path)}")
 
 
-def lines(source: BinaryIO) -> Iterator[str]:
-    """Paths, one a line."""
-    for line in source:
-        if name := line.rstrip(b"\r\n"):
+def names(source: BinaryIO, *, null: bool) -> Iterator[str]:
+    """Paths, one a line; `null`: each ended by a NUL instead, so that there may be ends of lines in them. No more is
+    waited for while there are some."""
+    end, rest = b"\0" if null else b"\n", b""
+    while piece := source.read1(CHUNK):  # pyright: ignore[reportAttributeAccessIssue] (all that have a buffer do)
+        if not null and b"\0" in piece:
+            raise UsageError("the names on standard input are ended by NULs, not by ends of lines; say so with -0")
+        *whole, rest = (rest + piece).split(end)
+        if len(rest) > CHUNK:
+            raise UsageError(f"a name on standard input goes on after {CHUNK:,} bytes; are these names of pictures?")
+        yield from _decoded(whole, null)
+    yield from _decoded([rest], null)
+
+
+def _decoded(found: list[bytes], null: bool) -> Iterator[str]:
+    for name in found:
+        if name := name if null else name.rstrip(b"\r"):
             yield os.fsdecode(name)
+
+
+def _others(folder: str) -> str:
+    """What is there instead: iPhones' HEIC, raw files."""
+    found = Found(Path(folder), (), np.empty(0, np.int64)).ignored()
+    listed = [f"{count:,} {extension}" for extension, count in found.most_common(4) if extension]
+    if not listed:
+        return ""
+    return f", but {', '.join(listed)}, which are not read; convert them, to JPEG for instance, if they are pictures"
 
 
 def _below(folder: str, above: tuple[tuple[int, int], ...], tell: Tell) -> Iterator[str]:

@@ -7,23 +7,28 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mlpmixer.data.pictures import Picture, pixels
+from mlpmixer.data.pictures import pixels
 from mlpmixer.data.processes import cores
 from mlpmixer.engines.engine import Answers
 from mlpmixer.engines.fastest import start
-from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.errors import PictureError, RunError, UsageError
 from mlpmixer.models.classifier import Classifier
+from mlpmixer.passport import Preprocessing
+from mlpmixer.predict.forks import compute_here
+from mlpmixer.predict.inputs import TAKEN, Input, is_one, name_of, picture_of
 from mlpmixer.predict.lanes import in_order
 from mlpmixer.predict.views import Views, count, views_of
+from mlpmixer.text import printable
 from mlpmixer.weights.load import load
+from mlpmixer.weights.passports import with_passport
 
-P = TypeVar("P", bound=Picture)
+P = TypeVar("P", bound=Input)
 
 # On a CPU, these compute in the thread that calls them; the others have threads of their own.
 IN_THE_CALLERS_THREAD = ("kernels", "eager")
@@ -36,7 +41,11 @@ class Prediction:
     was asked for."""
 
     top: tuple[tuple[str, float], ...]
-    embedding: Float32[np.ndarray, " D"] | None = field(default=None, repr=False, compare=False)
+    embedding: Float32[np.ndarray, " D"] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        embedding = "" if self.embedding is None else f", embedding=<{len(self.embedding)} numbers>"
+        return f"Prediction(top={self.top!r}{embedding})"
 
     @property
     def label(self) -> str:
@@ -50,10 +59,15 @@ class Prediction:
 class Predictor:
     """Prepares pictures as the checkpoint's passport says, and names what the model sees in them.
 
-    `model` is a model that was loaded, or what `load` takes. `engine` and `precision`: how it is run; "auto" takes what
-    is known to be the fastest here, and with `measure` finds that out first, in seconds, once for each machine.
-    `views`: what is averaged over, see predict/views.py. `batch_size`: how many pictures go through at a time; the
-    engines openvino and compiled take as long for fewer. May be called from several threads.
+    `model` is a model, or what `load` takes. `classes` and `preprocessing`: what its outputs are called, and how
+    pictures are prepared, instead of what it came with; one that came with nothing has nameless classes and what is
+    usual for the size of its pictures. `engine` and `precision`: how it is run; "auto" takes what is known to be the
+    fastest here, and with `measure` finds that out first, in seconds, once for each machine. `views`: what is averaged
+    over, see predict/views.py. `batch_size`: how many pictures go through at a time; the engines openvino and compiled
+    take as long for fewer. `embeddings`: each prediction's `embedding` is what the model's head is given.
+
+    May be called from several threads. It can be pickled and copied: it travels as its model and its options, and
+    starts the same engine again. In a process that was forked, it goes on with one thread, if its engine can.
 
     `choice` says which engine it is, and why.
     """
@@ -62,6 +76,8 @@ class Predictor:
         self,
         model: Classifier | str | os.PathLike[str],
         *,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
         engine: str = "auto",
         precision: str = "auto",
         device: str = "auto",
@@ -71,21 +87,22 @@ class Predictor:
         embeddings: bool = False,
         measure: bool = False,
     ):
-        self.model = (model if isinstance(model, Classifier) else load(model)).eval()
-        passport = self.model.passport
-        if passport is None:
-            raise UsageError(
-                "this model has no passport, so nobody knows how to prepare its pictures; save and load it"
-            )
-        if self.model.config.num_classes == 0:
+        compute_here()
+        model = (model if isinstance(model, Classifier) else load(model)).eval()
+        if model.config.num_classes == 0:
             raise UsageError("this model has no head, so it has no labels to predict")
+        if model.config.in_channels != 3:
+            raise UsageError(f"pictures are read in 3 colours, and this model takes {model.config.in_channels}")
         if top < 1 or batch_size < 1:
             raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
+        self.model = with_passport(model, classes, preprocessing)
+        passport = self.model.passport
+        assert passport is not None
         self.preprocessing = passport.preprocessing
         self.classes = passport.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
         self.top = min(top, len(self.classes))
         self.views: Views = views
-        self.batch_size, self.embeddings = batch_size, embeddings
+        self.batch_size, self._embeddings = batch_size, embeddings
         self.device = _device(device)
         self._views = count(views, self.preprocessing)
         self.engine, self.choice = start(
@@ -101,16 +118,32 @@ class Predictor:
         self._together = self.device.type == "cpu" and self.engine.name in IN_THE_CALLERS_THREAD
         # Some engines must always be called from the same thread.
         self._alone = None if self._together else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
+        # Where it has answered, or may answer; None: in whichever process it will.
+        self._process = None if self.device.type == "cpu" else os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in ("top", "batch_size", "views")}
+        settings |= {"engine": self.engine.name, "precision": self.engine.precision, "device": str(self.device)}
+        return {"model": self.model, "choice": self.choice, **settings, "embeddings": self._embeddings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        choice = state.pop("choice")
+        self.__init__(state.pop("model"), **state)
+        self.choice = choice
 
     @overload
-    def __call__(self, pictures: Picture) -> Prediction: ...
+    def __call__(self, pictures: Input) -> Prediction: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Prediction]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
-        """One picture (a path, the bytes of a file, a PIL image, a uint8 array) gives one prediction, a list a list."""
-        if isinstance(pictures, list | tuple):
-            return [_or_raise(found) for _, found in self.stream(pictures)]
-        return _or_raise(self.answer([pictures])[0])  # pyright: ignore[reportArgumentType] (a single picture)
+    def __call__(self, pictures: Iterable[Input]) -> list[Prediction]: ...
+    def __call__(self, pictures: Input | Iterable[Input]) -> Prediction | list[Prediction]:
+        """One picture gives one prediction; a list, or anything else that gives one after the other, gives a list.
+
+        A picture is a path, the bytes of a file, an open binary file, a PIL image, or a uint8 array (height, width[, 3
+        or 4]) or tensor (3, height, width); see predict/inputs.py.
+        """
+        if is_one(pictures):
+            return _or_raise(self.answer([pictures])[0])  # pyright: ignore[reportArgumentType]
+        return [_or_raise(found) for _, found in self.stream(pictures)]  # pyright: ignore[reportArgumentType]
 
     def stream(self, pictures: Iterable[P]) -> Generator[tuple[P, Prediction | PictureError]]:
         """Each picture with what is in it, or with what is wrong with it, in order; of however many there are.
@@ -122,6 +155,9 @@ class Predictor:
 
     def pieces(self, pictures: Iterable[P]) -> Generator[list[tuple[P, Prediction | PictureError]]]:
         """The same, as many at a time as are done together."""
+        if is_one(pictures):
+            raise UsageError(f"several pictures are asked for here; give a list of them, each {TAKEN}")
+        self._require_threads()
         at_once = self.batch_size
         if self._together:
             fair = math.ceil(len(pictures) / self.lanes) if isinstance(pictures, list | tuple) else PIECE
@@ -136,38 +172,75 @@ class Predictor:
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
+        self._require_threads()
         blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
         return self._run(blank).features.shape[1]
 
-    def answer(self, pictures: Sequence[Picture]) -> list[Prediction | PictureError]:
+    def answer(self, pictures: Sequence[Input]) -> list[Prediction | PictureError]:
         """In this thread, in one go."""
+        self._require_threads()
         how = self.preprocessing
         shown = torch.empty(len(pictures), self._views, 3, *how.crop, dtype=torch.uint8)
         found: list[Prediction | PictureError | None] = []
         good = 0
-        for picture in pictures:
+        for given in pictures:
             try:
+                picture = picture_of(given)
                 shown[good] = views_of(pixels(picture), how, self.views)
             except PictureError as error:
                 found.append(error)
+            except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
+                found.append(_unprepared(given, error))
             else:
                 found.append(None)
                 good += 1
-        named = iter(self._named(shown[:good]) if good else ())
-        return [next(named) if one is None else one for one in found]
+        answers = iter(self._named(shown[:good]) if good else ())
+        whole = [next(answers) if error is None else error for error in found]
+        return [self._no_number(given) if one is None else one for given, one in zip(pictures, whole, strict=True)]
 
-    def _named(self, shown: torch.Tensor) -> list[Prediction]:
+    def _named(self, shown: torch.Tensor) -> list[Prediction | None]:
+        """None: what the model answers is not a number."""
         features, logits = self._run(shown.flatten(0, 1))
         several = (-1, self._views)
-        scores, labels = logits.softmax(dim=1).unflatten(0, several).mean(dim=1).topk(self.top)
-        embeddings = features.unflatten(0, several).mean(dim=1).numpy() if self.embeddings else [None] * len(shown)
+        chances = logits.softmax(dim=1).unflatten(0, several).mean(dim=1)
+        features = features.unflatten(0, several).mean(dim=1)
+        finite = chances.isfinite().all(dim=1)
+        if self._embeddings:
+            finite &= features.isfinite().all(dim=1)
+        scores, labels = chances.topk(self.top)
+        embeddings = features.numpy() if self._embeddings else [None] * len(shown)
         return [
-            Prediction(tuple((self.classes[label], score) for label, score in zip(row, values, strict=True)), embedding)
-            for row, values, embedding in zip(labels.tolist(), scores.tolist(), embeddings, strict=True)
+            Prediction(tuple((self.classes[i], score) for i, score in zip(row, values, strict=True)), embedding)
+            if good
+            else None
+            for row, values, embedding, good in zip(
+                labels.tolist(), scores.tolist(), embeddings, finite.tolist(), strict=True
+            )
         ]
 
     def _run(self, shown: torch.Tensor) -> Answers:
+        self._process = os.getpid()
         return self.engine(shown) if self._alone is None else self._alone.submit(self.engine, shown).result()
+
+    def _require_threads(self) -> None:
+        """In a process that was forked since, there are only those that are begun there."""
+        if self._alone is not None and self._process not in (None, os.getpid()):
+            raise RunError(
+                f"the engine {self.engine.name} has threads that are not in this forked process; create the Predictor "
+                "here, start processes by 'spawn', or take the engine kernels or eager on a CPU"
+            )
+        compute_here()
+
+    def _no_number(self, given: object) -> PictureError:
+        return PictureError(
+            f"the model's answer to {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
+            "its weights are spoilt, or too large for this precision; try eager in fp32"
+        )
+
+
+def _unprepared(given: object, error: MemoryError | RuntimeError) -> PictureError:
+    why = "there is not enough memory" if isinstance(error, MemoryError) else printable(error, most=200)
+    return PictureError(f"{name_of(given)} cannot be prepared: {why}")
 
 
 def _device(name: str) -> torch.device:

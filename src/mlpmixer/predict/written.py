@@ -54,9 +54,11 @@ class JsonLines:
         self.stream, self.rows = stream, rows
 
     def write(self, path: str, found: Prediction) -> None:
-        said = {"path": path, "label": found.label, "score": found.score, "top": found.top}
+        top = [{"label": label, "score": score} for label, score in found.top]
+        said = {"path": path, "label": found.label, "score": found.score, "top": top}
+        line = json.dumps(said, ensure_ascii=False, allow_nan=False)
         # A name that is no text is escaped, and comes back as it was.
-        self.stream.write(json.dumps(said, ensure_ascii=not _is_text(path)) + "\n")
+        self.stream.write((line if _is_text(line) else json.dumps(said, allow_nan=False)) + "\n")
         self.rows += 1
 
     def flush(self) -> None:
@@ -67,18 +69,26 @@ class JsonLines:
 
 
 class Csv:
-    """A line a picture, after one with the names of the columns: path, label, score, label_2, score_2 and so on."""
+    """A line a picture, after one with the names of the columns: path, label, score, label_2, score_2 and so on.
+
+    Scores have six digits.
+    """
 
     def __init__(self, stream: TextIO, top: int, rows: int = 0, *, head: bool = True):
         self.stream, self.rows = stream, rows
-        self._lines = csv.writer(stream, lineterminator="\n")
         if head:
             places = range(2, top + 1)
-            self._lines.writerow(["path", "label", "score", *(f"{n}_{i}" for i in places for n in ("label", "score"))])
+            self._write(["path", "label", "score", *(f"{n}_{i}" for i in places for n in ("label", "score"))])
 
     def write(self, path: str, found: Prediction) -> None:
-        self._lines.writerow([spelled(path), *(value for pair in found.top for value in pair)])
+        pairs = ((spelled(label), f"{score:.6g}") for label, score in found.top)
+        self._write([spelled(path), *(cell for pair in pairs for cell in pair)])
         self.rows += 1
+
+    def _write(self, cells: list[str]) -> None:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\r\n").writerow(cells)  # which has both quoted, within a name
+        self.stream.write(line.getvalue().removesuffix("\r\n") + "\n")
 
     def flush(self) -> None:
         self.stream.flush()
@@ -147,7 +157,8 @@ def go_on(path: Path, kind: Format, top: int, rows: int) -> Writer:
 def _record(line: str, kind: Format) -> Record:
     if kind == "json":
         found = json.loads(line)
-        return Record(found["path"], found["label"], float(found["score"]), len(found["top"]))
+        labels = [pair["label"] for pair in found["top"]]
+        return Record(found["path"], found["label"], float(found["score"]), len(labels))
     path, label, score, *others = next(csv.reader(io.StringIO(line, newline="")))
     return Record(path, label, float(score), 1 + len(others) // 2)
 

@@ -147,7 +147,7 @@ def _ours(file: ArrayFile) -> Checkpoint:
         family = about["family"]
         config = converter.structure(about["config"], CONFIGS[family])
         passport = converter.structure(about["passport"], Passport)
-        _check_passport(passport, config)
+        check_passport(passport, config)
         converter.structure(json.loads(passport.provenance.get("quirks", "{}")), Quirks)  # `save` reads them
         name = first_line(about["name"])
     except BrokenFile:
@@ -157,7 +157,7 @@ def _ours(file: ArrayFile) -> Checkpoint:
     return Checkpoint(file.path, name, config, passport, layouts.own(family))
 
 
-def _check_passport(passport: Passport, config: ClassifierConfig) -> None:
+def check_passport(passport: Passport, config: ClassifierConfig) -> None:
     """Stops what would go wrong only when a picture is prepared or a class is named."""
     if passport.classes is not None and len(passport.classes) != config.num_classes:
         raise ValueError(f"{len(passport.classes)} class names for {config.num_classes} classes")

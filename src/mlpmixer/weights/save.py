@@ -18,6 +18,7 @@ from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.weights import files, layouts
 from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
+from mlpmixer.weights.passports import passport_of
 from mlpmixer.weights.quantised import narrowed
 
 LayoutName = Literal["mlpmixer", "timm", "linen", "older"]
@@ -53,31 +54,15 @@ def save(
     layout = layout or possible[0]
     if layout not in possible:
         raise UsageError(f"a {path.suffix} file has the layout {' or '.join(possible)}, not '{layout}'")
-    passport = _passport(model, classes, preprocessing, provenance)
+    passport = passport_of(model, classes, preprocessing)
+    origin = {**passport.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"}
+    passport = dataclasses.replace(passport, provenance=origin)
     state = model.state_dict()
     if layout == "mlpmixer":
         files.write(path, kind, narrowed(state, passport.plans), header(model, passport))
     else:
         files.write(path, kind, _theirs(model, state, layout, passport), {"format": "pt"})
     return path
-
-
-def _passport(
-    model: Classifier,
-    classes: Sequence[str] | None,
-    preprocessing: Preprocessing | None,
-    provenance: dict[str, str] | None,
-) -> Passport:
-    passport = model.passport or Passport(preprocessing=Preprocessing.usual(model.config.image_size))
-    named = tuple(classes) if classes is not None else passport.classes
-    if named is not None and len(named) != model.config.num_classes:
-        raise UsageError(f"{len(named)} class names for a model of {model.config.num_classes} classes")
-    return dataclasses.replace(
-        passport,
-        classes=named,
-        preprocessing=preprocessing or passport.preprocessing,
-        provenance={**passport.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"},
-    )
 
 
 def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, passport: Passport) -> dict[str, Tensor]:
