@@ -312,8 +312,24 @@ class TestSaving:
             save(make("mixer"), tmp_path / "m.npz", layout="timm")
         with pytest.raises(UsageError, match="no untied, grouped or pyramid Mixers"):
             save(make("mixer", groups=2), tmp_path / "m.npz")
-        with pytest.raises(UsageError, match="3 class names for a model of 7"):
+        with pytest.raises(UsageError, match="cannot be saved with its passport: 3 class names for 7 classes"):
             save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
+
+    @pytest.mark.parametrize(
+        ("passport", "words"),
+        [
+            ({"classes": ["cat", "cat"]}, "it has the class 'cat' twice"),
+            ({"classes": ["cat", " "]}, "it has a class without a name"),
+            ({"classes": ["cat", "\x1b[2Jdog"]}, r"it has the class '\\x1b\[2Jdog', whose name cannot be printed"),
+            ({"preprocessing": Preprocessing(crop=(16, 16))}, "cropped to 16×16 pixels for a model that takes 28×28"),
+            ({"preprocessing": Preprocessing(crop=(28, 28), std=(1e-300,) * 3)}, "a deviation of"),
+            ({"preprocessing": Preprocessing(crop=(28, 28), mean=(0.5,), std=(0.5,))}, "a mean of"),
+        ],
+    )
+    def test_what_could_not_be_loaded_again_is_not_written(self, passport: Any, words: str, tmp_path: Path):
+        with pytest.raises(UsageError, match=words):
+            save(make("mixer", num_classes=2), tmp_path / "m.safetensors", **passport)
+        assert not [*tmp_path.iterdir()]
 
     def test_a_failed_save_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         file = save(make("mixer"), tmp_path / "m.npz")
@@ -366,3 +382,10 @@ class TestLedgerNames:
         save(make("mixer"), path_of("mixer_b16.imagenet1k"))
         with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
             load("mixer_b16.imagenet1k")
+
+    def test_the_model_for_another_picture_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+        entry = next(e for e in LEDGER.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
+        save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
+        with pytest.raises(UsageError, match=r"made for pictures of 64×64 pixels, and vit_ti16.* is for 224×224"):
+            load(entry.name)

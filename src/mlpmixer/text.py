@@ -1,6 +1,10 @@
-"""Names from outside, made harmless: what a file, a class or a server is called may hold anything."""
+"""Names from outside, made harmless or refused: what a file, a class or a server is called may hold anything."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+MOST_LETTERS = 1_000  # of a class's name
 
 
 def printable(text: object, most: int = 0) -> str:
@@ -15,3 +19,19 @@ def printable(text: object, most: int = 0) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
     return line if not most or len(line) <= most else line[: most - 1] + "…"
+
+
+def fault(classes: Sequence[object]) -> str | None:
+    """What is wrong with these names of classes, as words to stand behind what has them; None: nothing."""
+    met = set()
+    for name in classes:
+        if not isinstance(name, str) or not name.strip():
+            return "has a class without a name"
+        if len(name) > MOST_LETTERS:
+            return f"has a class whose name has {len(name):,} letters, and {MOST_LETTERS:,} is the most"
+        if not name.isprintable():
+            return f"has the class '{printable(name, 80)}', whose name cannot be printed"
+        if name in met:
+            return f"has the class '{name}' twice"
+        met.add(name)
+    return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlpmixer.data.pictures import Picture
 from mlpmixer.errors import DataError, nearest
+from mlpmixer.text import fault
 
 SPLITS = ("train", "val", "test")
 
@@ -110,6 +111,10 @@ class DataSet:
     source: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
+
+    def __post_init__(self) -> None:
+        if (wrong := fault(self.classes)) is not None:
+            raise DataError(f"{self.source} {wrong}; rename it")
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:

@@ -17,7 +17,7 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.weights import files, layouts
-from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
+from mlpmixer.weights.checkpoint import Quirks, check_passport, family_of, header, heads_of
 from mlpmixer.weights.quantised import narrowed
 
 LayoutName = Literal["mlpmixer", "timm", "linen", "older"]
@@ -69,15 +69,17 @@ def _passport(
     provenance: dict[str, str] | None,
 ) -> Passport:
     passport = model.passport or Passport(preprocessing=Preprocessing.usual(model.config.image_size))
-    named = tuple(classes) if classes is not None else passport.classes
-    if named is not None and len(named) != model.config.num_classes:
-        raise UsageError(f"{len(named)} class names for a model of {model.config.num_classes} classes")
-    return dataclasses.replace(
+    passport = dataclasses.replace(
         passport,
-        classes=named,
+        classes=tuple(classes) if classes is not None else passport.classes,
         preprocessing=preprocessing or passport.preprocessing,
         provenance={**passport.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"},
     )
+    try:
+        check_passport(passport, model.config)
+    except ValueError as error:  # nobody could load it
+        raise UsageError(f"the model cannot be saved with its passport: {error}") from error
+    return passport
 
 
 def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, passport: Passport) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ import numpy as np
 from mlpmixer.data.dataset import SPLITS
 from mlpmixer.data.sources import imagenet
 from mlpmixer.errors import DataError, nearest
+from mlpmixer.files import read_text
+from mlpmixer.text import fault
 
 # Where one name has several pictures, the first of these counts.
 EXTENSIONS = (
@@ -48,18 +50,18 @@ def names_beside(folder: Path) -> tuple[str, ...] | None:
     file = folder / "classes.txt"
     try:
         if file.is_file():
-            names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+            names = [line.strip() for line in read_text(file).rstrip().splitlines()]
         elif (file := folder / "dataset.json").is_file():
-            names = json.loads(file.read_text(encoding="utf-8-sig")).get("classes")
+            names = json.loads(read_text(file)).get("classes")
         else:
             return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} cannot be read ({type(error).__name__}); delete it, or write it anew") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{file} must list the names of the classes, none of them empty")
-    if len({*names}) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise DataError(f"{file} names the class '{twice}' twice")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise DataError(f"{file} cannot be read ({why}); delete it, or write it anew") from error
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{file} must list the names of the classes")
+    if (wrong := fault(names)) is not None:
+        raise DataError(f"{file} {wrong}; rename it")
     return tuple(names)
 
 
