@@ -132,7 +132,9 @@ def header(model: Classifier, passport: Passport) -> dict[str, str]:
         "config": dataclasses.asdict(model.config),
         "passport": dataclasses.asdict(passport),
     }
-    return {HEADER: json.dumps(about, ensure_ascii=False), "format": "pt"}
+    written = json.dumps(about, ensure_ascii=False)
+    # Half a letter, from a file's name that is no text, is written out, which in JSON means the same.
+    return {HEADER: written.encode("utf-8", "backslashreplace").decode(), "format": "pt"}
 
 
 def family_of(model: Classifier) -> str:
