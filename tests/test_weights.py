@@ -311,8 +311,10 @@ class TestSaving:
     def test_endings_and_layouts_must_fit(self, tmp_path: Path):
         with pytest.raises(UsageError, match="cannot tell the kind of file"):
             save(make("mixer"), tmp_path / "m.bin")
-        with pytest.raises(UsageError, match="has the layout linen or older, not 'timm'"):
+        with pytest.raises(UsageError, match="has the layout linen or older or vit_jax, not 'timm'"):
             save(make("mixer"), tmp_path / "m.npz", layout="timm")
+        with pytest.raises(UsageError, match="the vit_jax layout has a place for vit only, not for mixer"):
+            save(make("mixer"), tmp_path / "m.npz", layout="vit_jax")
         with pytest.raises(UsageError, match="no untied, grouped or pyramid Mixers"):
             save(make("mixer", groups=2), tmp_path / "m.npz")
         with pytest.raises(UsageError, match="cannot be saved with its passport: 3 class names for 7 classes"):
