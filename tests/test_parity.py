@@ -216,7 +216,7 @@ def flax_vit(arrays: dict[str, np.ndarray], images: Tensor, patch: int, layers: 
             return linen.Dense(arrays["head/kernel"].shape[1], name="head")(x)
 
     pixels = jnp.asarray(images.permute(0, 2, 3, 1).numpy())
-    fresh = flatten_dict(VisionTransformer().init(jax.random.key(0), pixels)["params"], sep="/")
+    fresh: dict[str, Any] = flatten_dict(VisionTransformer().init(jax.random.key(0), pixels)["params"], sep="/")
     assert {name: array.shape for name, array in fresh.items()} == {k: v.shape for k, v in arrays.items()}
     params = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
     return np.asarray(VisionTransformer().apply({"params": params}, pixels))
