@@ -481,14 +481,14 @@ def test_names_of_classes_that_do_not_fit(files: dict[str, Any], words: str, tmp
 
 def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     struct = {"image": [{"bytes": picture(1), "path": None}], "label": [0]}
-    assert "has the pictures themselves opens as hf:" in refused(parquet(tmp_path / "a.parquet", struct))
+    assert data.open(parquet(tmp_path / "a.parquet", struct))["train"].read(0) == picture(1)
     assert "it has 'kind'" in refused(parquet(tmp_path / "a.parquet", {"kind": ["a"]}))
     holes = {"path": ["1.png", None], "label": [0, 1]}
     assert "has no path in line 2" in refused(parquet(tmp_path / "a.parquet", holes))
     write(tmp_path, {"a.parquet": b"PAR1 and no more"})
     assert "is damaged" in refused(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[data]")
+    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[parquet]")
 
 
 @pytest.mark.parametrize(
