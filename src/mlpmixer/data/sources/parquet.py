@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ class Rows(Split):
                     found.add(batch.column(0))
                     if found.bytes > MAX_GROUP:
                         raise PictureError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, MemoryError) as error:
             raise PictureError(f"{path} cannot be read ({_words(error)})") from error
         if len(found) != self.ends[number] - self._begin(number):
             raise PictureError(f"{path} has changed since it was opened")
@@ -167,11 +168,11 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
             picture, label, split = chosen
             if not {picture, label, split or label} <= {*schema.names}:
                 raise DataError(f"{file} has other columns than {files[0]}")
-            _require_what_can_be(file, about, picture)
+            _require_what_can_be(file, about, picture, label, split)
             told = texts(file, label)
             usual = split_within(file.stem) or SPLIT_WORDS.get(file.parent.name.lower()) or "train"
             where = texts(file, split) if split else [usual] * len(told)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, MemoryError) as error:
             raise DataError(f"{file} is damaged, or no Parquet ({_words(error)})") from error
         groups += [(number_of, group) for group in range(about.num_row_groups)]
         counts += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
@@ -259,20 +260,22 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, list) else None
 
 
-def _require_what_can_be(file: Path, about: FileMetaData, column: str) -> None:
+def _require_what_can_be(file: Path, about: FileMetaData, picture: str, *others: str | None) -> None:
     there = file.stat().st_size
     if about.num_rows > there:
         raise DataError(f"{file} claims {about.num_rows:,} rows, more than it has bytes; it is damaged or hostile")
     for group in range(about.num_row_groups):
-        chunks = (about.row_group(group).column(i) for i in range(about.num_columns))
-        claimed = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        if claimed > MAX_GROUP:
+        claimed: Counter[str] = Counter()
+        for i in range(about.num_columns):
+            chunk = about.row_group(group).column(i)
+            claimed[chunk.path_in_schema.split(".")[0]] += chunk.total_uncompressed_size
+        if claimed[picture] > MAX_GROUP:
             raise DataError(
-                f"{file} has a row group of {size(claimed)}, and all of it is read for one picture; write it anew "
-                "with small ones, such as row_group_size=100 with pandas"
+                f"{file} has a row group of {size(claimed[picture])}, and all of it is read for one picture; write it "
+                "anew with small ones, such as row_group_size=100 with pandas"
             )
-        if claimed > max(MAX_EXPANSION * there, 1 << 24):
-            raise DataError(f"{file} claims that {size(claimed)} are packed in {size(there)}; it is damaged or hostile")
+        if (most := max(claimed[name or picture] for name in (picture, *others))) > max(MAX_EXPANSION * there, 1 << 24):
+            raise DataError(f"{file} claims that {size(most)} are packed in {size(there)}; it is damaged or hostile")
 
 
 def _words(error: Exception) -> str:
