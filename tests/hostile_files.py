@@ -606,6 +606,8 @@ PTH: dict[str, Build] = {
 
 # Files that are sound in themselves and describe no model.
 
+RANGE = {"low": -1e308, "high": 1e308}
+
 HEADERS: dict[str, Build] = {
     "10^9 layers": ours({"config.layers": 10**9}),
     "10^9 layers of ViT": ours({"config.layers": 10**9}, "vit_ti32"),
@@ -648,6 +650,25 @@ HEADERS: dict[str, Build] = {
     "too few class names": ours({"passport.classes": ["cat", "dog"]}),
     "too many class names": ours({"passport.classes": [f"class {i}" for i in range(100_000)]}),
     "class names a number": ours({"passport.classes": 3}),
+    "class name of nothing": ours({"passport.classes": ["cat", "", "otter"]}),
+    "class name of blanks": ours({"passport.classes": ["cat", "  ", "otter"]}),
+    "class name twice": ours({"passport.classes": ["cat", "dog", "cat"]}),
+    "class name of 1 MB": ours({"passport.classes": ["cat", "x" * 1_000_000, "otter"]}),
+    "class name half of a letter": ours({"passport.classes": ["cat", "\ud800", "otter"]}),
+    "class name for the terminal": ours({"passport.classes": ["cat", "\x1b]52;c;aWQ=\x07", "otter"]}),
+    "class name from right to left": ours({"passport.classes": ["cat", "dog\u202egnp.exe", "otter"]}),
+    "class name of two lines": ours({"passport.classes": ["cat", "dog\nmixer: all is well", "otter"]}),
+    "pictures cropped to other than the model takes": ours({"passport.preprocessing.crop": [16, 16]}),
+    "pictures less 3e38": ours({"passport.preprocessing.mean": [3e38] * 3}),
+    "pictures less 1e308": ours({"passport.preprocessing.mean": [1e308] * 3}),
+    "pictures divided by 1e-300": ours({"passport.preprocessing.std": [1e-300] * 3}),
+    "pictures divided by 1e-45": ours({"passport.preprocessing.std": [1e-45] * 3}),
+    "pictures divided by less than nothing": ours({"passport.preprocessing.std": [-0.5] * 3}),
+    "pictures divided by infinity": ours({"passport.preprocessing.std": [math.inf] * 3}),
+    "pictures of one statistic": ours({"passport.preprocessing.mean": [0.5], "passport.preprocessing.std": [0.5]}),
+    "tables that end at 1e308": ours(
+        {"passport.plans": [{"kind": "int8", "normed": RANGE, "active": RANGE}, {"kind": "fp32"}]}
+    ),
     "pictures cropped to 10^9 pixels": ours({"passport.preprocessing.crop": [10**9, 10**9]}),
     "pictures cropped to nothing": ours({"passport.preprocessing.crop": [0, 0]}),
     "pictures scaled to 10^9 pixels": ours({"passport.preprocessing.resize": 10**9}),

@@ -478,7 +478,7 @@ NOISE = idx(np.random.default_rng(0).integers(0, 256, (300, 10, 10), np.uint8))
         (WHOLE[:-1], "it should hold 24 values and holds 23"),
         (WHOLE + b"\0", "it should hold 24 values and holds more"),
         (idx(np.zeros((1, 1024, 1024), np.uint8)) + b"\0", "it should hold 1,048,576 values and holds more"),
-        (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "values and holds 24"),
+        (WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "values, far more than it can hold"),
         (gzip.compress(NOISE)[:-9], "is damaged"),
         (gzip.compress(NOISE)[:-8] + bytes(8), "is damaged"),
         (gzip.compress(NOISE)[:2000] + bytes(20) + gzip.compress(NOISE)[2020:], "is damaged"),
@@ -495,7 +495,7 @@ def test_a_damaged_idx_file_is_one_line(content: bytes, words: str, tmp_path: Pa
 
 def test_an_idx_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     assert one_line(lambda: read_idx(tmp_path / "a", 3)) == f"there is no file {tmp_path / 'a'}"
-    assert one_line(lambda: read_idx(tmp_path, 3)) == f"{tmp_path} cannot be read: Is a directory"
+    assert one_line(lambda: read_idx(tmp_path, 3)) == f"{tmp_path} cannot be read: it is a folder"
 
 
 # Fashion-MNIST.

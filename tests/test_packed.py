@@ -317,9 +317,9 @@ class TestDamage:
             (
                 "test.sizes.npy",
                 lambda content: content.replace(b"(10, 2), }           ", b"(9999999999999, 2), }"),
-                "mmap",
+                "an array that claims more numbers than there are",
             ),
-            ("test.labels.npy", lambda content: bytes(len(content)), "pickle|magic|Cannot load"),
+            ("test.labels.npy", lambda content: bytes(len(content)), "no array of NumPy's"),
         ],
     )
     def test_is_found_when_it_is_opened(self, packed: Path, name: str, change: Any, words: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import shaken
 from torch import Tensor, nn
 
 from mlpmixer import create, load, save
+from mlpmixer.errors import KeyMismatch
 from mlpmixer.weights import layouts
 
 CLOSE = 1e-4
@@ -162,6 +164,100 @@ def test_flax_weights_load_and_agree(tmp_path: Path):
     with torch.no_grad():
         got = load(tmp_path / "drawn.npz")(images).numpy()
     assert np.abs(got - flax_mixer(drawn, images, 4, 4)).max() <= CLOSE
+
+
+def flax_vit(arrays: dict[str, np.ndarray], images: Tensor, patch: int, layers: int) -> np.ndarray:
+    """A ViT in Flax, built as vit_jax builds it, from parameters named as it has them in memory."""
+    import flax.linen as linen
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    width, heads = arrays["Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"].shape[:2]
+    hidden = arrays["Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1]
+
+    class AddPositionEmbs(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return x + self.param("pos_embedding", linen.initializers.zeros, (1, *x.shape[1:]))
+
+    class MlpBlock(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.gelu(linen.Dense(hidden)(x))  # named in the order of construction
+            return linen.Dense(width)(x)
+
+    class Encoder1DBlock(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            y = linen.LayerNorm()(x)
+            x = x + linen.MultiHeadDotProductAttention(num_heads=heads)(y, y)
+            y = linen.LayerNorm()(x)
+            return x + MlpBlock()(y)
+
+    class Encoder(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = AddPositionEmbs(name="posembed_input")(x)
+            for i in range(layers):
+                x = Encoder1DBlock(name=f"encoderblock_{i}")(x)
+            return linen.LayerNorm(name="encoder_norm")(x)
+
+    class VisionTransformer(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(width, (patch, patch), strides=(patch, patch), padding="VALID", name="embedding")(x)
+            x = x.reshape(x.shape[0], -1, width)
+            if "cls" in arrays:
+                token = self.param("cls", linen.initializers.zeros, (1, 1, width))
+                x = jnp.concatenate([jnp.tile(token, [x.shape[0], 1, 1]), x], axis=1)
+            x = Encoder(name="Transformer")(x)
+            x = x[:, 0] if "cls" in arrays else x.mean(axis=1)
+            return linen.Dense(arrays["head/kernel"].shape[1], name="head")(x)
+
+    pixels = jnp.asarray(images.permute(0, 2, 3, 1).numpy())
+    fresh: dict[str, Any] = flatten_dict(VisionTransformer().init(jax.random.key(0), pixels)["params"], sep="/")
+    assert {name: array.shape for name, array in fresh.items()} == {k: v.shape for k, v in arrays.items()}
+    params = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
+    return np.asarray(VisionTransformer().apply({"params": params}, pixels))
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_a_vit_as_vit_jax_has_it_in_memory_loads_agrees_and_comes_back(pool: str, tmp_path: Path):
+    model = shaken(create("vit_ti32", num_classes=5, layers=2, image_size=64, pool=pool))
+    template = save(model, tmp_path / "template.npz", layout="older")
+    rename = {"MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0"}
+    rename |= {"LayerNorm_2": "LayerNorm_1", "MlpBlock_3": "MlpBlock_0"}
+    with np.load(template) as arrays:
+        theirs: dict[str, Any] = {
+            re.sub("|".join(rename), lambda found: rename[found[0]], k): v for k, v in arrays.items()
+        }
+    np.savez(tmp_path / "memory.npz", **theirs)
+    images = torch.randn(2, 3, 64, 64)
+    loaded = load(tmp_path / "memory.npz")
+    with torch.no_grad():
+        got = loaded(images).numpy()
+    expected = flax_vit(theirs, images, 32, 2)
+    assert np.abs(expected).max() > 0.1
+    assert np.abs(got - expected).max() <= CLOSE
+    assert loaded.passport is not None
+    assert loaded.passport.provenance["layout"] == "vit_jax"
+    with np.load(save(loaded, tmp_path / "again.npz", layout="vit_jax")) as again:
+        assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in theirs.items()}
+    nested: dict[str, Any] = {f"params/{name}": array for name, array in theirs.items()}
+    np.savez(tmp_path / "state.npz", **nested)
+    with np.load(save(load(tmp_path / "state.npz"), tmp_path / "again.npz", layout="vit_jax")) as again:
+        assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in nested.items()}
+
+
+def test_a_head_that_attends_is_refused_by_name(tmp_path: Path):
+    """big_vision's pool_type="map", which no model here has."""
+    save(create("vit_ti32", num_classes=5, layers=1, image_size=64, pool="mean"), tmp_path / "mean.npz")
+    with np.load(tmp_path / "mean.npz") as arrays:
+        more: dict[str, Any] = {**arrays, "MAPHead_0/probe": np.zeros((1, 1, 192), np.float32)}
+    np.savez(tmp_path / "map.npz", **more)
+    with pytest.raises(KeyMismatch, match="the file has MAPHead_0/probe 1×1×192 that the model lacks"):
+        load(tmp_path / "map.npz")
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])

@@ -268,10 +268,10 @@ class TestAModelWithoutAFile:
     @pytest.mark.parametrize(
         ("said", "message"),
         [
-            ({"classes": ["ant"]}, "1 class names for a model of 3 classes"),
+            ({"classes": ["ant"]}, "1 class names for 3 classes"),
             ({"classes": "ant"}, "classes must be a list of names, not 'ant'"),
             ({"classes": [1, 2, 3]}, "classes must be a list of names"),
-            ({"preprocessing": Preprocessing(crop=(8, 8))}, r"crops to \(8, 8\), and the model takes \(\d+, \d+\)"),
+            ({"preprocessing": Preprocessing(crop=(8, 8))}, "cropped to 8×8 pixels for a model that takes 28×28"),
             ({"preprocessing": "usual"}, "must be an mlpmixer.passport.Preprocessing, not 'usual'"),
         ],
     )

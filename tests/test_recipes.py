@@ -604,6 +604,20 @@ class TestChanges:
         assert recipe is None or toml.loads(toml.dumps(recipe)) == recipe
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("evaluation.mean", (3e38, 0.5, 0.5), "from -1000 to 1000 each"),
+        ("evaluation.std", (0.5, 1e-45, 0.5), "from 0.001 to 1000 each"),
+        ("evaluation.std", (0.5, 0.5, 1e300), "from 0.001 to 1000 each"),
+        ("evaluation.std", (0.5, 0.5, -0.5), "from 0.001 to 1000 each"),
+    ],
+)
+def test_values_that_would_overflow_are_refused(name: str, value: tuple[float, ...], wanted: str):
+    with pytest.raises(RecipeError, match=f"{name} must be {wanted}; got"):
+        check(toml.change(Recipe(), {name: value}))
+
+
 class TestWhatIsExpected:
     """The result and the curve of a recipe are those of what it learns, and of nothing else."""
 

@@ -461,9 +461,14 @@ def test_a_list_that_does_not_fit(text: str | bytes, words: str, tmp_path: Path)
             "'emu', which the list of classes does not",
         ),
         ({"classes.txt": "cat\ndog\n"}, "has the class number 2, but 2 classes; they count from 0"),
-        ({"classes.txt": "cat\n\ndog\n"}, "must list the names of the classes, none of them empty"),
+        ({"classes.txt": "cat\n\ndog\n"}, "classes.txt has a class without a name"),
         ({"classes.txt": ""}, "must list the names"),
-        ({"classes.txt": "cat\ndog\ncat\n"}, "names the class 'cat' twice"),
+        ({"classes.txt": "cat\ndog\ncat\n"}, "has the class 'cat' twice; rename it"),
+        ({"classes.txt": "cat\nd\x1b[2Jog\nemu"}, r"has the class 'd\x1b[2Jog', whose name cannot be printed"),
+        ({"classes.txt": "cat\n" + "x" * 1001 + "\nemu"}, "has a class whose name has 1,001 letters"),
+        ({"classes.txt": b"\0" * ((1 << 26) + 1)}, "cannot be read (it is larger than 64 MB)"),
+        ({"dataset.json": "[" * 100_000}, "cannot be read (RecursionError)"),
+        ({"dataset.json": '{"classes": ["cat", 1, "emu"]}'}, "has a class without a name"),
         ({"classes.txt": b"\xff\n"}, "classes.txt cannot be read"),
         ({"dataset.json": '{"classes": "cat"}'}, "must list the names"),
         ({"dataset.json": "[1]"}, "dataset.json cannot be read"),
@@ -476,14 +481,38 @@ def test_names_of_classes_that_do_not_fit(files: dict[str, Any], words: str, tmp
 
 def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     struct = {"image": [{"bytes": picture(1), "path": None}], "label": [0]}
-    assert "has the pictures themselves opens as hf:" in refused(parquet(tmp_path / "a.parquet", struct))
+    assert data.open(parquet(tmp_path / "a.parquet", struct))["train"].read(0) == picture(1)
     assert "it has 'kind'" in refused(parquet(tmp_path / "a.parquet", {"kind": ["a"]}))
     holes = {"path": ["1.png", None], "label": [0, 1]}
     assert "has no path in line 2" in refused(parquet(tmp_path / "a.parquet", holes))
     write(tmp_path, {"a.parquet": b"PAR1 and no more"})
     assert "is damaged" in refused(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[data]")
+    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[parquet]")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((kind, name) for kind in ("folder", "list", "shard") for name in ("d\x1b[31mog", "dog\u202e", "d\nog")),
+        ("folder", os.fsdecode(b"\xff")),
+        ("list", "x" * 1001),
+        ("shard", "x" * 1001),
+    ],
+)
+def test_names_of_classes_that_would_harm_a_terminal(kind: str, name: str, tmp_path: Path):
+    if kind == "folder":
+        try:
+            write(tmp_path, {"cat/1.png": 1, f"{name}/1.png": 1})
+        except OSError:
+            pytest.skip("this file system only takes names that are text")
+        why = refused(tmp_path)
+    elif kind == "list":
+        why = refused(write(tmp_path, {"1.png": 1, "a.csv": f'path,label\n1.png,"{name}"\n'}) / "a.csv")
+    else:
+        why = refused(shard(tmp_path / "a.tar", {"1.png": 1, "1.cls": name}))
+    assert why.isprintable()
+    assert str(tmp_path) in why
 
 
 # Shards.

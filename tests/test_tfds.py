@@ -115,7 +115,7 @@ class TestRecords:
         content = file.read_bytes()
         assert [content[at : at + size] for at, size in tfrecord.places(file)] == [b"one", b"", b"three" * 100]
         file.write_bytes(content[:-1])
-        with pytest.raises(DataError, match="is cut short"):
+        with pytest.raises(DataError, match="is damaged, cut short, or no file of records"):
             tfrecord.places(file)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from conftest import assert_went_on, noted, up_to, write_idx
@@ -1090,6 +1091,31 @@ class TestTeacher:
             teacher(normalise(images, student.passport.preprocessing)), wanted, rtol=1e-4, atol=1e-5
         )
         assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+    @pytest.mark.parametrize("ending", ["pth", "safetensors"])
+    def test_timms_with_counts_beside_its_weights(self, ending: str, small: Recipe, tmp_path: Path, timm: Any):
+        other = timm.create_model("test_resnet", num_classes=2).eval()
+        other.bn1.num_batches_tracked += 7
+        if ending == "pth":
+            torch.save({"state_dict": {f"module.{k}": v for k, v in other.state_dict().items()}}, tmp_path / "r.pth")
+        else:
+            safetensors.torch.save_file(other.state_dict(), tmp_path / "r.safetensors")
+        student = begin(small, CLASSES)
+        teacher = Teacher(f"timm:test_resnet={tmp_path}/r.{ending}", student, torch.device("cpu"))
+        assert all(torch.equal(teacher.model.state_dict()[k], v) for k, v in other.state_dict().items())
+
+    @pytest.mark.usefixtures("timm")
+    def test_a_file_for_timm_runs_no_code_whatever_timm_would_do(self, small: Recipe, tmp_path: Path):
+        class Payload:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.system, (f"touch {tmp_path}/canary",)
+
+        torch.save({"state_dict": {"w": torch.ones(1)}, "args": Payload()}, tmp_path / "evil.pth")
+        words = refused(
+            UsageError, toml.change(small, {"loss.teacher": f"timm:test_vit={tmp_path}/evil.pth"}), tmp_path
+        )
+        assert "holds more than plain weights (posix.system), and loading that could run code" in words
+        assert not (tmp_path / "canary").exists()
 
     @pytest.mark.parametrize(
         ("teacher", "words"),

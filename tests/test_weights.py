@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from mlpmixer import create, load, save
 from mlpmixer.errors import KeyMismatch, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
+from mlpmixer.weights import files
 from mlpmixer.weights.fetch import path_of
 from mlpmixer.weights.ledger import LEDGER
 
@@ -308,12 +311,73 @@ class TestSaving:
     def test_endings_and_layouts_must_fit(self, tmp_path: Path):
         with pytest.raises(UsageError, match="cannot tell the kind of file"):
             save(make("mixer"), tmp_path / "m.bin")
-        with pytest.raises(UsageError, match="has the layout linen or older, not 'timm'"):
+        with pytest.raises(UsageError, match="has the layout linen or older or vit_jax, not 'timm'"):
             save(make("mixer"), tmp_path / "m.npz", layout="timm")
+        with pytest.raises(UsageError, match="the vit_jax layout has a place for vit only, not for mixer"):
+            save(make("mixer"), tmp_path / "m.npz", layout="vit_jax")
         with pytest.raises(UsageError, match="no untied, grouped or pyramid Mixers"):
             save(make("mixer", groups=2), tmp_path / "m.npz")
-        with pytest.raises(UsageError, match="3 class names for a model of 7"):
+        with pytest.raises(
+            UsageError, match="cannot have this preprocessing and these classes: 3 class names for 7 classes"
+        ):
             save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
+
+    @pytest.mark.parametrize(
+        ("passport", "words"),
+        [
+            ({"classes": ["cat", "cat"]}, "it has the class 'cat' twice"),
+            ({"classes": ["cat", " "]}, "it has a class without a name"),
+            ({"classes": ["cat", "\x1b[2Jdog"]}, r"it has the class '\\x1b\[2Jdog', whose name cannot be printed"),
+            ({"preprocessing": Preprocessing(crop=(16, 16))}, "cropped to 16×16 pixels for a model that takes 28×28"),
+            ({"preprocessing": Preprocessing(crop=(28, 28), std=(1e-300,) * 3)}, "a deviation of"),
+            ({"preprocessing": Preprocessing(crop=(28, 28), mean=(0.5,), std=(0.5,))}, "a mean of"),
+        ],
+    )
+    def test_what_could_not_be_loaded_again_is_not_written(self, passport: Any, words: str, tmp_path: Path):
+        with pytest.raises(UsageError, match=words):
+            save(make("mixer", num_classes=2), tmp_path / "m.safetensors", **passport)
+        assert not [*tmp_path.iterdir()]
+
+    @pytest.mark.parametrize("name", ["m.safetensors", "m.npz", "m.pth"])
+    def test_the_same_model_gives_the_same_bytes_in_any_process(self, name: str, tmp_path: Path):
+        code = (
+            "import sys, torch, mlpmixer; torch.manual_seed(0)\n"
+            "model = mlpmixer.create('mixer_pico', layers=1, channels=8, image_size=8, num_classes=2)\n"
+            "model.head.half()\n"
+            "for i in range(4): mlpmixer.save(model, f'{sys.argv[1]}/{i}-{sys.argv[2]}')\n"
+        )
+        for seed in ("1", "2"):
+            (tmp_path / seed).mkdir()
+            command = [sys.executable, "-c", code, str(tmp_path / seed), name]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        assert len({path.read_bytes() for path in tmp_path.rglob(f"*-{name}")}) == 1
+
+    def test_our_safetensors_are_the_librarys(self, tmp_path: Path):
+        """But for the order of the metadata, in which the library has none."""
+        given = {
+            "b": torch.randn(3, 5, dtype=torch.float16),
+            "a": torch.randn(3, dtype=torch.float64),
+            "a.int8": torch.arange(7, dtype=torch.int8),
+            "ü": torch.tensor(2.5),
+            "z": torch.randn(2, 3, dtype=torch.bfloat16),
+            "turned": torch.randn(2, 3).T,
+        }
+        files.write(tmp_path / "ours.safetensors", "safetensors", given, {"only": 'ä "quoted" \n line'})
+        found = safetensors.torch.load_file(tmp_path / "ours.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in given.items())
+        theirs = safetensors.torch.save({k: v.contiguous() for k, v in given.items()}, {"only": 'ä "quoted" \n line'})
+        assert len(found) == len(given)
+        assert len(theirs) == (tmp_path / "ours.safetensors").stat().st_size
+
+    def test_a_file_whose_name_is_no_text_is_saved_as_ours(self, tmp_path: Path):
+        strange = tmp_path / os.fsdecode(b"m\xff.npz")
+        try:
+            save(make("mixer"), strange)
+        except (OSError, UsageError):
+            pytest.skip("this file system only takes names that are text")
+        again = load(save(load(strange), tmp_path / "m.safetensors")).passport
+        assert again is not None
+        assert again.provenance["file"] == strange.name
 
     def test_a_failed_save_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         file = save(make("mixer"), tmp_path / "m.npz")
@@ -366,3 +430,10 @@ class TestLedgerNames:
         save(make("mixer"), path_of("mixer_b16.imagenet1k"))
         with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
             load("mixer_b16.imagenet1k")
+
+    def test_the_model_for_another_picture_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+        entry = next(e for e in LEDGER.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
+        save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
+        with pytest.raises(UsageError, match=r"made for pictures of 64×64 pixels, and vit_ti16.* is for 224×224"):
+            load(entry.name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+MOST_MEAN = 1e3  # the largest that may be taken off a value, up or down
+STD_RANGE = (1e-3, 1e3)  # by which values may be divided; beyond, they or what is made of them may overflow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:

@@ -1,11 +1,14 @@
-"""Names from outside, made harmless: what a file, a class or a server is called may hold anything."""
+"""Names from outside, made harmless or refused: what a file, a class or a server is called may hold anything."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
+
+MOST_LETTERS = 1_000  # of a class's name
 
 
 def printable(text: object, most: int = 0) -> str:
@@ -39,3 +42,19 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def fault(classes: Sequence[object]) -> str | None:
+    """What is wrong with these names of classes, as words to stand behind what has them; None: nothing."""
+    met = set()
+    for name in classes:
+        if not isinstance(name, str) or not name.strip():
+            return "has a class without a name"
+        if len(name) > MOST_LETTERS:
+            return f"has a class whose name has {len(name):,} letters, and {MOST_LETTERS:,} is the most"
+        if not name.isprintable():
+            return f"has the class '{printable(name, 80)}', whose name cannot be printed"
+        if name in met:
+            return f"has the class '{name}' twice"
+        met.add(name)
+    return None

@@ -2,15 +2,19 @@
 
 A spec is the name of a known data set (`KNOWN`), `hf:NAME`, a folder of pictures (`root/class/*.jpg`, or that within
 train/, val/ and test/), a folder made by `mixer pack` or by `save_to_disk` of the library datasets, a list in a .csv,
-.tsv or .parquet file, or WebDataset shards (`shards-{000..011}.tar`, here or behind http).
+.tsv or .parquet file, .parquet files with the pictures themselves, or WebDataset shards (`shards-{000..011}.tar`, here
+or behind http). Behind a list or .parquet stands what its columns are called: `photos.parquet?image=foto&label=kind`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
 
 from mlpmixer.errors import DataError, MixerError, nearest
 
@@ -18,9 +22,12 @@ if TYPE_CHECKING:
     from mlpmixer.data.dataset import DataSet
 
 
+COLUMNS = ("image", "label", "split")
+
+
 def open(spec: str | os.PathLike[str]) -> DataSet:
     """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path."""
-    from mlpmixer.data.sources import cifar, folder, hub, lists, packed, shards, tfds
+    from mlpmixer.data.sources import cifar, folder, hub, lists, packed, parquet, shards, tfds
     from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
     from mlpmixer.data.sources.known import KNOWN
     from mlpmixer.data.sources.vtab import open_task
@@ -35,13 +42,16 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
         return open_task(text.removeprefix("vtab:"), open)
     if "://" in text:
         return shards.open_addresses(text)
+    text, columns = _columns(text)
+    source = str(Path(text).absolute()) + ("?" + urlencode(columns) if columns else "")
     kinds = (
         (packed.is_packed, packed.open_packed),
         (cifar.is_cifar, cifar.open_cifar),
         (has_fashion_mnist, lambda folder: open_fashion_mnist(folder, str(folder))),
         (hub.is_saved, hub.open_saved),
         (shards.is_shards, shards.open_shards),
-        (lists.is_list, lists.open_list),
+        (lists.is_list, partial(lists.open_list, columns=columns, source=source)),
+        (parquet.is_parquet, partial(parquet.open_parquet, columns=columns, source=source)),
         (is_vtab, open_vtab),
         (tfds.is_tfds, tfds.open_tfds),
         (Path.is_dir, folder.open_folder),
@@ -51,11 +61,25 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
         opens = next((opens for recognises, opens in kinds if text and recognises(path)), None)
         if opens is None:
             raise _unknown(text, path, KNOWN)
+        if columns and not isinstance(opens, partial):
+            raise DataError(f"{text} has no columns; only lists and .parquet files have")
         return opens(path)
     except MixerError:
         raise
     except OSError as error:  # no permission, or a name that is too long
         raise DataError(f"cannot open {text!r}: {error.strerror or error}") from error
+
+
+def _columns(text: str) -> tuple[str, dict[str, str]]:
+    """A path and the columns that are named behind it, as in photos.parquet?image=foto&label=kind."""
+    found = re.fullmatch(r"(.+)\?(\w+=.*)", text)
+    if found is None or Path(text).exists():
+        return text, {}
+    columns = dict(parse_qsl(found[2]))
+    for name in columns:
+        if name not in COLUMNS:
+            raise DataError(f"'{text}' has a column for '{name}'{nearest(name, COLUMNS)} ({', '.join(COLUMNS)})")
+    return found[1], columns
 
 
 def _unknown(text: str, path: Path, known: Collection[str]) -> DataError:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlpmixer.data.pictures import Picture
 from mlpmixer.errors import DataError, nearest
+from mlpmixer.text import fault, printable
 
 SPLITS = ("train", "val", "test")
+SPLIT = re.compile(r"\w[\w .+-]{0,99}")  # what a split may be called: files get names of it
 
 
 class Split(ABC):
@@ -111,8 +114,28 @@ class DataSet:
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
 
+    def __post_init__(self) -> None:
+        if (wrong := fault(self.classes)) is not None:
+            raise DataError(f"{self.source} {wrong}; rename it")
+        require_split_names(self.source, self.splits)
+        for split in self.splits.values():
+            for label in (int(split.labels.min()), int(split.labels.max())) if len(split) else ():
+                if not 0 <= label < len(self.classes):
+                    raise DataError(
+                        f"{self.source} has the class number {label}, but {len(self.classes)} classes; "
+                        "they count from 0"
+                    )
+
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:
             has = ", ".join(self.splits)
             raise DataError(f"{self.source} has no split '{split}'{nearest(split, self.splits)} (it has {has})")
         return self.splits[split]
+
+
+def require_split_names(source: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not SPLIT.fullmatch(name):
+            raise DataError(
+                f"{source} has the split '{printable(name, 80)}'; call it by letters, digits, blanks and . + - only"
+            )

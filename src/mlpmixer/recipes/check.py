@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlpmixer.errors import RecipeError
+from mlpmixer.passport import MOST_MEAN, STD_RANGE
 from mlpmixer.recipe import Recipe
 
 Rule = tuple[str, Callable[[Any], bool]]
@@ -32,7 +33,11 @@ RULES: dict[str, Rule] = {
     "augment.mix_chance": CHANCE,
     "evaluation.resize": NOT_NEGATIVE,
     "evaluation.scramble_patch": COUNT,
-    "evaluation.std": ("more than 0 each", lambda x: min(x) > 0),
+    "evaluation.mean": (f"from -{MOST_MEAN:g} to {MOST_MEAN:g} each", lambda x: all(abs(y) <= MOST_MEAN for y in x)),
+    "evaluation.std": (
+        "from {:g} to {:g} each".format(*STD_RANGE),
+        lambda x: all(STD_RANGE[0] <= y <= STD_RANGE[1] for y in x),
+    ),
     "evaluation.every": POSITIVE,
     "loss.smoothing": BELOW_ONE,
     "loss.teacher_share": CHANCE,

@@ -12,6 +12,8 @@ from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import RecipeError, nearest
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
+from mlpmixer.weights.claims import COUNTS, FLOATS
+from mlpmixer.weights.files import look
 from mlpmixer.weights.load import load
 
 
@@ -62,8 +64,11 @@ def _from_timm(source: str, num_classes: int) -> tuple[torch.nn.Module, Preproce
     if not timm.is_model(name):
         raise RecipeError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
     try:
-        model: Any = timm.create_model(name, pretrained=not file, checkpoint_path=file, num_classes=num_classes)
-    except Exception as error:  # timm reads, downloads and unpickles, and each fails in ways of its own
+        model: Any = timm.create_model(name, pretrained=not file, num_classes=num_classes)
+        if file:  # not by timm itself: older ones run what a pickle says
+            arrays = look(file, types=FLOATS | COUNTS).read()
+            model.load_state_dict({name.removeprefix("module."): array for name, array in arrays.items()})
+    except Exception as error:  # timm downloads, and reads in ways of its own
         why = " ".join(str(error).split())
         raise RecipeError(f"timm cannot load {source}: {why[:200] or type(error).__name__}") from error
     if not file and model.pretrained_cfg["num_classes"] != num_classes:

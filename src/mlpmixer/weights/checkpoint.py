@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from mlpmixer.models.bit import BitConfig
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.mixer import MixerConfig
 from mlpmixer.models.vit import VitConfig
-from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.passport import MOST_MEAN, STD_RANGE, Passport, Preprocessing
+from mlpmixer.text import fault
 from mlpmixer.weights import layouts
 from mlpmixer.weights.claims import ArrayFile, first_line
 from mlpmixer.weights.infer import config_of, name_of
@@ -31,6 +31,7 @@ HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
 VERSION = 3  # 2: scrambled pictures; 3: plans of quantised Mixers
 MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
 MAX_PIXELS = 16_384  # of a side of a prepared picture
+MOST_RANGE = 1e6  # where a table of a quantised Mixer may end; LayerNorm and the GELU give some tens
 CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
 
 
@@ -131,7 +132,9 @@ def header(model: Classifier, passport: Passport) -> dict[str, str]:
         "config": dataclasses.asdict(model.config),
         "passport": dataclasses.asdict(passport),
     }
-    return {HEADER: json.dumps(about, ensure_ascii=False), "format": "pt"}
+    written = json.dumps(about, ensure_ascii=False)
+    # Half a letter, from a file's name that is no text, is written out, which in JSON means the same.
+    return {HEADER: written.encode("utf-8", "backslashreplace").decode(), "format": "pt"}
 
 
 def family_of(model: Classifier) -> str:
@@ -159,20 +162,28 @@ def _ours(file: ArrayFile) -> Checkpoint:
 
 def check_passport(passport: Passport, config: ClassifierConfig) -> None:
     """Stops what would go wrong only when a picture is prepared or a class is named."""
-    if passport.classes is not None and len(passport.classes) != config.num_classes:
-        raise ValueError(f"{len(passport.classes)} class names for {config.num_classes} classes")
+    if passport.classes is not None:
+        if len(passport.classes) != config.num_classes:
+            raise ValueError(f"{len(passport.classes)} class names for {config.num_classes} classes")
+        if (wrong := fault(passport.classes)) is not None:
+            raise ValueError(f"it {wrong}")
     how = passport.preprocessing
     if not all(1 <= side <= MAX_PIXELS for side in (how.resize, *how.crop)):
         raise ValueError(f"pictures scaled to {how.resize} and cropped to {how.crop} pixels")
+    if how.crop != config.image_size:
+        cropped, taken = ("×".join(map(str, size)) for size in (how.crop, config.image_size))
+        raise ValueError(f"pictures cropped to {cropped} pixels for a model that takes {taken}")
     if how.scramble_patch < 1:
         raise ValueError(f"pictures scrambled by patches of {how.scramble_patch} pixels")
-    if len(how.mean) != len(how.std) or not all(map(math.isfinite, how.mean + how.std)) or 0 in how.std:
+    low, high = STD_RANGE
+    sound = all(abs(value) <= MOST_MEAN for value in how.mean) and all(low <= value <= high for value in how.std)
+    if not sound or len(how.mean) != 3 or len(how.std) != 3:
         raise ValueError(f"pictures with a mean of {how.mean} and a deviation of {how.std}")
     halves = 2 * config.layers if isinstance(config, MixerConfig) else 0
     if passport.plans and len(passport.plans) != halves:
         raise ValueError(f"{len(passport.plans)} plans for {halves} halves of layers")
     for plan in passport.plans:
-        if not all(math.isfinite(end) for table in (plan.normed, plan.active) for end in (table.low, table.high)):
+        if not all(abs(end) <= MOST_RANGE for table in (plan.normed, plan.active) for end in (table.low, table.high)):
             raise ValueError(f"a plan without ranges: {plan}")
 
 

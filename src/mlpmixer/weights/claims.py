@@ -15,6 +15,7 @@ from torch import Tensor
 from mlpmixer.errors import BrokenFile, MixerError
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+COUNTS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # beside weights of others
 MAX_HEADER = 4_000_000  # bytes; the largest model here needs under 200,000, and its class names a million
 MAX_ARRAYS = 5_000  # the largest has under 700
 MAX_NAME = 100  # letters; the longest has 82

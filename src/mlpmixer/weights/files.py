@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -27,8 +27,11 @@ from mlpmixer.weights import npz, pth
 from mlpmixer.weights.claims import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim, first_line
 
 
-def look(path: str | os.PathLike[str], entry: str | None = None) -> ArrayFile:
-    """Recognises a checkpoint by its content, whatever its name. `entry` chooses among several in one .pth."""
+def look(
+    path: str | os.PathLike[str], entry: str | None = None, types: Mapping[str, torch.dtype] = FLOATS
+) -> ArrayFile:
+    """Recognises a checkpoint by its content, whatever its name. `entry` chooses among several in one .pth. `types`:
+    of arrays that may be in a .safetensors or .pth file, by safetensors' names for them."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -44,7 +47,7 @@ def look(path: str | os.PathLike[str], entry: str | None = None) -> ArrayFile:
         raise BrokenFile(f"{path} cannot be read: {error.strerror}") from None
     if not start:
         raise BrokenFile(f"{path} is empty; fetch or copy it again")
-    reader = _reader(path, start, entry)
+    reader = _reader(path, start, entry, types)
     try:
         with warnings.catch_warnings(action="ignore"):  # of a parser that wonders; what matters is refused below
             return reader(path, size)
@@ -54,7 +57,9 @@ def look(path: str | os.PathLike[str], entry: str | None = None) -> ArrayFile:
         raise BrokenFile(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
 
 
-def _reader(path: Path, start: bytes, entry: str | None) -> Callable[[Path, int], ArrayFile]:
+def _reader(
+    path: Path, start: bytes, entry: str | None, types: Mapping[str, torch.dtype]
+) -> Callable[[Path, int], ArrayFile]:
     strangers = {
         b"\xff\xd8\xff": "a JPEG picture",
         b"\x89PNG": "a PNG picture",
@@ -68,19 +73,19 @@ def _reader(path: Path, start: bytes, entry: str | None) -> Callable[[Path, int]
         if start.startswith(mark):
             raise BrokenFile(f"{path} is no checkpoint but {what}")
     if start.startswith(b"PK\x03\x04"):
-        return partial(_look_zip, entry=entry)
+        return partial(_look_zip, entry=entry, types=types)
     if start[8:9] == b"{":
-        return _look_safetensors
+        return partial(_look_safetensors, types=types)
     if start.lstrip()[:1] == b"<":
         raise BrokenFile(f"{path} is no checkpoint but a web page; was the download answered by an error?")
     if start.startswith(pth.OLDER):
-        return partial(pth.look, entry=entry, zipped=False)
+        return partial(pth.look, entry=entry, types=types, zipped=False)
     if start[:1] == b"\x80":
         raise BrokenFile(f"{path} is a Python pickle, and loading that could run code; refused")
     raise BrokenFile(f"{path} is no checkpoint: neither safetensors, nor .npz, nor .pth")
 
 
-def _look_safetensors(path: Path, size: int) -> ArrayFile:
+def _look_safetensors(path: Path, size: int, types: Mapping[str, torch.dtype]) -> ArrayFile:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(size - 8, MAX_HEADER):
@@ -95,9 +100,9 @@ def _look_safetensors(path: Path, size: int) -> ArrayFile:
     check_names(path, header)
     for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         of_bytes = about["dtype"] == "I8" and f"{name}.scale" in header  # of a quantised model of ours
-        if about["dtype"] not in FLOATS and not of_bytes:
+        if about["dtype"] not in types and not of_bytes:
             raise BrokenFile(f"{path} holds {name} as {first_line(about['dtype'])}; weights are floating-point numbers")
-        claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else FLOATS[about["dtype"]])
+        claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else types[about["dtype"]])
         begin, end = about["data_offsets"]
         if begin != position or end - begin != claims[name].nbytes:
             raise BrokenFile(f"{path} places {name} wrongly; it is damaged")
@@ -114,7 +119,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _look_zip(path: Path, size: int, entry: str | None) -> ArrayFile:
+def _look_zip(path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype]) -> ArrayFile:
     _check_zip_end(path, size)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -127,7 +132,7 @@ def _look_zip(path: Path, size: int, entry: str | None) -> ArrayFile:
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
             raise BrokenFile(f"{path} is compressed as no checkpoint is; it is damaged or hostile")
     if any(name.endswith("data.pkl") for name in names):
-        return pth.look(path, size, entry, zipped=True)
+        return pth.look(path, size, entry, types, zipped=True)
     return npz.look(path)
 
 
@@ -154,13 +159,13 @@ def _check_zip_end(path: Path, size: int) -> None:
 def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes beside the final name and moves it there when all is on disk: a reader never meets half a file."""
     path = Path(path)
-    arrays = {name: array.detach().contiguous() for name, array in arrays.items()}
+    arrays = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:
                 if kind == "safetensors":
-                    file.write(safetensors.torch.save(arrays, metadata))
+                    _write_safetensors(file.file, arrays, metadata)
                 elif kind == "npz":
                     npz.write(file.file, arrays)
                 else:
@@ -174,6 +179,28 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Tensor],
                 raise
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """As the library does, which however has the entries of the metadata in any order: here they are sorted, so that
+    the same model gives the same bytes."""
+    names = {dtype: name for name, dtype in {**FLOATS, "I8": torch.int8}.items()}
+    # The widest numbers first: then all lie where a processor wants them.
+    order = sorted(arrays, key=lambda name: (-arrays[name].element_size(), names[arrays[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in order:
+        begin, end = end, end + arrays[name].nbytes
+        header[name] = {
+            "dtype": names[arrays[name].dtype],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [begin, end],
+        }
+    written = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)
+    file.write(struct.pack("<Q", len(written)) + written)
+    for name in order:
+        file.write(arrays[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
     timm      PyTorch Image Models, safetensors or .pth
     linen     the authors' Flax Linen code, .npz
     older     the authors' files from before that, .npz
+    vit_jax   those files' ViTs as today's vit_jax has them in memory, and saves them, .npz
 
 A line reads: our name, their name, the form theirs has. `{i}` and `{j}` stand for numbers, and hold on both sides.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mlpmixer.errors import UsageError
 from mlpmixer.models.layers import GeluForm
 
 Arrays = tuple[Tensor, ...]
@@ -172,11 +174,14 @@ VIT_LINEN = [
     *vit_flax("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
 ]
 
-VIT_OLDER = [
+VIT_JAX = [
     line("class_token", "cls", SAME),
     line("position", "Transformer/posembed_input/pos_embedding", SAME),
-    *vit_flax("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"),
+    *vit_flax("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
 ]
+
+# The parts of a block were counted together, whatever they are.
+VIT_OLDER = [*VIT_JAX[:2], *vit_flax("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")]
 
 BIT_TIMM = [
     line("stem.weight", "stem.conv.weight", SAME),
@@ -238,7 +243,7 @@ class Layout:
     name: str
     family: str
     lines: list[Line] = field(repr=False)
-    marks: tuple[str, ...]  # keys that no other layout has together
+    marks: tuple[str, ...]  # keys that no other layout has together, or none that stands before it
 
     @property
     def gelu(self) -> GeluForm:
@@ -246,13 +251,16 @@ class Layout:
         return "erf" if self.name == "timm" else "tanh"
 
 
+_ATTENTION = "Transformer/encoderblock_0/MultiHeadDotProductAttention"
+
 LAYOUTS = [
     Layout("timm", "mixer", MIXER_TIMM, ("stem.proj.weight", "blocks.0.mlp_tokens.fc1.weight")),
     Layout("linen", "mixer", MIXER_LINEN, ("stem/kernel", "MixerBlock_0/token_mixing/Dense_0/kernel")),
     Layout("older", "mixer", MIXER_OLDER, ("Mixer/encoderblock_0/token_mixing_phase_0/kernel1",)),
     Layout("timm", "vit", VIT_TIMM, ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")),
-    Layout("linen", "vit", VIT_LINEN, ("Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel",)),
-    Layout("older", "vit", VIT_OLDER, ("Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",)),
+    Layout("vit_jax", "vit", VIT_JAX, (f"{_ATTENTION}_0/query/kernel", "Transformer/posembed_input/pos_embedding")),
+    Layout("linen", "vit", VIT_LINEN, (f"{_ATTENTION}_0/query/kernel",)),
+    Layout("older", "vit", VIT_OLDER, (f"{_ATTENTION}_1/query/kernel",)),
     Layout("timm", "bit", BIT_TIMM, ("stem.conv.weight", "stages.0.blocks.0.conv1.weight")),
     Layout("linen", "bit", BIT_LINEN, ("root_block/conv_root/kernel",)),
     Layout("older", "bit", BIT_OLDER, ("resnet/root_block/standardized_conv2d/kernel",)),
@@ -260,7 +268,10 @@ LAYOUTS = [
 
 
 def find(family: str, name: str) -> Layout:
-    return next(layout for layout in LAYOUTS if layout.family == family and layout.name == name)
+    found = {layout.family: layout for layout in LAYOUTS if layout.name == name}
+    if family not in found:
+        raise UsageError(f"the {name} layout has a place for {' and '.join(found)} only, not for {family}")
+    return found[family]
 
 
 def own(family: str) -> Layout:

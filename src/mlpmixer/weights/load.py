@@ -65,6 +65,9 @@ def load(
             options.setdefault("gelu", listed.gelu)
     if model is not None and canonical(model) != checkpoint.name:
         raise UsageError(f"{path} holds a {checkpoint.name}, not a {canonical(model)}")
+    if (crop := checkpoint.passport.preprocessing.crop) != checkpoint.config.image_size:  # of what the ledger says
+        made_for, prepared = ("×".join(map(str, size)) for size in (checkpoint.config.image_size, crop))
+        raise UsageError(f"{path} was made for pictures of {made_for} pixels, and {source} is for {prepared}")
 
     stored = revise(checkpoint.config, **options)
     _check_classes(path, checkpoint, num_classes, fresh)

@@ -16,19 +16,19 @@ def passport_of(
     model: Classifier, classes: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
 ) -> Passport:
     """What is said here; else what its own passport says; else what is usual for the size of its pictures."""
-    config = model.config
-    passport = model.passport or Passport(preprocessing=Preprocessing.usual(config.image_size))
+    passport = model.passport or Passport(preprocessing=Preprocessing.usual(model.config.image_size))
     if classes is not None:
         if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise UsageError(f"classes must be a list of names, not {classes!r}")
-        if len(classes) != config.num_classes:
-            raise UsageError(f"{len(classes)} class names for a model of {config.num_classes} classes")
         passport = dataclasses.replace(passport, classes=tuple(classes))
     if preprocessing is not None:
         if not isinstance(preprocessing, Preprocessing):
             raise UsageError(f"preprocessing must be an mlpmixer.passport.Preprocessing, not {preprocessing!r}")
         passport = dataclasses.replace(passport, preprocessing=preprocessing)
-        _check(passport, model)
+    try:
+        check_passport(passport, model.config)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the model cannot have this preprocessing and these classes: {error}") from None
     return passport
 
 
@@ -42,21 +42,3 @@ def with_passport(
     model = copy.copy(model)
     model.passport = passport
     return model
-
-
-def _check(passport: Passport, model: Classifier) -> None:
-    config, how = model.config, passport.preprocessing
-    if tuple(how.crop) != tuple(config.image_size):
-        raise UsageError(
-            f"preprocessing crops to {how.crop}, and the model takes {config.image_size} (height, width); say "
-            f"crop={config.image_size}"
-        )
-    if not len(how.mean) == len(how.std) == config.in_channels:
-        raise UsageError(
-            f"preprocessing has {len(how.mean)} means and {len(how.std)} deviations; the model has "
-            f"{config.in_channels} channels"
-        )
-    try:
-        check_passport(passport, config)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"this preprocessing cannot be: {error}") from None

@@ -7,6 +7,7 @@ import os
 import pickle
 import pickletools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, UsageError
-from mlpmixer.weights.claims import FLOATS, MAX_EXPANSION, ArrayFile, check_names, claim, first_line
+from mlpmixer.weights.claims import MAX_EXPANSION, ArrayFile, check_names, claim, first_line
 
 MAX_PICKLED = 2_000_000  # steps and parts, as `_rehearse` counts them; the training state of 700 arrays has 400,000
 
@@ -28,7 +29,7 @@ PLAIN = re.compile(
 )
 
 
-def look(path: Path, size: int, entry: str | None, *, zipped: bool) -> ArrayFile:
+def look(path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype], *, zipped: bool) -> ArrayFile:
     if path.suffix == ".safetensors":  # torch goes by the name
         raise BrokenFile(f"{path} is a .pth file by its content; rename it")
     if zipped:
@@ -50,7 +51,7 @@ def look(path: Path, size: int, entry: str | None, *, zipped: bool) -> ArrayFile
         plain = type(array) in (Tensor, torch.nn.Parameter)
         if not plain or array.layout != torch.strided or array.device.type != "cpu":
             raise BrokenFile(f"{path} holds {name}, which is no plain array; it is no checkpoint of weights")
-        if array.dtype not in FLOATS.values():
+        if array.dtype not in types.values():
             raise BrokenFile(f"{path} holds {name} as {array.dtype}; weights are floating-point numbers")
         claims[name] = claim(path, name, array.shape, array.dtype)
         arrays[name] = array.detach()

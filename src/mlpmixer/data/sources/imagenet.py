@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from mlpmixer.errors import DataError
+from mlpmixer.files import read_text
 
 CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 PICTURE = re.compile(r"(ILSVRC2012_val_\d{8})\.jpe?g", re.IGNORECASE)
@@ -64,7 +65,7 @@ def by_class(folder: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
     if file is None:
         raise DataError(f"no labels for the pictures in {folder}; put {DEVKIT} or {KAGGLE} into {folder.parent}")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
         labels = _from_devkit(lines) if file.name == DEVKIT else _from_kaggle(lines)
     except (OSError, ValueError, LookupError) as error:
         raise DataError(f"{file} is damaged or in another form; put the original in its place") from error

@@ -9,27 +9,36 @@ pictures are in the one split that the name of the list speaks of (`val.csv`), o
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.sources.folder import Files
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular
+from mlpmixer.text import printable
 
 PATH = ("path", "file", "image", "filename")
 LABEL = ("label", "class", "target")
+
+MOST_LETTERS = 100_000  # of a line
 
 Row = tuple[str, str, str]  # path, label, split
 
 
 def is_list(path: Path) -> bool:
-    return path.suffix.lower() in (".csv", ".tsv", ".parquet") and path.is_file()
+    return path.suffix.lower() in (".csv", ".tsv") and path.is_file()
 
 
-def open_list(path: Path) -> DataSet:
+def open_list(path: Path, columns: Mapping[str, str] | None = None, source: str = "") -> DataSet:
+    """`columns`: what those for "image", "label" and "split" are called, where that is not as usual."""
+    columns, source = columns or {}, source or str(path)
     try:
-        rows = _from_parquet(path) if path.suffix.lower() == ".parquet" else _from_text(path)
+        reads = _from_parquet if path.suffix.lower() == ".parquet" else _from_text
+        rows = reads(path, columns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not rows:
@@ -47,18 +56,17 @@ def open_list(path: Path) -> DataSet:
             f"{path} lists {rows[0][0]}, but there is no {example}; paths are absolute, or begin in {path.parent}"
         )
     order = in_order(paths)
-    classes, numbers = number({split: labels[split] for split in order}, str(path), names_beside(path.parent))
-    return DataSet(str(path), classes, {split: Files(path.parent, paths[split], numbers[split]) for split in order})
+    classes, numbers = number({split: labels[split] for split in order}, source, names_beside(path.parent))
+    return DataSet(source, classes, {split: Files(path.parent, paths[split], numbers[split]) for split in order})
 
 
-def _from_text(path: Path) -> list[Row]:
+def _from_text(path: Path, columns: Mapping[str, str]) -> list[Row]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            separator = max(",;\t", key=header.count)
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            separator = max(",;\t", key=next(_lines(file), "").count)
             file.seek(0)
-            lines = csv.reader(file, delimiter=separator)
-            chosen = _choose(path, next(lines, []))
+            lines = csv.reader(_lines(file), delimiter=separator)
+            chosen = _choose(path, next(lines, []), columns)
             rows = []
             for cells in lines:
                 if cells:
@@ -72,33 +80,58 @@ def _from_text(path: Path) -> list[Row]:
         raise DataError(f"{path} is no list that can be read ({error})") from error
 
 
-def _from_parquet(path: Path) -> list[Row]:
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(MOST_LETTERS):
+        if len(line) == MOST_LETTERS:
+            raise csv.Error("one of its lines has no end")
+        yield line
+
+
+def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Row]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[data]") from None
+        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
     try:
-        file = parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        chosen = _choose(path, names)
-        table = file.read(columns=[names[i] for i in chosen])
-        columns = [table[names[i]].cast(pa.string()).fill_null("").to_pylist() for i in chosen]
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{path} is damaged, or has no text in its columns; one that has the pictures themselves opens as "
-            f"hf:{path.parent}"
-        ) from error
-    return [_row(path, cells, i) for i, cells in enumerate(zip(*columns, strict=True), start=1)]
+        about = parquet.read_metadata(path)
+        names = about.schema.to_arrow_schema().names
+        chosen = _choose(path, names, columns)
+        if about.num_rows > path.stat().st_size:
+            raise DataError(f"{path} claims more rows than it has bytes; it is damaged or hostile")
+        found = [texts(path, names[i]) for i in chosen]
+    except (pa.ArrowException, MemoryError) as error:
+        raise DataError(f"{path} is damaged, or has no text in its columns") from error
+    return [_row(path, cells, i) for i, cells in enumerate(zip(*found, strict=True), start=1)]
 
 
-def _choose(path: Path, columns: Sequence[str]) -> list[int]:
+def texts(path: Path, column: str) -> list[str]:
+    """A column of a .parquet file as texts, "" where there is nothing. A text that stands there a million times is
+    in memory once."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, read_dictionary=[column]) as file:
+        read = file.read(columns=[column])[column]
+    found: list[str] = []
+    for chunk in read.dictionary_encode().chunks:
+        distinct = [*chunk.dictionary.cast(pa.string()).fill_null("").to_pylist(), ""]
+        found += [distinct[place] for place in chunk.indices.fill_null(len(distinct) - 1).to_pylist()]
+    return found
+
+
+def _choose(path: Path, columns: Sequence[str], asked: Mapping[str, str]) -> list[int]:
     """The positions of path, label and, if there is one, split."""
     lower = [column.strip().lower() for column in columns]
-    found = [next((lower.index(name) for name in names if name in lower), None) for names in (PATH, LABEL, ("split",))]
+    has = printable(", ".join(f"'{column}'" for column in columns) or "none", 300)
+    found: list[int | None] = []
+    for kind, usual in (("image", PATH), ("label", LABEL), ("split", ("split",))):
+        names = [asked[kind].lower()] if kind in asked else usual
+        found.append(next((lower.index(name) for name in names if name in lower), None))
+        if kind in asked and found[-1] is None:
+            raise DataError(f"{path} has no column '{asked[kind]}'; it has {has}")
     where, label, split = found
     if where is None or label is None:
-        has = ", ".join(f"'{column}'" for column in columns) or "none"
         raise DataError(f"{path} needs a column 'path' and a column 'label' in its first line; it has {has}")
     return [where, label] if split is None else [where, label, split]
 

@@ -12,6 +12,8 @@ import numpy as np
 from mlpmixer.data.dataset import SPLITS
 from mlpmixer.data.sources import imagenet
 from mlpmixer.errors import DataError, nearest
+from mlpmixer.files import read_text
+from mlpmixer.text import fault, printable
 
 # Where one name has several pictures, the first of these counts.
 EXTENSIONS = (
@@ -48,18 +50,18 @@ def names_beside(folder: Path) -> tuple[str, ...] | None:
     file = folder / "classes.txt"
     try:
         if file.is_file():
-            names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+            names = [line.strip() for line in read_text(file).rstrip().splitlines()]
         elif (file := folder / "dataset.json").is_file():
-            names = json.loads(file.read_text(encoding="utf-8-sig")).get("classes")
+            names = json.loads(read_text(file)).get("classes")
         else:
             return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} cannot be read ({type(error).__name__}); delete it, or write it anew") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{file} must list the names of the classes, none of them empty")
-    if len({*names}) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise DataError(f"{file} names the class '{twice}' twice")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise DataError(f"{file} cannot be read ({why}); delete it, or write it anew") from error
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{file} must list the names of the classes")
+    if (wrong := fault(names)) is not None:
+        raise DataError(f"{file} {wrong}; rename it")
     return tuple(names)
 
 
@@ -74,15 +76,10 @@ def number(
     distinct = {split: set(texts) for split, texts in labels.items()}
     every = set().union(*distinct.values())
     if below := [text for text in every if re.fullmatch("-[0-9]+", text)]:
-        raise DataError(f"{source} has the class number {below[0]}; they count from 0")
+        raise DataError(f"{source} has the class number {below[0][:20]}; they count from 0")
     if all(re.fullmatch("[0-9]{1,12}", text) for text in every):
         position = {text: int(text) for text in every}
-        highest = max(position.values())
-        if names is None and highest > MAX_NUMBER:
-            raise DataError(f"{source} has the class number {highest}; count them from 0, or use names instead")
-        classes = names or tuple(map(str, range(highest + 1)))
-        if highest >= len(classes):
-            raise DataError(f"{source} has the class number {highest}, but {len(classes)} classes; they count from 0")
+        classes = names or numbers_to(max(position.values()), source)
     else:
         first = next(iter(distinct))
         classes = names or tuple(sorted(distinct[first]))
@@ -94,9 +91,18 @@ def number(
     }
 
 
+def numbers_to(highest: int, source: str) -> tuple[str, ...]:
+    """The classes of a data set that has numbers for them, but no names."""
+    if highest > MAX_NUMBER:
+        raise DataError(f"{source} has the class number {highest}; count them from 0, or use names instead")
+    return tuple(map(str, range(highest + 1)))
+
+
 def require_known(classes: Iterable[str], known: Sequence[str], where: str, authority: str) -> None:
     """Refuse a class of one split that is not among those that `authority`, usually train, has."""
     if strange := sorted({*classes}.difference(known)):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         hint = nearest(strange[0], known)
-        raise DataError(f"{where} has the class '{strange[0]}'{more}, which {authority} does not have{hint}")
+        raise DataError(
+            f"{where} has the class '{printable(strange[0], 80)}'{more}, which {authority} does not have{hint}"
+        )

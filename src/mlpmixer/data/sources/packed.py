@@ -12,16 +12,21 @@ and so on for each split. The same pictures give the same bytes.
 from __future__ import annotations
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlpmixer.data.dataset import DataSet, Split, Texts
+from mlpmixer.data.dataset import DataSet, Split, Texts, require_split_names
+from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular, read, read_text
+from mlpmixer.text import fault, printable
 
 MANIFEST = "packed.json"
+FILES = ("pixels", "sizes.npy", "labels.npy", "where.txt")  # of each split
 VERSION = 1
 
 
@@ -30,9 +35,8 @@ class Packed(Split):
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
-        # Mapped first: a file that claims to hold more than it does is refused before any memory is set aside.
-        self.labels = np.array(np.load(folder / f"{name}.labels.npy", mmap_mode="r"))
-        self.sizes = np.array(np.load(folder / f"{name}.sizes.npy", mmap_mode="r"))
+        self.labels = _array(folder / f"{name}.labels.npy", "<i8", 1)
+        self.sizes = _array(folder / f"{name}.sizes.npy", "<i4", 2)
         self.ends = np.cumsum(3 * self.sizes.prod(axis=1, dtype=np.int64))  # of the pictures among the pixels, in bytes
 
     def __reduce__(self) -> tuple[type[Packed], tuple[Path, str]]:
@@ -53,8 +57,15 @@ class Packed(Split):
 
     @cached_property
     def _where(self) -> Texts:
-        text = (self.folder / f"{self.name}.where.txt").read_text("utf-8", "surrogateescape")
-        return Texts([json.loads(line) for line in text.split("\n") if line])
+        path = self.folder / f"{self.name}.where.txt"
+        try:
+            text = read(path).decode("utf-8", "surrogateescape")
+            places = [json.loads(line) for line in text.split("\n") if line]
+            if len(places) != len(self.labels) or not all(isinstance(place, str) for place in places):
+                raise ValueError(f"{len(self.labels)} places were expected")
+            return Texts(places)
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({_words(error)}); copy it or pack it again") from error
 
 
 def is_packed(folder: Path) -> bool:
@@ -68,28 +79,43 @@ def open_packed(folder: Path) -> DataSet:
         for split in splits.values():
             _check(split, len(manifest["classes"]))
         return DataSet(str(folder), tuple(manifest["classes"]), splits)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder} is a damaged packed data set ({_words(error)}); copy it or pack it again") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What packed.json says, once all files that it names are seen to have their lengths."""
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    """What packed.json says, once classes and splits are seen to be such, and all files to have their lengths."""
+    manifest = json.loads(read_text(folder / MANIFEST))
     if manifest["version"] != VERSION:
         raise ValueError(f"version {manifest['version']}, of which this mlpmixer knows nothing")
+    wrong = "has no list of classes" if not isinstance(manifest["classes"], list) else fault(manifest["classes"])
+    if wrong is not None:
+        raise ValueError(f"it {wrong}")
+    require_split_names("it", manifest["splits"])
+    expected = {f"{split}.{ending}" for split in manifest["splits"] for ending in FILES}
+    if {*manifest["files"]} != expected:
+        raise ValueError("other files than its splits have")
     for name, file in manifest["files"].items():
-        actual = (folder / name).stat().st_size
+        with open_regular(folder / name) as opened:
+            actual = os.fstat(opened.fileno()).st_size
         if actual != file["bytes"]:
             raise ValueError(f"{name} has {actual:,} bytes, not {file['bytes']:,}")
     return manifest
 
 
+def _array(path: Path, dtype: str, dimensions: int) -> np.ndarray:
+    with open_regular(path) as file:
+        return read_array(file, dtype, dimensions)
+
+
 def _check(split: Packed, classes: int) -> None:
     """So that no index can lead outside the pixels or the classes."""
     count, pixels = len(split.labels), (split.folder / f"{split.name}.pixels").stat().st_size
-    fits = split.sizes.shape == (count, 2) and (split.sizes > 0).all() and int(split.ends[-1:].sum()) == pixels
-    known = split.labels.shape == (count,) and split.labels.dtype == np.int64
-    known = known and bool(((split.labels >= 0) & (split.labels < classes)).all())
+    # No picture has more than all together, and the ends only grow: else a product or a sum went beyond 64 bits.
+    fits = split.sizes.shape == (count, 2) and bool(((split.sizes > 0) & (split.sizes <= pixels)).all())
+    fits = fits and bool((split.sizes.prod(axis=1, dtype=np.int64) <= pixels // 3).all())
+    fits = fits and bool((split.ends[1:] > split.ends[:-1]).all()) and int(split.ends[-1:].sum()) == pixels
+    known = bool(((split.labels >= 0) & (split.labels < classes)).all())
     if not fits or not known:
         raise ValueError(f"{split.name}: {'labels' if fits else 'sizes'} that do not fit")
 
@@ -97,4 +123,4 @@ def _check(split: Packed, classes: int) -> None:
 def _words(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{Path(error.filename or '').name}: {error.strerror}"
-    return f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+    return printable(f"no {error}" if isinstance(error, KeyError) else error, 200)

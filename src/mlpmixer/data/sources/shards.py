@@ -31,6 +31,7 @@ from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, nu
 from mlpmixer.data.sources.tar_index import TarIndex, tar_index
 from mlpmixer.download import bring, cache_folder, require_address
 from mlpmixer.errors import DataError, FetchError, PictureError, nearest
+from mlpmixer.files import MOST, open_regular
 
 MAX_SHARDS = 100_000
 MAX_OPEN = 128  # files, for each process
@@ -52,6 +53,8 @@ class Shards(Split):
 
     def read(self, index: int) -> bytes:
         path, size = self._path(index), int(self.sizes[index])
+        if size > MOST:
+            raise PictureError(f"{self.where(index)} is larger than a picture may be")
         try:
             content = self._file(path).read(size, int(self.offsets[index]))
         except OSError as error:
@@ -81,7 +84,8 @@ class _File:
 
     def __init__(self, path: Path):
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY)
+        with open_regular(path) as file:
+            self.descriptor = os.dup(file.fileno())
 
     def read(self, size: int, offset: int) -> bytes:
         return os.pread(self.descriptor, size, offset)

@@ -11,21 +11,23 @@ import json
 import os
 import tarfile
 import uuid
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.download import cache_folder
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular
 
 LABELS = (".cls", ".json", ".txt")  # where a sample has several, the first of these counts
 MAX_LABEL = 1 << 20  # bytes
-FORM = 1  # of the kept index
+MAX_AT_ONCE = 1 << 20  # bytes of a name or of another header
+FORM = 2  # of the kept index
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def tar_index(path: Path) -> TarIndex:
         stamp = np.array([FORM, status.st_size, status.st_mtime_ns])
         places = _places(path)
         for place in places:
-            if (kept := _kept(place, stamp)) is not None:
+            if (kept := _kept(place, stamp, status.st_size)) is not None:
                 return kept
         index = _made(path)
     except OSError as error:
@@ -60,18 +62,23 @@ def _places(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.index"), cache_folder() / "index" / f"{digest}.index"
 
 
-def _kept(place: Path, stamp: np.ndarray) -> TarIndex | None:
-    """None too where the index is damaged: making it anew is all there is to do about that."""
+def _kept(place: Path, stamp: np.ndarray, size: int) -> TarIndex | None:
+    """None too where the index is damaged, or leads outside the file: making it anew is all there is to do."""
     try:
-        with np.load(place, allow_pickle=False) as file:
-            if not np.array_equal(file["stamp"], stamp):
+        with open_regular(place) as file:
+            if not np.array_equal(read_array(file, "<i8", 1), stamp):
                 return None
-            texts = _split(file["texts"])
-            return TarIndex(
-                _split(file["names"]), file["offsets"], file["sizes"], [texts[code] for code in file["codes"].tolist()]
-            )
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+            names, texts = _split(read_array(file, "|u1", 1)), _split(read_array(file, "|u1", 1))
+            offsets, sizes = read_array(file, "<i8", 1), read_array(file, "<i8", 1)
+            codes = read_array(file, "<i4", 1)
+    except (OSError, ValueError):
         return None
+    same_length = len(names) == len(offsets) == len(sizes) == len(codes)
+    if not same_length or not ((codes >= 0) & (codes < len(texts))).all() or not all(map(_is_label, texts)):
+        return None
+    if not ((offsets >= 0) & (offsets <= size) & (sizes >= 0) & (sizes <= size - offsets)).all():
+        return None
+    return TarIndex(names, offsets, sizes, [texts[code] for code in codes.tolist()])
 
 
 def _keep(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
@@ -81,15 +88,9 @@ def _keep(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
-                np.savez(
-                    file,
-                    stamp=stamp,
-                    names=_join(index.names),
-                    offsets=index.offsets,
-                    sizes=index.sizes,
-                    texts=_join(texts.tolist()),
-                    codes=codes.astype(np.int32),
-                )
+                for array in (stamp, _join(index.names), _join(texts.tolist()), index.offsets, index.sizes):
+                    np.save(file, array)
+                np.save(file, codes.astype(np.int32))
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)
@@ -107,15 +108,37 @@ def _split(block: np.ndarray) -> list[str]:
     return block.tobytes().decode("utf-8", "surrogateescape").split("\0")
 
 
+def sparing(file: BinaryIO, at_once: int, end: int = 1 << 62) -> tarfile.TarFile:
+    """An archive that is read with care: `tarfile` believes whatever a header claims, of the length of a name as well.
+    Here no more than `at_once` bytes are read at once, and none beyond `end`."""
+    return tarfile.open(fileobj=cast(Any, _Sparing(file, at_once, end)), mode="r:")
+
+
+class _Sparing:
+    def __init__(self, file: BinaryIO, at_once: int, end: int):
+        self.file, self.at_once, self.end = file, at_once, end
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > self.at_once:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+    def seek(self, offset: int) -> int:
+        if offset > self.end:
+            raise tarfile.ReadError("it goes on for longer than it may")
+        return self.file.seek(offset)
+
+
 _Member = tuple[int, str, int, int]  # rank of its extension, name, offset, size
 
 
 def _made(path: Path) -> TarIndex:
     pictures: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with sparing(file, MAX_AT_ONCE) as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # or it keeps them all  # pyright: ignore[reportAttributeAccessIssue]
                     if "\0" in member.name:
@@ -124,7 +147,7 @@ def _made(path: Path) -> TarIndex:
                         _note(member, pictures, EXTENSIONS)
                         _note(member, labels, LABELS)
                 end = tar.offset
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{path} is damaged, cut short, or no tar file ({error}); get or make it again") from error
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -165,9 +188,13 @@ def _label(path: Path, file: BinaryIO, picture: str, member: _Member | None) -> 
         raise DataError(
             f"{path} has no label in {name!r}, where a class is expected ({type(error).__name__})"
         ) from error
-    if not label or not label.isprintable() or (LABELS[rank] == ".txt" and not label.isdigit()):
+    if not _is_label(label) or (LABELS[rank] == ".txt" and not label.isdigit()):
         raise DataError(f"{path} has no class in {name!r}, but {label[:40]!r}")
     return label
+
+
+def _is_label(text: str) -> bool:
+    return bool(text) and text.isprintable()
 
 
 def _in_json(text: str) -> str:

@@ -17,9 +17,10 @@ from PIL import Image
 
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.pictures import Picture
-from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order
+from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, numbers_to
 from mlpmixer.data.sources.tfrecord import Feature, features, in_memory, places
 from mlpmixer.errors import DataError
+from mlpmixer.files import read_text
 
 Label = Callable[[dict[str, Feature]], int]
 CUT = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
@@ -56,16 +57,21 @@ def open_tfds(folder: Path) -> DataSet:
     """All of its splits, by the feature `label`."""
     names: list[str] = [split["name"] for split in _info(folder)]
     splits = {SPLIT_WORDS.get(name, name): cut(folder, name) for name in names}
+    # Where all labels of a split are −1, they are the authors' secret.
+    splits = {name: split for name, split in splits.items() if not len(split) or (split.labels != -1).any()}
+    if not splits:
+        raise DataError(f"no picture of {folder} has a label")
     highest = max(int(split.labels.max(initial=0)) for split in splits.values())
-    classes = class_names(folder) or tuple(map(str, range(highest + 1)))
-    if highest >= len(classes):
-        raise DataError(f"{folder} has the class number {highest}, but {len(classes)} classes")
+    classes = class_names(folder) or numbers_to(highest, str(folder))
     return DataSet(str(folder), classes, {name: splits[name] for name in in_order(splits)})
 
 
 def class_names(folder: Path) -> tuple[str, ...] | None:
     file = folder / "label.labels.txt"
-    return tuple(file.read_text(encoding="utf-8").rstrip("\n").split("\n")) if file.is_file() else None
+    try:
+        return tuple(read_text(file).rstrip("\n").split("\n")) if file.is_file() else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({type(error).__name__})") from error
 
 
 def plain_label(found: dict[str, Feature]) -> int:
@@ -109,8 +115,8 @@ def cut(
             rows.append((number, at, size))
             try:
                 labels.append(label(features(content[at : at + size], needs)))
-            except (KeyError, IndexError) as error:
-                raise DataError(f"{file} has a record without {' or '.join(needs)}") from error
+            except (LookupError, ValueError, TypeError, OverflowError) as error:
+                raise DataError(f"{file} has a record that is damaged, or without {' or '.join(needs)}") from error
     return Records(files, np.array(rows, dtype=np.int64).reshape(-1, 3), np.array(labels, dtype=np.int64), times)
 
 
@@ -122,8 +128,13 @@ def _bound(number: str | None, percent: str, count: int, otherwise: int) -> int:
 
 def _info(folder: Path) -> list[dict[str, Any]]:
     try:
-        splits = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["splits"]
-        assert all(isinstance(split["name"], str) and split["shardLengths"] for split in splits)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        splits = json.loads(read_text(folder / "dataset_info.json"))["splits"]
+        for split in splits:
+            counts = split["shardLengths"]
+            if not re.fullmatch(r"\w{1,100}", split["name"]) or not isinstance(counts, list) or not counts:
+                raise ValueError(split["name"])
+            if not all(re.fullmatch("[0-9]{1,12}", str(count)) for count in counts):
+                raise ValueError(counts)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / 'dataset_info.json'} is damaged, or of another kind") from error
     return splits

@@ -7,6 +7,7 @@ protocol buffer: a map from names to lists of byte strings, floats or integers.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from mlpmixer.errors import DataError
+from mlpmixer.files import open_regular
+
+MAX_RECORD = 1 << 28  # bytes
 
 Feature = list[bytes] | list[int] | np.ndarray
 
@@ -22,17 +26,39 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 def places(path: Path) -> list[tuple[int, int]]:
     """Where each record begins, and its length."""
-    size, at, found = path.stat().st_size, 0, []
-    with path.open("rb") as file:
+    at, found = 0, []
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         while at < size:
             file.seek(at)
             head = file.read(12)
-            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
-            if at + length + 16 > size:
-                raise DataError(f"{path} is cut short, or no file of records; fetch it again")
+            length, checksum = struct.unpack("<QI", head) if len(head) == 12 else (size, 0)
+            if at + length + 16 > size or checksum != _checksum(head[:8]):
+                raise DataError(f"{path} is damaged, cut short, or no file of records; fetch it again")
+            if length > MAX_RECORD:
+                raise DataError(f"{path} has a record of {length:,} bytes; no picture is as large")
             found.append((at + 12, length))
             at += length + 16
     return found
+
+
+def _crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [(value >> 1) ^ (0x82F63B78 if value & 1 else 0) for value in table]
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def _checksum(content: bytes) -> int:
+    """CRC-32C, turned and shifted as TensorFlow does it."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, Feature]:
@@ -54,7 +80,7 @@ def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, F
 
 def in_memory(path: Path) -> memoryview:
     """The file, read as it is needed."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 

@@ -6,14 +6,16 @@ the folder, and the number of a class.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.sources.folder import Files
-from mlpmixer.data.sources.naming import names_beside
+from mlpmixer.data.sources.naming import names_beside, numbers_to
 from mlpmixer.errors import DataError
+from mlpmixer.files import read_text
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
 
@@ -25,9 +27,7 @@ def is_vtab(path: Path) -> bool:
 def open_vtab(folder: Path) -> DataSet:
     found = {split: _lines(folder / name) for split, name in LISTS.items() if (folder / name).is_file()}
     highest = max(label for rows in found.values() for _, label in rows)
-    classes = names_beside(folder) or tuple(map(str, range(highest + 1)))
-    if highest >= len(classes):
-        raise DataError(f"{folder} has the class number {highest}, but {len(classes)} classes; they count from 0")
+    classes = names_beside(folder) or numbers_to(highest, str(folder))
     example = folder / found["train"][0][0]
     if not example.is_file():
         raise DataError(f"{folder / LISTS['train']} lists {found['train'][0][0]}, but there is no {example}")
@@ -43,10 +43,16 @@ def open_vtab(folder: Path) -> DataSet:
 
 def _lines(path: Path) -> list[tuple[str, int]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = read_text(path).splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8; save it as such") from None
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             picture, _, label = line.strip().rpartition(" ")
-            if not picture or not label.isdecimal():
+            if not picture or not re.fullmatch("[0-9]{1,12}", label):
                 raise DataError(f"{path} has no picture and class number in line {number}: {line[:60]!r}")
             rows.append((picture, int(label)))
     if not rows:
