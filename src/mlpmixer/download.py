@@ -48,6 +48,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlpmixer"
 
 
+def make_folder(path: Path) -> None:
+    """With all above it; what is made here nobody else can write to, whatever the umask."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(0o755, exist_ok=True)
+
+
 def bring(url: str, path: Path, *, checksum: str | None = None, progress: bool = True) -> Path:
     """`path`, downloaded from `url` first if it is not there yet.
 
@@ -105,7 +112,7 @@ def alone(path: Path, shown: bool) -> Iterator[Path]:
     What the disk refuses while it grows is a `FetchError`.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _alone(path, shown) as part:
             yield part
     except MixerError:
