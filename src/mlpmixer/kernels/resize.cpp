@@ -21,6 +21,7 @@
 namespace {
 
 constexpr int COLOURS = 3, LANES = 16, VECTOR = 64;
+constexpr size_t KEPT = 1 << 24;  // bytes that a thread holds on to for the next picture, at most
 constexpr int64_t WEIGHTS = 1 << 24;  // along a side at most, so that they take neither long nor much memory
 
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
@@ -256,6 +257,7 @@ int32_t resized(const uint8_t* picture, int64_t stride, int height, int width, i
         }
         apart(done, columns, result + int64_t(y) * columns, int64_t(rows) * columns);
     }
+    if (narrow.size() > KEPT) std::vector<uint8_t>().swap(narrow);
     return DONE;
 }
 
