@@ -30,9 +30,10 @@ from mlpmixer.data.sources.folder import look
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.data.sources.tar_index import TarIndex, tar_index
 from mlpmixer.download import bring, cache_folder, require_address
-from mlpmixer.errors import DataError, FetchError, PictureError, nearest
+from mlpmixer.errors import DataError, NotThere, PictureError, nearest
 
 MAX_SHARDS = 100_000
+MAX_NAMES = 10_000_000  # bytes
 MAX_OPEN = 128  # files, for each process
 
 
@@ -122,10 +123,9 @@ def open_addresses(spec: str) -> DataSet:
             )
     shards = [(_cached(address), address) for address in addresses]
     if not all(path.is_file() for path, _ in shards):
-        # Whoever has no names for the classes has no such file, so that a failure is none.
-        with contextlib.suppress(FetchError):
+        with contextlib.suppress(NotThere):  # whoever has no names for the classes has no such file
             address = urljoin(addresses[0], "classes.txt")
-            bring(address, _cached(address))
+            bring(address, _cached(address), most=MAX_NAMES)
     for path, address in shards:
         bring(address, path)
     names = names_beside(shards[0][0].parent)
