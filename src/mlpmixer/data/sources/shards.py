@@ -7,6 +7,7 @@ says so, then the name of its folder, and otherwise train: `{train-{000..099},va
 Within a shard, `0001.jpg` and `0001.cls` are one sample. The label is the text of .cls, "label" in .json, or the number
 in .txt: a class's name, or its number from 0. classes.txt beside the shards, a name on each line, or "classes" in
 dataset.json may name the classes. Shards from the network are brought whole into the cache folder, and read there.
+Whether there is a classes.txt is for the server to say: 403, 404 and 410 mean that there is none, all else is an error.
 """
 
 from __future__ import annotations
