@@ -399,6 +399,6 @@ def test_folders_of_the_cache_are_for_nobody_else_to_write_to(kernels: Path):
 def test_any_sizes_work_or_raise():
     """In a process of its own, since they might end it."""
     script = Path(__file__).with_name("kernel_calls.py")
-    told = subprocess.run([sys.executable, "-O", str(script), "200"], capture_output=True, text=True, env=ours())
+    told = subprocess.run([sys.executable, "-O", str(script), "300"], capture_output=True, text=True, env=ours())
     assert told.returncode == 0, told.stderr[-3000:]
-    assert min(json.loads(told.stdout).values()) > 20, told.stdout
+    assert min(json.loads(told.stdout).values()) > 10, told.stdout
