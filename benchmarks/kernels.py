@@ -26,7 +26,7 @@ from mlpmixer.bench.systems import Subject
 from mlpmixer.bench.turns import in_turns, ratio
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
-from mlpmixer.kernels.library import library
+from mlpmixer.kernels.library import TAKES, Name, library
 from mlpmixer.models.mixer import SIZES
 from mlpmixer.train.allocator import keep_freed_memory
 
@@ -37,12 +37,12 @@ ANSWER = (("mixer_s32", 32), ("mixer_s32", 1), ("mixer_b16", 8), ("mixer_b16", 1
 
 SAY = "import sys; from mlpmixer.kernels.library import library; print(*(library(name)._name for name in sys.argv[1:]))"
 
-Library = Callable[[str], ctypes.CDLL]
+Library = Callable[[Name], ctypes.CDLL]
 
 
 def of(source: Path) -> Library:
     """What the package below `source` compiles."""
-    names = ("mixing", "forward")
+    names: tuple[Name, ...] = ("mixing", "forward")
     told = subprocess.run(
         [sys.executable, "-c", SAY, *names],
         env={**os.environ, "PYTHONPATH": str(source)},
@@ -50,7 +50,15 @@ def of(source: Path) -> Library:
         capture_output=True,
         text=True,
     )
-    return {name: ctypes.CDLL(path) for name, path in zip(names, told.stdout.split(), strict=True)}.__getitem__
+    return {name: loaded(name, path) for name, path in zip(names, told.stdout.split(), strict=True)}.__getitem__
+
+
+def loaded(name: Name, path: str) -> ctypes.CDLL:
+    """What functions of older commits answer is not looked at: they had no answers."""
+    found = ctypes.CDLL(path)
+    for function, takes in TAKES[name].items():
+        getattr(found, function).argtypes = takes
+    return found
 
 
 def of_commit(commit: str) -> Library:

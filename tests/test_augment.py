@@ -20,7 +20,7 @@ from mlpmixer.data import rand_augment as ra
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import prepare
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError, PictureError, UsageError
 from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import Augment, Evaluation
 from mlpmixer.train.begin import preprocessing_of
@@ -120,6 +120,12 @@ class TestCrops:
             lefts.add(left // 8)
         assert {min(tops), max(tops)} == {0, 32}
         assert lefts == {*range(17)}
+
+    @pytest.mark.parametrize("crop", ["window", "pad", "resize"])
+    @pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3)])
+    def test_a_picture_of_absurd_proportions_is_refused(self, crop: str, shape: tuple[int, int, int]):
+        with pytest.raises(PictureError, match="pixels is too narrow"):
+            augmentation(32, crop=crop, area=(0.5, 1.0))(np.zeros(shape, np.uint8))
 
     def test_a_window_of_any_size_between(self):
         widths = []

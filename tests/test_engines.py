@@ -403,15 +403,43 @@ def test_an_engine_that_is_off_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tm
     assert [*rates] == [("eager", "fp32")]
 
 
-def test_a_damaged_memory_is_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize(
+    "found",
+    [
+        *("[[", "", "5", "null", "{}", "[]", "[[1, 2]]", "[" * 100_000, '[["eager", "fp32", ' + "1" * 5000 + "]]"),
+        *('[["evil", "fp99", 9.0]]', '[["eager", "fp99", 9.0]]', '[["eager", "fp32", "9"]]', '[[[], "fp32", 9.0]]'),
+        *(f'[["eager", "fp32", {rate}], ["eager", "bf16", 1.0]]' for rate in ("1e999", "NaN", "-1.0", "0.0", "true")),
+        " " * 100_000 + '[["eager", "fp32", 9.0]]',
+    ],
+)
+def test_a_damaged_memory_is_measured_again(found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
     model = mixer("mixer_pico")
     monkeypatch.setattr(fastest, "_measure", lambda _m, _h, pairs, *_: dict.fromkeys(pairs, 1.0))
     fastest.start(model, HOW)
     [memory] = (tmp_path / "engines").iterdir()
-    memory.write_text("[[")
+    whole = memory.read_text()
+    memory.write_text(found)
+    _, choice = fastest.start(model, HOW)
+    assert "1 pictures/s here" in choice.why
+    assert memory.read_text() == whole
+
+
+def test_rates_that_others_could_have_written_are_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
+    model, measured = mixer("mixer_pico"), []
+    monkeypatch.setattr(
+        fastest, "_measure", lambda _m, _h, pairs, *_: measured.append(pairs) or dict.fromkeys(pairs, 1.0)
+    )
     fastest.start(model, HOW)
-    assert memory.read_text().startswith('[["')
+    [memory] = (tmp_path / "engines").iterdir()
+    for place in (memory, memory.parent):
+        fastest.start(model, HOW)
+        before = len(measured)
+        place.chmod(0o777)
+        fastest.start(model, HOW)
+        assert len(measured) == before + 1
+        place.chmod(0o755)
 
 
 @pytest.mark.parametrize(

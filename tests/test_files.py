@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,21 @@ class TestMarkdown:
         assert not re.search(r"(?<!\\)[<>*\[\]#|!]", plain(name))
         (row,) = table(["class"], [[plain(name)]]).splitlines()[2:]
         assert len(re.findall(r"(?<!\\)\|", row)) == 2
+
+
+def test_a_small_file_takes_little_memory_whatever_it_might_have_been(tmp_path: Path):
+    small = tmp_path / "small"
+    small.write_bytes(b"123")
+    tracemalloc.start()
+    try:
+        assert files.read(small, 1 << 30) == b"123"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_file_that_does_not_say_how_long_it_is_is_read_whole():
+    assert files.read("/proc/self/status").startswith(b"Name:")
+    with pytest.raises(OSError, match="larger than 9 B"):
+        files.read("/proc/self/status", 9)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mlpmixer.kernels.library import library
 from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
 from mlpmixer.models.mixer import Mixer
 
+library_module = import_module("mlpmixer.kernels.library")
 missing = library("mixing")
 DRAWS = 3
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
@@ -197,9 +200,205 @@ def test_they_can_be_compiled_ahead_of_time(tmp_path: Path):
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert {line.split(": ")[0] for line in told.splitlines()} == {"mixing", "forward", "resize"}
     assert all(Path(line.split(": ")[1]).is_relative_to(tmp_path) for line in told.splitlines())
-    assert len([*(tmp_path / "kernels").iterdir()]) == 3
+    assert len([*(tmp_path / "kernels").glob("*.so")]) == 3
     without = {**environment, "PATH": str(tmp_path), "CXX": ""}
     assert subprocess.run(command, env=without, capture_output=True, text=True, check=True).stdout == told
     off = subprocess.run(command, env={**environment, "MLPMIXER_KERNELS": "off"}, capture_output=True, text=True)
     assert off.returncode == 1
     assert "says off" in off.stdout
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a new cache, where a compiler is at work that takes from another cache what it is asked for."""
+    ready = library("resize")
+    if isinstance(ready, str):
+        pytest.skip(f"no kernels here: {ready}")
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", compiler(tmp_path, f'echo ran >> {tmp_path}/log; cp {ready._name} "$out"'))
+    return tmp_path / "cache" / "kernels"
+
+
+def compiler(folder: Path, does: str) -> str:
+    """A script; `$out` is where the library is to be."""
+    script = folder / "compiler"
+    script.write_text(f"#!/bin/sh\nfor out; do :; done\n{does}\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def loaded() -> ctypes.CDLL | str:
+    """As in a new process."""
+    return library.__wrapped__("resize")
+
+
+def runs(tmp_path: Path) -> int:
+    return len((tmp_path / "log").read_text().splitlines())
+
+
+def test_what_was_compiled_once_is_taken_from_the_cache(kernels: Path, tmp_path: Path):
+    for _ in range(2):
+        assert isinstance(loaded(), ctypes.CDLL)
+    assert runs(tmp_path) == 1
+    assert [path.suffix for path in sorted(kernels.iterdir())] == ["", ".so"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "a bit", "a page of zeros", "a folder"])
+def test_a_damaged_file_in_the_cache_is_made_anew(damage: str, kernels: Path, tmp_path: Path):
+    """Loading it would end the process, or do anything."""
+    assert isinstance(loaded(), ctypes.CDLL)
+    (built,) = kernels.glob("*.so")
+    whole = built.read_bytes()
+    match damage:
+        case "cut short":
+            built.write_bytes(whole[:3000])
+        case "empty":
+            built.write_bytes(b"")
+        case "a bit":
+            built.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
+        case "a page of zeros":  # as a power cut leaves it
+            built.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
+        case "a folder":
+            built.unlink()
+            built.mkdir()
+    probe = "from mlpmixer.kernels.library import library; print(library('resize'))"
+    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=ours())
+    if damage == "a folder":  # it is somebody's: that is for them to remove
+        assert "cannot be written" in told.stdout
+    else:
+        assert "<CDLL" in told.stdout, told
+        assert built.read_bytes() == whole
+        assert runs(tmp_path) == 2
+
+
+def ours() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.mark.parametrize(
+    "does", ['echo "no ELF" > "$out"', 'printf "\\177ELF" > "$out"', 'cp /lib64/ld-linux-x86-64.so.2 "$out"']
+)
+def test_what_cannot_be_loaded_is_not_kept(does: str, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    good = os.environ["CXX"]
+    (tmp_path / "bad").mkdir()
+    monkeypatch.setenv("CXX", compiler(tmp_path / "bad", does))
+    assert "compiler made of them cannot be loaded" in str(loaded())
+    assert not [*kernels.glob("*.so")]
+    monkeypatch.setenv("CXX", good)
+    assert isinstance(loaded(), ctypes.CDLL)
+
+
+def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(library_module, "TIMEOUT_S", 0.3)
+    monkeypatch.setenv("CXX", compiler(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/child; wait"))
+    assert str(loaded()).endswith("was not ready after 0 s; name another compiler by the variable CXX")
+    assert not [*kernels.glob("build-*")]
+    child = Path("/proc") / (tmp_path / "child").read_text().strip() / "stat"
+    assert not child.exists() or child.read_text().rsplit(")")[1].split()[0] == "Z"  # gone, or as good as gone
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (r"printf '\377\376 \033[2J nein\nmore' >&2; exit 1", "cannot compile them: \ufffd\ufffd \\x1b[2J nein"),
+        ("exit 3", "cannot compile them: exit code 3"),
+        ("exit 0", "made.so cannot be written or loaded: No such file"),
+        ("kill -9 $$", "cannot compile them: exit code -9"),
+    ],
+)
+@needs_kernels
+def test_what_a_compiler_says_is_one_line(does: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", compiler(tmp_path, does))
+    assert why in str(loaded())
+    assert str(loaded()).isprintable()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_compiler_may_be_a_command_with_arguments(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", f"env LANG=C {os.environ['CXX']}")
+    assert isinstance(loaded(), ctypes.CDLL)
+    monkeypatch.setenv("CXX", "g++ 'unclosed")
+    assert loaded() == "the variable CXX is no command: No closing quotation"
+
+
+def test_what_killed_builds_left_is_removed(kernels: Path):
+    kernels.mkdir(parents=True)
+    for name in ("build-old", "build-young"):
+        (kernels / name).mkdir()
+        (kernels / name / "made.so").touch()
+    os.utime(kernels / "build-old", (1e9, 1e9))
+    assert isinstance(loaded(), ctypes.CDLL)
+    assert [path.name for path in kernels.glob("build-*")] == ["build-young"]  # somebody may be at it
+
+
+ALL_AT_ONCE = """
+import multiprocessing
+from mlpmixer.kernels.library import library
+
+def found(_):
+    return str(library("resize"))
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        print("\\n".join(pool.map(found, range(8), chunksize=1)))
+"""
+
+
+@pytest.mark.usefixtures("kernels")
+def test_of_processes_that_start_together_one_compiles(tmp_path: Path):
+    with Path(os.environ["CXX"]).open("a") as script:
+        script.write("sleep 0.3\n")
+    told = subprocess.run([sys.executable, "-c", ALL_AT_ONCE], capture_output=True, text=True, env=ours())
+    assert [line[:5] for line in told.stdout.splitlines()] == ["<CDLL"] * 8, told
+    assert runs(tmp_path) == 1
+
+
+@pytest.mark.parametrize("which", ["cache", "kernels", "file"])
+def test_code_that_others_could_have_written_is_not_loaded(which: str, kernels: Path):
+    assert isinstance(loaded(), ctypes.CDLL)
+    (built,) = kernels.glob("*.so")
+    place = {"cache": kernels.parent, "kernels": kernels, "file": built}[which]
+    place.chmod(0o777)
+    assert loaded() == (
+        f"{place} can be written to by other users and is not trusted: run chmod go-w {place}; "
+        "or choose another folder by the variable MLPMIXER_CACHE"
+    )
+    place.chmod(0o755)
+    assert isinstance(loaded(), ctypes.CDLL)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("which", ["cache", "kernels", "file"])
+def test_code_of_another_user_is_not_loaded(which: str, kernels: Path):
+    assert isinstance(loaded(), ctypes.CDLL)
+    (built,) = kernels.glob("*.so")
+    place = {"cache": kernels.parent, "kernels": kernels, "file": built}[which]
+    os.chown(place, 54321, 0)
+    assert f"{place} belongs to another user and is not trusted: make it yours by chown 0 {place}" in str(loaded())
+    os.chown(place, 0, 54321)
+    place.chmod(0o775)
+    assert f"{place} can be written to by other users" in str(loaded())
+    os.chown(place, 0, 0)  # a group of root alone
+    assert isinstance(loaded(), ctypes.CDLL)
+
+
+def test_folders_of_the_cache_are_for_nobody_else_to_write_to(kernels: Path):
+    before = os.umask(0)
+    try:
+        assert isinstance(loaded(), ctypes.CDLL)
+    finally:
+        os.umask(before)
+    for path in (kernels.parent, kernels, *kernels.glob("*.so")):
+        assert path.stat().st_mode & 0o022 == 0, path
+
+
+@needs_kernels
+def test_any_sizes_work_or_raise():
+    """In a process of its own, since they might end it."""
+    script = Path(__file__).with_name("kernel_calls.py")
+    told = subprocess.run([sys.executable, "-O", str(script), "300"], capture_output=True, text=True, env=ours())
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert min(json.loads(told.stdout).values()) > 10, told.stdout

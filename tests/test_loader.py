@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -353,3 +356,39 @@ class TestProcesses:
 
     def test_their_usual_number(self):
         assert 1 <= usual_workers() <= 8
+
+
+LITTLE = """
+import numpy as np
+from mlpmixer.data.dataset import Pixels
+from mlpmixer.data.loader import all_batches
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.errors import DataError
+from mlpmixer.passport import Preprocessing
+from functools import partial
+
+some = Pixels(np.zeros((8, 99, 99, 3), np.uint8), np.zeros(8, np.int64), "some")
+ready = partial(prepare, how=Preprocessing.usual((96, 96)))
+for workers in (0, 1):
+    try:
+        print(sum(len(batch.labels) for batch in all_batches(some, ready, batch_size=4, workers=workers)))
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_with_too_little_shared_memory_there_is_a_way_out():
+    """As in a container, where it is 64 MB unless more is asked for. Here it is 64 kB."""
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    disk = "mount -t tmpfs -o size=64k none /dev/shm && "
+    if shutil.which("unshare") is None or subprocess.run([*inside, disk + "true"], capture_output=True).returncode:
+        pytest.skip("no disk can be made here")
+    command = [*inside, disk + '"$0" -c "$1"', sys.executable, LITTLE]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    read, why = told.stdout.splitlines()
+    assert read == "8"
+    assert why == (
+        "there is no room for 432 kB of pictures in memory that processes share (in a container, --shm-size gives it "
+        "more); load with fewer processes by --machine.workers, or without by 0"
+    )

@@ -344,6 +344,24 @@ Size = tuple[int, int]
 SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
 
 
+NARROW = """
+import resource
+import numpy as np
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.errors import PictureError
+from mlpmixer.passport import Preprocessing
+
+pixels = 16_777_218
+room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (1 << 29)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+for shape in ((pixels, 1, 3), (1, pixels, 3)):
+    try:
+        prepare(np.zeros(shape, np.uint8), Preprocessing())
+    except PictureError as error:
+        print(error)
+"""
+
+
 class TestPreprocess:
     def test_agrees_with_torchvision(self, photos: list[Path], timm: Any):  # noqa: ARG002 (brings torchvision)
         from torchvision.transforms import v2
@@ -393,6 +411,28 @@ class TestPreprocess:
         for photo in photos:
             assert resized(pixels(photo), (341, 256), (58, 16, 224, 224)) is not None
         assert resized(np.zeros((9, 3000, 3), np.uint8), (9, 100), (0, 0, 9, 100)) is None  # 30 pixels into one
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="address space can be limited on Linux")
+    @pytest.mark.parametrize("kernels", ["on", "off"])
+    def test_a_picture_of_absurd_proportions_is_refused(self, kernels: str):
+        """1×16,777,218 pixels are 2³² + 512 where the short side has 256: too many for an `int` and for memory."""
+        told = subprocess.run(
+            [sys.executable, "-O", "-c", NARROW],
+            env={**os.environ, "MLPMIXER_KERNELS": kernels, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert told.returncode == 0, told.stderr
+        why = "pixels is too narrow: with a short side of 256 pixels, its long one would be above 100,000; crop it"
+        assert told.stdout.splitlines() == [f"a picture of {size} {why}" for size in ("1×16,777,218", "16,777,218×1")]
+
+    def test_long_pictures_are_scaled_up_to_a_bound(self):
+        how = Preprocessing(resize=100, crop=(100, 100))
+        for shape in ((1, 1000, 3), (1000, 1, 3)):
+            assert prepare(np.zeros(shape, np.uint8), how).shape == (3, 100, 100)
+        for shape in ((1, 1001, 3), (1001, 1, 3), (0, 5, 3), (0, 0, 3)):
+            with pytest.raises(PictureError, match="too narrow"):
+                prepare(np.zeros(shape, np.uint8), how)
 
     @given(st.integers(1, 5000), st.integers(1, 600))
     def test_a_square_stays_one(self, side: int, pixels: int):

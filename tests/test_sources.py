@@ -768,6 +768,14 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str], Callable[[], None]]
         def log_message(self, format: str, *args: object) -> None:  # noqa: ARG002
             asked.append(self.path)
 
+        def do_GET(self) -> None:
+            """What has a NAME.status beside it is answered by that."""
+            status = Path(f"{self.translate_path(self.path)}.status")
+            if status.exists():
+                self.send_error(int(status.read_text()))
+            else:
+                super().do_GET()
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served")))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -800,6 +808,34 @@ def test_shards_from_the_network(named: bool, served: tuple[str, list[str], Call
         if not again:
             assert {*asked} == {f"/pets/{name}" for name in ("classes.txt", "train-0.tar", "train-1.tar", "val.tar")}
             close()  # all is here now
+
+
+@pytest.mark.parametrize("status", [403, 410, 503, 500, 401])
+def test_names_of_classes_are_not_lost_with_a_request(
+    status: int, served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mlpmixer.download.BACK_OFF_S", 0.0)
+    pets(tmp_path / "served" / "a.tar", range(10))
+    write(tmp_path, {"served/classes.txt": "".join(f"pet {i}\n" for i in range(10))})
+    write(tmp_path, {"served/classes.txt.status": str(status)})
+    spec = f"{served[0]}/a.tar"
+    if status in (403, 410):  # there is none, says the server
+        assert data.open(spec).classes == tuple(map(str, range(10)))
+        return
+    with pytest.raises(FetchError, match=f"cannot fetch classes.txt: the server answers {status}"):
+        data.open(spec)
+    (tmp_path / "served" / "classes.txt.status").unlink()
+    assert data.open(spec).classes == tuple(f"pet {i}" for i in range(10))
+
+
+def test_names_of_classes_that_never_end_are_refused(
+    served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mlpmixer.data.sources.shards.MAX_NAMES", 1000)
+    pets(tmp_path / "served" / "a.tar", range(10))
+    write(tmp_path, {"served/classes.txt": "pet\n" * 251})
+    with pytest.raises(FetchError, match=r"cannot fetch classes.txt: it has more than 1,000 bytes"):
+        data.open(f"{served[0]}/a.tar")
 
 
 def test_shards_that_the_network_does_not_have(served: tuple[str, list[str], Callable[[], None]], tmp_path: Path):

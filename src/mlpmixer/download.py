@@ -1,17 +1,21 @@
 """Bringing a file from the network to the local disk: one function, `bring`.
 
 A download grows beside its place as NAME.part and takes its name only when it is whole, checked and on the disk. What
-stops it before that (a dropped connection, Ctrl-C, a killed process, a full disk) leaves the part, and the next `bring`
-goes on from there, as long as the server still has the same file.
+stops it before that (a dropped connection, Ctrl-C, a killed process) leaves the part, and the next `bring` goes on from
+there, as long as the server still has the same file. A part that has filled the disk is deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
+import ipaddress
 import os
 import re
+import shutil
+import socket
 import sys
 import time
 import urllib.error
@@ -26,7 +30,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
-from mlpmixer.errors import FetchError, MixerError, UsageError
+from mlpmixer.errors import FetchError, MixerError, NotThere, UsageError
+from mlpmixer.text import printable
 
 try:
     import fcntl
@@ -37,7 +42,10 @@ TRIES = 5  # requests in a row that bring no new byte
 BACK_OFF_S = 1.0  # before asking again; twice as long after each request that brought nothing
 TIMEOUT_S = 30.0  # without a byte
 CHUNK = 1 << 20  # bytes
+SLOW_S, SLOW = 60.0, 60_000  # seconds in which so many bytes must come, 1 kB/s
+SHARE = 0.95  # of the room on the disk that a file may fill
 
+ABSENT = (403, 404, 410)  # what stores answer for a file that they do not have; Amazon's the first
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
 
 
@@ -48,11 +56,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlpmixer"
 
 
-def bring(url: str, path: Path, *, checksum: str | None = None, progress: bool = True) -> Path:
+def make_folder(path: Path) -> None:
+    """With all above it; what is made here nobody else can write to, whatever the umask."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(0o755, exist_ok=True)
+
+
+def bring(url: str, path: Path, *, checksum: str | None = None, most: int | None = None, progress: bool = True) -> Path:
     """`path`, downloaded from `url` first if it is not there yet.
 
-    `checksum` is as in `check`. A file that is there is returned without looking at network or checksum. `progress`
-    shows a bar on a terminal.
+    `checksum` is as in `check`. A file that is there is returned without looking at network or checksum. `most`: bytes
+    that it may have, where that is known; in any case it must find room on the disk. `progress` shows a bar on a
+    terminal.
     """
     if path.is_file():
         return path
@@ -61,8 +77,13 @@ def bring(url: str, path: Path, *, checksum: str | None = None, progress: bool =
     with alone(path, shown) as part, Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         if path.is_file():  # another process brought it while we waited
             return path
-        download = _Download(url, path, part, bar, bar.add_task(path.name, total=None))
-        _insist(download)
+        download = _Download(url, path, part, most, bar, bar.add_task(path.name, total=None), _Pace())
+        try:
+            _insist(download)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                download.forget()
+            raise
         if checksum is not None:
             try:
                 check(part, checksum, f"it was deleted; try again, and if that fails doubt {url}")
@@ -105,7 +126,7 @@ def alone(path: Path, shown: bool) -> Iterator[Path]:
     What the disk refuses while it grows is a `FetchError`.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _alone(path, shown) as part:
             yield part
     except MixerError:
@@ -152,13 +173,30 @@ class _UnreachableError(_DroppedError):
     """No connection at all."""
 
 
+class _Pace:
+    """Of a file that had `size` bytes some time ago."""
+
+    def __init__(self) -> None:
+        self.since, self.size = time.monotonic(), 0
+
+    def slow(self, size: int) -> str:
+        """What is wrong with it, if it is time to tell."""
+        seconds, came = time.monotonic() - self.since, size - self.size
+        if seconds < SLOW_S:
+            return ""
+        self.since, self.size = time.monotonic(), size
+        return f"only {came:,} bytes came in {seconds:,.0f} s" if came < SLOW else ""
+
+
 @dataclass(frozen=True)
 class _Download:
     url: str
     path: Path  # where it will be
     part: Path  # where it grows
+    most: int | None  # bytes
     bar: Progress
     task: TaskID
+    pace: _Pace
 
     @property
     def tag(self) -> Path:
@@ -174,10 +212,31 @@ class _Download:
         self.part.unlink(missing_ok=True)
         self.tag.unlink(missing_ok=True)
 
-    def fail(self, why: object, advice: str = "") -> FetchError:
-        return FetchError(
+    def fail(self, why: object, advice: str = "", kind: type[FetchError] = FetchError) -> FetchError:
+        why = printable(" ".join(str(why).split()), 300)  # partly the server's words
+        return kind(
             f"cannot fetch {self.path.name}: {why}; {advice}get it elsewhere ({self.url}) and place it at {self.path}"
         )
+
+    def hurry(self, size: int) -> None:
+        """End what brings nearly nothing, though always a little more."""
+        if slow := self.pace.slow(size):
+            raise self.fail(slow, "try again later, or ")
+
+    def room(self) -> int:
+        """Bytes that the part may have, at most. (Some file systems do not say.)"""
+        free = shutil.disk_usage(self.part.parent).free or sys.maxsize
+        return int(SHARE * free) + (self.part.stat().st_size if self.part.is_file() else 0)
+
+    def require_room(self, size: int) -> None:
+        if self.most is not None and size > self.most:
+            raise self.fail(f"it has more than {self.most:,} bytes")
+        if size > (room := self.room()):
+            where = f"only {room:,} can be had in {self.part.parent}"
+            raise self.fail(
+                f"it has {size:,} bytes and {where}",
+                "make room, choose another folder by the variable MLPMIXER_CACHE, or ",
+            )
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -199,6 +258,8 @@ def _insist(download: _Download) -> None:
             connected = connected or not isinstance(drop, _UnreachableError)
             size, _ = download.begun()
             idle = 0 if size > most else idle + 1
+            if idle == 0:
+                download.hurry(size)
             most = max(most, size)
             if not connected or idle >= TRIES:
                 raise download.fail(drop, "try again later, or ") from drop
@@ -223,10 +284,12 @@ def _receive(download: _Download) -> None:
         raise kind(f"no connection to {host} ({_words(error.reason)})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _DroppedError(f"the connection broke ({_words(error)})") from error
+    except ValueError as error:  # the name of a host, after a redirection
+        raise download.fail(f"the server sends us to an address that is none ({_words(error)})") from error
 
     with answer:
         if answer.headers.get_content_type() == "text/html":
-            raise download.fail("the server sends a web page instead of a file")
+            raise download.fail("the server sends a web page instead of a file", kind=NotThere)
         now = answer.headers.get("ETag", "")
         if not now.startswith('"'):  # a weak tag does not promise equal bytes
             now = answer.headers.get("Last-Modified", "")
@@ -241,6 +304,9 @@ def _receive(download: _Download) -> None:
             start, total = have, int(extent[2])
         if total is None and not answer.chunked:
             raise download.fail("the server does not say how long the file is")
+        if total is not None:
+            download.require_room(total)
+        most = min(download.room(), sys.maxsize if download.most is None else download.most)
 
         # Old bytes are cut off before the new tag is written: killed in between, we still mix no versions.
         with download.part.open("ab" if start else "wb") as file:
@@ -249,9 +315,14 @@ def _receive(download: _Download) -> None:
             size = start
             download.bar.reset(download.task, total=total, completed=size)
             while chunk := _read(answer):
-                file.write(chunk)
                 size += len(chunk)
+                if size > most:  # of what came without a length
+                    download.forget()
+                    download.require_room(size)
+                    raise download.fail(f"it has no end within {most:,} bytes")
+                file.write(chunk)
                 download.bar.update(download.task, completed=size)
+                download.hurry(size)
             file.flush()
             os.fsync(file.fileno())
     if total is not None and size != total:
@@ -266,7 +337,8 @@ def _refused(download: _Download, error: urllib.error.HTTPError, have: int) -> N
         raise _DroppedError("the file on the server has changed")
     if error.code in BUSY:
         raise _DroppedError(f"the server answers {error.code} {error.reason}")
-    raise download.fail(f"the server answers {error.code} {error.reason}")
+    kind = NotThere if error.code in ABSENT else FetchError
+    raise download.fail(f"the server answers {error.code} {error.reason}", kind=kind)
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:
@@ -281,12 +353,31 @@ def _words(error: object) -> object:
 
 
 class _StayPrivate(urllib.request.HTTPRedirectHandler):
-    """From https to https only: a file without a checksum is as trustworthy as its way here."""
+    """From https to https only: a file without a checksum is as trustworthy as its way here. And nobody outside sends
+    us to what only this machine, or its network, can reach; there, https has a certificate to show."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
+        why = ""
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise urllib.error.HTTPError(req.full_url, code, "a redirection that leaves https", headers, fp)
+            why = "a redirection that leaves https"
+        elif newurl.startswith("http:") and _distance(newurl) < _distance(req.full_url):
+            why = "a redirection to a private address"
+        if why:
+            raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _distance(url: str) -> int:
+    """0: this machine, 1: its network, 2: the world, or unknown."""
+    try:
+        found = socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
+        addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+    except (OSError, ValueError):  # then it is not reached, or by a proxy
+        return 2
+    addresses = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return min(
+        0 if address.is_loopback or address.is_unspecified else 2 if address.is_global else 1 for address in addresses
+    )
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -64,6 +64,10 @@ class FetchError(MixerError, OSError):
     """A download that did not arrive whole."""
 
 
+class NotThere(FetchError):
+    """A file that the server does not have."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name closest to `name`, or nothing when none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from mlpmixer import text
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -40,8 +42,11 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Binary
 def read(path: str | os.PathLike[str], most: int = MOST, *, follow: bool = True) -> bytes:
     """All of a regular file of at most `most` bytes."""
     with open_regular(path, follow=follow) as file:
-        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
-    if content is None or len(content) > most:
+        expected = os.fstat(file.fileno()).st_size
+        content = file.read(expected + 1) if expected <= most else b""
+        if len(content) > expected:  # it grows, or does not say how long it is
+            content += file.read(most + 1 - len(content))
+    if max(expected, len(content)) > most:
         raise OSError(errno.EFBIG, f"it is larger than {size(most)}", os.fspath(path))
     return content
 
@@ -59,6 +64,37 @@ def below(folder: str | os.PathLike[str], *names: str) -> Path:
         if path.is_symlink():
             raise OSError(errno.ELOOP, "it is a link", str(path))
     return path
+
+
+class NotOurs(PermissionError):
+    """What others may have written."""
+
+
+def require_ours(path: str | os.PathLike[str]) -> None:
+    """A file or folder that belongs to this user or to root, and that nobody else can write to."""
+    status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+    if not hasattr(os, "getuid"):  # Windows
+        return
+    name = text.printable(os.fspath(path))
+    if status.st_uid not in (os.getuid(), 0):
+        raise NotOurs(f"{name} belongs to another user and is not trusted: make it yours by chown {os.getuid()} {name}")
+    others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _private(status.st_gid))
+    if others and not stat.S_ISLNK(status.st_mode):
+        raise NotOurs(f"{name} can be written to by other users and is not trusted: run chmod go-w {name}")
+
+
+def _private(group: int) -> bool:
+    """Whether it is root's, or a group of this user alone, as many systems make one for each."""
+    import grp
+    import pwd  # not above: Windows has neither
+
+    if group == 0:
+        return True
+    try:
+        me, known = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return known.gr_name == me and {*known.gr_mem} <= {me}
 
 
 def open_lock(path: str | os.PathLike[str]) -> BinaryIO:

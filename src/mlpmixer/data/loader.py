@@ -8,6 +8,7 @@ picture is drawn from its position. So nothing depends on how many processes loa
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from mlpmixer.data.chance import draw, shuffled
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.pictures import pixels
 from mlpmixer.errors import DataError, MixerError, PictureError
+from mlpmixer.files import size
 
 PREFETCH = 2  # batches that each process is ahead
 
@@ -238,9 +240,11 @@ def _load(
     if workers:
         # A place for each batch that is under way, for the one that is copied here, and one to spare.
         places = workers * PREFETCH + 2
+        shape = None
         with suppress(MixerError):  # the process that meets it says so better
-            ring = torch.empty(places, at_most, *pictures.shape(), dtype=torch.uint8).share_memory_()
-            pictures.ring = ring
+            shape = pictures.shape()
+        if shape is not None:
+            ring = pictures.ring = _shared(places, at_most, *shape)
     try:
         for turn, batch in enumerate(_started(pictures, wanted, workers, pin and ring is None)):
             if isinstance(batch, str):
@@ -259,6 +263,16 @@ def _load(
             time.sleep(1)
         raise lost_worker(error) or error from None
     raise DataError(batch)  # out here the loop is over, and its processes with it
+
+
+def _shared(*shape: int) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise DataError(
+            f"there is no room for {size(math.prod(shape))} of pictures in memory that processes share (in a "
+            "container, --shm-size gives it more); load with fewer processes by --machine.workers, or without by 0"
+        ) from error
 
 
 def _started(

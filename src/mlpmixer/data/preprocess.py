@@ -10,8 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.scramble import scrambled
+from mlpmixer.errors import PictureError
 from mlpmixer.kernels.resize import resized
 from mlpmixer.passport import Preprocessing
+
+LONGEST = 100_000  # pixels of a long side, once the short one has its size: beyond, a small file takes all memory
 
 
 def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Tensor, "3 H W"]:
@@ -23,6 +26,7 @@ def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor
     """Resize and centre crop: the part that is done picture by picture, and ships bytes."""
     picture = np.asarray(image)
     height, width = picture.shape[:2]
+    _require_proportions(height, width, how.resize)
     size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
     rows, columns = how.crop
     if rows > size[0] or columns > size[1]:
@@ -53,6 +57,7 @@ def resize(
     window: tuple[int, int, int, int] | None = None,
 ) -> UInt8[Tensor, "3 H2 W2"]:
     """Scaled with antialiasing. `window`: only these (top, left, rows, columns) of the result."""
+    _require_proportions(picture.shape[0], picture.shape[1], min(size))
     window = window or (0, 0, *size)
     found = resized(picture, size, window, interpolation)
     if found is not None:
@@ -73,6 +78,16 @@ def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
         pixels = F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
     top, left = _middle((pixels.shape[-2], pixels.shape[-1]), crop)
     return pixels[..., top : top + rows, left : left + columns]
+
+
+def _require_proportions(height: int, width: int, pixels: int) -> None:
+    """Refuse a picture so narrow that it is absurd to scale it until its short side has so many `pixels`."""
+    short, long = sorted((height, width))
+    if not short or long * pixels > LONGEST * short:
+        raise PictureError(
+            f"a picture of {width:,}×{height:,} pixels is too narrow: with a short side of {pixels:,} pixels, its long "
+            f"one would be above {LONGEST:,}; crop it"
+        )
 
 
 def _middle(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import get_args
 
 import torch
 
-from mlpmixer import __version__, processor
-from mlpmixer.download import cache_folder
+from mlpmixer import __version__, files, processor
+from mlpmixer.download import cache_folder, make_folder
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine, Name, Precision
 from mlpmixer.errors import UsageError
@@ -28,6 +29,7 @@ Pair = tuple[str, str]  # engine, precision
 
 ROUNDS = 2
 FURTHEST = 0.1  # from float32's logits, as a share of their spread; what is further off has a fault
+MOST = 1 << 16  # bytes of a file of rates
 PACKAGES = ("torch", "openvino", "onnxruntime", "triton")  # whose versions matter
 
 
@@ -89,7 +91,7 @@ def _choose(
         return Choice(*able[0], "the model is quantised")
     if len(able) == 1:
         return Choice(*able[0], "the only one here")
-    rates = _remembered(key := _key(model, able, batch, device))
+    rates = _remembered(key := _key(model, able, batch, device), able)
     if rates is None and not measure:
         return Choice(*able[0], "as a rule the fastest; not measured")
     if rates is None:
@@ -151,18 +153,23 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _remembered(key: str) -> dict[Pair, float] | None:
+def _remembered(key: str, able: Sequence[Pair]) -> dict[Pair, float] | None:
+    """None as well for what we would not have written."""
+    path = cache_folder() / "engines" / f"{key}.json"
     try:
-        listed = json.loads((cache_folder() / "engines" / f"{key}.json").read_text())
-        return {(name, numbers): float(rate) for name, numbers, rate in listed} or None
-    except (OSError, ValueError, TypeError):
+        files.require_ours(path.parent.resolve())
+        files.require_ours(path)
+        rates = {(name, numbers): rate for name, numbers, rate in json.loads(files.read_text(path, MOST, follow=False))}
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    known = all(pair in able and isinstance(rate, float) and 0 < rate < math.inf for pair, rate in rates.items())
+    return rates if rates and known else None
 
 
 def _remember(key: str, rates: Mapping[Pair, float]) -> None:
     folder = cache_folder() / "engines"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         part = folder / f"{uuid.uuid4().hex}.part"
         part.write_text(json.dumps([[*pair, rate] for pair, rate in rates.items()]))
         part.replace(folder / f"{key}.json")

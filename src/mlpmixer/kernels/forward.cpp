@@ -18,11 +18,11 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <new>
 #include <utility>
 
+#include "door.h"
 #include "gelu.h"
 #include "matrix_unit.h"
 
@@ -30,16 +30,6 @@ namespace {
 
 using bf16 = uint16_t;
 constexpr float EPS = 1e-6f;
-
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-template <class T>
-using Array = std::unique_ptr<T[], Free>;
-template <class T>
-Array<T> array(size_t count) {
-    return Array<T>(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64 + 64)));
-}
 
 int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -148,8 +138,10 @@ void product(const Word* a, int64_t stride, int rows, const Word* b, int64_t apa
     if (rows == 0) return;
 #ifdef __AMX_TILE__
     if constexpr (N::NUMBERS > 1)
-        if (matrix_unit() && depth >= SIDE)  // (below that, what comes of the sums takes longer than they do)
-            return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, 0, [](int, int) {}, finish);
+        if (matrix_unit() && depth >= SIDE) try {  // (below that, what comes of the sums takes longer than they do)
+                return product_by_squares<N>(a, stride, rows, b, apart, depth, columns, first, last, 0, [](int, int) {}, finish);
+            } catch (const std::bad_alloc&) {  // nothing was finished yet
+            }
 #endif
     const int count = parts(rows, N::ROWS / unit * unit);
     const int lines = parts(4 * N::VECTORS, count);
@@ -546,7 +538,7 @@ struct Room {
             const Half& h = m.halves[i];
             const int rows = pictures * m.tokens;
             if (i % 2 == 0) {
-                grow(normed, pictures, parts(m.tokens, h.kind) * up(m.channels, 64));
+                grow(normed, pictures, size_t(parts(m.tokens, h.kind)) * up(m.channels, 64));
                 grow(desk_active, parts(h.hidden, h.kind), 64);
             } else if (few(h.kind, rows, threads)) {
                 grow(normed, rows, parts(m.channels, h.kind));
@@ -561,64 +553,81 @@ struct Room {
     static void grow(size_t& room, size_t rows, size_t words) { room = std::max(room, rows * words); }
 };
 
-}  // namespace
-
-extern "C" {
-
 // images (pictures, colours, rows, columns) → features (pictures, channels) and logits (pictures, classes).
-void forward(const Model* model, const uint8_t* images, int pictures, int threads, float* features, float* logits) {
+int32_t answers(const Model* model, const uint8_t* images, int pictures, int threads, float* features, float* logits) {
     const Model& m = *model;
+    for (const int64_t each : {m.tokens, m.channels}) size(pictures * each);  // rows, and numbers, that are counted
     const Room room(m, pictures, threads);
     Tables tables{threads, array<float>(size_t(pictures) * m.tokens * m.channels), array<Word>(room.normed), array<Word>(room.active)};
+    Team team;
 #pragma omp parallel num_threads(threads)
     {
-        Desk desk{array<Word>(room.desk_normed), array<Word>(room.desk_active)};
+        Desk desk{array_or_none<Word>(room.desk_normed), array_or_none<Word>(room.desk_active)};
         const MatrixUnit unit;
-        if (m.kind == 1) stem<F32>(m, images, pictures, tables, desk);
-        if (m.kind == 2) stem<Bf16>(m, images, pictures, tables, desk);
-        if (m.kind == 4) stem<I8>(m, images, pictures, tables, desk);
-        for (int i = 0; i < 2 * m.layers; i++) {
-            const int kind = m.halves[i].kind;
-            if (kind == 1) layer_half<F32>(m, i, pictures, tables, desk);
-            if (kind == 2) layer_half<Bf16>(m, i, pictures, tables, desk);
-            if (kind == 4) layer_half<I8, I8Left>(m, i, pictures, tables, desk);
+        if (team.has(desk.normed, desk.active)) {
+            if (m.kind == 1) stem<F32>(m, images, pictures, tables, desk);
+            if (m.kind == 2) stem<Bf16>(m, images, pictures, tables, desk);
+            if (m.kind == 4) stem<I8>(m, images, pictures, tables, desk);
+            for (int i = 0; i < 2 * m.layers; i++) {
+                const int kind = m.halves[i].kind;
+                if (kind == 1) layer_half<F32>(m, i, pictures, tables, desk);
+                if (kind == 2) layer_half<Bf16>(m, i, pictures, tables, desk);
+                if (kind == 4) layer_half<I8, I8Left>(m, i, pictures, tables, desk);
+            }
+            pool(m, pictures, tables.x.get(), features);
+            if (m.classes && m.kind == 1) head<F32>(m, pictures, features, logits, threads, desk);
+            if (m.classes && m.kind != 1) head<Bf16>(m, pictures, features, logits, threads, desk);
         }
-        pool(m, pictures, tables.x.get(), features);
-        if (m.classes && m.kind == 1) head<F32>(m, pictures, features, logits, threads, desk);
-        if (m.classes && m.kind != 1) head<Bf16>(m, pictures, features, logits, threads, desk);
     }
+    team.require();
+    return DONE;
 }
-}
-
-namespace {
 
 template <class N>
-void multiply(int rows, int depth, int columns, int times) {
-    const int in = words<N>(depth);
-    const size_t left = size_t(rows) * in, right = packed<N>(depth, columns);
-    const auto a = array<Word>(left), b = array<Word>(right);
-    const auto out = array<float>(size_t(rows) * up(columns, PANEL<N>));
-    const Word one = 0x3f803f80;  // or about so, in float32, twice in bfloat16
-    std::fill_n(a.get(), left, one), std::fill_n(b.get(), right, one);
+void multiply(const Word* a, const Word* b, float* out, int rows, int in, int columns, int times) {
     for (int i = 0; i < times; i++)
-        product<N>(a.get(), in, rows, b.get(), int64_t(in) * PANEL<N>, in, columns, 0, panels<N>(columns), 1,
+        product<N>(a, in, rows, b, int64_t(in) * PANEL<N>, in, columns, 0, panels<N>(columns), 1,
                    [&](int r, int c, const __m512* sums, int count) {
-                       for (int j = 0; j < count; j++) _mm512_storeu_ps(out.get() + size_t(r + j) * columns + c, sums[j]);
+                       for (int j = 0; j < count; j++) _mm512_storeu_ps(out + size_t(r + j) * columns + c, sums[j]);
                    });
 }
 
+template <class N>
+int32_t multiply(int rows, int depth, int columns, int times, int threads) {
+    const int in = words<N>(depth);
+    const size_t left = size_t(rows) * in, right = packed<N>(depth, columns);
+    Team team;
+#pragma omp parallel num_threads(threads)
+    {
+        const MatrixUnit unit;
+        const auto a = array_or_none<Word>(left), b = array_or_none<Word>(right);
+        const auto out = array_or_none<float>(size_t(rows) * up(columns, PANEL<N>));
+        if (team.has(a, b, out)) {
+            const Word one = 0x3f803f80;  // or about so, in float32, twice in bfloat16
+            std::fill_n(a.get(), left, one), std::fill_n(b.get(), right, one);
+            multiply<N>(a.get(), b.get(), out.get(), rows, in, columns, times);
+        }
+    }
+    team.require();
+    return DONE;
+}
+
+int32_t multiply_in(int kind, int rows, int depth, int columns, int times, int threads) {
+    if (kind == 1) return multiply<F32>(rows, depth, columns, times, threads);
+    if (kind == 2) return multiply<Bf16>(rows, depth, columns, times, threads);
+    return multiply<I8>(rows, depth, columns, times, threads);
+}
+
 }  // namespace
 
 extern "C" {
 
+int32_t forward(const Model* model, const uint8_t* images, int64_t pictures, int64_t threads, float* features, float* logits) {
+    return answered(answers, model, images, pictures, threads, features, logits);
+}
+
 // The product by itself, on tables that stay in the cache, `times` over on each thread: as fast as these cores multiply.
-void multiply(int kind, int rows, int depth, int columns, int times, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        const MatrixUnit unit;
-        if (kind == 1) multiply<F32>(rows, depth, columns, times);
-        if (kind == 2) multiply<Bf16>(rows, depth, columns, times);
-        if (kind == 4) multiply<I8>(rows, depth, columns, times);
-    }
+int32_t multiply(int64_t kind, int64_t rows, int64_t depth, int64_t columns, int64_t times, int64_t threads) {
+    return answered(multiply_in, kind, rows, depth, columns, times, threads);
 }
 }

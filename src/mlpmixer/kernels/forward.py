@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mlpmixer.kernels.library import address, library
+from mlpmixer.errors import UsageError
+from mlpmixer.kernels.library import MOST, address, library
 from mlpmixer.passport import Kind, Plan
 
 NUMBERS: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
@@ -54,6 +55,7 @@ class Forward:
     """May be called from several threads. `plans`: one for each half; `kind`: of the stem and the head."""
 
     def __init__(self, parts: Parts, plans: Sequence[Plan], kind: Kind):
+        _check(parts)
         colours, rows, columns = parts.image
         tokens = (rows // parts.patch) * (columns // parts.patch)
         self.image = parts.image
@@ -84,15 +86,18 @@ class Forward:
 
     def __call__(self, images: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B classes"]]:
         """The features before the head, and the logits."""
-        images = images.contiguous()
-        features, logits = torch.empty(len(images), self.channels), torch.empty(len(images), self.classes)
+        if (*images.shape[1:],) != self.image:
+            raise UsageError(f"pictures are {(*images.shape[1:],)} and the model takes {self.image}")
         found = library("forward")
-        assert isinstance(found, ctypes.CDLL), found
-        assert tuple(images.shape[1:]) == self.image, images.shape
-        if len(images):
-            threads = torch.get_num_threads()
+        if isinstance(found, str):
+            raise UsageError(f"the kernels cannot be used: {found}")
+        images, count = images.contiguous(), len(images)
+        features, logits = torch.empty(count, self.channels), torch.empty(count, self.classes)
+        if count:
+            at = address(images, torch.uint8, (count, *self.image))
             found.forward(
-                ctypes.byref(self._model), address(images), len(images), threads, address(features), address(logits)
+                *(ctypes.byref(self._model), at, count, torch.get_num_threads()),
+                *(features.data_ptr(), logits.data_ptr()),
             )
         return features, logits
 
@@ -120,6 +125,30 @@ class Forward:
         tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
         self._kept.append(tensor)
         return tensor.data_ptr()
+
+
+def _check(parts: Parts) -> None:
+    """C++ goes by what the sizes say: tensors must be so large."""
+    (colours, rows, columns), patch, channels = parts.image, parts.patch, len(parts.stem)
+    depth = colours * patch**2
+    if depth * rows * columns * channels < 1 or rows % patch or columns % patch:
+        raise ValueError(f"the kernels take no pictures of {rows}×{columns} in patches of {patch}")
+    tokens = (rows // patch) * (columns // patch)
+    shapes: list[tuple[Tensor, tuple[int, ...]]] = [(parts.stem, (channels, depth)), (parts.shift, (depth,))]
+    shapes += [(tensor, (channels,)) for tensor in (parts.stem_bias, parts.gamma, parts.beta)]
+    widths = [channels]
+    for i, half in enumerate(parts.halves):
+        hidden, wide = len(half.w1), channels if i % 2 else tokens
+        widths.append(hidden)
+        shapes += [(half.gamma, (channels,)), (half.beta, (channels,)), (half.w1, (hidden, wide))]
+        shapes += [(half.b1, (hidden,)), (half.w2, (wide, hidden)), (half.b2, (wide,))]
+    if parts.head is not None and parts.head_bias is not None:
+        shapes += [(parts.head, (len(parts.head), channels)), (parts.head_bias, (len(parts.head),))]
+    for tensor, shape in shapes:
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            raise ValueError(f"the kernels want a float32 {shape}, not {tensor.dtype} {(*tensor.shape,)}")
+    if len(parts.halves) % 2 or any(width % 16 or not 0 < width <= MOST for width in widths):
+        raise ValueError(f"the kernels take multiples of 16 up to {MOST:,}, not {widths}")
 
 
 def as_numbers(weight: Float[Tensor, "out in"], kind: Kind) -> tuple[Tensor, Float[Tensor, " out"]]:

@@ -168,7 +168,7 @@ void square(const Word* a, int64_t stride, const Word* b, int steps, const Word*
 }
 
 // `prepare(row, panel)` is called for the first `prepared` rows, about a panel before `finish` gets their sums. Sums of a
-// row are the same, bit for bit, whatever else is multiplied with it.
+// row are the same, bit for bit, whatever else is multiplied with it. Throws std::bad_alloc, if at all, before `finish` is called.
 template <class N, class Prepare, class Finish>
 void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, int64_t apart, int depth, int columns, int first,
                         int last, int prepared, const Prepare& prepare, const Finish& finish, int end = 1 << 30) {

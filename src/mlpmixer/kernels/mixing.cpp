@@ -18,10 +18,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
+#include "door.h"
 #include "gelu.h"
 #include "matrix_unit.h"
 
@@ -33,19 +32,6 @@ constexpr int TILE = 6;    // rows
 constexpr int BLOCK = AMX ? 32 : 17;  // tiles of a table's rows, at most, that one thread takes through both maps at a time
 constexpr int CHUNK = 128;  // tiles, about, whose hidden tables are held at once on the way back
 constexpr float EPS = 1e-6f;
-
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-
-// Uninitialised memory on its own cache lines.
-template <class T>
-using Array = std::unique_ptr<T[], Free>;
-
-template <class T>
-Array<T> array(size_t count) {
-    return Array<T>(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
-}
 
 template <class T>
 Array<T> zeros(size_t count) {
@@ -113,7 +99,7 @@ const Ahead NOTHING{nullptr, 0, 0};
 // With an odd number of rows the last pair's odd half is to be left alone. Meanwhile a sixteenth of the `next` panel is
 // asked for: a BLOCK has about so many tiles, and the last of them finds that the next panel is near.
 template <int ROWS, class Finish>
-inline void tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next, int pairs, int row, int column,
+[[gnu::always_inline]] inline void whole_tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next, int pairs, int row, int column,
                  int columns, const Ahead& ahead, const Finish& finish) {
     if (ahead.table) ahead.ask(row, column, ROWS);
     next += int64_t(std::min(row / TILE, 15)) * (pairs / 4) * 32;
@@ -144,6 +130,14 @@ inline void tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next,
                 finish(row + i, column + 16 * j, sum[i][j], i + 1 < ROWS ? sum[i + 1][j] : _mm512_setzero_ps());
 }
 
+// For the last rows, not worth a copy in each place. (Left to itself, a compiler takes some whole ones out as well, at a
+// fifth of a function's time.)
+template <int ROWS, class Finish>
+void tile(const bf16* a, int64_t stride, const bf16* b, const bf16* next, int pairs, int row, int column, int columns,
+          const Ahead& ahead, const Finish& finish) {
+    whole_tile<ROWS>(a, stride, b, next, pairs, row, column, columns, ahead, finish);
+}
+
 // Pairs of bfloat16, as the matrix unit takes them.
 struct Pairs {
     static constexpr int VECTORS = PANEL / 16;
@@ -160,10 +154,14 @@ int by_squares(const bf16* a, int64_t stride, int rows, const bf16* b, int pairs
     const int even = rows / 2 * 2;
     if (!matrix_unit() || even < SIDE || stride % 2) return 0;
     const auto prepare = [&](int row, int panel) { ahead.ask(row, panel * PANEL, 1); };
-    product_by_squares<Pairs>((const Word*)a, stride / 2, even, (const Word*)b, int64_t(pairs) * PANEL, pairs, columns, first, last,
-                              ahead.table ? even : 0, prepare, [&](int row, int column, const __m512* sums, int count) {
-                                  for (int i = 0; i < count; i += 2) finish(row + i, column, sums[i], sums[i + 1]);
-                              });
+    try {
+        product_by_squares<Pairs>((const Word*)a, stride / 2, even, (const Word*)b, int64_t(pairs) * PANEL, pairs, columns, first, last,
+                                  ahead.table ? even : 0, prepare, [&](int row, int column, const __m512* sums, int count) {
+                                      for (int i = 0; i < count; i += 2) finish(row + i, column, sums[i], sums[i + 1]);
+                                  });
+    } catch (const std::bad_alloc&) {
+        return 0;  // nothing was finished yet
+    }
     return even;
 #else
     return 0;
@@ -181,7 +179,7 @@ void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, 
         const int column = panel * PANEL;
         int row = ready;
         for (; row + TILE <= rows; row += TILE)
-            tile<TILE>(a + row * stride, stride, at, next, pairs, row, column, columns, ahead, finish);
+            whole_tile<TILE>(a + row * stride, stride, at, next, pairs, row, column, columns, ahead, finish);
         const bf16* rest = a + row * stride;
         switch (rows - row) {
             case 5: tile<5>(rest, stride, at, next, pairs, row, column, columns, ahead, finish); break;
@@ -379,26 +377,23 @@ void gather(float* to, const float* sums, size_t count, int threads) {
         for (size_t i = 0; i < count; i++) to[i] += sums[t * count + i];
 }
 
-}  // namespace
-
-extern "C" {
-
 // x + scale · (W2 · gelu(W1 · LN(x) + b1) + b2) for each picture. Tables are (pictures, tokens, channels); `scale` is one
 // number for each picture, or null for 1; `h` (pictures, hidden, channels), or null to do without, and `norms`
 // (pictures, tokens, 2) are kept for the way back.
-void token_mixing(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
-                  const float* w2, const float* b2, const float* scale, int pictures, int tokens, int channels,
-                  int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
+int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
+                       const float* w2, const float* b2, const float* scale, int pictures, int tokens, int channels,
+                       int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
     const auto first = array<bf16>(size_t(hidden) * depth), second = array<bf16>(size_t(tokens) * hidden);
     to_bf16(w1, hidden, tokens, first.get(), threads);
     to_bf16(w2, tokens, hidden, second.get(), threads);
+    Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
-        const Share mine(pictures, omp_get_thread_num(), omp_get_num_threads());
-        const auto normed = array<bf16>(packed(tokens, channels)), active = array<bf16>(packed(hidden, channels));
+        const auto normed = array_or_none<bf16>(packed(tokens, channels)), active = array_or_none<bf16>(packed(hidden, channels));
+        const Share mine(team.has(normed, active) ? pictures : 0, omp_get_thread_num(), omp_get_num_threads());
         for (int picture = mine.begin; picture < mine.end; picture++) {
             const size_t at = size_t(picture) * tokens * channels;
             const bf16* in = x + at;
@@ -436,14 +431,16 @@ void token_mixing(const bf16* x, const float* gamma, const float* beta, const fl
             });
         }
     }
+    team.require();
+    return DONE;
 }
 
 // From `dy`, the gradient at y, to that at x and at all weights (float32, as the weights lie). Without `h` it is
 // computed again.
-void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
-                           const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
-                           int pictures, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
-                           float* dgamma, float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
+int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
+                        const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
+                        int pictures, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
+                        float* dgamma, float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
     // W1 and W2 turned, for the way back.
@@ -457,19 +454,21 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
     const auto sum1 = zeros<float>(wider * threads), sum2 = zeros<float>(table * threads);
     const auto sum_b2 = zeros<float>(size_t(tokens) * threads);
     const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
+    Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
         const int t = omp_get_thread_num();
-        const Share mine(pictures, t, omp_get_num_threads());
         const size_t inside = size_t(hidden) * channels;
-        const auto normed = array<bf16>(size_t(tokens + 1) * channels), given = array<bf16>(size_t(tokens) * channels);
-        const auto woven_dy = array<bf16>(packed(tokens, channels)), woven_dh = array<bf16>(packed(hidden, channels));
-        const auto active = array<bf16>(inside), dh = array<bf16>(inside);
-        const auto turned_active = array<bf16>(packed(channels, hidden)), turned_dh = array<bf16>(packed(channels, hidden));
-        const auto dnormed = array<float>(size_t(tokens) * channels);
-        const auto woven_normed = array<bf16>(h ? 0 : packed(tokens, channels)), again = array<bf16>(h ? 0 : inside);
-        std::fill_n(normed.get() + size_t(tokens) * channels, channels, rounded(1.f));
+        const auto normed = array_or_none<bf16>(size_t(tokens + 1) * channels), given = array_or_none<bf16>(size_t(tokens) * channels);
+        const auto woven_dy = array_or_none<bf16>(packed(tokens, channels)), woven_dh = array_or_none<bf16>(packed(hidden, channels));
+        const auto active = array_or_none<bf16>(inside), dh = array_or_none<bf16>(inside);
+        const auto turned_active = array_or_none<bf16>(packed(channels, hidden)), turned_dh = array_or_none<bf16>(packed(channels, hidden));
+        const auto dnormed = array_or_none<float>(size_t(tokens) * channels);
+        const auto woven_normed = array_or_none<bf16>(h ? 0 : packed(tokens, channels)), again = array_or_none<bf16>(h ? 0 : inside);
+        const bool ready = team.has(normed, given, woven_dy, woven_dh, active, dh, turned_active, turned_dh, dnormed, woven_normed, again);
+        const Share mine(ready ? pictures : 0, t, omp_get_num_threads());
+        if (ready) std::fill_n(normed.get() + size_t(tokens) * channels, channels, rounded(1.f));
         float *own1 = sum1.get() + t * wider, *own2 = sum2.get() + t * table, *own_b2 = sum_b2.get() + size_t(t) * tokens;
         for (int picture = mine.begin; picture < mine.end; picture++) {
             const size_t at = size_t(picture) * tokens * channels;
@@ -530,6 +529,7 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
             }
         }
     }
+    team.require();
     const auto turned = array<float>(wider);
     gather(turned.get(), sum1.get(), wider, threads);
     turn((const uint32_t*)turned.get(), hidden, tokens, hidden, (uint32_t*)dw1, tokens);
@@ -538,22 +538,24 @@ void token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const f
     gather(db2, sum_b2.get(), tokens, threads);
     gather(dgamma, sum_gamma.get(), channels, threads);
     gather(dbeta, sum_beta.get(), channels, threads);
+    return DONE;
 }
 
 // x + scale · (gelu(LN(x) · W3 + b3) · W4 + b4) for each of `rows` rows; `scale` is one number for each `tokens` of
 // them, or null for 1. Weights are (out, in), as torch keeps them; `h` (rows, hidden) and `norms` (rows, 2) are kept.
-void channel_mixing(const bf16* x, const float* gamma, const float* beta, const float* w3, const float* b3,
-                    const float* w4, const float* b4, const float* scale, int rows, int tokens, int channels,
-                    int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
+int32_t channels_forward(const bf16* x, const float* gamma, const float* beta, const float* w3, const float* b3,
+                         const float* w4, const float* b4, const float* scale, int rows, int tokens, int channels,
+                         int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
     const Norm norm{gamma, beta, channels};
     const auto first = array<bf16>(packed(channels, hidden)), second = array<bf16>(packed(hidden, channels));
     pack_turned(w3, hidden, channels, first.get(), threads);
     pack_turned(w4, channels, hidden, second.get(), threads);
+    Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
-        const Pieces mine(rows, omp_get_thread_num(), omp_get_num_threads());
-        const auto normed = array<bf16>(size_t(BLOCK) * TILE * channels), active = array<bf16>(size_t(BLOCK) * TILE * hidden);
+        const auto normed = array_or_none<bf16>(size_t(BLOCK) * TILE * channels), active = array_or_none<bf16>(size_t(BLOCK) * TILE * hidden);
+        const Pieces mine(team.has(normed, active) ? rows : 0, omp_get_thread_num(), omp_get_num_threads());
         for (int piece = 0; piece < mine.count; piece++) {
             const int begin = mine.begin(piece), count = mine.begin(piece + 1) - begin;
             const bf16* in = x + size_t(begin) * channels;
@@ -588,14 +590,16 @@ void channel_mixing(const bf16* x, const float* gamma, const float* beta, const 
             });
         }
     }
+    team.require();
+    return DONE;
 }
 
 // The rows go through in chunks: first the threads share its rows, for all that is along a row; then they share the
 // hidden units, for the sums over rows that are the gradients of both maps.
-void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
-                             const float* beta, const float* w3, const float*, const float* w4, const float* scale,
-                             int rows, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
-                             float* dgamma, float* dbeta, float* dw3, float* db3, float* dw4, float* db4) {
+int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
+                          const float* beta, const float* w3, const float*, const float* w4, const float* scale,
+                          int rows, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
+                          float* dgamma, float* dbeta, float* dw3, float* db3, float* dw4, float* db4) {
     const Norm norm{gamma, beta, channels};
     const auto first = array<bf16>(packed(hidden, channels)), second = array<bf16>(packed(channels, hidden));
     pack(w3, hidden, channels, first.get(), threads);
@@ -607,19 +611,21 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
     const auto sum3 = array<float>(size_t(channels + 1) * hidden);
     const auto sum_b4 = zeros<float>(size_t(channels) * threads);
     const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
+    Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
-        const int t = omp_get_thread_num(), team = omp_get_num_threads();
+        const int t = omp_get_thread_num(), threads_here = omp_get_num_threads();
         const size_t piece_rows = BLOCK * TILE;
-        const auto normed = array<bf16>(piece_rows * channels), given = array<bf16>(piece_rows * channels);
-        const auto dh = array<bf16>(piece_rows * hidden);
-        const auto dnormed = array<float>(piece_rows * channels);
+        const auto normed = array_or_none<bf16>(piece_rows * channels), given = array_or_none<bf16>(piece_rows * channels);
+        const auto dh = array_or_none<bf16>(piece_rows * hidden);
+        const auto dnormed = array_or_none<float>(piece_rows * channels);
         float* own_b4 = sum_b4.get() + size_t(t) * channels;
-        for (int part = 0; part < chunks; part++) {
+        const bool ready = team.has(normed, given, dh, dnormed);
+        for (int part = 0; ready && part < chunks; part++) {
             const Share all(tiles(rows), part, chunks);
             const int start = all.begin * TILE, chunk = std::min(rows, all.end * TILE) - start, depth = up(chunk, 2);
-            const Pieces mine(chunk, t, team);
+            const Pieces mine(chunk, t, threads_here);
             for (int piece = 0; piece < mine.count; piece++) {
                 const int within = mine.begin(piece), count = mine.begin(piece + 1) - within;
                 const size_t begin = size_t(start + within);
@@ -665,7 +671,7 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
 #pragma omp single
             std::fill_n(turned_normed.get() + size_t(channels) * depth, depth, rounded(1.f));
             // (all have finished the rows here)
-            const Share panels(up(hidden, PANEL) / PANEL, t, team);
+            const Share panels(up(hidden, PANEL) / PANEL, t, threads_here);
             product(turned_dy.get(), depth, channels, woven_active.get(), chunk, hidden, panels.begin, panels.end,
                     Ahead{dw4, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
                         put(dw4 + size_t(r) * hidden + c, even, start == 0);
@@ -678,14 +684,52 @@ void channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const
                     });
 #pragma omp barrier
         }
-        const Share last(hidden / 16, t, team);
+        const Share last(ready ? hidden / 16 : 0, t, threads_here);
         turn((const uint32_t*)sum3.get() + last.begin * 16, hidden, channels, (last.end - last.begin) * 16,
              (uint32_t*)dw3 + size_t(last.begin) * 16 * channels, channels);
     }
+    team.require();
     std::memcpy(db3, sum3.get() + size_t(channels) * hidden, hidden * sizeof(float));
     gather(db4, sum_b4.get(), channels, threads);
     gather(dgamma, sum_gamma.get(), channels, threads);
     gather(dbeta, sum_beta.get(), channels, threads);
+    return DONE;
 }
 
+}  // namespace
+
+extern "C" {
+
+int32_t token_mixing(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
+                     const float* w2, const float* b2, const float* scale, int64_t pictures, int64_t tokens,
+                     int64_t channels, int64_t hidden, int64_t exact, int64_t threads, bf16* y, bf16* h, float* norms) {
+    return answered(tokens_forward, x, gamma, beta, w1, b1, w2, b2, scale, pictures, tokens, channels, hidden, exact,
+                    threads, y, h, norms);
+}
+
+int32_t token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
+                              const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
+                              int64_t pictures, int64_t tokens, int64_t channels, int64_t hidden, int64_t exact,
+                              int64_t threads, bf16* dx, float* dgamma, float* dbeta, float* dw1, float* db1,
+                              float* dw2, float* db2) {
+    return answered(tokens_backward, dy, x, h, norms, gamma, beta, w1, b1, w2, scale, pictures, tokens, channels,
+                    hidden, exact, threads, dx, dgamma, dbeta, dw1, db1, dw2, db2);
+}
+
+int32_t channel_mixing(const bf16* x, const float* gamma, const float* beta, const float* w3, const float* b3,
+                       const float* w4, const float* b4, const float* scale, int64_t rows, int64_t tokens,
+                       int64_t channels, int64_t hidden, int64_t exact, int64_t threads, bf16* y, bf16* h,
+                       float* norms) {
+    return answered(channels_forward, x, gamma, beta, w3, b3, w4, b4, scale, rows, tokens, channels, hidden, exact,
+                    threads, y, h, norms);
+}
+
+int32_t channel_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
+                                const float* beta, const float* w3, const float* b3, const float* w4,
+                                const float* scale, int64_t rows, int64_t tokens, int64_t channels, int64_t hidden,
+                                int64_t exact, int64_t threads, bf16* dx, float* dgamma, float* dbeta, float* dw3,
+                                float* db3, float* dw4, float* db4) {
+    return answered(channels_backward, dy, x, h, norms, gamma, beta, w3, b3, w4, scale, rows, tokens, channels, hidden,
+                    exact, threads, dx, dgamma, dbeta, dw3, db3, dw4, db4);
+}
 }

@@ -7,13 +7,14 @@ hidden table before the GELU, and nothing else; `lean` token mixing computes tha
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
+from mlpmixer.errors import UsageError
 from mlpmixer.kernels.library import address, library
 
 
@@ -54,56 +55,81 @@ def takes(channels: int, token_hidden: int, channel_hidden: int) -> bool:
 class _TokenMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *given: Any) -> Tensor:
-        pictures, tokens, channels = x.shape
-        hidden = given[2].shape[0]
-        sizes = (pictures, tokens, channels, hidden)
-        return _forward(ctx, _functions().token_mixing, x, (pictures, hidden, channels), sizes, *given)
+        return _forward(ctx, "token_mixing", x, *given)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, _functions().token_mixing_backward, *grad_outputs)
+        return _backward(ctx, *grad_outputs)
 
 
 class _ChannelMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *given: Any) -> Tensor:
-        pictures, tokens, channels = x.shape
-        hidden = given[2].shape[0]
-        sizes = (pictures * tokens, tokens, channels, hidden)
-        return _forward(ctx, _functions().channel_mixing, x, (pictures, tokens, hidden), sizes, *given)
+        return _forward(ctx, "channel_mixing", x, *given)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, _functions().channel_mixing_backward, *grad_outputs)
+        return _backward(ctx, *grad_outputs)
 
 
-def _forward(
-    ctx: Any,
-    function: Callable[..., None],
-    x: Tensor,
-    hidden_shape: tuple[int, ...],
-    sizes: tuple[int, ...],
-    *given: Any,
-) -> Tensor:
+def _forward(ctx: Any, name: str, x: Tensor, *given: Any) -> Tensor:
     *weights, scale, exact, lean = given
-    y, h = torch.empty_like(x), None if lean else x.new_empty(hidden_shape)
-    norms = torch.empty(*x.shape[:2], 2)
-    setting = (*sizes, int(exact), torch.get_num_threads())
-    function(*map(address, (x, *weights, scale)), *setting, *map(address, (y, h, norms)))
+    shapes = _Shapes(name, x, weights[2])
+    y, h = torch.empty_like(x), None if lean else x.new_empty(shapes.hidden)
+    norms = torch.empty(shapes.norms)
+    setting = (*shapes.sizes, int(exact), torch.get_num_threads())
+    read = (shapes.table_at(x), *shapes.weights_at(weights), shapes.scale_at(scale))
+    getattr(_functions(), name)(*read, *setting, shapes.table_at(y), shapes.hidden_at(h), shapes.norms_at(norms))
     ctx.save_for_backward(x, h, norms, *weights, scale)
-    ctx.setting = setting
+    ctx.name, ctx.setting = name, setting
     return y
 
 
-def _backward(ctx: Any, function: Callable[..., None], dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, h, norms, gamma, beta, w1, b1, w2, b2, scale = ctx.saved_tensors
-    gradients = [torch.empty_like(tensor) for tensor in (x, gamma, beta, w1, b1, w2, b2)]
-    read = (dy.contiguous(), x, h, norms, gamma, beta, w1, b1, w2, scale)
-    function(*map(address, read), *ctx.setting, *map(address, gradients))
-    return (*gradients, None, None, None)
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, h, norms, *weights, scale = ctx.saved_tensors
+    shapes = _Shapes(ctx.name, x, weights[2])
+    dx, *gradients = [torch.empty_like(tensor) for tensor in (x, *weights)]
+    dy = dy.contiguous()
+    read = (shapes.table_at(dy), shapes.table_at(x), shapes.hidden_at(h), shapes.norms_at(norms))
+    read += (*shapes.weights_at(weights)[:5], shapes.scale_at(scale))
+    getattr(_functions(), f"{ctx.name}_backward")(
+        *read, *ctx.setting, shapes.table_at(dx), *shapes.weights_at(gradients)
+    )
+    return (dx, *gradients, None, None, None)
+
+
+class _Shapes:
+    """What C++ takes tensors for, and so what they must be before it gets their addresses."""
+
+    def __init__(self, name: str, x: Tensor, w1: Tensor):
+        pictures, tokens, channels = self.table = x.shape
+        columns, hidden = name == "token_mixing", len(w1)
+        if not takes(channels, *((hidden, 32) if columns else (16, hidden))) or 0 in (tokens, channels, hidden):
+            raise ValueError(f"the kernels' {name} takes no {tokens} tokens × {channels} channels × {hidden} hidden")
+        wide = tokens if columns else channels
+        self.sizes = (pictures if columns else pictures * tokens, tokens, channels, hidden)
+        self.hidden = (pictures, hidden, channels) if columns else (pictures, tokens, hidden)
+        self.norms = (pictures, tokens, 2)
+        self.weights = ((channels,), (channels,), (hidden, wide), (hidden,), (wide, hidden), (wide,))
+
+    def table_at(self, tensor: Tensor) -> int | None:
+        return address(tensor, torch.bfloat16, self.table)
+
+    def hidden_at(self, tensor: Tensor | None) -> int | None:
+        return address(tensor, torch.bfloat16, self.hidden)
+
+    def norms_at(self, tensor: Tensor) -> int | None:
+        return address(tensor, torch.float32, self.norms)
+
+    def scale_at(self, tensor: Tensor | None) -> int | None:
+        return address(tensor, torch.float32, self.table[:1])
+
+    def weights_at(self, tensors: Sequence[Tensor]) -> list[int | None]:
+        return [address(tensor, torch.float32, shape) for tensor, shape in zip(tensors, self.weights, strict=True)]
 
 
 def _functions() -> ctypes.CDLL:
     found = library("mixing")
-    assert isinstance(found, ctypes.CDLL), found
+    if isinstance(found, str):
+        raise UsageError(f"the kernels cannot be used: {found}")
     return found

@@ -16,9 +16,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "door.h"
+
 namespace {
 
 constexpr int COLOURS = 3, LANES = 16, VECTOR = 64;
+constexpr size_t KEPT = 1 << 24;  // bytes that a thread holds on to for the next picture, at most
+constexpr int64_t WEIGHTS = 1 << 24;  // along a side at most, so that they take neither long nor much memory
 
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
 
@@ -30,33 +34,56 @@ double cubic(double x) {
     return 0;
 }
 
-// How each place of the result, along one side, is a weighted sum of neighbours.
+// How each place of the result, along one side, is a weighted sum of neighbours. Only places of the window are kept, and
+// counted from its begin; but the largest weight of all says how they are rounded.
 struct Side {
-    int taps;    // at most
-    int digits;  // after the binary point of the weights
+    int from, to, begin;
+    double scale, support;
+    bool bicubic;
+    int taps;         // at most
+    int digits = 0;   // after the binary point of the weights
+    int widest = 0;   // of the counts
     std::vector<int> first, count;
     std::vector<int16_t> weights;  // taps of each place; zeros where there are fewer
 
-    Side(int from, int to, bool bicubic) : first(to), count(to) {
-        const double scale = double(from) / to, width = bicubic ? 4 : 2;
-        const double support = scale >= 1 ? width * 0.5 * scale : width * 0.5, shrink = scale >= 1 ? 1 / scale : 1.0;
+    Side(int from, int to, int begin, int places, bool bicubic)
+        : from(from), to(to), begin(begin), scale(double(from) / to), bicubic(bicubic), first(places), count(places) {
+        support = (bicubic ? 2 : 1) * std::max(scale, 1.0);
         taps = int(std::ceil(support)) * 2 + 1;
-        std::vector<double> exact(size_t(to) * taps);
+        for (int i = 0; i < places; i++) {
+            span(begin + i, first[i], count[i]);
+            widest = std::max(widest, count[i]);
+        }
+    }
+
+    bool absurd() const { return int64_t(to) * taps > WEIGHTS; }
+
+    void span(int place, int& first, int& count) const {
+        const double centre = scale * (place + 0.5);
+        first = std::max(int(centre - support + 0.5), 0);
+        count = std::clamp(std::min(int(centre + support + 0.5), from) - first, 0, taps);
+    }
+
+    void weigh() {
+        const double shrink = scale >= 1 ? 1 / scale : 1.0;
+        std::vector<double> exact(first.size() * taps), other(taps);
         double largest = 0;
         for (int i = 0; i < to; i++) {
+            const int place = i - begin;
+            double* own = place >= 0 && place < int(first.size()) ? &exact[size_t(place) * taps] : other.data();
+            int first, count;
+            span(i, first, count);
             const double centre = scale * (i + 0.5);
-            first[i] = std::max(int(centre - support + 0.5), 0);
-            count[i] = std::clamp(std::min(int(centre + support + 0.5), from) - first[i], 0, taps);
-            double* own = &exact[size_t(i) * taps];
             double total = 0;
-            for (int j = 0; j < count[i]; j++) {
-                const double x = (j + first[i] - centre + 0.5) * shrink;
+            for (int j = 0; j < count; j++) {
+                const double x = (j + first - centre + 0.5) * shrink;
                 total += own[j] = bicubic ? cubic(x) : triangle(x);
             }
-            for (int j = 0; j < count[i] && total != 0; j++) largest = std::max(largest, own[j] /= total);
+            for (int j = 0; j < count && total != 0; j++) largest = std::max(largest, own[j] /= total);
         }
-        for (digits = 0; digits < 22 && int(0.5 + largest * (1 << (digits + 1))) < (1 << 15);) digits++;
-        for (double weight : exact) weights.push_back(int16_t((weight < 0 ? -0.5 : 0.5) + weight * (1 << digits)));
+        while (digits < 22 && int(0.5 + largest * (1 << (digits + 1))) < (1 << 15)) digits++;
+        weights.resize(exact.size());
+        for (size_t i = 0; i < exact.size(); i++) weights[i] = int16_t((exact[i] < 0 ? -0.5 : 0.5) + exact[i] * (1 << digits));
     }
 
     // Two weights in a word, the second 0 where there is none; `pair` of `place`.
@@ -84,18 +111,18 @@ struct Row {
     std::vector<__m512i> indices, weights;  // a vector for each pair of each group
     int reach = 0;  // bytes that a shuffle must see
 
-    // Bytes [begin, begin + bytes) of scaled rows, of rows that are `width` bytes long.
-    Row(const Side& side, int begin, int bytes, int width) : side(side), pairs((*std::max_element(side.count.begin(), side.count.end()) + 1) / 2) {
+    // The first `bytes` of the side's places, of rows that are `width` bytes long.
+    Row(const Side& side, int bytes, int width) : side(side), pairs((side.widest + 1) / 2) {
         for (int at = 0; at < bytes; at += LANES) {
             const int last = std::min(at + LANES, bytes) - 1;
-            const int base = COLOURS * side.first[(begin + at) / COLOURS];
+            const int base = COLOURS * side.first[at / COLOURS];
             const int left = width - base;
             groups.push_back({base, mask(left), mask(left - VECTOR)});
             for (int pair = 0; pair < pairs; pair++) {
                 alignas(64) std::array<uint8_t, 64> index{};
                 alignas(64) std::array<int32_t, LANES> weight{};
                 for (int lane = 0; at + lane <= last; lane++) {
-                    const int place = (begin + at + lane) / COLOURS, colour = (begin + at + lane) % COLOURS;
+                    const int place = (at + lane) / COLOURS, colour = (at + lane) % COLOURS;
                     weight[lane] = side.both(place, pair);
                     for (int two = 0; two < 2; two++) {
                         const int j = 2 * pair + two;
@@ -199,34 +226,44 @@ void apart(const uint8_t* row, int pixels, uint8_t* result, int64_t plane) {
     }
 }
 
-}  // namespace
-
 // `picture`: `height` rows of `width` pixels, `stride` bytes apart. Of the picture scaled to `tall` × `wide`, `result` gets
-// the window of `rows` × `columns` at (`top`, `left`), colour by colour. False: it is shrunk too much for this.
-extern "C" bool resize(const uint8_t* picture, int64_t stride, int height, int width, int tall, int wide, bool bicubic, int top,
-                       int left, int rows, int columns, uint8_t* result) {
-    const Side across(width, wide, bicubic), along(height, tall, bicubic);
+// the window of `rows` × `columns` at (`top`, `left`), colour by colour. It may be shrunk too much for this.
+int32_t resized(const uint8_t* picture, int64_t stride, int height, int width, int tall, int wide, int bicubic, int top, int left,
+                int rows, int columns, uint8_t* result) {
+    Side across(width, wide, left, columns, bicubic), along(height, tall, top, rows, bicubic);
     const int bytes = COLOURS * columns, room = (bytes + 191) / 192 * 192;
-    const Row row(across, COLOURS * left, bytes, COLOURS * width);
-    if (width != wide && row.reach > 2 * VECTOR) return false;
-    const int begin = height == tall ? top : along.first[top];
-    const int bottom = top + rows - 1, end = height == tall ? top + rows : along.first[bottom] + along.count[bottom];
+    const bool sideways = width != wide, upright = height != tall;
+    if (sideways && (across.absurd() || COLOURS * int64_t(across.widest) > 2 * VECTOR)) return NOT_BY_THESE;
+    if (upright && along.absurd()) return NOT_BY_THESE;
+    if (sideways) across.weigh();
+    if (upright) along.weigh();
+    const Row row(across, sideways ? bytes : 0, COLOURS * width);
+    if (row.reach > 2 * VECTOR) return NOT_BY_THESE;
+    const int begin = upright ? along.first[0] : top, end = upright ? along.first[rows - 1] + along.count[rows - 1] : top + rows;
     thread_local std::vector<uint8_t> narrow, line;
     narrow.resize(size_t(end - begin) * room), line.resize(room);
     for (int y = begin; y < end; y += 2) {
         const int next = std::min(y + 1, end - 1);
         const uint8_t *one = picture + y * stride, *two = picture + next * stride;
         uint8_t *to = &narrow[size_t(y - begin) * room], *to2 = &narrow[size_t(next - begin) * room];
-        if (width != wide) row(one, two, to, to2);
+        if (sideways) row(one, two, to, to2);
         else std::copy_n(one + COLOURS * left, bytes, to), std::copy_n(two + COLOURS * left, bytes, to2);
     }
     for (int y = 0; y < rows; y++) {
         const uint8_t* done = &narrow[size_t(y) * room];
-        if (height != tall) {
-            down(along, top + y, &narrow[size_t(along.first[top + y] - begin) * room], room, bytes, line.data());
+        if (upright) {
+            down(along, y, &narrow[size_t(along.first[y] - begin) * room], room, bytes, line.data());
             done = line.data();
         }
         apart(done, columns, result + int64_t(y) * columns, int64_t(rows) * columns);
     }
-    return true;
+    if (narrow.size() > KEPT) std::vector<uint8_t>().swap(narrow);
+    return DONE;
+}
+
+}  // namespace
+
+extern "C" int32_t resize(const uint8_t* picture, int64_t stride, int64_t height, int64_t width, int64_t tall, int64_t wide,
+                          int64_t bicubic, int64_t top, int64_t left, int64_t rows, int64_t columns, uint8_t* result) {
+    return answered(resized, picture, stride, height, width, tall, wide, bicubic, top, left, rows, columns, result);
 }

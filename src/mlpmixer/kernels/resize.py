@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mlpmixer.kernels.library import address, library
+from mlpmixer.kernels.library import library
 
 
 def resized(
@@ -19,18 +19,16 @@ def resized(
     interpolation: str = "bilinear",
 ) -> UInt8[Tensor, "3 rows columns"] | None:
     """Of the picture scaled to `size`, the `window` (top, left, rows, columns) inside it. None: not by these."""
+    top, left, rows, columns = window
+    if not (0 <= top <= size[0] - rows < size[0] and 0 <= left <= size[1] - columns < size[1]):
+        raise ValueError(f"a window {window} of {size[0]}×{size[1]} pixels")
     found = library("resize")
-    if not isinstance(found, ctypes.CDLL) or picture.strides[1:] != (3, 1) or picture.strides[0] < 0:
+    if not isinstance(found, ctypes.CDLL) or picture.dtype != np.uint8 or picture.shape[2:] != (3,) or not picture.size:
+        return None
+    if picture.strides[1:] != (3, 1) or picture.strides[0] < 0:
         return None
     height, width, _ = picture.shape
-    top, left, rows, columns = window
-    assert 0 <= top <= size[0] - rows, (size, window)
-    assert 0 <= left <= size[1] - columns, (size, window)
     result = torch.empty(3, rows, columns, dtype=torch.uint8)
-    done = found.resize(
-        ctypes.c_void_p(picture.ctypes.data),
-        ctypes.c_int64(picture.strides[0]),
-        *(height, width, *size, interpolation == "bicubic", *window),
-        address(result),
-    )
-    return result if done & 1 else None
+    setting = (picture.strides[0], height, width, *size, interpolation == "bicubic", *window)
+    done = found.resize(picture.ctypes.data, *setting, result.data_ptr())
+    return result if done == 0 else None

@@ -7,6 +7,7 @@ says so, then the name of its folder, and otherwise train: `{train-{000..099},va
 Within a shard, `0001.jpg` and `0001.cls` are one sample. The label is the text of .cls, "label" in .json, or the number
 in .txt: a class's name, or its number from 0. classes.txt beside the shards, a name on each line, or "classes" in
 dataset.json may name the classes. Shards from the network are brought whole into the cache folder, and read there.
+Whether there is a classes.txt is for the server to say: 403, 404 and 410 mean that there is none, all else is an error.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from mlpmixer.data.sources.folder import look
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.data.sources.tar_index import TarIndex, tar_index
 from mlpmixer.download import bring, cache_folder, require_address
-from mlpmixer.errors import DataError, FetchError, PictureError, nearest
+from mlpmixer.errors import DataError, NotThere, PictureError, nearest
 from mlpmixer.files import MOST, open_regular
 
 MAX_SHARDS = 100_000
+MAX_NAMES = 10_000_000  # bytes
 MAX_OPEN = 128  # files, for each process
 
 
@@ -126,10 +128,9 @@ def open_addresses(spec: str) -> DataSet:
             )
     shards = [(_cached(address), address) for address in addresses]
     if not all(path.is_file() for path, _ in shards):
-        # Whoever has no names for the classes has no such file, so that a failure is none.
-        with contextlib.suppress(FetchError):
+        with contextlib.suppress(NotThere):  # whoever has no names for the classes has no such file
             address = urljoin(addresses[0], "classes.txt")
-            bring(address, _cached(address))
+            bring(address, _cached(address), most=MAX_NAMES)
     for path, address in shards:
         bring(address, path)
     names = names_beside(shards[0][0].parent)
