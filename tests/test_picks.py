@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from mlpmixer.data import picks
 from mlpmixer.data.choose import Pictures, choose
-from mlpmixer.data.dataset import Split
+from mlpmixer.data.dataset import Joined, Part, Pixels, Split
 from mlpmixer.errors import DataError
 from mlpmixer.recipe import Data
 
@@ -219,6 +220,7 @@ class TestChoose:
                 "count": 6,
                 "digest": picks.digest(np.arange(6)),
                 "labels": picks.digest(np.array([0, 0, 0, 1, 1, 1])),
+                "pictures": whole["test"]["pictures"],
             }
         )
         assert part["train"]["from"] == "train but what dev has of it (seed 0), 2 of each class (seed 0)"
@@ -226,6 +228,27 @@ class TestChoose:
         assert len({record["train"]["digest"] for record in (whole, part, other)}) == 3
         dogs = choose(replace(how, classes=("dog",))).record
         assert dogs["test"]["digest"] != whole["test"]["digest"]
+
+    def test_the_fingerprint_tells_which_pictures_wherever_they_lie(self, photos: Photos, tmp_path: Path):
+        how = photos(cat=4, dog=4)
+        before = choose(how).record["train"]["pictures"]
+        moved = Path(shutil.copytree(how.source, tmp_path / "moved"))
+        assert choose(replace(how, source=str(moved))).record["train"]["pictures"] == before
+        (moved / "cat").rename(moved / "cow")
+        assert choose(replace(how, source=str(moved))).record["train"]["pictures"] != before
+
+    @pytest.mark.parametrize("pixels", [np.zeros((3, 8, 8), np.uint8), np.zeros((3, 64, 8, 3), np.uint8)])
+    def test_the_fingerprint_of_arrays(self, pixels: np.ndarray):
+        labels, other = np.arange(3), pixels.copy()
+        other[2, 0] += 1
+        same, changed = (picks.fingerprint(Pixels(array, labels, "x")) for array in (pixels.copy(), other))
+        assert same == picks.fingerprint(Pixels(pixels, labels, "elsewhere"))
+        assert changed != same
+        assert picks.fingerprint(Part(Pixels(other, labels, "x"), np.arange(2))) != same
+        joined = Joined(
+            [Part(Pixels(other, labels, "x"), np.array([0])), Part(Pixels(other, labels, "x"), np.array([1]))]
+        )
+        assert picks.fingerprint(joined) == picks.fingerprint(Part(Pixels(pixels, labels, "x"), np.arange(2)))
 
     def test_the_digest_tells_which_pictures_of_the_opened_split(self, photos: Photos):
         found: Pictures = choose(replace(photos(cat=30, dog=30), classes=("dog",), shots=2))

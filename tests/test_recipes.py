@@ -464,7 +464,7 @@ class TestFiles:
             ),
             ("[optim]\nlr = ", "my.toml is not TOML: Invalid value (at end of document)"),
             ("[optim]\n[optim]", "my.toml is not TOML: Cannot declare ('optim',) twice (at line 2, column 7)"),
-            ("x = " + "[" * 5000, "my.toml is not TOML: maximum recursion depth exceeded"),
+            ("x = " + "[" * 5000, "my.toml is not TOML: brackets in brackets without end"),
             ("[train]\nsteps = " + "9" * 5000, "my.toml is not TOML: Exceeds the limit (4300 digits)"),
             ("[train]\nsteps = 0x" + "f" * 5000, "my.toml: train.steps must be an integer, not 0xfff"),
         ],
@@ -493,7 +493,7 @@ class TestFiles:
             toml.read(path)
         with pytest.raises(RecipeError, match=r"cannot read .*your\.toml: No such file"):
             toml.read(tmp_path / "your.toml")
-        with pytest.raises(RecipeError, match=r"cannot read .*: Is a directory"):
+        with pytest.raises(RecipeError, match=r"cannot read .*: it is a folder"):
             toml.read(tmp_path)
         path.write_text("[optim]\nlr = ")
         with pytest.raises(RecipeError, match=r"my\.toml is not TOML"):

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sqlite3
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -155,7 +154,7 @@ def test_without_the_pictures(trained: Path, tmp_path: Path):
     shutil.rmtree(run / "cards", ignore_errors=True)
     recipe = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(recipe.replace('"fashion_mnist_small"', '"nowhere/photos"'))
-    words = Words(report([run], tmp_path / "page.html").page.read_text(encoding="utf-8"))
+    words = Words(report([run], tmp_path / "page.html", pictures=True).page.read_text(encoding="utf-8"))
     assert "Not measured: there is no data set 'nowhere/photos'" in words.text
     assert "Training loss" in words.text
 
@@ -207,6 +206,10 @@ def test_in_a_real_browser(trained: Path, tmp_path: Path, width: int, dark: bool
 
 
 class TestRuns:
+    @pytest.fixture(autouse=True)
+    def _a_cache_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
+
     def test_all_below_a_folder(self, trained: Path, capsys: pytest.CaptureFixture[str]):
         main(["runs", str(trained), "--sort", "optim.lr", "--json"])
         rows = json.loads(capsys.readouterr().out)
@@ -250,8 +253,8 @@ class TestRuns:
         root = tmp_path / "runs"
         shutil.copytree(trained / "grid", root)
         read: list[str] = []
-        real = index._row  # pyright: ignore[reportPrivateUsage]
-        monkeypatch.setattr(index, "_row", lambda place: read.append(place.name) or real(place))
+        real = index.read
+        monkeypatch.setattr(index, "read", lambda place: read.append(place.name) or real(place))
         index.runs(root)
         assert sorted(read) == ["lr 0.001", "lr 0.006"]
         index.runs(root)
@@ -267,20 +270,15 @@ class TestRuns:
             place = tmp_path / f"group {n % 20}" / f"run {n}"
             place.mkdir(parents=True)
             (place / "recipe.toml").write_text(f'name = "many"\n[optim]\nlr = {n / 1000}\n')
-            (place / "result.json").write_text(json.dumps({"steps": 1, "dev": None, "test": {"top1": n / 2000}}))
+            (place / "result.json").write_text(
+                json.dumps({"steps": 1, "dev": None, "test": {"top1": n / 2000, "count": 9}})
+            )
         assert len(index.runs(tmp_path)) == 2000
         found = index.runs(tmp_path, where=["optim.lr>1.5"], sort="test", limit=3)
         assert [one.recipe["optim.lr"] for one in found] == [1.999, 1.998, 1.997]
 
-    def test_a_folder_that_cannot_be_written(self, trained: Path, monkeypatch: pytest.MonkeyPatch):
-        real = sqlite3.connect
-
-        def refuse(where: object, **_: float) -> sqlite3.Connection:
-            if where != ":memory:":
-                raise sqlite3.OperationalError("unable to open database file")
-            return real(":memory:")
-
-        monkeypatch.setattr(sqlite3, "connect", refuse)
+    def test_a_cache_that_cannot_be_written(self, trained: Path, tmp_path: Path):
+        (tmp_path / "cache").write_text("in the way")
         assert len(index.runs(trained)) == 2
 
     def test_a_damaged_run_is_listed(self, tmp_path: Path):
@@ -288,7 +286,8 @@ class TestRuns:
         (tmp_path / "bad" / "recipe.toml").write_text("name = [")
         (tmp_path / "bad" / "result.json").write_text("{")
         (found,) = index.runs(tmp_path)
-        assert (found.name, found.state) == ("bad", "unfinished")
+        assert (found.name, found.state) == ("bad", "unreadable")
+        assert found.why.startswith("recipe.toml cannot be read: ")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

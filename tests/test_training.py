@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -703,7 +704,7 @@ class TestGoingOn:
         assert fit(recipe, folder, quiet=True).test is not None
         assert_went_on(folder, noted(tmp_path / "whole"), 1)
 
-    @pytest.mark.parametrize("lacking", ["labels", "digest", "classes"])
+    @pytest.mark.parametrize("lacking", ["labels", "digest", "classes", "pictures"])
     def test_with_an_older_record(self, lacking: str, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         record = json.loads((folder / "picks.json").read_text())
@@ -713,6 +714,51 @@ class TestGoingOn:
         fit(recipe, folder, quiet=True)
         assert_went_on(folder, noted(tmp_path / "whole"), 1)
         assert json.loads((folder / "picks.json").read_text()) == choose(recipe.data).record
+
+    def test_with_pictures_that_were_moved(self, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        (tmp_path / "photos").rename(tmp_path / "moved")
+        moved = toml.change(recipe, {"data.source": str(tmp_path / "moved")})
+        fit(moved, folder, quiet=True)
+        assert_went_on(folder, noted(tmp_path / "whole"), 1)
+        (_, arrays), (_, wanted) = (contents(run / "weights.safetensors") for run in (folder, tmp_path / "whole"))
+        torch.testing.assert_close(arrays, wanted, rtol=0, atol=0)
+        assert (folder / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
+        assert toml.read(folder / "recipe.toml") == moved
+
+    @pytest.mark.parametrize("stage", ["stopped", "finished"])
+    def test_not_with_others_that_look_the_same_in_a_list(self, stage: str, small: Recipe, tmp_path: Path):
+        """As many, with the same names in the same classes; one of them shows something else."""
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        folder = folder if stage == "stopped" else tmp_path / "whole"
+        shutil.copytree(tmp_path / "photos", tmp_path / "other")
+        moved = toml.change(recipe, {"data.source": str(tmp_path / "other")})
+        Image.new("RGB", (40, 60)).save(tmp_path / "other" / "train" / "cat" / "1.png")
+        words = refused(RunError, moved, folder)
+        assert "holds a run on other pictures (train pictures: 6 as before, but not the same)" in words
+        shutil.copy(tmp_path / "photos" / "train" / "cat" / "1.png", tmp_path / "other" / "train" / "cat" / "1.png")
+        assert fit(moved, folder, quiet=True).test is not None
+
+    def test_not_elsewhere_with_an_older_record_or_another_recipe(self, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        (tmp_path / "photos").rename(tmp_path / "moved")
+        moved = toml.change(recipe, {"data.source": str(tmp_path / "moved")})
+        words = refused(RunError, toml.change(moved, {"optim.lr": 0.1}), folder)
+        assert f'holds a run of another recipe (data.source: "{tmp_path}/moved", not "{tmp_path}/photos"; ' in words
+        record = json.loads((folder / "picks.json").read_text())
+        for split in ("train", "test"):
+            del record[split]["pictures"]
+        (folder / "picks.json").write_text(json.dumps(record))
+        words = refused(RunError, moved, folder)
+        assert f'holds a run of another recipe (data.source: "{tmp_path}/moved", not "{tmp_path}/photos")' in words
+
+    @pytest.mark.parametrize(
+        "record", ['{"train": 1}', "[]", "[" * 100_000, '{"classes": 5}', '{"train": {"digest": [1]}}']
+    )
+    def test_a_record_of_another_hand(self, record: str, small: Recipe, tmp_path: Path):
+        recipe, folder = stopped_on_photos(small, tmp_path)
+        (folder / "picks.json").write_text(record)
+        assert "picks.json is damaged" in (words := refused(RunError, recipe, folder)) or "other pictures" in words
 
     def test_with_more_pictures_while_nothing_is_learnt(self, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
@@ -825,12 +871,19 @@ class TestDisk:
         assert_went_on(folder, noted(uninterrupted), 6)
         assert_same_run(folder, uninterrupted)
 
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
     def test_lines_that_cannot_be_written(self, tmp_path: Path):
+        """There is room for half of the second line, of which nothing is left."""
         run = RunFolder(tmp_path)
-        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-        with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room"):
-            run.note(1, "train", loss=1.0)
+        run.note(1, "train", loss=1.0)
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, usual[1]))
+        try:
+            with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room"):
+                run.note(2, "train", loss=1.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
     @pytest.mark.parametrize("where", ["file/run", "file"])
     def test_where_nothing_can_be_written(self, where: str, small: Recipe, tmp_path: Path):

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from mlpmixer import text
 
@@ -99,16 +99,40 @@ def _private(group: int) -> bool:
 
 def open_lock(path: str | os.PathLike[str]) -> BinaryIO:
     """A file to hold a lock on, made if need be and never changed."""
-    flags = os.O_RDWR | os.O_CREAT | _CAREFULLY | _NO_LINK
+    return _open_ours(path, os.O_RDWR, "r+b")
+
+
+def open_new(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file to be written, which was not there before; a link of that name is not followed, but replaced."""
     try:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = _create(path)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108 (as the rest of this file)
+        descriptor = _create(path)
+    return os.fdopen(descriptor, "wb")
+
+
+def _create(path: str | os.PathLike[str]) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def open_end(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file that is written to at its end, made if need be; without a buffer."""
+    return _open_ours(path, os.O_WRONLY | os.O_APPEND, "ab")
+
+
+def _open_ours(path: str | os.PathLike[str], flags: int, mode: str) -> BinaryIO:
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | _CAREFULLY | _NO_LINK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, "it is a pipe or a device", os.fspath(path)) from None
         raise
     try:
         _require_regular(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "r+b", buffering=0)
+        return cast(BinaryIO, os.fdopen(descriptor, mode, buffering=0))
     except BaseException:
         os.close(descriptor)
         raise

@@ -6,8 +6,10 @@ part; `mixer train` takes every line of it as a flag, `--optim.lr 0.003`.
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Option = bool | int | float | str | tuple[int, ...]
 
@@ -152,3 +154,19 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     machine: Machine = field(default_factory=Machine)
+
+
+# Many more names than any line has. Python's reader of TOML takes the square of their number in time.
+ENDLESS = re.compile(
+    r"""(?<![\w-])(?:[\w-]++|"[^"\n]*"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]++|"[^"\n]*"|'[^'\n]*')){16}"""
+)
+
+
+def tables(text: str) -> dict[str, Any]:
+    """A recipe's file as it comes, unchecked; a `ValueError` says why it is none."""
+    if ENDLESS.search(text):
+        raise ValueError("a name of more than 16 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets in brackets without end") from error

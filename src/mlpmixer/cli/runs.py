@@ -16,7 +16,7 @@ def runs(
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
     /,
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    state: Literal["finished", "unfinished", "lost"] | None = None,
+    state: Literal["finished", "unfinished", "lost", "unreadable"] | None = None,
     sort: str = "changed",
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     curves: Path | None = None,
@@ -27,9 +27,10 @@ def runs(
     Args:
         folder: Where to look for them.
         where: Only those of which this holds: optim.lr=0.001, model.name!=mixer_nano, test>=0.9; may be given again.
-        state: Only those that are finished, that can go on, or that lost their loss.
+        state: Only those that are finished, that can go on, that lost their loss, or whose files are not
+            what a run writes.
         sort: By test, dev, best, epoch or changed, highest first; by name, or by a line of the recipe.
-        limit: At most so many.
+        limit: At most so many, at least 1.
         curves: Draw their accuracy by epoch, over each other, into this .svg file.
         json: Print JSON, with whole recipes.
     """

@@ -18,7 +18,7 @@ from mlpmixer.recipe import Data
 @dataclass(frozen=True)
 class Pictures:
     """`record`: for each split how it was chosen, how many there are, and digests that tell it from others: of where
-    the pictures stand in what was opened, and of their labels."""
+    the pictures stand in what was opened, of their labels, and of the pictures themselves."""
 
     classes: tuple[str, ...]
     train: Split
@@ -62,6 +62,7 @@ def choose(how: Data) -> Pictures:
             if not len(split):
                 raise DataError(f"{how.source}: no pictures are left for data.{name} ({said[name]})")
             digests = {"digest": picks.digest(_numbers(split)), "labels": picks.digest(split.labels)}
+            digests["pictures"] = picks.fingerprint(split)
             record[name] = {"from": said[name], "count": len(split), **digests}
     return Pictures(classes, train, dev, test, record)
 

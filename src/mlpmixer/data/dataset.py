@@ -36,6 +36,13 @@ class Split(ABC):
     def where(self, index: int) -> str:
         """Where a person finds the picture: a path, or a place in a larger file."""
 
+    def trace(self, index: int) -> bytes:
+        """What tells the picture from others, wherever its data set lies: some of what is read of it."""
+        picture = self.read(index)
+        if isinstance(picture, np.ndarray):
+            return picture[:: max(1, len(picture) // 8)].tobytes()
+        return picture if isinstance(picture, bytes) else b""
+
 
 class Part(Split):
     """Some of another split's pictures, in the order of `indices`; `new_labels` where classes were renumbered."""
@@ -49,6 +56,9 @@ class Part(Split):
 
     def where(self, index: int) -> str:
         return self.whole.where(int(self.indices[index]))
+
+    def trace(self, index: int) -> bytes:
+        return self.whole.trace(int(self.indices[index]))
 
 
 class Joined(Split):
@@ -66,6 +76,10 @@ class Joined(Split):
     def where(self, index: int) -> str:
         part, within = self._place(index)
         return part.where(within)
+
+    def trace(self, index: int) -> bytes:
+        part, within = self._place(index)
+        return part.trace(within)
 
     def _place(self, index: int) -> tuple[Split, int]:
         which = int(np.searchsorted(self.ends, index, side="right"))

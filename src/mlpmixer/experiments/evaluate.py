@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -131,12 +131,11 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
 
 def own_card(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The card that a run has of its own test pictures, measured in the usual way; the newest, if there are several."""
-    paths = sorted((Path(folder) / "cards").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(paths):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        usual = card["preprocessing"]["protocol"] == "own" and card["engine"] == "eager, fp32" and "learnt" in card
-        if usual and card["data"].get("own"):
-            return card
+    for card in RunFolder(folder).cards():
+        with suppress(LookupError, TypeError, AttributeError):  # a card of another hand
+            usual = card["preprocessing"]["protocol"] == "own" and card["engine"] == "eager, fp32" and "learnt" in card
+            if usual and card["data"].get("own"):
+                return card
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from mlpmixer import __version__
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.text import to_json
 
 # What the file is given: pictures of any size; of one size; or prepared ones, of the model's own size.
 Size = Literal["dynamic", "prepared"] | tuple[int, int]
@@ -84,10 +84,4 @@ class Job:
 
     def metadata(self) -> dict[str, str]:
         """The same as texts, for files that keep such; the names of the classes once more, easy to find."""
-        return {"mlpmixer": _json(self.about()), "classes": _json(list(self.classes))}
-
-
-def _json(said: object) -> str:
-    return (
-        json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    )  # folders' names may be odd
+        return {"mlpmixer": to_json(self.about()), "classes": to_json(list(self.classes))}

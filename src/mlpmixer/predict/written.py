@@ -57,8 +57,8 @@ class JsonLines:
         top = [{"label": label, "score": score} for label, score in found.top]
         said = {"path": path, "label": found.label, "score": found.score, "top": top}
         line = json.dumps(said, ensure_ascii=False, allow_nan=False)
-        # A name that is no text is escaped, and comes back as it was.
-        self.stream.write((line if _is_text(line) else json.dumps(said, allow_nan=False)) + "\n")
+        # A name that is no text, or that a terminal would act on, is escaped, and comes back as it was.
+        self.stream.write((line if line.isprintable() else json.dumps(said)) + "\n")
         self.rows += 1
 
     def flush(self) -> None:

@@ -16,14 +16,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mlpmixer import files
 from mlpmixer.errors import RecipeError
-from mlpmixer.recipe import About, Machine, Option, Recipe
+from mlpmixer.recipe import About, Machine, Option, Recipe, tables
 from mlpmixer.text import printable
 
 
 def read(path: str | os.PathLike[str]) -> Recipe:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise RecipeError(f"cannot read {os.fspath(path)}: {why}") from error
@@ -32,8 +33,8 @@ def read(path: str | os.PathLike[str]) -> Recipe:
 
 def loads(text: str, name: str = "the recipe") -> Recipe:
     try:
-        given = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # no TOML, numbers without end, or brackets in brackets in brackets
+        given = tables(text)
+    except ValueError as error:
         raise RecipeError(f"{name} is not TOML: {error}") from None
     return _build(Recipe, given, "", name)
 

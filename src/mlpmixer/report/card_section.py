@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpmixer.experiments.card import AS_MATRIX
 from mlpmixer.report import page
 from mlpmixer.report.chart import Series, line_chart
 from mlpmixer.report.matrix import confusion_chart
@@ -90,6 +91,8 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 
 def _confusion(confusion: Mapping[str, Any]) -> str:
     names = confusion["names"]
+    if "matrix" in confusion and len(names) > AS_MATRIX:
+        raise ValueError(f"a matrix of {len(names):,} classes")
     if "matrix" not in confusion:
         mistakes = sorted((pair for pair in confusion["pairs"] if pair[0] != pair[1]), key=lambda pair: -pair[2])
         rows = [[names[shown], names[said], f"{count:,}"] for shown, said, count in mistakes[:LISTED]]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlpmixer.report.svg import WIDTH, Drawing, escaped, moved, room, text
 
 LEFT, RIGHT = 40.0, 8.0  # pixels beside the plot
 MARKED = 40  # points at most that all have a mark
 FEW = 12  # marks where there are more points
+LARGEST = 1e300  # of what is drawn
+SAME = 1e-9  # numbers that differ by less than this share of themselves are not told apart
 
 # Lines differ in colour, dashes and marks, so that any one of them is enough.
 LOOKS = (
@@ -39,6 +41,9 @@ def line_chart(
 ) -> Drawing:
     """`title` says what the lines show and in which units; `across` says it of x."""
     assert len(series) <= len(LOOKS)
+    series = [drawable(line) for line in series]
+    if not any(line.points for line in series):
+        return Drawing(width, 40, text(0, 13, title, "head ink") + text(0, 34, "no figures", "small soft"))
     xs = [x for line in series for x, _ in line.points]
     ys = [y + side for line in series for _, y in line.points for side in (-line.band, line.band)]
     keys = legend(series, width) if len(series) > 1 else Drawing(width, 0, "")
@@ -71,14 +76,24 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
-        return self.begin + (value - self.low) / ((self.high - self.low) or 1) * (self.end - self.begin)
+        # By halves, or what lies between the largest numbers would be infinite.
+        way = (value / 2 - self.low / 2) / ((self.high / 2 - self.low / 2) or 1)
+        return self.begin + way * (self.end - self.begin)
+
+
+def drawable(line: Series) -> Series:
+    """Without the points that are nowhere, or so far away that the others could not be told apart."""
+    points = [(x, y) for x, y in line.points if abs(x) <= LARGEST and abs(y) <= LARGEST]  # not so of nan
+    return replace(line, points=points, band=line.band if 0 <= line.band <= LARGEST else 0.0)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """About so many round numbers, from one that is not above `low` to one that is not below `high`."""
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    raw = (high - low) / about
+    """About so many round numbers, from one that is not above `low` to one that is not below `high`, or only by a hair.
+    Numbers that are as good as the same stand amid a range of their own."""
+    size = max(abs(low), abs(high))
+    if high / 2 - low / 2 <= max(SAME * size, 1e-300):
+        low, high = low - max(0.5, size * 1e-6), high + max(0.5, size * 1e-6)
+    raw = high / about - low / about
     power = 10.0 ** math.floor(math.log10(raw))
     hair = 1e-9  # what a division may be off by
     step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= raw * (1 - hair))
@@ -86,10 +101,14 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def labels(round_numbers: Sequence[float]) -> list[str]:
-    """With as many decimals as tell them apart."""
+    """With as many decimals as tell them apart; very large and very small ones with a power of ten."""
+    size = max(map(abs, round_numbers))
     step = round_numbers[1] - round_numbers[0] if len(round_numbers) > 1 else 1.0
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{number:,.{decimals}f}" for number in round_numbers]
+    place = math.floor(math.log10(step) + 1e-9)
+    if size >= 1e9 or place < -9:
+        digits = max(1, math.floor(math.log10(size)) - place + 1)
+        return [f"{number:.{digits}g}" for number in round_numbers]
+    return [f"{number:,.{max(0, -place)}f}" for number in round_numbers]
 
 
 def legend(series: Sequence[Series], width: float) -> Drawing:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlpmixer.errors import RunError
 from mlpmixer.report.chart import LOOKS, Series, line_chart
 from mlpmixer.report.svg import Drawing
-from mlpmixer.run.folder import RunFolder
+from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.run.index import Found, differing
+from mlpmixer.text import printable
 
 MOST_LINES = 4  # of the recipes, in a table
 
@@ -21,12 +23,12 @@ def comparison(found: Sequence[Found], root: Path) -> tuple[list[str], list[list
     rows = [
         [
             _below(one.path, root),
-            one.state,
+            f"{one.state}: {printable(one.why, 100)}" if one.why else one.state,
             f"{one.epoch:.4g}" if one.epoch is not None else "–",
             _percent(one.dev if one.dev is not None else one.best),
             _percent(one.test),
             *(_short(one.recipe.get(line)) for line in lines),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed)),
+            _when(one.changed),
         ]
         for one in found
     ]
@@ -37,8 +39,11 @@ def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
     """Accuracy on dev by epoch, of as many runs as can be told apart; None where none was measured."""
     lines = []
     for folder, name in zip(folders, names, strict=True):
-        points = [(line["epoch"], 100 * line["top1"]) for line in RunFolder(folder).metrics() if line["kind"] == "dev"]
-        if points:
+        try:
+            found = by_epoch(RunFolder(folder).metrics(), "dev", "top1")
+        except RunError:  # of a run that cannot be read
+            continue
+        if points := [(epoch, 100 * top1) for epoch, top1 in found]:
             lines.append(Series(name, points))
     if not lines:
         return None
@@ -48,6 +53,13 @@ def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
 
 def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path != root else path.name
+
+
+def _when(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (ValueError, OSError, OverflowError):  # a file system may tell any time
+        return "–"
 
 
 def _percent(share: float | None) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mlpmixer.experiments.study import record_name
 from mlpmixer.report import page
 from mlpmixer.report.compare import comparison, overlay
 from mlpmixer.report.page import Section
-from mlpmixer.report.run_section import run_sections
+from mlpmixer.report.run_section import DAMAGED, Opens, run_sections
 from mlpmixer.report.study_section import study_section
 from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
@@ -30,8 +29,21 @@ class Written:
     parts: tuple[str, ...]
 
 
-def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Written:
-    """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now."""
+def report(
+    folders: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    pictures: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Written:
+    """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now.
+
+    data: pictures to measure on and to show, instead of those that recipes name.
+    pictures: opens whatever recipes name; otherwise only data sets that have a name here, such as cifar10: a run that
+    somebody else has made may name any folder or address.
+    say: hears which pictures are opened, and which are not.
+    """
     if not folders:
         raise UsageError("which runs? name their folders: mixer report runs/mine")
     places = [Path(folder) for folder in folders]
@@ -42,33 +54,44 @@ def report(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
             raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
         if RunFolder(place).result() is None:
             raise RunError(f"the run in {place} is not finished; the command that began it goes on with it")
-    sections = []
+    sections, opens = [], Opens(None if data is None else os.fspath(data), pictures, say)
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
     for place, records in studies.items():
-        sections += [study_section(record, place) for record in records]
+        for path, record in records.items():
+            try:
+                sections.append(study_section(record, place))
+            except DAMAGED as error:
+                raise _damaged(path) from error
         if not records:
-            sections += run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "")
+            sections += run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "", opens=opens)
     title = places[0].absolute().name if len(places) == 1 else f"{len(places)} runs"
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror}; name another place with --out") from error
     RunFolder(target.parent).write(target.name, page.page(title, [], sections))
     done = tuple(place for place in places if studies[place])
     return Written(target, tuple(runs), done, tuple(section.title for section in sections))
 
 
-def _studies(place: Path) -> list[dict[str, Any]]:
-    found = []
+def _studies(place: Path) -> dict[Path, dict[str, Any]]:
+    found = {}
     for path in sorted(place.glob(record_name("*"))):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise RunError(f"{path} is damaged; `mixer reproduce` writes it again") from error
-    return found
+            found[path] = RunFolder(place).json(path.name)
+        except RunError as error:
+            raise _damaged(path) from error
+    return {path: record for path, record in found.items() if record is not None}
+
+
+def _damaged(path: Path) -> RunError:
+    return RunError(f"{path} is damaged; `mixer reproduce` writes it again")
 
 
 def _side_by_side(places: Sequence[Path]) -> Section:
-    found = [one for place in places for one in index.runs(place)]
+    found = [index.read(place) for place in places]
     root = Path(os.path.commonpath([place.absolute() for place in places]))
     named = [index.Found(**{**vars(one), "path": one.path.absolute()}) for one in found]
     head, rows = comparison(named, root)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report import svg, tiles
 from mlpmixer.report.chart import Series, line_chart
-from mlpmixer.run.folder import RunFolder, training_seconds
+from mlpmixer.run.folder import RunFolder, by_epoch, training_seconds
 from mlpmixer.weights.load import load
 
 LOOKED_AT = 1000  # pictures, evenly over the split: enough to find bad mistakes, quick on any machine
@@ -36,7 +36,7 @@ def picture_of(folder: str | os.PathLike[str]) -> Path:
     if result is None:
         raise RunError(f"the run in {run.path} is not finished; the command that began it goes on with it")
     recipe = toml.loads(run.recipe, f"{run.path}/recipe.toml")
-    model = load(run.weights)
+    model = load(folder)
     drawings = [svg.heading(recipe.name, summary(run, recipe, model)), *curves(run, recipe)]
     try:
         drawings += predictions(recipe, model)
@@ -53,12 +53,21 @@ def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
         f"{found['top1']:.1%} of {found['count']:,.0f} {split} pictures right".replace("%", " %")
         for split, found in measured.items()
     ]
-    machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
-    steps = [line for line in run.metrics() if line["kind"] == "train"]
-    seconds = training_seconds(steps, recipe.train.batch_size)
+    metrics = run.metrics()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = f"{steps[-1]['epoch']:,.1f}".removesuffix(".0") + f" epochs in {duration(seconds)}"
-    return [*lines[:1], f"{model.name}, {parameters:,} parameters; {trained}", machine["processor"]]
+    size, trained = f"{model.name}, {parameters:,} parameters", by_epoch(metrics, "train", "epoch")
+    if trained:
+        took = duration(training_seconds(metrics, recipe.train.batch_size))
+        size += f"; {trained[-1][0]:,.1f}".removesuffix(".0") + f" epochs in {took}"
+    return [*lines[:1], size, str(machine(run).get("processor", "an unknown processor"))]
+
+
+def machine(run: RunFolder) -> dict[str, Any]:
+    """What it ran on, as far as it says so."""
+    try:
+        return run.json("machine.json") or {}
+    except RunError:
+        return {}
 
 
 def duration(seconds: float) -> str:
@@ -69,8 +78,8 @@ def duration(seconds: float) -> str:
 
 def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
     lines = run.metrics()
-    loss = [(line["epoch"], line["loss"]) for line in lines if line["kind"] == "train"]
-    dev = [(line["epoch"], 100 * line["top1"]) for line in lines if line["kind"] == "dev"]
+    loss = by_epoch(lines, "train", "loss")
+    dev = [(epoch, 100 * top1) for epoch, top1 in by_epoch(lines, "dev", "top1")]
     drawings = [line_chart("Training loss, nats", [Series("loss", loss)], across="epochs")]
     if dev:
         series = [Series("this run", dev)]

@@ -2,63 +2,104 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.errors import MixerError
+from mlpmixer.data.sources.known import KNOWN
+from mlpmixer.errors import DataError, MixerError
 from mlpmixer.experiments.evaluate import evaluate, own_card
+from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report import page
 from mlpmixer.report.card_section import card_section
 from mlpmixer.report.exhibits import together
 from mlpmixer.report.page import Section
-from mlpmixer.report.run_picture import curves, predictions, summary
+from mlpmixer.report.run_picture import curves, machine, predictions, summary
 from mlpmixer.report.weights import look_at_weights
 from mlpmixer.run.folder import RunFolder
+from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
+# What figures that are none, or lists that are too short, lead to.
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
-def run_sections(folder: Path, *, prefix: str = "") -> list[Section]:
+
+@dataclass(frozen=True)
+class Opens:
+    """Which pictures a report may open. Some run folders are a stranger's: what their recipes name may be any folder of
+    the user's, whose pictures would then be on a page that is passed on; or an address that would be called.
+
+    `data`: to be taken instead. `named`: all that recipes name; else only sets that have a name here. `say` hears what
+    is opened, and what is not.
+    """
+
+    data: str | None = None
+    named: bool = False
+    say: Callable[[str], None] = lambda _: None
+
+    def source(self, recipe: Recipe) -> str | None:
+        """The data set to take for a run."""
+        own = recipe.data.source
+        return self.data or (own if self.named or own in KNOWN else None)
+
+
+def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> list[Section]:
     """Of a finished run; `prefix`: to tell its titles from those of others on the page."""
-    run = RunFolder(folder)
+    run, opens = RunFolder(folder), opens or Opens()
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
-    model = load(run.weights)
+    model = load(folder)
     first, *rest = summary(run, recipe, model)
-    machine = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
     ran = [
         page.words(first, "big"),
         *(page.words(line, "soft") for line in rest),
         page.words(recipe.about.what),
-        page.table(["", ""], _what_ran(recipe, machine)),
+        page.table(["", ""], _what_ran(recipe, machine(run))),
         page.small_heading("The same again"),
         page.commands(_commands(folder)),
     ]
     how_it_went = page.beside(*(page.drawing(one, "How the run went") for one in curves(run, recipe)))
-    sections = [Section(f"{prefix}What ran", "".join(ran)), Section(f"{prefix}Curves", how_it_went)]
-    card, why_not = card_of(folder)
-    if card is not None:
-        sections.append(Section(f"{prefix}Card", card_section(card)))
+    source, closed = opens.source(recipe), ""
+    if source is None:
+        own = printable(recipe.data.source)
+        closed = f"a report opens '{own}' only if it is told --pictures, or other pictures with --data SOURCE"
+        opens.say(f"{printable(folder)}: no pictures are shown; {closed}")
     else:
-        sections.append(Section(f"{prefix}Card", page.words(f"Not measured: {why_not}", "warn")))
-    try:
-        rows = "".join(page.drawing(one, "Predictions") for one in predictions(recipe, model.float()))
-    except MixerError as error:  # the pictures may be on another machine
-        rows = page.words(f"No pictures are shown: {error}", "warn")
-    sections.append(Section(f"{prefix}Answers", rows))
-    sections.append(Section(f"{prefix}Weights", together(look_at_weights(model.float())[0])))
-    return sections
+        opens.say(f"{printable(folder)}: its pictures are read from {printable(source)}")
+    return [
+        Section(f"{prefix}What ran", "".join(ran)),
+        Section(f"{prefix}Curves", how_it_went),
+        Section(f"{prefix}Card", _card(folder, opens.data, closed)),
+        Section(f"{prefix}Answers", _answers(recipe, source, model, closed)),
+        Section(f"{prefix}Weights", together(look_at_weights(model.float())[0])),
+    ]
 
 
-def card_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The run's own card, measured now if it was not before; or why there is none."""
+def _card(folder: Path, data: str | None, closed: str) -> str:
+    """The run's own card, measured now if it was not before; or why there is none. `closed`: why it is not measured."""
+    own = own_card(folder)
+    if own is not None:
+        with suppress(*DAMAGED):
+            return card_section(own)
     try:
-        return own_card(folder) or evaluate(folder), ""
+        return page.words(f"Not measured: {closed}", "warn") if closed else card_section(evaluate(folder, data))
     except (MixerError, ValueError) as error:
-        return None, str(error)
+        return page.words(f"Not measured: {error}", "warn")
+
+
+def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str) -> str:
+    try:
+        if source is None:
+            raise DataError(closed)
+        taken = toml.change(recipe, {"data.source": source})
+        return "".join(page.drawing(one, "Predictions") for one in predictions(taken, model.float()))
+    except MixerError as error:  # the pictures may be on another machine
+        return page.words(f"No pictures are shown: {error}", "warn")
 
 
 def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:

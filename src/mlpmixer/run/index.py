@@ -1,46 +1,45 @@
-"""All runs below a folder, found again quickly: what each says of itself is kept in one SQLite file.
+"""All runs below a folder, found again quickly: what each says of itself is kept in a file of the user's cache.
 
 Only runs whose files have changed are read again, so that thousands can be listed, sorted and filtered at once. The
-index is a cache: it can be deleted, and where it cannot be written, it is made anew in memory.
+file is a cache and nothing more: it may be deleted at any moment, and where it cannot be read or written, all runs are
+read. It lies apart from the runs, since those may be a stranger's, who could put lies into it: in a folder that the
+user alone may open, under a digest of where the runs are. It is believed only if folder and file belong to the user and
+nobody else may write to them; and then only what has the form of a row.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import re
-import sqlite3
-import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from operator import ge, gt, le, lt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from mlpmixer import files
+from mlpmixer.download import cache_folder
 from mlpmixer.errors import RunError, UsageError, nearest
-from mlpmixer.run.folder import RunFolder
+from mlpmixer.recipe import tables
+from mlpmixer.run.folder import RunFolder, by_epoch, is_figure, is_share
+from mlpmixer.text import printable
 
-FILE = ".runs.sqlite"
-VERSION = 1  # of the table below
+VERSION = 2  # of the rows
 WATCHED = ("recipe.toml", "metrics.jsonl", "result.json", "diverged.json")
 
-State = Literal["finished", "lost", "unfinished"]
-FIGURES = ("test", "dev", "best", "epoch", "changed")  # columns of numbers
+State = Literal["finished", "lost", "unfinished", "unreadable"]
+FIGURES = ("test", "dev", "best", "epoch", "changed")
 WORDS = ("name", "path", "state")
-COMPARED = {"=": "=", "!=": "is not", "<": "<", "<=": "<=", ">": ">", ">=": ">="}  # as SQL has it
-
-TABLE = f"""
-create table if not exists runs_{VERSION} (
-    path text primary key, stamp text, name text, state text, test real, dev real, best real, epoch real, changed real,
-    recipe text
-)
-"""
+COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 @dataclass(frozen=True)
 class Found:
     """A run. `test` and `dev`: shares right in the end; `best`: the best on dev so far; `changed`: seconds since 1970.
-    `recipe`: its lines, such as "optim.lr"."""
+    `recipe`: its lines, such as "optim.lr". `why`: it cannot be read, in a line."""
 
     path: Path
     name: str
@@ -51,6 +50,7 @@ class Found:
     epoch: float | None
     changed: float
     recipe: dict[str, Any]
+    why: str = ""
 
 
 def runs(
@@ -64,12 +64,22 @@ def runs(
     """where: lines of the recipe, such as "optim.lr=0.001" or "model.name=mixer_nano", all of which must hold; `<`,
     `<=`, `>` and `>=` compare numbers, and `!=` holds of runs without the line, too. sort: a figure, a name or a line
     of the recipe; figures fall, names rise."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is how many runs to list, at least 1; got {limit}")
     root = Path(folder)
     if not root.is_dir():
         raise RunError(f"there is no folder {root}")
-    with closing(_opened(root)) as index:
-        _refresh(index, root)
-        return _asked(index, root, where, state, sort, limit)
+    found = _refreshed(root)
+    lines = {line for one in found for line in one.recipe}
+    for text in where:
+        line, sign, value = _condition(text)
+        _require(line, lines)
+        found = [one for one in found if _holds(_value(one, line, root), sign, value)]
+    found = [one for one in found if state in (None, one.state)]
+    _require(sort, lines)
+    found.sort(key=lambda one: os.fsencode(one.path))
+    found.sort(key=lambda one: _rank(_value(one, sort, root), falls=sort in FIGURES))
+    return found[:limit]
 
 
 def differing(found: Sequence[Found]) -> list[str]:
@@ -78,29 +88,19 @@ def differing(found: Sequence[Found]) -> list[str]:
     return sorted(line for line in lines if len({json.dumps(one.recipe.get(line)) for one in found}) > 1)
 
 
-def _opened(root: Path) -> sqlite3.Connection:
-    try:
-        index = sqlite3.connect(root / FILE, timeout=30)
-        index.execute(TABLE)
-        index.execute("begin immediate")  # fails here, if it cannot be written
-        index.rollback()
-    except sqlite3.Error:
-        index = sqlite3.connect(":memory:")
-        index.execute(TABLE)
-    return index
-
-
-def _refresh(index: sqlite3.Connection, root: Path) -> None:
-    known = dict(index.execute(f"select path, stamp from runs_{VERSION}").fetchall())
-    there = {}
+def _refreshed(root: Path) -> list[Found]:
+    """All runs, those that have changed read anew."""
+    kept = _Kept(root)
+    known, found, rows = kept.rows(), [], {}
     for place in _folders(root):
         path, stamp = os.path.relpath(place, root), _stamp(place)
-        there[path] = stamp
-        if known.get(path) != stamp:
-            row = _row(place)
-            index.execute(f"insert or replace into runs_{VERSION} values (?,?,?,?,?,?,?,?,?,?)", (path, stamp, *row))
-    index.executemany(f"delete from runs_{VERSION} where path = ?", [(path,) for path in known if path not in there])
-    index.commit()
+        one = _from_row(root / path, known.get(path), stamp) or read(root / path)
+        found.append(one)
+        if one.state != "unreadable":
+            rows[path] = {**asdict(one), "path": path, "stamp": stamp}
+    if rows != known:
+        kept.keep(rows)
+    return found
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -123,103 +123,149 @@ def _stamp(place: Path) -> str:
     stamps = []
     for name in WATCHED:
         try:
-            status = os.stat(place / name)  # noqa: PTH116 (a Path for each of many thousand files is slow)
-            stamps.append(f"{status.st_mtime_ns}-{status.st_size}")
+            status = os.stat(place / name, follow_symlinks=False)  # noqa: PTH116 (a Path for each of thousands is slow)
+            stamps.append(f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}")
         except OSError:
             stamps.append("")
     return " ".join(stamps)
 
 
-def _row(place: Path) -> tuple[Any, ...]:
+def read(place: Path) -> Found:
+    """What a run says of itself; or that it cannot be read, and why."""
+    changed = 0.0
+    for name in WATCHED:
+        try:
+            changed = max(changed, os.stat(place / name, follow_symlinks=False).st_mtime)  # noqa: PTH116
+        except OSError:  # it has not come to that yet
+            continue
     run = RunFolder(place)
     try:
-        recipe = tomllib.loads(run.recipe or "")
-    except (tomllib.TOMLDecodeError, OSError):
-        recipe = {}
-    lines = {
-        f"{table}.{line}" if isinstance(inner, dict) else table: value
-        for table, inner in recipe.items()
-        for line, value in (_flat(inner) if isinstance(inner, dict) else {"": inner}).items()
-    }
-    metrics = run.metrics()
-    dev = [line["top1"] for line in metrics if line.get("kind") == "dev" and line.get("top1") is not None]
-    epochs = [line["epoch"] for line in metrics if line.get("epoch") is not None]
-    try:
-        result = run.result()
-    except RunError:
-        result = None
+        lines = _lines(place, run.recipe or "")
+        metrics, result = run.metrics(), run.result()
+    except RunError as error:
+        why = str(error).removeprefix(f"{place}{os.sep}")
+        return Found(place, place.name, "unreadable", None, None, None, None, changed, {}, why)
+    best = max((top1 for _, top1 in by_epoch(metrics, "dev", "top1") if is_share(top1)), default=None)
+    epoch = max((line["epoch"] for line in metrics if "epoch" in line), default=None)
     ends = {split: ((result or {}).get(split) or {}).get("top1") for split in ("test", "dev")}
     state: State = "finished" if result else "lost" if (place / "diverged.json").exists() else "unfinished"
-    changed = max(
-        ((place / name).stat().st_mtime for name in WATCHED if (place / name).exists()),
-        default=0.0,
-    )
     name = str(lines.get("name", place.name))
-    best, epoch = max(dev, default=None), max(epochs, default=None)
-    return (name, state, ends["test"], ends["dev"], best, epoch, changed, json.dumps(lines))
+    return Found(place, name, state, ends["test"], ends["dev"], best, epoch, changed, lines)
 
 
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{line}.{inner}" if isinstance(value, dict) else line: deep
-        for line, value in table.items()
-        for inner, deep in (value.items() if isinstance(value, dict) else [("", value)])
-    }
+def _lines(place: Path, text: str) -> dict[str, Any]:
+    """A recipe's lines by dotted names, whatever it holds: texts, true and false, figures, and lists of such."""
+    try:
+        return _flat(tables(text))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{place / 'recipe.toml'} cannot be read: {printable(error, 80)}") from error
 
 
-def _asked(
-    index: sqlite3.Connection, root: Path, where: Sequence[str], state: State | None, sort: str, limit: int | None
-) -> list[Found]:
-    lines = _lines(index)
-    conditions, values = ["1"], []
-    for text in where:
-        line, sign, value = _condition(text)
-        conditions.append(f"{_column(line, lines)} {COMPARED[sign]} ?")
-        values.append(value)
-    if state is not None:
-        conditions.append("state = ?")
-        values.append(state)
-    way = "desc nulls last" if sort in FIGURES else "asc nulls last"
-    rows = index.execute(
-        f"select path, name, state, test, dev, best, epoch, changed, recipe from runs_{VERSION} "
-        f"where {' and '.join(conditions)} order by {_column(sort, lines)} {way}, path limit ?",
-        (*values, -1 if limit is None else limit),
+def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    if above.count(".") > 2:
+        raise ValueError("it has tables in tables in tables")
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: _plain(value)}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, bool) or is_figure(value) else str(value)
+
+
+class _Kept:
+    """The rows of the runs below a folder, by their paths in it."""
+
+    def __init__(self, root: Path):
+        digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+        self.file = cache_folder() / "runs" / f"{digest}.json"
+
+    def rows(self) -> dict[str, Any]:
+        try:
+            files.require_ours(self.file.parent)
+            files.require_ours(self.file)
+            found = json.loads(files.read_text(self.file, files.MOST, follow=False))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        current = isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("runs"), dict)
+        return found["runs"] if current else {}
+
+    def keep(self, rows: Mapping[str, Any]) -> None:
+        """If it can be; where not, there is no harm."""
+        try:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.require_ours(self.file.parent)
+            RunFolder(self.file.parent).write(self.file.name, json.dumps({"version": VERSION, "runs": rows}))
+        except (OSError, RunError):
+            return
+
+
+def _from_row(path: Path, row: Any, stamp: str) -> Found | None:
+    """A run as it was kept; None if it has changed since, or the row is not whole."""
+    if not isinstance(row, dict) or row.get("stamp") != stamp or {*row} != {"stamp", *NAMES}:
+        return None
+    sound = (
+        all(isinstance(row[name], str) for name in ("name", "why"))
+        and row["state"] in get_args(State)
+        and all(row[name] is None or is_figure(row[name]) for name in FIGURES)
+        and is_figure(row["changed"])
+        and isinstance(row["recipe"], dict)
+        and all(isinstance(value, str | bool | list) or is_figure(value) for value in row["recipe"].values())
     )
-    return [
-        Found(root / path, name, state, test, dev, best, epoch, changed, json.loads(recipe))
-        for path, name, state, test, dev, best, epoch, changed, recipe in rows
-    ]
+    return Found(path, *(row[name] for name in NAMES[1:])) if sound else None
 
 
-def _condition(text: str) -> tuple[str, str, float | str | int]:
+NAMES = tuple(field.name for field in fields(Found))
+
+
+def _condition(text: str) -> tuple[str, str, float | str]:
     found = re.fullmatch(r"([^=!<>]+)([=!<>]+)(.*)", text)
-    if found is None or found[2] not in COMPARED:
-        raise UsageError(f"--where looks like optim.lr=0.001, or test>=0.9 (with {' '.join(COMPARED)}); got '{text}'")
+    if found is None or found[2] not in ("=", "!=", *COMPARED):
+        signs = " ".join(("=", "!=", *COMPARED))
+        raise UsageError(f"--where looks like optim.lr=0.001, or test>=0.9 (with {signs}); got '{text}'")
     sign, value = found[2], _typed(found[3].strip())
     if sign[0] in "<>" and isinstance(value, str):
         raise UsageError(f"--where: {sign} compares numbers; got '{text}'")
     return found[1].strip(), sign, value
 
 
-def _lines(index: sqlite3.Connection) -> list[str]:
-    return [row[0] for row in index.execute(f"select distinct key from runs_{VERSION}, json_each(recipe)")]
-
-
-def _column(name: str, lines: Sequence[str]) -> str:
+def _require(name: str, lines: set[str]) -> None:
     columns = (*FIGURES, *WORDS)
-    if name in columns:
-        return name
-    if name not in lines:
+    if name not in columns and name not in lines:
         hint = nearest(name, (*columns, *lines))
         raise UsageError(f"runs have no line '{name}'{hint} ({', '.join(columns)}, or a recipe's, such as optim.lr)")
-    quoted = name.replace("'", "''")
-    return f"json_extract(recipe, '$.\"{quoted}\"')"
 
 
-def _typed(text: str) -> float | str | int:
+def _value(one: Found, name: str, root: Path) -> float | str | None:
+    if name == "path":
+        return os.path.relpath(one.path, root)
+    value = getattr(one, name) if name in (*FIGURES, *WORDS) else one.recipe.get(name)
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
+
+
+def _holds(value: float | str | None, sign: str, wanted: float | str) -> bool:
+    if sign in COMPARED:
+        return isinstance(value, int | float) and COMPARED[sign](value, wanted)
+    return (value == wanted) == (sign == "=")
+
+
+def _rank(value: float | str | None, *, falls: bool) -> tuple[int, float, str]:
+    """Numbers before texts before nothing."""
+    if value is None:
+        return 2, 0.0, ""
+    if isinstance(value, str):
+        return 1, 0.0, value
+    return 0, -value if falls else value, ""
+
+
+def _typed(text: str) -> float | str:
     if text in ("true", "false"):
-        return int(text == "true")
+        return text == "true"
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text

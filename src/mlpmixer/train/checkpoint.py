@@ -14,18 +14,20 @@ import shutil
 import threading
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_map_only
 
+from mlpmixer import files
 from mlpmixer.errors import RunError
+from mlpmixer.train.parts import read_into
 from mlpmixer.train.team import Team
 
 SUMS = "sums.json"
@@ -44,7 +46,7 @@ class Checkpoints:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         if team.is_first:
             for left in [*folder.glob(".writing-*"), *folder.glob(".deleting-*")]:
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
         team.wait()
 
     def __enter__(self) -> Checkpoints:
@@ -80,27 +82,28 @@ class Checkpoints:
 
     def restore(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         """Reads the newest whole checkpoint into the tensors of `state`. Its step, 0 if there is none; and warnings."""
-        newest, damaged = self._newest_whole() if self.team.is_first else (0, [])
+        tensors = tensors_in(state)
+        newest, damaged = self._newest_whole(_most(tensors)) if self.team.is_first else (0, [])
         newest = self.team.told(newest)
         if newest:
             try:
-                load(state, checkpoint_id=self._path(newest), no_dist=self.team.ranks == 1)
-            except CheckpointException as error:
+                read_into(tensors, self._path(newest))
+            except (OSError, ValueError) as error:
                 raise RunError(
                     f"{self._path(newest)} is not what this version reads ({_why(error)}); go on with the version that "
                     "wrote it, or choose another folder: --folder"
                 ) from error
         return newest, damaged
 
-    def _newest_whole(self) -> tuple[int, list[str]]:
-        """Damaged ones lose their names, or they would count among those that are kept."""
+    def _newest_whole(self, most: int) -> tuple[int, list[str]]:
+        """Damaged ones lose their names, or they would count among those that are kept. `most`: bytes of one."""
         damaged = {}
         for step in sorted(self._steps(), reverse=True):
-            fault = _fault(self._path(step))
+            fault = _fault(self._path(step), most)
             if fault is None:
                 break
             aside = self.folder / f"damaged-{step:09}"
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
             self._path(step).rename(aside)
             damaged[self._path(step)] = fault
         else:
@@ -114,7 +117,10 @@ class Checkpoints:
             writer = FileSystemWriter(growing, single_file_per_rank=True, sync_files=True)
             save(state, storage_writer=writer, process_group=self.line, no_dist=self.team.ranks == 1)
             if self.team.is_first:
-                sums = {path.name: _sum(path) for path in sorted(growing.iterdir())}
+                sums = {}
+                for path in sorted(growing.iterdir()):
+                    with path.open("rb") as part:
+                        sums[path.name] = _sum(part)
                 with (growing / SUMS).open("w") as file:
                     json.dump(sums, file)
                     file.flush()
@@ -131,27 +137,59 @@ class Checkpoints:
         """Out of sight at once, then at leisure: half a checkpoint never has the name of a whole one."""
         hidden = path.with_name(f".deleting-{path.name}")
         path.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+        _remove(hidden)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09}"
 
     def _steps(self) -> list[int]:
-        return [int(found[1]) for path in self.folder.iterdir() if (found := re.fullmatch(r"step-(\d+)", path.name))]
+        found = [re.fullmatch("step-([0-9]{9,15})", path.name) for path in self.folder.iterdir()]
+        return [int(step[1]) for step in found if step and step[0] == self._path(int(step[1])).name]
 
 
-def _fault(path: Path) -> str | None:
+def tensors_in(state: Mapping[str, Any], above: str = "") -> dict[str, Tensor]:
+    """Those in dictionaries within dictionaries, by names such as "model.head.bias". What else there is (the groups of
+    an optimiser) follows from the recipe and the step."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            found[above + name] = value
+        elif isinstance(value, Mapping):
+            found |= tensors_in(value, f"{above}{name}.")
+    return found
+
+
+def _most(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that no checkpoint of these has, with all that is written around them."""
+    return (1 << 30) + 4 * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _fault(path: Path, most: int) -> str | None:
     """What is wrong with a checkpoint on the disk."""
     try:
-        sums = dict(json.loads((path / SUMS).read_text()))
+        sums = dict(json.loads(files.read_text(files.below(path.parent, path.name, SUMS), follow=False)))
         for name, expected in sums.items():
-            if _sum(path / name) != expected:
-                return f"{name} is not as it was written"
+            if Path(name).name != name:
+                return f"{SUMS} names a file elsewhere"
+            with files.open_regular(files.below(path, name), follow=False) as file:
+                most -= os.fstat(file.fileno()).st_size
+                if most < 0:
+                    return "it is far larger than it can be"
+                if _sum(file) != expected:
+                    return f"{name} is not as it was written"
     except OSError as error:
         return f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return f"{SUMS} cannot be read"
     return None if sums else f"{SUMS} is empty"
+
+
+def _remove(path: Path) -> None:
+    """As well as it goes; of a link, the link."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _why(error: BaseException) -> str:
@@ -161,9 +199,8 @@ def _why(error: BaseException) -> str:
     return getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _sum(path: Path) -> int:
+def _sum(file: BinaryIO) -> int:
     total = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total = zlib.crc32(block, total)
+    while block := file.read(1 << 22):
+        total = zlib.crc32(block, total)
     return total

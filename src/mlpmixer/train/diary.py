@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mlpmixer import files
 from mlpmixer.data.choose import Pictures
 from mlpmixer.data.loader import Batch
 from mlpmixer.errors import Diverged, RunError
 from mlpmixer.recipe import Recipe
-from mlpmixer.run.folder import RunFolder
+from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.team import Team
@@ -51,7 +51,7 @@ class Diary:
         self.per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
         self.ignorance = math.log(len(pictures.classes))
         before = run.metrics()
-        self.first: float | None = next((line["loss"] for line in before if line["kind"] == "train"), None)
+        self.first: float | None = next((loss for _, loss in by_epoch(before, "train", "loss")), None)
         self.recent: deque[float] = deque(maxlen=recipe.machine.log_every)
         self.broken = {line["picture"] for line in run.broken()}
         self.board = _tensorboard(run, before) if team.is_first else None
@@ -175,7 +175,7 @@ class Diary:
 def off_the_curve(curve: Sequence[tuple[float, float]], band: float, epoch: float, accuracy: float) -> str | None:
     """A warning when `accuracy` (in %) is outside the band around the curve, a line from point to point."""
     for (before, low), (after, high) in pairwise(curve):
-        if before <= epoch <= after:
+        if before <= epoch <= after and before < after:
             expected = low + (high - low) * (epoch - before) / (after - before)
             if abs(accuracy - expected) > band:
                 way = "below" if accuracy < expected else "above"
@@ -198,13 +198,17 @@ def _tensorboard(run: RunFolder, lines: Iterable[dict[str, Any]]) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    folder = run.path / "tensorboard"
-    for old in folder.glob("events.out.tfevents.*"):
-        os.truncate(old, 0)  # not deleted: a TensorBoard that reads it would never come to the next
+    try:
+        folder = files.below(run.path, "tensorboard")
+        for old in folder.glob("events.out.tfevents.*"):
+            with files.open_end(old) as file:
+                file.truncate(0)  # not deleted: a TensorBoard that reads it would never come to the next
+    except OSError as error:
+        raise RunError(f"cannot write {error.filename}: {error.strerror}; remove it") from error
     board = SummaryWriter(str(folder), purge_step=0)  # and it shows nothing twice
     for line in lines:
         values = {name: value for name, value in line.items() if name not in ("step", "kind", "time")}
-        _draw(board, line["step"], line["kind"], values, line["time"])
+        _draw(board, line["step"], line["kind"], values, line.get("time"))
     return board
 
 

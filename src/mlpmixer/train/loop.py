@@ -8,7 +8,6 @@ bit: weights, optimiser and average come from the checkpoint, and all chance is 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -74,13 +73,15 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         Stop() as stop,
         Checkpoints(run.checkpoints, team, recipe.machine.keep) as checkpoints,
     ):
-        refuse_another_recipe(run, recipe)
-        if (result := run.result()) is not None:
+        moved = refuse_another_recipe(run, recipe)
+        if (result := run.result()) is not None and not moved:
             return Result(run.path, run.weights, result["dev"], result["test"])
 
         pictures = choose(recipe.data)
-        if checkpoints.newest():
-            refuse_other_pictures(run, pictures.record)
+        if moved or checkpoints.newest():
+            refuse_other_pictures(run, pictures.record, moved)
+        if result is not None:
+            return Result(run.path, run.weights, result["dev"], result["test"])
         per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
         steps = recipe.train.steps or math.ceil(recipe.train.epochs * per_epoch)
         torch.manual_seed(recipe.train.seed)
@@ -88,6 +89,10 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         update = Update(recipe, model, steps, team)
         state = State(update)
         begun, warnings = state.restore(checkpoints)
+        if begun > steps:
+            raise RunError(
+                f"{run.path} has a checkpoint of step {begun}, and the run has {steps}; choose another --folder"
+            )
         if team.is_first:
             run.begin(begun, toml.dumps(recipe), describe_machine(team), pictures.record)
         team.wait()
@@ -172,36 +177,53 @@ def alone_in(run: RunFolder, team: Team) -> AbstractContextManager[None]:
     return run.held() if team.is_first else nullcontext()
 
 
-def refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
-    """A run goes on with what it began with; only the machine may change, and what is said about it."""
-    if run.recipe is None:
-        return
-    before = toml.loads(run.recipe, f"{run.path}/recipe.toml")
+def refuse_another_recipe(run: RunFolder, recipe: Recipe) -> str:
+    """A run goes on with what it began with; only the machine may change, and what is said about it. If its pictures
+    are to be read from elsewhere than before, how that differs: where they lie is not learnt."""
+    text = run.recipe
+    if text is None:
+        return ""
+    before = toml.loads(text, f"{run.path}/recipe.toml")
     changed = toml.differences(recipe, before, apart_from=("about", "machine"))
-    if changed:
-        raise RunError(
-            f"{run.path} holds a run of another recipe ({'; '.join(changed)}); choose another folder with --folder, or "
-            "make the recipe the same again"
-        )
+    moved = [line for line in changed if line.startswith("data.source: ")]
+    if changed != moved:
+        raise another_recipe(run, changed)
+    return "".join(moved)
 
 
-def refuse_other_pictures(run: RunFolder, record: dict[str, Any]) -> None:
-    """A run goes on with the pictures it began with, wherever they lie by now; as far as its `picks.json` tells."""
-    path = run.path / "picks.json"
-    if not path.exists():
-        return
+def another_recipe(run: RunFolder, changed: list[str]) -> RunError:
+    return RunError(
+        f"{run.path} holds a run of another recipe ({'; '.join(changed)}); choose another folder with --folder, or "
+        "make the recipe the same again"
+    )
+
+
+def refuse_other_pictures(run: RunFolder, record: dict[str, Any], moved: str) -> None:
+    """A run goes on with the pictures it began with, wherever they lie by now; as far as its `picks.json` tells.
+
+    moved: they lie elsewhere than before, and have to be the same themselves. Where they lie as before, one that was
+    broken may have been mended.
+    """
+    none, splits = {"count": 0}, ("train", "dev", "test")
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged; delete it, and the run goes on with the pictures that are there") from error
-    changed = []
+        before = run.json("picks.json")
+        if before is not None and not all(isinstance(before.get(split, none), dict) for split in splits):
+            raise RunError(f"{run.path / 'picks.json'} is damaged")
+    except RunError as error:
+        raise RunError(f"{error}; delete it, and the run goes on with the pictures that are there") from error
+    if before is None and moved:
+        raise another_recipe(run, [moved])
+    changed, before = [], before or record
     if "classes" in before and record["classes"] != before["classes"]:
-        changed.append(difference("classes", len(record["classes"]), len(before["classes"])))
-    none = {"count": 0}
-    for split in ("train", "dev", "test"):
+        then = before["classes"] if isinstance(before["classes"], list) else []
+        changed.append(difference("classes", len(record["classes"]), len(then)))
+    for split in splits:
         now, then = record.get(split, none), before.get(split, none)
-        if any(now.get(name) != then[name] for name in ("count", "digest", "labels") if name in then):
-            changed.append(difference(f"{split} pictures", now["count"], then["count"]))
+        if moved and then != none and "pictures" not in then:  # an older record
+            raise another_recipe(run, [moved])
+        told = ("count", "digest", "labels", *(["pictures"] if moved else []))
+        if any(now.get(name) != then[name] for name in told if name in then):
+            changed.append(difference(f"{split} pictures", now["count"], then.get("count", 0)))
     if changed:
         raise RunError(
             f"{run.path} holds a run on other pictures ({'; '.join(changed)}); choose another folder with --folder, or "

@@ -100,6 +100,8 @@ def glance(source: str | os.PathLike[str]) -> Checkpoint:
 def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
     name = os.fspath(source)
     if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
+        if finished.is_symlink():
+            raise UsageError(f"{finished} is a link, which may lead anywhere; name the file that it leads to")
         return finished, None
     if Path(name, "recipe.toml").is_file():
         best = Path(name, "best.safetensors")

@@ -68,6 +68,9 @@ class Shards(Split):
     def where(self, index: int) -> str:
         return f"{self._path(index)}/{self.names[index]}"
 
+    def trace(self, index: int) -> bytes:
+        return b"%s\0%d" % (os.fsencode(self.names[index]), self.sizes[index])
+
     def _path(self, index: int) -> Path:
         return self.paths[int(np.searchsorted(self.ends, index, side="right"))]
 
