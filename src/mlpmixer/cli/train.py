@@ -12,6 +12,7 @@ import tyro
 
 from mlpmixer.cli.output import print_table
 from mlpmixer.errors import UsageError
+from mlpmixer.text import printable
 
 
 def train(
@@ -72,7 +73,8 @@ def train(
             return
     for name, found in {"dev": result.dev, "test": result.test}.items():
         if found is not None:
-            print(f"{name:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
+            of = printable(result.of.get(name, name))
+            print(f"{of:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
     print(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
 
 

@@ -91,7 +91,7 @@ def _training_pictures(recipe: Recipe) -> float:
     """Counted where they are at hand, otherwise by what is known of the set."""
     how = recipe.data
     if how.source in PICTURES:
-        held = float(how.dev.rstrip("% ")) / 100 if how.dev.endswith("%") else 0.0
+        held = float(how.dev.rpartition(" or ")[2].rstrip("% ")) / 100 if how.dev.endswith("%") else 0.0
         return math.floor(PICTURES[how.source] * (1 - held) * how.share)
     try:
         return len(choose(how).train)

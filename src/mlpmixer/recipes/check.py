@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     "optim.weight_decay": NOT_NEGATIVE,
     "optim.clip": NOT_NEGATIVE,
     "optim.warmup_steps": NOT_NEGATIVE,
+    "optim.warmup_share": SHARE,
     "optim.final": CHANCE,
     "optim.milestones": (
         "shares of the run in rising order",

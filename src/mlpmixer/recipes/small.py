@@ -92,10 +92,17 @@ def photos() -> Recipe:
             expect="depends on the photographs; not measured here",
         ),
         model=Model(name="mixer_b16", weights="mixer_b16.imagenet21k", image_size=(224,)),
-        data=Data(source="my-photos", dev="10%", test="auto"),
+        data=Data(source="my-photos", dev="val or 10%", test="auto"),
         augment=Augment(crop="resize", flip=True),
         optim=Optim(
-            name="sgd", lr=0.004, momentum=0.9, weight_decay=0.0, clip=1.0, warmup_steps=100, schedule="cosine"
+            name="sgd",
+            lr=0.004,
+            momentum=0.9,
+            weight_decay=0.0,
+            clip=1.0,
+            warmup_steps=100,
+            warmup_share=0.1,
+            schedule="cosine",
         ),
         train=Train(steps=500, batch_size=64),
         machine=Machine(micro_batch=AT_ONCE["mixer_b16", 224]),
@@ -114,10 +121,12 @@ def photos_small() -> Recipe:
             expect="75.9 % of 372 right, of ten kinds of clothes (3 seeds); 54.1 % from scratch",
         ),
         model=Model(name="mixer_nano", weights="mixer_cifar10", image_size=(64,), options=FLAT),
-        data=Data(source="my-photos", dev="10%", test="auto"),
+        data=Data(source="my-photos", dev="val or 10%", test="auto"),
         augment=Augment(crop="inception", area=(0.25, 1.0), flip=True),
         loss=Loss(smoothing=0.1),
-        optim=Optim(name="adamw", lr=0.001, weight_decay=0.05, clip=1.0, warmup_steps=100, schedule="cosine"),
+        optim=Optim(
+            name="adamw", lr=0.001, weight_decay=0.05, clip=1.0, warmup_steps=100, warmup_share=0.1, schedule="cosine"
+        ),
         train=Train(epochs=30.0, batch_size=64),
     )
 
@@ -133,9 +142,11 @@ def photos_from_scratch() -> Recipe:
             expect="62.1 % of 372 right, of ten kinds of clothes (one seed)",
         ),
         model=Model(name="mixer_nano", image_size=(224,), options={"patch_size": 16, "stochastic_depth": 0.1}),
-        data=Data(source="my-photos", dev="10%", test="auto"),
+        data=Data(source="my-photos", dev="val or 10%", test="auto"),
         augment=Augment(crop="inception", area=(0.25, 1.0), flip=True, mixup=0.3),
         loss=Loss(smoothing=0.1),
-        optim=Optim(name="adamw", lr=0.001, weight_decay=0.1, clip=1.0, warmup_steps=200, schedule="cosine"),
+        optim=Optim(
+            name="adamw", lr=0.001, weight_decay=0.1, clip=1.0, warmup_steps=200, warmup_share=0.1, schedule="cosine"
+        ),
         train=Train(epochs=100.0, batch_size=64),
     )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.data.augment import Augmentation
-from mlpmixer.data.choose import choose
+from mlpmixer.data.choose import choose, title
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
@@ -42,7 +42,7 @@ from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary
 from mlpmixer.train.machine import describe_machine, matrix_rate
-from mlpmixer.train.optim import lr_at
+from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.state import State, averaged, finished
 from mlpmixer.train.stop import Stop
@@ -54,12 +54,14 @@ from mlpmixer.weights.save import save
 
 @dataclass(frozen=True)
 class Result:
-    """`dev` and `test`: top1, top5, nats and count of the finished weights; None where there is no such split."""
+    """`dev` and `test`: top1, top5, nats and count of the finished weights; None where there is no such split. `of`:
+    which pictures those are, in words."""
 
     folder: Path
     weights: Path
     dev: dict[str, float] | None
     test: dict[str, float] | None
+    of: dict[str, str]
 
 
 def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
@@ -76,7 +78,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
     ):
         refuse_another_recipe(run, recipe)
         if (result := run.result()) is not None:
-            return Result(run.path, run.weights, result["dev"], result["test"])
+            return Result(run.path, run.weights, result["dev"], result["test"], result.get("of", {}))
 
         pictures = choose(recipe.data)
         if checkpoints.newest():
@@ -116,10 +118,14 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             Bar(steps, begun, quiet or not team.is_first) as bar,
             Diary(run, recipe, pictures, speeds(recipe, model, team), team, checkpoints, bar) as diary,
         ):
-            for warning in warnings:
+            bar.say(pictures.in_words())
+            for warning in [*warnings, *pictures.warnings()]:
                 bar.warn(warning)
-            if recipe.optim.warmup_steps >= steps:
-                bar.warn(f"the run has {steps} steps, and optim.warmup_steps is {recipe.optim.warmup_steps}: no peak")
+            if (warmup := warmup_of(steps, recipe.optim)) > steps / 3:
+                bar.warn(
+                    f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "
+                    "--optim.warmup_share 0.1 makes that a tenth, --train.steps makes the run longer"
+                )
             for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
                 loss, norm = update(step - 1, parts)
                 diary.step(step, loss, norm, parts)
@@ -158,13 +164,14 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             # What is measured in the end is what is on the disk, read as anybody will read it.
             model = load(run.weights).to(team.device)
             final: dict[str, dict[str, float] | None] = {"dev": None, "test": None}
+            of = {name: title(pictures.record, name) for name in final if name in pictures.record}
             for name, split in {"dev": pictures.dev, "test": pictures.test}.items():
                 if split is not None:
                     final[name] = found = measured(model, model, split, team, whole, partial(diary.list_broken, steps))
                     diary.found(steps, f"final {name}", found)
             if team.is_first:
-                run.write("result.json", {"steps": steps, **final})
-    return Result(run.path, run.weights, final["dev"], final["test"])
+                run.write("result.json", {"steps": steps, **final, "of": of})
+    return Result(run.path, run.weights, final["dev"], final["test"], of)
 
 
 def alone_in(run: RunFolder, team: Team) -> AbstractContextManager[None]:
