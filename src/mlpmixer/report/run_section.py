@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpmixer.errors import MixerError
-from mlpmixer.experiments.evaluate import evaluate, own_card
+from mlpmixer.experiments.cards import own_card
+from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report import page
