@@ -332,8 +332,9 @@ class TestRuns:
         for part in card["parts"].values():
             part["command"] = ["an older one"]
         file.write_text(json.dumps(card))
-        for how in ({"known": 0}, {"known": 10}, {"known": 0, "split": "dev"}):
-            evaluate(greys, workers=0, **how)
+        found = None
+        for known, split in ((0, "auto"), (10, "auto"), (0, "dev")):
+            evaluate(greys, workers=0, known=known, split=split)
             found = own_card(greys)
             assert found is not None
             assert (found["learnt"], found["parts"]["learnt"]) == (card["learnt"], card["parts"]["learnt"])

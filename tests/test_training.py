@@ -1174,6 +1174,8 @@ class TestBrokenPictures:
         words = refused(DataError, photos, tmp_path / "run")
         assert "train/cat/3.png is no picture, or a damaged one" in words
         assert 'set data.broken to "skip"' in words
+        assert words.count("3.png") == 1
+        assert "`mixer doctor` lists all" in words
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_skip_lists_each_once(

@@ -12,6 +12,7 @@ import tyro
 
 from mlpmixer.cli.output import page, print_table
 from mlpmixer.errors import DataError
+from mlpmixer.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def doctor(
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.data.processes import cores
 
-    opened = data_sets.open(data)
+    opened = data_sets.open(data, strict=False)
     columns = TextColumn("looking at"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         total = sum(len(split) for split in opened.splits.values())
@@ -81,7 +82,7 @@ def _print_page(found: Examination) -> None:
     verdict = "healthy" if found.healthy else _problems(found)
     if remarks := sum(not finding.complaint.serious for finding in found.findings):
         verdict += f", {_count(remarks, 'remark')}"
-    console.print(f"{_shown(data.source)}: {verdict}", style=f"bold {'green' if found.healthy else 'red'}")
+    console.print(f"{printable(data.source)}: {verdict}", style=f"bold {'green' if found.healthy else 'red'}")
     sampled = "" if looked == total else f", {looked:,} of them looked at"
     usable = "all" if found.usable == looked else f"{found.usable:,}"
     classes = _count(len(data.classes), "class", "classes")
@@ -105,24 +106,27 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
         what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'picture')}"
     elif finding.classes:
         what = _listed(finding.classes)
+    elif finding.paths:
+        what = _count(len(finding.paths), "link")
     elif finding.files:
         what = _listed([f"{count:,} {kind or 'without extension'}" for kind, count in finding.files.items()])
     else:
         what = _count(len(finding.pictures), "picture")
-    note = f" ({finding.note})" if finding.note else ""
+    note = f" ({printable(finding.note)})" if finding.note else ""
     mark, style = ("✗", "red") if complaint.serious else ("·", "yellow")
     console.print(f"{mark} {complaint.title}: {what}{note}", style=style)
     shown = [*finding.groups[:EXAMPLES], *([picture] for picture in finding.pictures[:EXAMPLES])]
-    for group in shown:
-        console.print(f"    {_line(found, group, finding.kind)}")
-    if more := len(finding.groups) + len(finding.pictures) - len(shown):
+    lines = [*(_line(found, group, finding.kind) for group in shown), *map(printable, finding.paths[:EXAMPLES])]
+    for line in lines:
+        console.print(f"    {line}")
+    if more := len(finding.groups) + len(finding.pictures) + len(finding.paths) - len(lines):
         console.print(f"    and {more:,} more, which --json lists")
     console.print(f"  {complaint.advice}\n", style="dim")
 
 
 def _listed(texts: Sequence[str]) -> str:
     more = len(texts) - EXAMPLES
-    return ", ".join(map(_shown, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(printable, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) -> str:
@@ -134,7 +138,7 @@ def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) 
     for place in map(sample.place, positions[:MEMBERS]):
         text = place.where.removeprefix(data.source.rstrip("/") + "/").removeprefix(data.source + " ")
         detail = {"labels": place.label, "leak": place.split}.get(kind, "")
-        texts.append(_shown(text if detail in ("", *re.split(r"[/\[]", text)) else f"{text} ({detail})"))
+        texts.append(printable(text if detail in ("", *re.split(r"[/\[]", text)) else f"{text} ({detail})"))
     return f"  {sign}  ".join(texts) + (f"  and {len(positions) - MEMBERS:,} more" if len(positions) > MEMBERS else "")
 
 
@@ -146,7 +150,7 @@ def _print_classes(found: Examination) -> None:
     if left_out > 0:
         by_size = found.counts[0].argsort(kind="stable")[::-1].tolist()
         order = [*by_size[: ALL_CLASSES // 2], *by_size[-ALL_CLASSES // 2 :]]
-    rows = [[escape(_shown(classes[i])), *(f"{count:,}" for count in found.counts[:, i])] for i in order]
+    rows = [[escape(printable(classes[i])), *(f"{count:,}" for count in found.counts[:, i])] for i in order]
     if left_out > 0:
         rows.insert(ALL_CLASSES // 2, [f"({left_out:,} between)", *("" for _ in splits)])
     rows.append(["all", *(f"{count:,}" for count in found.counts.sum(axis=1))])
@@ -189,8 +193,3 @@ def _problems(found: Examination) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _shown(text: str) -> str:
-    """Without what a terminal would take for commands, or cannot show."""
-    return "".join(character if character.isprintable() else "?" for character in text)
