@@ -47,7 +47,7 @@ from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary, off_the_curve
 from mlpmixer.train.grid import search
-from mlpmixer.train.loop import crosses, fit
+from mlpmixer.train.loop import crosses, fit, length_of
 from mlpmixer.train.loss import distance_to
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.stop import Stop
@@ -438,6 +438,23 @@ class TestWhatIsSeen:
     )
     def test_the_expected_curve(self, epoch: float, accuracy: float, said: str | None):
         assert off_the_curve(((1, 20), (3, 40), (4, 41)), 5.0, epoch, accuracy) == said
+
+    @pytest.mark.parametrize(
+        ("changes", "steps", "looks"),
+        [
+            ({"train.steps": 0, "train.epochs": 3.0, "evaluation.every": 1.0}, 41, 3),
+            ({"train.steps": 0, "train.epochs": 3.0, "train.least_steps": 41, "evaluation.every": 1.0}, 41, 3),
+            ({"train.steps": 0, "train.epochs": 3.0, "train.least_steps": 90, "evaluation.every": 1.0}, 90, 3),
+            ({"train.steps": 5, "train.least_steps": 90, "evaluation.every": 0.2}, 5, 1),
+        ],
+    )
+    def test_few_pictures_are_learnt_from_for_longer_with_as_many_looks(
+        self, changes: dict[str, Any], steps: int, looks: int, small: Recipe
+    ):
+        """30 epochs of 50 photographs are 24 steps, in which nothing is learnt."""
+        wanted, look_every = length_of(toml.change(small, changes), 216 / 16)
+        assert wanted == steps
+        assert sum(crosses(step, look_every) for step in range(1, steps + 1)) in (looks, looks - 1)
 
     def test_when_it_is_measured(self):
         assert [step for step in range(1, 12) if crosses(step, 2.5)] == [3, 5, 8, 10]

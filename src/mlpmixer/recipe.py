@@ -120,6 +120,7 @@ class Optim:
 class Train:
     epochs: float = 10.0  # times that every training picture is seen
     steps: int = 0  # instead of epochs, when more than 0
+    least_steps: int = 0  # where the epochs of few pictures come to fewer: more epochs, with as many looks at dev
     batch_size: int = 512  # pictures a step, over all devices
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
     keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the dev split

@@ -78,7 +78,8 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
     if key not in known:
         known[key] = counted(wanted.name, image_size=size, **options)
     gmacs, params = known[key]
-    seen = recipe.train.steps * recipe.train.batch_size or recipe.train.epochs * _training_pictures(recipe)
+    of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_pictures(recipe)
+    seen = max(of_epochs, (recipe.train.steps or recipe.train.least_steps) * recipe.train.batch_size)
     passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
     flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.

@@ -55,6 +55,7 @@ RULES: dict[str, Rule] = {
     "optim.alpha": NOT_NEGATIVE,
     "train.epochs": POSITIVE,
     "train.steps": NOT_NEGATIVE,
+    "train.least_steps": NOT_NEGATIVE,
     "train.batch_size": COUNT,
     "machine.workers": ("-1 (by the number of cores), 0 (none) or more", lambda x: x >= -1),
     "machine.micro_batch": NOT_NEGATIVE,

@@ -127,7 +127,7 @@ def photos_small() -> Recipe:
         optim=Optim(
             name="adamw", lr=0.001, weight_decay=0.05, clip=1.0, warmup_steps=100, warmup_share=0.1, schedule="cosine"
         ),
-        train=Train(epochs=30.0, batch_size=64),
+        train=Train(epochs=30.0, least_steps=200, batch_size=64),
     )
 
 
@@ -148,5 +148,5 @@ def photos_from_scratch() -> Recipe:
         optim=Optim(
             name="adamw", lr=0.001, weight_decay=0.1, clip=1.0, warmup_steps=200, warmup_share=0.1, schedule="cosine"
         ),
-        train=Train(epochs=100.0, batch_size=64),
+        train=Train(epochs=100.0, least_steps=200, batch_size=64),
     )

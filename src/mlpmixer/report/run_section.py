@@ -64,6 +64,8 @@ def card_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
+    if recipe.train.least_steps and not recipe.train.steps:
+        length += f" (at least {recipe.train.least_steps:,} steps)"
     return [
         ["model", f"{recipe.model.name} {recipe.model.weights or 'from scratch'}"],
         ["data", recipe.data.source],

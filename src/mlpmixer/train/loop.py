@@ -84,7 +84,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         if checkpoints.newest():
             refuse_other_pictures(run, pictures.record)
         per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
-        steps = recipe.train.steps or math.ceil(recipe.train.epochs * per_epoch)
+        steps, look_every = length_of(recipe, per_epoch)
         torch.manual_seed(recipe.train.seed)
         model = begin(recipe, pictures.classes)
         update = Update(recipe, model, steps, team)
@@ -131,7 +131,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
                 diary.step(step, loss, norm, parts)
 
                 stopping, last = team.agree(stop.asked), step == steps
-                measuring = pictures.dev is not None and (last or crosses(step, recipe.evaluation.every * per_epoch))
+                measuring = pictures.dev is not None and (last or crosses(step, look_every))
                 saving = stopping or last or step % recipe.machine.save_every == 0
                 if measuring or saving or step % recipe.machine.log_every == 0:
                     # Before anything is kept: this stops a run whose weights are no numbers any more.
@@ -218,6 +218,16 @@ def refuse_other_pictures(run: RunFolder, record: dict[str, Any]) -> None:
 
 def difference(what: str, now: int, before: int) -> str:
     return f"{what}: {now}, not {before}" if now != before else f"{what}: {now} as before, but not the same"
+
+
+def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:
+    """How many steps a run has, and after how many the dev split is looked at each time. `per_epoch`: steps."""
+    how, look_every = recipe.train, recipe.evaluation.every * per_epoch
+    if how.steps:
+        return how.steps, look_every
+    steps = math.ceil(how.epochs * per_epoch)
+    longer = max(1.0, how.least_steps / steps)
+    return max(steps, how.least_steps), look_every * longer
 
 
 def crosses(step: int, every: float) -> bool:
