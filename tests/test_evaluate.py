@@ -366,7 +366,8 @@ class TestRuns:
         assert own_card(greys) == card
         evaluate(greys, workers=0, known=0)
         assert json.loads(file.read_text()) == card
-        for other in ("[", "{}", '{"data": 1, "model": 2, "preprocessing": 3, "engine": 4, "warnings": 5}'):
+        no_card = {"data": {"own": True}, "model": {}, "preprocessing": 3, "engine": 4, "warnings": 5}
+        for other in ("[", "{}", "[1]", json.dumps(no_card), json.dumps(no_card | {"data": 1, "preprocessing": {}})):
             file.write_text(other)
             evaluate(greys, workers=0)
             assert own_card(greys) is not None

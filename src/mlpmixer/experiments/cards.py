@@ -86,9 +86,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     """A card; None where there is none, or what is no card."""
     try:
         card = json.loads(files.read_text(path))
-        whole = {"data", "model", "preprocessing", "engine", "warnings"} <= card.keys()
-        return card if whole and isinstance(card["data"], dict) and isinstance(card["model"], dict) else None
-    except (OSError, ValueError, RecursionError, AttributeError):
+        tables = [card["data"], card["model"], card["preprocessing"]]
+        whole = {"engine", "warnings"} <= card.keys() and "protocol" in card["preprocessing"]
+        return card if whole and all(isinstance(table, dict) for table in tables) else None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
 
 

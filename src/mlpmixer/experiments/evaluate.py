@@ -33,6 +33,7 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
+from mlpmixer.text import printable
 from mlpmixer.train.machine import describe_machine
 from mlpmixer.train.team import Team, device_of
 from mlpmixer.weights.load import load
@@ -289,4 +290,4 @@ def _warnings(card: Mapping[str, Any], classes: tuple[str, ...], outputs: np.nda
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(f"'{name}'" for name in listed[:3]) + more
+    return ", ".join(f"'{printable(name)}'" for name in listed[:3]) + more

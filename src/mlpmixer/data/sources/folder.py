@@ -24,6 +24,8 @@ from mlpmixer.errors import DataError
 CAMERAS = {"img", "image", "dsc", "dscn", "dscf", "pxl", "photo", "picture", "pic", "mvimg", "dji", "gopr", "frame"}
 LABELS_SHOWN = 3
 
+Places = frozenset[tuple[int, int]]  # folders, by device and inode
+
 
 class Files(Split):
     """Pictures in files of their own; `paths` are absolute, or within `root`."""
@@ -142,7 +144,8 @@ def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str], loop
         )
     if pictures:
         raise _flat(folder, pictures)
-    by_class = {name: _below(folder, name, loops) for name in folders}
+    above = lies_in(folder)
+    by_class = {name: _below(folder, name, above, loops) for name in folders}
     if not any(by_class.values()):
         raise DataError(
             f"no pictures ({' '.join(EXTENSIONS)}) in {folder}; they are looked for as {folder / 'cat' / '1.jpg'}, "
@@ -170,10 +173,10 @@ def _labels_in(names: Sequence[str]) -> list[str]:
     return [word for word, _ in counts.most_common(LABELS_SHOWN)] if labels else []
 
 
-def _below(root: Path, name: str, loops: list[Path]) -> list[str]:
+def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]:
     """All pictures below a class's folder, as paths within `root`; links that lead back go to `loops`."""
     found: list[str] = []
-    waiting = [(name, lies_in(root))]
+    waiting = [(name, above)]
     while waiting:
         place, above = waiting.pop()
         inside = entered(root / place, above)
@@ -184,9 +187,6 @@ def _below(root: Path, name: str, loops: list[Path]) -> list[str]:
         found += [f"{place}/{picture}" for picture in pictures]
         waiting += [(f"{place}/{folder}", inside) for folder in folders]
     return sorted(found)
-
-
-Places = frozenset[tuple[int, int]]  # folders, by device and inode
 
 
 def lies_in(folder: Path) -> Places:
