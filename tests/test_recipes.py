@@ -375,6 +375,23 @@ class TestSmallOnes:
         assert passport is not None
         assert passport.classes == ("above", "below")
 
+    def test_a_folder_with_train_and_valid(
+        self, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """The commonest layout: val is looked at, and the end says so; what is held out is not called val."""
+        for number, photo in enumerate(photos):
+            place = tmp_path / "photos" / ("valid" if number > 6 else "train") / ("above" if number % 2 else "below")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
+        quick = ["--train.steps", "1", "--train.batch_size", "2", "--train.precision", "fp32", "--machine.workers", "0"]
+        command = ["train", "photos_small", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
+        main([*command, "--folder", str(tmp_path / "run")])
+        assert re.match(r"val   \d+\.\d\d% of 3 pictures right\n", capsys.readouterr().out)
+        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])
+        assert re.match(r"dev \(20% of train\)  \d+\.\d\d% of 2 pictures right\n", capsys.readouterr().out)
+        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])  # which is finished
+        assert capsys.readouterr().out.startswith("dev (20% of train)  ")
+
 
 # Recipes of all kinds, by the types of their fields.
 def values(kind: Any) -> st.SearchStrategy[Any]:
