@@ -201,6 +201,9 @@ class TestCopies:
         assert not found.healthy
         doctor(str(pets))
         assert "(6 different ones of 7 in train, 4 different ones of 9 in test)" in capsys.readouterr().out
+        shutil.rmtree(pets / "train")
+        shutil.copytree(pets / "test", pets / "train")  # a leak, and that half of it is double still counts
+        assert kinds(examine(data.open(pets))) == {"repeats", "leak"}
 
     def test_a_leak(self, pets: Path, photos: list[Path]):
         shutil.copy(photos[0], pets / "test" / "cat" / "again.jpg")

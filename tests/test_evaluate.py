@@ -319,7 +319,7 @@ class TestRuns:
         assert (own["data"]["split"], own["data"]["title"], own["data"]["count"]) == ("dev", "dev (10% of train)", 4)
         assert (other["data"]["split"], other["data"]["title"], other["data"]["count"]) == ("val", "val", 7)
         assert sorted(file.name for file in (greys / "cards").iterdir()) == ["greys-dev.json", "greys-val.json"]
-        with pytest.raises(DataError, match=r"has no split 'val' \(it has dev, train\)"):
+        with pytest.raises(DataError, match=r"has no split 'val' \(it has dev, train\); --data .*greys has all"):
             evaluate(greys, split="val", workers=0)
         main(["evaluate", str(greys), "--workers", "0", "--known", "0"])
         assert "greys, dev (10% of train))" in capsys.readouterr().out

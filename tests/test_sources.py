@@ -258,7 +258,8 @@ def test_what_must_be_removed_is_a_link_and_no_class_folder(tmp_path: Path):
     [
         (["cat.0", "cat.1", "dog.0", "dog.1"], "(cat, dog)"),
         (["cat0", "cat-1", "dog (2)", "dog (3)"], "(cat, dog)"),
-        (["IMG_1", "IMG_2", "DSC1", "DSC2"], ""),
+        (["golden retriever_1", "golden retriever_2", "poodle_1", "poodle_2"], "(golden retriever, poodle)"),
+        (["IMG_1", "IMG_2", "scan1", "scan2"], ""),
         (["a1", "b1", "c1"], ""),
         (["cat.0", "cat.1", "dog.0", "dog"], ""),
     ],

@@ -174,7 +174,8 @@ def _pictures(source: object, spec: str | os.PathLike[str] | None, split: str) -
     own = spec is None and split in ("auto", usual)
     split = usual if split == "auto" else split
     if split not in splits:
-        raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)})")
+        all_of_it = "" if spec is not None else f"; --data {origin} has all that lies there"
+        raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)}){all_of_it}")
     asked = splits[split]
     record = {"source": origin, "split": split, "title": titles.get(split, split), "own": own}
     return _Pictures(classes, asked, None if known is asked else known, record)

@@ -60,9 +60,14 @@ def copies(sample: Sample, found: np.ndarray, usable: np.ndarray) -> Iterator[Fi
     _, first, which = np.unique(found["digest"][usable], return_index=True, return_inverse=True)
     same = _groups(usable, first[which])
     many, how_many = _repeated(sample, usable, first[which])
-    kinds = {"labels": "labels", "splits": "leak", "neither": "repeats" if many else "repeat"}
-    for finding in _sorted_out(sample, same, kinds):
-        yield replace(finding, note=how_many) if finding.kind in ("repeat", "repeats") else finding
+    for finding in _sorted_out(sample, same, {"labels": "labels", "splits": "leak", "neither": "repeat"}):
+        if finding.kind != "repeat":
+            yield finding
+        elif not many:
+            yield replace(finding, note=how_many)
+    if many:  # all of them, those among leaks as well
+        twice = [group for group in same if np.bincount(sample.split[group]).max() > 1]
+        yield Finding("repeats", groups=twice, note=how_many)
 
     single = usable[np.sort(first)]  # each picture once, in the first split that has it
     single = single[found["comparable"][single]]

@@ -20,6 +20,7 @@ from mlpmixer.data.dataset import DataSet, Split, Texts
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.naming import EXTENSIONS, SPLIT_WORDS, in_order, require_known
 from mlpmixer.errors import DataError
+from mlpmixer.text import printable
 
 CAMERAS = {"img", "image", "dsc", "dscn", "dscf", "pxl", "photo", "picture", "pic", "mvimg", "dji", "gopr", "frame"}
 LABELS_SHOWN = 3
@@ -165,12 +166,12 @@ def _flat(folder: Path, pictures: Sequence[str]) -> DataError:
 
 def _labels_in(names: Sequence[str]) -> list[str]:
     """What pictures called cat.0.jpg and dog-17.jpg seem to show: a few words that all names begin with."""
-    words = [re.match(r"([^\W\d]+)[-_. (]*\d+\)?\.\w+$", name) for name in names]
+    words = [re.match(r"([^\d.]+?)[-_. (]*\d+\)?\.\w+$", name) for name in names]
     counts = Counter(word[1] for word in words if word)
     labels = (
         2 <= len(counts) <= len(names) / 2 and None not in words and not CAMERAS & {word.lower() for word in counts}
     )
-    return [word for word, _ in counts.most_common(LABELS_SHOWN)] if labels else []
+    return [printable(word, 40) for word, _ in counts.most_common(LABELS_SHOWN)] if labels else []
 
 
 def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]:
