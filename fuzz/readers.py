@@ -27,7 +27,7 @@ from mlpmixer.data.pictures import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
 from mlpmixer.data.sources.packing import pack
-from mlpmixer.experiments.evaluate import own_card
+from mlpmixer.experiments.cards import own_card
 from mlpmixer.passport import Preprocessing
 from mlpmixer.predict import embeddings, written
 from mlpmixer.predict.predictor import Prediction

@@ -186,6 +186,25 @@ class TestCopies:
         assert kinds(found) == {"repeat"}
         assert places(found, "repeat") == ["again.jpg", photos[0].name]
 
+    def test_half_of_the_test_pictures_twice_is_a_problem(
+        self, pets: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]
+    ):
+        """As in groceries: 661 of 1,322 were copies of the others, and it was called healthy."""
+        for photo in sorted((pets / "test").rglob("*.jpg")):
+            shutil.copy(photo, photo.with_stem(f"{photo.stem} again"))
+        shutil.copy(photos[0], pets / "train" / "cat" / "again.jpg")
+        assert kinds(examine(data.open(pets))) == {"repeat"}  # four are chance
+        picture = next((pets / "test").rglob("*again.jpg"))
+        shutil.copy(picture, picture.with_stem("once more"))
+        found = examine(data.open(pets))
+        assert kinds(found) == {"repeats"}
+        assert not found.healthy
+        doctor(str(pets))
+        assert "(6 different ones of 7 in train, 4 different ones of 9 in test)" in capsys.readouterr().out
+        shutil.rmtree(pets / "train")
+        shutil.copytree(pets / "test", pets / "train")  # a leak, and that half of it is double still counts
+        assert kinds(examine(data.open(pets))) == {"repeats", "leak"}
+
     def test_a_leak(self, pets: Path, photos: list[Path]):
         shutil.copy(photos[0], pets / "test" / "cat" / "again.jpg")
         found = examine(data.open(pets))
@@ -504,6 +523,30 @@ class TestLeftOut:
         picture = next((phone / "train" / "cat").glob("*.jpg"))
         (phone / "list.csv").write_text(f"path,label\n{picture},cat\n")
         assert "ignored" not in kinds(examine(data.open(phone / "list.csv")))
+
+
+class TestArrangement:
+    def test_a_link_that_leads_back_is_listed_and_the_rest_is_looked_at(
+        self, pets: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        (pets / "train" / "cat" / "loop").symlink_to("..")
+        doctor(str(pets))
+        out = capsys.readouterr().out
+        assert f"✗ Links to a folder that they lie in: 1 link\n    {pets}/train/cat/loop\n" in out
+        assert "10 pictures of 2 classes; all can be used" in out
+        doctor(str(pets), "--json")
+        (finding,) = json.loads(capsys.readouterr().out)["findings"]
+        assert finding["paths"] == [f"{pets}/train/cat/loop"]
+
+    def test_folders_within_classes_get_one_remark(self, pets: Path, capsys: pytest.CaptureFixture[str]):
+        for kind in ("siamese", "tabby"):
+            picture = next((pets / "train" / "cat").glob("*.jpg"))
+            (pets / "train" / "cat" / kind).mkdir()
+            picture.rename(pets / "train" / "cat" / kind / picture.name)
+        doctor(str(pets))
+        out = capsys.readouterr().out
+        assert out.startswith(f"{pets}: healthy, 1 remark\n")
+        assert "· Folders within class folders: cat (2 folders, such as cat/siamese)\n  Sub-folders are not" in out
 
 
 class TestPage:

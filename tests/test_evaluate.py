@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
+import sys
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,12 +32,14 @@ from mlpmixer.data.sources.imagenet import all_names
 from mlpmixer.errors import DataError, MixerError, UsageError
 from mlpmixer.experiments import imagenet as imagenet_sets
 from mlpmixer.experiments.card import answered
-from mlpmixer.experiments.evaluate import evaluate, own_card, prepared_by
+from mlpmixer.experiments.cards import own_card
+from mlpmixer.experiments.evaluate import evaluate, prepared_by
 from mlpmixer.experiments.matching import outputs_for
 from mlpmixer.measures.answers import Answers
 from mlpmixer.measures.paired import mcnemar
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import find, toml
 from mlpmixer.report.card_section import card_section
 from mlpmixer.weights.load import load
@@ -307,8 +311,96 @@ class TestRuns:
         evaluate(tmp_path / "run", workers=0, split="train")
         evaluate(tmp_path / "run", "fashion_mnist_small", workers=0, split="train")
         assert own_card(tmp_path / "run") == card
-        evaluate(tmp_path / "run", workers=0, known=0)
-        assert own_card(tmp_path / "run") is None
+
+    @pytest.fixture
+    def greys(self, tmp_path: Path) -> Path:
+        """A run on a folder with train/ and val/, of greys that are all different."""
+        shades = iter(range(256))
+        for place, count in {"train/dark": 20, "train/pale": 20, "val/dark": 3, "val/pale": 4}.items():
+            (tmp_path / "greys" / place).mkdir(parents=True)
+            for n in range(count):
+                Image.new("L", (8, 8), next(shades)).save(tmp_path / "greys" / place / f"{n}.png")
+        changes = {"train.steps": 1, "train.batch_size": 4, "machine.workers": 0, "model.image_size": 8}
+        options = {"model.options.layers": 1, "augment.crop": "none", "evaluation.resize": 8, "data.dev": "10%"}
+        recipe = toml.change(Recipe(), {**changes, **options, "data.source": str(tmp_path / "greys")})
+        mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
+        return tmp_path / "run"
+
+    def test_what_is_held_out_is_not_called_val(self, greys: Path, capsys: pytest.CaptureFixture[str]):
+        """With both called val, `mixer report` put a card of 24 pictures in the place of one of 153."""
+        own = evaluate(greys, workers=0)
+        other = evaluate(greys, greys.parent / "greys", split="val", workers=0)
+        assert (own["data"]["split"], own["data"]["title"], own["data"]["count"]) == ("dev", "dev (10% of train)", 4)
+        assert (other["data"]["split"], other["data"]["title"], other["data"]["count"]) == ("val", "val", 7)
+        assert sorted(file.name for file in (greys / "cards").iterdir()) == ["greys-dev.json", "greys-val.json"]
+        with pytest.raises(DataError, match=r"has no split 'val' \(it has dev, train\); --data .*greys has all"):
+            evaluate(greys, split="val", workers=0)
+        main(["evaluate", str(greys), "--workers", "0", "--known", "0"])
+        assert "greys, dev (10% of train))" in capsys.readouterr().out
+
+    def test_a_card_that_says_less_is_added_to_the_one_that_says_more(self, greys: Path):
+        """All parts stay, each with its origin."""
+        evaluate(greys, workers=0)
+        (file,) = (greys / "cards").iterdir()
+        card = json.loads(file.read_text())
+        for part in card["parts"].values():
+            part["command"] = ["an older one"]
+        file.write_text(json.dumps(card))
+        found = None
+        for known, split in ((0, "auto"), (10, "auto"), (0, "dev")):
+            evaluate(greys, workers=0, known=known, split=split)
+            found = own_card(greys)
+            assert found is not None
+            assert (found["learnt"], found["parts"]["learnt"]) == (card["learnt"], card["parts"]["learnt"])
+            assert found["parts"]["top1"]["command"] == sys.argv
+        evaluate(greys, workers=0, engine="eager", precision="bf16", known=0)
+        assert {"greys-dev.json", "greys-dev-eager-bf16.json"} == {one.name for one in (greys / "cards").iterdir()}
+        assert own_card(greys) == found
+
+    def test_cards_of_other_pictures_of_the_same_name_lie_side_by_side(self, greys: Path):
+        data = greys.parent / "greys"
+        first = evaluate(greys, data, split="val", workers=0)
+        (data / "val" / "pale" / "0.png").unlink()
+        second = evaluate(greys, data, split="val", workers=0, known=0)
+        evaluate(greys, data, split="val", workers=0, known=0)
+        one, two = sorted((greys / "cards").iterdir(), key=lambda file: len(file.name))
+        assert one.name == "greys-val.json"
+        assert re.fullmatch(r"greys-val-[0-9a-f]{8}\.json", two.name)
+        assert [json.loads(file.read_text())["data"]["count"] for file in (one, two)] == [7, 6]
+        assert json.loads(one.read_text()) == json.loads(json.dumps(first))
+        assert json.loads(two.read_text())["top1"] == second["top1"]
+
+    def test_older_cards_are_read_and_never_written_over(self, greys: Path):
+        evaluate(greys, workers=0)
+        file = greys / "cards" / "greys-dev.json"
+        card = json.loads(file.read_text())
+        for table in ("data", "model"):
+            del card[table]["digest"]
+        file.write_text(json.dumps(card))
+        assert own_card(greys) == card
+        evaluate(greys, workers=0, known=0)
+        assert json.loads(file.read_text()) == card
+        no_card = {"data": {"own": True}, "model": {}, "preprocessing": 3, "engine": 4, "warnings": 5}
+        for other in ("[", "{}", "[1]", json.dumps(no_card), json.dumps(no_card | {"data": 1, "preprocessing": {}})):
+            file.write_text(other)
+            evaluate(greys, workers=0)
+            assert own_card(greys) is not None
+            assert file.read_text() == other
+
+    def test_a_card_of_other_weights_is_not_the_runs_own(self, greys: Path):
+        evaluate(greys, workers=0)
+        model = mlpmixer.load(greys)
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        mlpmixer.save(model, greys / "weights.safetensors")
+        assert own_card(greys) is None
+        evaluate(greys, workers=0)
+        assert own_card(greys) is not None
+        assert len([*(greys / "cards").iterdir()]) == 2
+
+    def test_a_card_that_cannot_be_kept_is_still_told(self, greys: Path):
+        (greys / "cards").write_text("in the way")
+        assert "the card is not kept: cannot write to" in evaluate(greys, workers=0)["warnings"][-1]
 
     def test_the_table(self, clothing: Path, capsys: pytest.CaptureFixture[str]):
         main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--protocol", "i"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,7 +333,11 @@ def test_the_list_and_a_dry_run(capsys: pytest.CaptureFixture[str]):
     main(["reproduce", "data-scale", "--scale", "paper", "--dry-run"])
     out = capsys.readouterr().out
     assert "BiT-R152x2, 3 %, seed 0" in out
-    assert "28 runs" in out
+    rows = [line.split() for line in out[out.index(" runs ") :].splitlines() if re.match(r" \w+ +\d+ ", line)]
+    assert [row[:2] for row in rows][-1] == ["all", "28"]
+    assert sum(int(row[1]) for row in rows[:-1]) == 28
+    hours = [float(row[3].replace(",", "")) for row in rows]
+    assert sum(hours[:-1]) == pytest.approx(hours[-1], abs=0.1)
     main(["reproduce", "permutation", "--scale", "paper", "--dry-run", "--json", "--data.source", "imagenet"])
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["pictures"] < 10e6
@@ -465,6 +470,30 @@ class TestTransfer:
         row = dict(zip(told.columns, told.rows[0], strict=True))
         assert row["ReaL, %"] == "83.00"
         assert row["ReaL, paper"] == "82.36 (+0.64)"
+
+    @pytest.mark.parametrize("study", ["table2", "table3"])
+    def test_what_is_tuned_at_two_sizes_is_pre_trained_once(self, study: str):
+        """Four pre-trainings were planned twice: 8,366 of 35,190 hours."""
+        plans = training(study).plans("paper")
+        first = {plan.folder: plan for plan in plans if plan.cell["task"] == "pre-training"}
+        assert len({repr(plan.recipe) for plan in first.values()}) == len(first)
+        tuned = [plan for plan in plans if plan.weights is not None]
+        for plan in tuned:
+            assert plan.weights is not None
+            begins_with = first[str(plan.weights(Path(), plan.recipe))]
+            assert begins_with.recipe.model.name == plan.recipe.model.name
+            assert begins_with.cell["model"].split(" at ")[0] == plan.cell["model"].split(" at ")[0]
+
+    def test_its_hours_stand_at_both_sizes(self, tmp_path: Path):
+        run = trained(tmp_path)
+        plans = [p for p in table3.plans("paper") if p.cell["model"].startswith("Mixer-H/14")]
+        done = [replace(run, plan=plan, hours=9.5 if plan.cell["task"] == "pre-training" else 0.1) for plan in plans]
+        told = table3.tell(done)
+        assert [row[told.columns.index("hours of pre-training")] for row in told.rows] == ["9.50", "9.50"]
+        assert [row[0] for row in told.rows] == [
+            "Mixer-H/14, JFT-300M, 14 epochs",
+            "Mixer-H/14, JFT-300M, 14 epochs at 448",
+        ]
 
     def test_every_row_of_the_tables_is_planned(self):
         for table, study in ((paper.TABLE_2, "table2"), (paper.TABLE_3, "table3")):

@@ -202,6 +202,9 @@ class TestSchedule:
                 [0.5, 1, *[0.1 + 0.45 * (1 + math.cos(math.pi * n / 8)) for n in range(8)]],
             ),
             (Optim(lr=1, warmup_steps=20), [n / 20 for n in range(1, 11)]),
+            (Optim(lr=1, schedule="constant", warmup_steps=20, warmup_share=0.2), [0.5, *[1] * 9]),
+            (Optim(lr=1, schedule="constant", warmup_steps=1, warmup_share=0.5), [1] * 10),
+            (Optim(lr=1, schedule="constant", warmup_steps=5, warmup_share=0.01), [1] * 10),
         ],
     )
     def test_values(self, how: Optim, wanted: list[float]):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlpmixer.data import picks
-from mlpmixer.data.choose import Pictures, choose
+from mlpmixer.data.choose import Pictures, choose, title
 from mlpmixer.data.dataset import Joined, Part, Pixels, Split
 from mlpmixer.errors import DataError
 from mlpmixer.recipe import Data
@@ -137,6 +137,31 @@ class TestChoose:
         found = choose(replace(how, train="test"))  # which then is not looked at in the end
         assert (names(found.dev)[0], found.test) == ("cat/000.png", None)
         assert len(names(choose(replace(how, dev="20%")).dev)) == 4
+
+    def test_val_where_there_is_one_or_else_a_part_of_train(self, photos: Photos):
+        """What outsiders had: train/ and val/, and 153 labelled pictures that nobody looked at."""
+        how = photos(train_cat=20, train_dog=20, validation_cat=1, validation_dog=2)
+        found = choose(replace(how, dev="val or 10%"))
+        assert names(found.dev) == ["cat/000.png", "dog/000.png", "dog/001.png"]
+        assert (len(found.train), found.unused) == (40, {})
+        assert found.in_words() == "train: 40 pictures (train); dev: 3 pictures (val); test: none"
+        both = choose(replace(how, train="train+val", dev="val or 10%"))
+        assert both.in_words() == (
+            "train: 39 pictures (train+val but what dev has of it (seed 0)); "
+            "dev: 4 pictures (10% of train+val); test: none"
+        )
+
+    def test_only_photos_recipes_name_the_part_a_tenth(self, photos: Photos):
+        how = photos(train_cat=20, train_dog=20, test_cat=2, test_dog=2)
+        assert [len(choose(replace(how, dev=dev)).train) for dev in ("val or 10%", "auto")] == [36, 38]
+
+    def test_splits_that_stand_by_are_named(self, photos: Photos):
+        how = photos(train_cat=20, train_dog=20, val_cat=1, val_dog=2, test_cat=2, test_dog=2)
+        found = choose(replace(how, dev="10%", test=""))
+        assert found.in_words().endswith("; test: none; not used: val (3), test (4)")
+        assert title(found.record, "dev") == "dev (10% of train)"
+        assert title(choose(how).record, "dev") == "val"
+        assert title({"dev": {"from": "10%"}}, "dev") == "dev (10%)"  # as older runs have it
 
     def test_several_splits_are_one_after_the_other(self, photos: Photos):
         how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1, test_cat=3, test_dog=3)

@@ -537,6 +537,13 @@ class TestPaths:
         assert sorted(found) == sorted([*written(folder), str(folder / "b" / "broken.jpg")])
         assert said == [f"{folder / 'b' / 'again'} is a link to a folder that it lies in"]
 
+    def test_the_link_is_named_and_not_a_folder_that_is_seen_through_it(self, folder: Path):
+        (folder / "b" / "again").symlink_to(folder)
+        said: list[str] = []
+        found = list(paths.pictures([str(folder / "b")], said.append))
+        assert said == [f"{folder / 'b' / 'again'} is a link to a folder that it lies in"]
+        assert not any("again" in path for path in found)
+
     def test_an_empty_folder(self, tmp_path: Path):
         with pytest.raises(DataError, match="there are no pictures"):
             list(paths.pictures([str(tmp_path)], print))

@@ -31,7 +31,7 @@ from mlpmixer.recipes import RECIPES, find, finetune, pretrain, toml
 from mlpmixer.recipes.at_once import AT_ONCE
 from mlpmixer.recipes.check import check
 from mlpmixer.train.loop import Result, fit
-from mlpmixer.train.optim import lr_at
+from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.weights.ledger import LEDGER
 from mlpmixer.weights.load import glance, load
 from mlpmixer.weights.shipped import SHIPPED
@@ -56,7 +56,7 @@ PICTURES = {
 
 def steps_of(recipe: Recipe) -> int:
     left = PICTURES[recipe.data.source] * (
-        1 - float(recipe.data.dev.rstrip("%") if "%" in recipe.data.dev else 0) / 100
+        1 - float(recipe.data.dev.rpartition(" or ")[2].rstrip("%") if "%" in recipe.data.dev else 0) / 100
     )
     return recipe.train.steps or math.ceil(recipe.train.epochs * left / recipe.train.batch_size)
 
@@ -114,7 +114,16 @@ class TestEveryRecipe:
     @every
     def test_warms_up_for_less_than_it_runs(self, name: str):
         recipe = find(name)
-        assert recipe.optim.warmup_steps < steps_of(recipe)
+        assert warmup_of(steps_of(recipe), recipe.optim) < steps_of(recipe)
+
+    @every
+    def test_any_number_of_photographs_has_most_of_the_run_to_learn_in(self, name: str):
+        """Recipes for data of unknown size cut their warm-up short; the paper's keep theirs to the step."""
+        recipe = find(name)
+        if recipe.data.source == "my-photos":
+            assert [warmup_of(steps, recipe.optim) <= steps / 3 for steps in (3, 24, 104, 391)] == [True] * 4
+        else:
+            assert recipe.optim.warmup_share == 1
 
     @every
     def test_looks_at_dev_now_and_then(self, name: str):
@@ -365,6 +374,23 @@ class TestSmallOnes:
         passport = load(result.weights).passport
         assert passport is not None
         assert passport.classes == ("above", "below")
+
+    def test_a_folder_with_train_and_valid(
+        self, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """The commonest layout: val is looked at, and the end says so; what is held out is not called val."""
+        for number, photo in enumerate(photos):
+            place = tmp_path / "photos" / ("valid" if number > 6 else "train") / ("above" if number % 2 else "below")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
+        quick = ["--train.steps", "1", "--train.batch_size", "2", "--train.precision", "fp32", "--machine.workers", "0"]
+        command = ["train", "photos_small", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
+        main([*command, "--folder", str(tmp_path / "run")])
+        assert re.match(r"val   \d+\.\d\d% of 3 pictures right\n", capsys.readouterr().out)
+        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])
+        assert re.match(r"dev \(20% of train\)  \d+\.\d\d% of 2 pictures right\n", capsys.readouterr().out)
+        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])  # which is finished
+        assert capsys.readouterr().out.startswith("dev (20% of train)  ")
 
 
 # Recipes of all kinds, by the types of their fields.
@@ -668,7 +694,7 @@ class TestWhatIsExpected:
 
         def begin(recipe: Recipe, folder: Path, **_: Any) -> Result:
             asked.append(recipe)
-            return Result(folder, folder, None, None)
+            return Result(folder, folder, None, None, {})
 
         monkeypatch.setattr("mlpmixer.train.loop.fit", begin)
         printed = toml.dumps(find("cifar10"), explain=True)

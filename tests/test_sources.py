@@ -28,6 +28,7 @@ from mlpmixer import data
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.pictures import decode
 from mlpmixer.data.sources import imagenet, shards
+from mlpmixer.data.sources.folder import Found
 from mlpmixer.errors import DataError, FetchError, PictureError
 
 # Every picture has a colour of its own, so that a test sees which one it got.
@@ -224,7 +225,51 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (tmp_path / "root" / "dog" / "2.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
     assert seen(data.open(tmp_path / "root")["train"]) == [(1, 0), (2, 1), (1, 1)]
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "root")
-    assert refused(tmp_path / "root").endswith("is a link to a folder that it lies in; remove it")
+    link = tmp_path / "root" / "cat" / "back"
+    assert refused(tmp_path / "root") == (
+        f"{link} is a link to a folder that it lies in; remove the link, not what it leads to"
+    )
+    assert seen(data.open(tmp_path / "root", strict=False)["train"]) == [(1, 0), (2, 1), (1, 1)]
+
+
+def test_what_must_be_removed_is_a_link_and_no_class_folder(tmp_path: Path):
+    """`train/saw/loop -> ..` was told as `train/saw/loop/saw`: whoever removed that lost all pictures of the class."""
+    write(tmp_path, {"train/saw/1.jpg": 1, "train/hammer/1.jpg": 2, "beside/deep/1.jpg": 3})
+    links = {"train/saw/loop": "..", "train/saw/far": "../../..", "train/hammer/itself": ".", "beside/deep/up": ".."}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "train" / "nail").symlink_to(tmp_path / "beside")
+    (tmp_path / "train" / "whole").symlink_to(tmp_path / "train")
+    found = data.open(tmp_path / "train", strict=False)["train"]
+    assert isinstance(found, Found)
+    assert sorted(str(loop.relative_to(tmp_path)) for loop in found.loops) == [
+        "train/hammer/itself",
+        "train/nail/deep/up",
+        "train/saw/far",
+        "train/saw/loop",
+        "train/whole",
+    ]
+    assert all(loop.is_symlink() for loop in found.loops)
+    assert seen(found) == [(2, 0), (3, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["cat.0", "cat.1", "dog.0", "dog.1"], "(cat, dog)"),
+        (["cat0", "cat-1", "dog (2)", "dog (3)"], "(cat, dog)"),
+        (["golden retriever_1", "golden retriever_2", "poodle_1", "poodle_2"], "(golden retriever, poodle)"),
+        (["IMG_1", "IMG_2", "scan1", "scan2"], ""),
+        (["a1", "b1", "c1"], ""),
+        (["cat.0", "cat.1", "dog.0", "dog"], ""),
+    ],
+)
+def test_labels_that_seem_to_be_in_the_names_are_hinted_at(names: list[str], hint: str, tmp_path: Path):
+    write(tmp_path, {f"train/{name}.jpg": 1 for name in names})
+    words = refused(tmp_path)
+    assert "have no labels; sort them into a folder for each class" in words
+    assert ("labels seem to be in their names" in words) == bool(hint)
+    assert hint in words
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path):

@@ -49,7 +49,7 @@ from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary, off_the_curve
 from mlpmixer.train.grid import search
-from mlpmixer.train.loop import crosses, fit
+from mlpmixer.train.loop import crosses, fit, length_of
 from mlpmixer.train.loss import distance_to
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.stop import Stop
@@ -363,11 +363,43 @@ class TestWhatIsSeen:
         out, err = capfd.readouterr()
         assert out == ""
         assert re.fullmatch(
+            r"train: 216 pictures \(train but what dev has of it \(seed 0\)\); dev: 24 pictures \(10% of train\); "
+            r"test: 80 pictures \(test\)\n"
             r"epoch +0\.1481  dev: \d+\.\d\d % right, \d\.\d{4} nats\n"
             r"epoch +0\.1481  final dev: \d+\.\d\d % right, \d\.\d{4} nats\n"
             r"epoch +0\.1481  final test: \d+\.\d\d % right, \d\.\d{4} nats\n",
             err,
         )
+
+    def test_a_run_that_is_mostly_warm_up_is_warned_of(
+        self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        """As 245 photographs once were: 100 of 104 steps, and not a word."""
+        how = {"train.steps": 6, "optim.warmup_steps": 5, "evaluation.every": 9.0, "data.test": ""}
+        fit(toml.change(small, how), tmp_path / "run", quiet=True)
+        assert "warning: 5 of the run's 6 steps are warm-up" in capfd.readouterr().err
+        fit(toml.change(small, how | {"optim.warmup_share": 0.3}), tmp_path / "other", quiet=True)
+        assert capfd.readouterr().err == ""
+        rates = [line["lr"] for line in RunFolder(tmp_path / "other").metrics() if line["kind"] == "train"]
+        assert rates[-1] < small.optim.lr
+
+    def test_classes_that_are_hardly_learnt_are_warned_of(
+        self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        counts = {"a": 0, "b": 0, "c": 0, "d": 0, "e\x1b[31m": 1, "f": 8, "g": 8}
+        for name, count in counts.items():
+            for split, number in (("train", count), ("val", 1)):
+                (tmp_path / "photos" / split / name).mkdir(parents=True)
+                for n in range(number):
+                    Image.new("RGB", (28, 28), (n, 9, 9)).save(tmp_path / "photos" / split / name / f"{n}.png")
+        source = {"data.source": str(tmp_path / "photos"), "data.classes": (), "data.dev": "auto", "train.steps": 1}
+        fit(toml.change(small, source), tmp_path / "run", quiet=True)
+        assert capfd.readouterr().err.splitlines() == [
+            "warning: no picture to learn from, so never right: classes 'a', 'b', 'c' and 1 more; add pictures, or "
+            "choose others with data.classes",
+            r"warning: a single picture to learn from: class 'e\x1b[31m'; add pictures, or choose others with "
+            "data.classes",
+        ]
 
     def test_quiet_is_quiet_but_for_warnings(self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
         curve = About(curve=((0.0, 10.0), (1.0, 12.0)), band=2.0)
@@ -408,6 +440,23 @@ class TestWhatIsSeen:
     )
     def test_the_expected_curve(self, epoch: float, accuracy: float, said: str | None):
         assert off_the_curve(((1, 20), (3, 40), (4, 41)), 5.0, epoch, accuracy) == said
+
+    @pytest.mark.parametrize(
+        ("changes", "steps", "looks"),
+        [
+            ({"train.steps": 0, "train.epochs": 3.0, "evaluation.every": 1.0}, 41, 3),
+            ({"train.steps": 0, "train.epochs": 3.0, "train.least_steps": 41, "evaluation.every": 1.0}, 41, 3),
+            ({"train.steps": 0, "train.epochs": 3.0, "train.least_steps": 90, "evaluation.every": 1.0}, 90, 3),
+            ({"train.steps": 5, "train.least_steps": 90, "evaluation.every": 0.2}, 5, 1),
+        ],
+    )
+    def test_few_pictures_are_learnt_from_for_longer_with_as_many_looks(
+        self, changes: dict[str, Any], steps: int, looks: int, small: Recipe
+    ):
+        """30 epochs of 50 photographs are 24 steps, in which nothing is learnt."""
+        wanted, look_every = length_of(toml.change(small, changes), 216 / 16)
+        assert wanted == steps
+        assert sum(crosses(step, look_every) for step in range(1, steps + 1)) in (looks, looks - 1)
 
     def test_when_it_is_measured(self):
         assert [step for step in range(1, 12) if crosses(step, 2.5)] == [3, 5, 8, 10]
@@ -1221,6 +1270,8 @@ class TestBrokenPictures:
         words = refused(DataError, photos, tmp_path / "run")
         assert "train/cat/3.png is no picture, or a damaged one" in words
         assert 'set data.broken to "skip"' in words
+        assert words.count("3.png") == 1
+        assert "`mixer doctor` lists all" in words
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_skip_lists_each_once(

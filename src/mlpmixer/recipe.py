@@ -40,7 +40,9 @@ class Model:
 class Data:
     source: str = "fashion_mnist_small"  # what `mlpmixer.data.open` takes
     train: str = "train"  # the split that is trained on; several: "train+val"
-    dev: str = "auto"  # the split that choices are made by; "2%": so much of train; auto: val, or else 2%; empty: none
+    # the split that choices are made by; "2%": so much of train; "val or 2%", or auto: val if there is one, or else
+    # 2%; empty: none
+    dev: str = "auto"
     test: str = "auto"  # the split that is looked at once, in the end; auto: test if there is one; empty: none
     share: float = 1.0  # of the training pictures, evenly over the classes
     shots: int = 0  # training pictures of each class; 0: all
@@ -104,7 +106,8 @@ class Optim:
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.1  # of kernels only; adamw and lamb: times lr, apart from the gradient; sgd and adam: in it
     clip: float = 1.0  # the gradient's global norm at most; 0: as it is
-    warmup_steps: int = 0  # over which lr rises from 0
+    warmup_steps: int = 0  # over which lr rises from 0, at most
+    warmup_share: float = 1.0  # of the run, that those steps are at most; 1: never fewer
     schedule: Literal["linear", "cosine", "steps", "constant"] = "cosine"  # how lr falls from the peak
     final: float = 0.0  # lr in the end, as a share of the peak
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)  # shares of the run after which "steps" divides lr by 10
@@ -119,6 +122,7 @@ class Optim:
 class Train:
     epochs: float = 10.0  # times that every training picture is seen
     steps: int = 0  # instead of epochs, when more than 0
+    least_steps: int = 0  # where the epochs of few pictures come to fewer: more epochs, with as many looks at dev
     batch_size: int = 512  # pictures a step, over all devices
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
     keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the dev split

@@ -50,7 +50,7 @@ def doctor(
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.data.processes import cores
 
-    opened = data_sets.open(data)
+    opened = data_sets.open(data, strict=False)
     columns = TextColumn("looking at"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         total = sum(len(split) for split in opened.splits.values())
@@ -101,17 +101,20 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
         what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'picture')}"
     elif finding.classes:
         what = _listed(finding.classes)
+    elif finding.paths:
+        what = _count(len(finding.paths), "link")
     elif finding.files:
         what = _listed([f"{count:,} {kind or 'without extension'}" for kind, count in finding.files.items()])
     else:
         what = _count(len(finding.pictures), "picture")
-    note = f" ({finding.note})" if finding.note else ""
+    note = f" ({printable(finding.note)})" if finding.note else ""
     mark, style = ("✗", "red") if complaint.serious else ("·", "yellow")
     console.print(f"{mark} {complaint.title}: {what}{note}", style=style)
     shown = [*finding.groups[:EXAMPLES], *([picture] for picture in finding.pictures[:EXAMPLES])]
-    for group in shown:
-        console.print(f"    {_line(found, group, finding.kind)}")
-    if more := len(finding.groups) + len(finding.pictures) - len(shown):
+    lines = [*(_line(found, group, finding.kind) for group in shown), *map(printable, finding.paths[:EXAMPLES])]
+    for line in lines:
+        console.print(f"    {line}")
+    if more := len(finding.groups) + len(finding.pictures) + len(finding.paths) - len(lines):
         console.print(f"    and {more:,} more, which --json lists")
     console.print(f"  {complaint.advice}\n", style="dim")
 

@@ -44,7 +44,8 @@ def evaluate(
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
         data: A data set: a folder, a list, shards, or a known name. By default what the run was measured on.
-        split: train, val, test or another; auto: test, or else val, or else all there is.
+        split: train, val, test or another; auto: test, or else val, or else what a run held out of train (dev), or else
+            all there is.
         protocol: own: pictures as the model's passport says; i: stretched to 256×256, crop 224, as for the paper's
             Table 2; ii: short side to 256, crop 224, as for Table 3; each in proportion to the model's size.
         known: Training pictures to learn from the features by: nearest neighbours, few shots, a probe; 0: none of it.
@@ -105,7 +106,7 @@ def _show(card: dict[str, Any]) -> None:
     model, pictures = card["model"], card["data"]
     say(
         f"{model['name']}, {model['parameters'] / 1e6:,.2f} M parameters, on {pictures['count']:,} pictures of "
-        f"{pictures['classes']:,} classes ({pictures['source']}, {pictures['split']})"
+        f"{pictures['classes']:,} classes ({pictures['source']}, {pictures['title']})"
     )
     print_table(["", "of pictures", "95 % interval", "right", "of"], _rows(card), _notes(card))
     if "classes" in card:

@@ -85,24 +85,24 @@ def reproduce(
 
 
 def _show_costs(rows: list[Cost], rate: float) -> None:
-    shown = [
-        [
-            row.run,
-            row.model,
-            f"{row.pictures:,.0f}",
-            f"{row.flops:.2e}",
-            f"{row.hours:,.2f}",
-            f"{row.disk / 1e9:,.2f}",
-        ]
-        for row in rows
-    ]
-    hours, disk = sum(row.hours for row in rows), sum(row.disk for row in rows)
     print_table(
         ["run", "model", "pictures", "FLOPs", "hours", "GB on disk"],
-        shown,
-        f"{len(rows)} runs, {sum(row.flops for row in rows):.2e} FLOPs, {hours:,.1f} hours of a device that keeps up "
-        f"{rate / 1e12:.3g} TFLOP/s, {disk / 1e9:,.1f} GB",
+        [[row.run, row.model, f"{row.pictures:,.0f}", *_summed([row])] for row in rows],
     )
+    of_each: dict[str, list[Cost]] = {}
+    for row in rows:
+        of_each.setdefault(row.model, []).append(row)
+    by_model = [[model, f"{len(its):,}", *_summed(its)] for model, its in of_each.items()]
+    print_table(
+        ["model", "runs", "FLOPs", "hours", "GB on disk"],
+        [*by_model, ["all", f"{len(rows):,}", *_summed(rows)]],
+        f"hours of a device that keeps up {rate / 1e12:.3g} TFLOP/s",
+    )
+
+
+def _summed(rows: list[Cost]) -> list[str]:
+    flops, hours, disk = (sum(getattr(row, name) for row in rows) for name in ("flops", "hours", "disk"))
+    return [f"{flops:.2e}", f"{hours:,.2f}", f"{disk / 1e9:,.2f}"]
 
 
 def _show(told: Told) -> None:

@@ -72,7 +72,7 @@ def train(
             return
     for name, found in {"dev": result.dev, "test": result.test}.items():
         if found is not None:
-            print(f"{name:4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
+            say(f"{result.of.get(name, name):4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
     say(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
 
 

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "label", "split")
 
 
-def open(spec: str | os.PathLike[str]) -> DataSet:
-    """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path."""
+def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
+    """The data set that `spec` names; of two that it could name, the first in this order. `./NAME` is always a path.
+
+    strict: refuse a folder with a link to a folder that it lies in; otherwise such links are left out.
+    """
     from mlpmixer.data.sources import cifar, folder, hub, lists, packed, parquet, shards, tfds
     from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
     from mlpmixer.data.sources.known import KNOWN
@@ -63,7 +66,10 @@ def open(spec: str | os.PathLike[str]) -> DataSet:
             raise _unknown(text, path, KNOWN)
         if columns and not isinstance(opens, partial):
             raise DataError(f"{text} has no columns; only lists and .parquet files have")
-        return opens(path)
+        opened = opens(path)
+        if strict:
+            folder.refuse_loops(opened)
+        return opened
     except MixerError:
         raise
     except OSError as error:  # no permission, or a name that is too long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,50 @@ from mlpmixer.data import picks
 from mlpmixer.data.dataset import DataSet, Joined, Part, Split
 from mlpmixer.errors import DataError, nearest
 from mlpmixer.recipe import Data
+from mlpmixer.text import printable
+
+NAMED = 3  # classes at most that a warning names
+AUTO = "val or 2%"  # what data.dev = "auto" stands for
 
 
 @dataclass(frozen=True)
 class Pictures:
     """`record`: for each split how it was chosen, how many there are, and digests that tell it from others: of where
-    the pictures stand in what was opened, of their labels, and of the pictures themselves."""
+    the pictures stand in what was opened, of their labels, and of the pictures themselves. `unused`: how many pictures
+    other splits have."""
 
     classes: tuple[str, ...]
     train: Split
     dev: Split | None
     test: Split | None
     record: dict[str, Any]
+    unused: Mapping[str, int]
+
+    def in_words(self) -> str:
+        """Which pictures are for what, and which labelled ones for nothing, in a line."""
+        parts = []
+        for role, split in {"train": self.train, "dev": self.dev, "test": self.test}.items():
+            what = "none" if split is None else f"{len(split):,} pictures ({printable(self.record[role]['from'])})"
+            parts.append(f"{role}: {what}")
+        if self.unused:
+            parts.append("not used: " + ", ".join(f"{printable(name)} ({n:,})" for name, n in self.unused.items()))
+        return "; ".join(parts)
+
+    def warnings(self) -> list[str]:
+        """Of classes that are hardly learnt: without a picture, or with one where others have more."""
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        found = []
+        if (counts == 0).any():
+            found.append(f"no picture to learn from, so never right: {self._named(counts == 0)}")
+        if (counts == 1).any() and counts.max() > 1:
+            found.append(f"a single picture to learn from: {self._named(counts == 1)}")
+        return [f"{line}; add pictures, or choose others with data.classes" for line in found]
+
+    def _named(self, these: np.ndarray) -> str:
+        which = np.flatnonzero(these).tolist()
+        names = ", ".join(f"'{printable(self.classes[label], 40)}'" for label in which[:NAMED])
+        kind = "class" if len(which) == 1 else "classes"
+        return f"{kind} {names}" + (f" and {len(which) - NAMED:,} more" if len(which) > NAMED else "")
 
 
 def choose(how: Data) -> Pictures:
@@ -34,8 +67,9 @@ def choose(how: Data) -> Pictures:
     classes = how.classes or opened.classes
     trained_on = _parts(opened, how.train)
     said = {"train": how.train, "dev": how.dev, "test": how.test}
-    if how.dev == "auto":
-        said["dev"] = "val" if "val" in opened.splits and "val" not in trained_on else "2%"
+    first, either, otherwise = (AUTO if how.dev == "auto" else how.dev).partition(" or ")
+    if either and how.dev not in opened.splits:
+        said["dev"] = first if first in opened.splits and first not in trained_on else otherwise.strip()
     if how.test == "auto":
         said["test"] = "test" if "test" in opened.splits and "test" not in trained_on else ""
     train = _split(opened, how, said["train"])
@@ -43,6 +77,7 @@ def choose(how: Data) -> Pictures:
     if said["dev"].endswith("%"):
         kept, held = picks.held_out(train.labels, _share_of(said["dev"]), how.seed)
         train, dev = Part(train, kept), Part(train, held)
+        said["dev"] += f" of {how.train}"
         said["train"] += f" but what dev has of it (seed {how.seed})"
         if not len(dev):
             raise DataError(f"{how.source} has a single picture of each class, and data.dev wants some; set it to ''")
@@ -64,7 +99,18 @@ def choose(how: Data) -> Pictures:
             digests = {"digest": picks.digest(_numbers(split)), "labels": picks.digest(split.labels)}
             digests["pictures"] = picks.fingerprint(split)
             record[name] = {"from": said[name], "count": len(split), **digests}
-    return Pictures(classes, train, dev, test, record)
+    used = [name for said_of in (how.train, said["dev"], said["test"]) for name in _parts(opened, said_of)]
+    unused = {name: len(split) for name, split in opened.splits.items() if name not in used and len(split)}
+    return Pictures(classes, train, dev, test, record, unused)
+
+
+def title(record: Mapping[str, Any], role: str) -> str:
+    """What a page calls the pictures that a run has for `role`: by their split, or as the part of train that they are.
+
+    Records of older runs say no more than how large the part is.
+    """
+    origin = str(record.get(role, {}).get("from", role))
+    return f"{role} ({origin})" if re.match(r"[\d.]+ *%", origin) else origin
 
 
 def _share_of(percent: str) -> float:

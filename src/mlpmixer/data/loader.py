@@ -192,7 +192,9 @@ class _Pictures(Dataset[Any]):
                     break
                 except PictureError as error:
                     if not self.skip_broken:
-                        return f'{error} ({self.split.where(index)}); mend or remove it, or set data.broken to "skip"'
+                        where = self.split.where(index)
+                        what = str(error) if where in str(error) else f"{error} ({where})"  # files are named already
+                        return f'{what}; mend or remove it (`mixer doctor` lists all), or set data.broken to "skip"'
                     if number >= self.ahead:
                         broken.append((self.split.where(index), str(error)))
                 except MixerError as error:

@@ -15,7 +15,7 @@ from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
 from mlpmixer.models import describe
-from mlpmixer.models.measure import measure
+from mlpmixer.models.measure import counted
 from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Recipe
 from mlpmixer.train.machine import matrix_rate
@@ -64,22 +64,22 @@ def costs(
     if scale != "paper" and plans:
         rate = KEPT_UP * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)
     # As they usually are, models need not be counted.
-    counted = {(row["name"], tuple(row["image_size"])): (row["gmacs"], row["params"]) for row in measured()}
-    return [_cost(plan, rate, counted) for plan in plans], rate
+    known = {(row["name"], tuple(row["image_size"])): (row["gmacs"], row["params"]) for row in measured()}
+    return [_cost(plan, rate, known) for plan in plans], rate
 
 
-def _cost(plan: Plan, rate: float, counted: dict[Any, tuple[float, int]]) -> Cost:
-    """counted: 10⁹ multiply-adds and parameters of models that were counted before. Heads are taken as of 1,000."""
+def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
+    """known: 10⁹ multiply-adds and parameters of models that were counted before. Heads are taken as of 1,000."""
     recipe = plan.recipe
     wanted = recipe.model
     options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in FREE}
     size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else describe(wanted.name).image_size
     key = (wanted.name, size, *sorted(options.items()))
-    if key not in counted:
-        found = measure(wanted.name, image_size=size, **options)
-        counted[key] = found.gmacs, found.params
-    gmacs, params = counted[key]
-    seen = recipe.train.steps * recipe.train.batch_size or recipe.train.epochs * _training_pictures(recipe)
+    if key not in known:
+        known[key] = counted(wanted.name, image_size=size, **options)
+    gmacs, params = known[key]
+    of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_pictures(recipe)
+    seen = max(of_epochs, (recipe.train.steps or recipe.train.least_steps) * recipe.train.batch_size)
     passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
     flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.
@@ -91,7 +91,7 @@ def _training_pictures(recipe: Recipe) -> float:
     """Counted where they are at hand, otherwise by what is known of the set."""
     how = recipe.data
     if how.source in PICTURES:
-        held = float(how.dev.rstrip("% ")) / 100 if how.dev.endswith("%") else 0.0
+        held = float(how.dev.rpartition(" or ")[2].rstrip("% ")) / 100 if how.dev.endswith("%") else 0.0
         return math.floor(PICTURES[how.source] * (1 - held) * how.share)
     try:
         return len(choose(how).train)

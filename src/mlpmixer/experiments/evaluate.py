@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from mlpmixer import __version__, data
 from mlpmixer.data import picks
-from mlpmixer.data.choose import choose
+from mlpmixer.data.choose import choose, title
 from mlpmixer.data.dataset import Part, Split
 from mlpmixer.data.loader import all_batches, usual_workers
 from mlpmixer.data.preprocess import normalise, prepare
 from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.fastest import start
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError, RunError, UsageError
 from mlpmixer.experiments import imagenet
 from mlpmixer.experiments.card import answered, learnt
+from mlpmixer.experiments.cards import digest_of_weights, keep
 from mlpmixer.experiments.matching import outputs_for
 from mlpmixer.experiments.mistaken import PICTURES, tried_otherwise
 from mlpmixer.measures.answers import Answers, ask
@@ -32,6 +33,7 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.passport import Preprocessing
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
+from mlpmixer.text import printable
 from mlpmixer.train.machine import describe_machine
 from mlpmixer.train.team import Team, device_of
 from mlpmixer.weights.load import load
@@ -39,6 +41,9 @@ from mlpmixer.weights.passports import with_passport
 
 Protocol = Literal["own", "i", "ii"]
 Watch = Callable[[str, int, int], None]  # what is looked at, how many pictures of how many
+
+# Of a card, each measured at its own time; top1 stands for all that the head says.
+PARTS = ("top1", "real", "learnt", *get_args(imagenet.Variant))
 
 
 def evaluate(
@@ -60,11 +65,11 @@ def evaluate(
     batch_size: int = 64,
     watch: Watch = lambda *_: None,
 ) -> dict[str, Any]:
-    """The card; of a run folder it is kept there as well, in cards/.
+    """The card; of a run folder it is kept there as well, in cards/, with what is known of the same pictures already.
 
     source: a model, or what `load` takes.
     data: what `mlpmixer.data.open` takes; None: what the run in `source` was measured on.
-    split: of the data; auto: test, or else val, or else all there is.
+    split: of the data; auto: test, or else val, or else what a run held out of train, or else all there is.
     protocol: own: pictures are prepared as the model's passport says; i and ii: as for Table 2 and 3 of the paper.
     known: training pictures, evenly over classes, for what is learnt from the model's features; 0: that is left out.
     real: ReaL's label file, for ImageNet's val.
@@ -89,11 +94,17 @@ def evaluate(
     workers = usual_workers() if workers < 0 else workers
     look = _Looking(model, run, how, place, strict, workers, batch_size, watch)
 
-    asked = look("the pictures", pictures.asked)
+    seen = hashlib.blake2b(digest_size=8)
+    asked = look("the pictures", pictures.asked, digest=seen)
     outputs = outputs_for(pictures.classes, model)
     card: dict[str, Any] = {
         "model": _described(model, source),
-        "data": {**pictures.record, "count": len(asked), "classes": len(pictures.classes)},
+        "data": {
+            **pictures.record,
+            "digest": seen.hexdigest(),
+            "count": len(asked),
+            "classes": len(pictures.classes),
+        },
         "preprocessing": {"protocol": protocol, **asdict(how)},
         "engine": f"{run.name}, {run.precision}" if run else "eager, fp32",
         "mlpmixer": __version__,
@@ -112,10 +123,15 @@ def evaluate(
     for name, folder in (variants or {}).items():
         card[name] = imagenet.variant(name, folder, model, how, look)
     card["broken"] = [{"picture": where, "why": why} for where, why in look.broken]
+    origin = {name: card["machine"][name] for name in ("started", "command", "mlpmixer")}
+    card["parts"] = dict.fromkeys((part for part in PARTS if part in card), origin)
     card["warnings"] = _warnings(card, pictures.classes, outputs)
-    if not isinstance(source, Classifier) and (folder := RunFolder(source)).recipe is not None:
-        folder.path.joinpath("cards").mkdir(exist_ok=True)
-        folder.write(f"cards/{_file_name(card)}.json", card)
+    if not isinstance(source, Classifier) and (run_folder := RunFolder(source)).recipe is not None:
+        card["model"]["digest"] = digest_of_weights(run_folder)
+        try:
+            keep(run_folder, card, lambda whole: _warnings(whole, pictures.classes, outputs))
+        except RunError as error:  # what was measured is worth having all the same
+            card["warnings"].append(f"the card is not kept: {error}")
     return card
 
 
@@ -129,16 +145,6 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
     return replace(usual, shape=shape, **kept)
 
 
-def own_card(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The card that a run has of its own test pictures, measured in the usual way; the newest, if there are several."""
-    for card in RunFolder(folder).cards():
-        with suppress(LookupError, TypeError, AttributeError):  # a card of another hand
-            usual = card["preprocessing"]["protocol"] == "own" and card["engine"] == "eager, fp32" and "learnt" in card
-            if usual and card["data"].get("own"):
-                return card
-    return None
-
-
 class _Pictures:
     """`asked`: those that are measured on; `known`: those that may be learnt from."""
 
@@ -147,25 +153,36 @@ class _Pictures:
 
 
 def _pictures(source: object, spec: str | os.PathLike[str] | None, split: str) -> _Pictures:
+    titles: dict[str, str] = {}
     if spec is None:
         recipe = None if isinstance(source, Classifier) else RunFolder(str(source)).recipe
         if recipe is None:
             raise UsageError("which pictures? give a data set: --data photos/, or --data cifar10")
         chosen = choose(toml.loads(recipe, f"{source}/recipe.toml").data)
-        splits = {"test": chosen.test, "val": chosen.dev, "dev": chosen.dev, "train": chosen.train}
-        splits = {name: found for name, found in splits.items() if found is not None}
+        splits: dict[str, Split] = {}
+        for role, found in {"test": chosen.test, "dev": chosen.dev, "train": chosen.train}.items():
+            if found is not None:
+                said = title(chosen.record, role)
+                # A whole split has its own name; a part of train has the name of its role, which is no split's.
+                name = said if re.fullmatch(r"[\w.-]+", said) else role
+                splits[name], titles[name] = found, said
+        if split == "dev" and chosen.dev is not None:
+            splits.setdefault("dev", chosen.dev)
         classes, known, origin = chosen.classes, chosen.train, str(chosen.record["source"])
+        usual = next(iter(splits))
     else:
         opened = data.open(spec)
         splits, classes, origin = dict(opened.splits), opened.classes, opened.source
         known = splits.get("train")
-    own = spec is None and split == "auto"
-    if split == "auto":
-        split = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
+        usual = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
+    own = spec is None and split in ("auto", usual)
+    split = usual if split == "auto" else split
     if split not in splits:
-        raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)})")
+        all_of_it = "" if spec is not None else f"; --data {origin} has all that lies there"
+        raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)}){all_of_it}")
     asked = splits[split]
-    return _Pictures(classes, asked, None if known is asked else known, {"source": origin, "split": split, "own": own})
+    record = {"source": origin, "split": split, "title": titles.get(split, split), "own": own}
+    return _Pictures(classes, asked, None if known is asked else known, record)
 
 
 class _Looking:
@@ -187,17 +204,18 @@ class _Looking:
         self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
         self.broken: list[tuple[str, str]] = []
 
-    def __call__(self, what: str, split: Split, how: Preprocessing | None = None) -> Answers:
-        """`how`: pictures are prepared, but for their numbers; None: as all others."""
+    def __call__(
+        self, what: str, split: Split, how: Preprocessing | None = None, digest: hashlib.blake2b | None = None
+    ) -> Answers:
+        """`how`: pictures are prepared, but for their numbers; None: as all others. `digest`: fed with all of them."""
+        pixels = self.pixels(what, split, how)
+        if digest is not None:
+            pixels = _digested(pixels, digest)
         if self.run is not None:
-            rows = [(*self.run(images), labels, indices) for images, labels, indices in self.pixels(what, split, how)]
+            rows = [(*self.run(images), labels, indices) for images, labels, indices in pixels]
             return Answers(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
-
-        def batches() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-            for images, labels, indices in self.pixels(what, split, how):
-                yield normalise(images.to(self.device), self.how), labels, indices
-
-        return ask(self.model, batches())
+        ready = ((normalise(images.to(self.device), self.how), labels, indices) for images, labels, indices in pixels)
+        return ask(self.model, ready)
 
     def pixels(
         self, what: str, split: Split, how: Preprocessing | None = None
@@ -214,6 +232,16 @@ class _Looking:
                 yield batch.images, batch.labels, batch.indices
         if not some:
             raise DataError(f"no picture of {len(split)} can be read; `mixer doctor` says more")
+
+
+def _digested(
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]], digest: hashlib.blake2b
+) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    """Pictures and labels as the model is shown them: two sets are the same if they are to it, whatever their names."""
+    for images, labels, indices in batches:
+        for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+            digest.update(f"{label} {image.shape} ".encode() + image.tobytes())
+        yield images, labels, indices
 
 
 def _otherwise(
@@ -267,14 +295,4 @@ def _warnings(card: Mapping[str, Any], classes: tuple[str, ...], outputs: np.nda
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(f"'{name}'" for name in listed[:3]) + more
-
-
-def _file_name(card: Mapping[str, Any]) -> str:
-    name = Path(card["data"]["source"]).name or "data"
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    protocol, engine = card["preprocessing"]["protocol"], card["engine"]
-    how = "" if protocol == "own" else f"-{protocol}"
-    return f"{plain}-{card['data']['split']}{how}" + (
-        "" if engine == "eager, fp32" else f"-{engine.replace(', ', '-')}"
-    )
+    return ", ".join(f"'{printable(name)}'" for name in listed[:3]) + more

@@ -69,7 +69,7 @@ def _trained(done: Sequence[Done]) -> tuple[dict[str, list[float]], dict[str, fl
 
 def _tuned(done: Sequence[Done]) -> tuple[dict[str, list[float]], dict[str, float], dict[str, Done]]:
     """The same of ImageNet, and hours of pre-training. Without public weights: what they cost here is not known."""
-    hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == transfer.PRE_TRAINING}
+    hours = transfer.hours_of_pretraining(done)
     scores = transfer.scores(done, lambda one: one.top1)
     right = {model: found for (model, task), found in scores.items() if task == "imagenet" and model in hours}
     tuned = {one.plan.cell["model"]: one for one in reversed(done) if one.plan.cell["task"] == "imagenet"}

@@ -20,7 +20,8 @@ import torch
 from mlpmixer import data as dataset
 from mlpmixer.data.sources import vtab
 from mlpmixer.errors import DataError, UsageError
-from mlpmixer.experiments.evaluate import evaluate, own_card
+from mlpmixer.experiments.cards import own_card
+from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.measures.intervals import of_mean
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml

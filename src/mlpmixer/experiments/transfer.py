@@ -7,6 +7,7 @@ over the three is what counts on the test split.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,13 +47,15 @@ SETS = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"
 
 @dataclass(frozen=True)
 class Entry:
-    """A model and how it comes to its first weights: `pretrain`, or public ones by name, or, with neither, fresh."""
+    """A model and how it comes to its first weights: `pretrain`, or public ones by name, or, with neither, fresh.
+    `first`: the entry whose pre-training this is too, only tuned at another size; empty: its own."""
 
     name: str
     pretrain: Recipe | None = None
     public: str = ""
     printed: paper.Row | None = None
     tasks: Mapping[str, tuple[Recipe, tuple[float, ...]]] | None = None  # each with its grid of learning rates
+    first: str = ""
 
 
 def entries(
@@ -63,7 +66,7 @@ def entries(
 
 
 def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -> list[Entry]:
-    found = []
+    found: list[Entry] = []
     for row in table:
         size = f" at {row.size}" if row.size != 224 else ""
         epochs = f", {row.epochs} epochs" if row.epochs else ""
@@ -82,7 +85,10 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
                 rates = (recipe.optim.lr,)
             tuned[task] = (recipe, rates)
         name = f"{row.said}, {row.data}{epochs}{size}"
-        found.append(Entry(name, None if public else pre_training(row), public, row, tuned))
+        pretrain = None if public else pre_training(row)
+        # At 224 pixels whatever the size of the tuning: done once.
+        first = next((one.name for one in found if pretrain is not None and one.pretrain == pretrain), "")
+        found.append(Entry(name, pretrain, public, row, tuned, first))
     return found
 
 
@@ -122,7 +128,7 @@ def plans(found: Sequence[Entry]) -> list[Plan]:
     """All pre-training, and each task with each learning rate, once."""
     planned = []
     for entry in found:
-        if entry.pretrain is not None:
+        if entry.pretrain is not None and not entry.first:
             planned.append(
                 Plan({"model": entry.name, "task": PRE_TRAINING}, replace(entry.pretrain, name="pre-training"))
             )
@@ -136,7 +142,7 @@ def tuned(entry: Entry, task: str, recipe: Recipe) -> Plan:
     recipe = replace(recipe, name="fine-tuning")
     if entry.pretrain is None:
         return Plan(cell, recipe)
-    first = Plan({"model": entry.name, "task": PRE_TRAINING}, entry.pretrain).folder
+    first = Plan({"model": entry.first or entry.name, "task": PRE_TRAINING}, entry.pretrain).folder
     return Plan(cell, recipe, _in(first))
 
 
@@ -153,6 +159,16 @@ def then(done: Sequence[Done]) -> list[Plan]:
         for seed in MORE_SEEDS
         if best.get(_task(one)) == one.plan.cell.get("lr") and one.plan.recipe.train.seed == 0 and "lr" in one.plan.cell
     ]
+
+
+def hours_of_pretraining(done: Sequence[Done]) -> dict[str, float]:
+    """Of each model, whatever the size at which it was tuned; without those that began with public weights."""
+    hours = {_as_pretrained(one): one.hours for one in done if one.plan.cell["task"] == PRE_TRAINING}
+    return {one.plan.cell["model"]: hours[_as_pretrained(one)] for one in done if _as_pretrained(one) in hours}
+
+
+def _as_pretrained(one: Done) -> str:
+    return re.sub(r" at \d+$", "", one.plan.cell["model"])
 
 
 def best_rates(done: Sequence[Done]) -> dict[tuple[str, str], str]:
@@ -189,7 +205,7 @@ def tell(
     real = scores([one for one in done if "real" in one.card], lambda one: one.card["real"]["value"])
     models = list(dict.fromkeys(model for model, _ in found))
     tasks = list(dict.fromkeys(task for _, task in found))
-    hours = {one.plan.cell["model"]: one.hours for one in done if one.plan.cell["task"] == PRE_TRAINING}
+    hours = hours_of_pretraining(done)
     tuned = {one.plan.cell["model"]: one for one in reversed(done) if "lr" in one.plan.cell}
     rows: list[tuple[str, ...]] = []
     for model in models:

@@ -164,5 +164,6 @@ def _measured_by_the_run(source: str | os.PathLike[str]) -> dict[str, Any] | Non
         found = (result or {}).get(split)
         if found:
             low, high = wilson(found["top1"] * found["count"], found["count"])
-            return {"split": split, "value": found["top1"], "low": low, "high": high, "count": int(found["count"])}
+            of = (result or {}).get("of", {}).get(split, split)
+            return {"split": of, "value": found["top1"], "low": low, "high": high, "count": int(found["count"])}
     return None

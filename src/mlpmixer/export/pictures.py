@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlpmixer import data
 from mlpmixer.data import pictures
-from mlpmixer.data.choose import choose
+from mlpmixer.data.choose import choose, title
 from mlpmixer.data.dataset import Joined, Part, Split
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.folder import Files, look
@@ -72,7 +72,7 @@ def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, co
         except (DataError, UsageError):  # its pictures are elsewhere by now
             chosen = None
         if chosen is not None and (asked := chosen.test or chosen.dev) is not None:
-            name = "test" if chosen.test is not None else "dev"
+            name = title(chosen.record, "test" if chosen.test is not None else "dev")
             asked = _some(_for(asked, _outputs(chosen.classes, model)), count)
             return Pictures(f"{chosen.record['source']}, {name}", asked, chosen.train, theirs=True)
     photo = Files(PHOTO.parent, [PHOTO.name], np.array([-1]))

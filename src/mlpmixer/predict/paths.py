@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mlpmixer.data.sources.folder import Found, look
+from mlpmixer.data.sources.folder import Found, Places, entered, lies_in, look
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.errors import DataError, UsageError
 
@@ -29,7 +29,7 @@ def pictures(given: Iterable[str], tell: Tell) -> Iterator[str]:
             yield path
             continue
         empty = True
-        for picture in _below(path, (), tell):
+        for picture in _below(path, frozenset(), tell):
             empty = False
             yield picture
         if empty:
@@ -65,11 +65,10 @@ def _others(folder: str) -> str:
     return f", but {', '.join(listed)}, which are not read; convert them, to JPEG for instance, if they are pictures"
 
 
-def _below(folder: str, above: tuple[tuple[int, int], ...], tell: Tell) -> Iterator[str]:
+def _below(folder: str, above: Places, tell: Tell) -> Iterator[str]:
     try:
-        status = Path(folder).stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:
+        inside = entered(Path(folder), above) if above else lies_in(Path(folder))
+        if inside is None:
             tell(f"{folder} is a link to a folder that it lies in")
             return
         folders, files = look(Path(folder))
@@ -83,4 +82,4 @@ def _below(folder: str, above: tuple[tuple[int, int], ...], tell: Tell) -> Itera
     while files:  # which lets go of the names
         yield os.path.join(folder, files.pop())  # noqa: PTH118 (a million Paths are slow)
     for name in folders:
-        yield from _below(os.path.join(folder, name), (*above, here), tell)  # noqa: PTH118
+        yield from _below(os.path.join(folder, name), inside, tell)  # noqa: PTH118

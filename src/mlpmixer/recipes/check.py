@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "optim.weight_decay": NOT_NEGATIVE,
     "optim.clip": NOT_NEGATIVE,
     "optim.warmup_steps": NOT_NEGATIVE,
+    "optim.warmup_share": SHARE,
     "optim.final": CHANCE,
     "optim.milestones": (
         "shares of the run in rising order",
@@ -59,6 +60,7 @@ RULES: dict[str, Rule] = {
     "optim.alpha": NOT_NEGATIVE,
     "train.epochs": POSITIVE,
     "train.steps": NOT_NEGATIVE,
+    "train.least_steps": NOT_NEGATIVE,
     "train.batch_size": COUNT,
     "machine.workers": ("-1 (by the number of cores), 0 (none) or more", lambda x: x >= -1),
     "machine.micro_batch": NOT_NEGATIVE,

@@ -18,9 +18,10 @@ LISTED = 24  # of more
 
 def card_section(card: Mapping[str, Any]) -> str:
     data, how = card["data"], card["preprocessing"]
+    title = data.get("title", data["split"])  # older cards have none
     parts = [
         page.words(
-            f"{data['count']:,} pictures of {data['classes']:,} classes: {data['source']}, {data['split']}. Prepared: "
+            f"{data['count']:,} pictures of {data['classes']:,} classes: {data['source']}, {title}. Prepared: "
             f"{how['shape'].replace('_', ' ')} to {how['resize']}, crop {how['crop'][0]}×{how['crop'][1]}.",
             "soft",
         ),

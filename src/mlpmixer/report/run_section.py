@@ -11,7 +11,8 @@ from typing import Any
 
 from mlpmixer.data.sources.known import KNOWN
 from mlpmixer.errors import DataError, MixerError
-from mlpmixer.experiments.evaluate import evaluate, own_card
+from mlpmixer.experiments.cards import own_card
+from mlpmixer.experiments.evaluate import evaluate
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
@@ -104,6 +105,8 @@ def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str)
 
 def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
+    if recipe.train.least_steps and not recipe.train.steps:
+        length += f" (at least {recipe.train.least_steps:,} steps)"
     return [
         ["model", f"{recipe.model.name} {recipe.model.weights or 'from scratch'}"],
         ["data", recipe.data.source],

@@ -96,6 +96,7 @@ class RunFolder:
             raise RunError(f"{error}; {way_out}") from error
         if found is None:
             return None
+        found["of"] = {name: str(text) for name, text in dict_of(found.get("of")).items()}  # newer than other parts
         for split in ("dev", "test"):
             measured = found.setdefault(split, None)
             sound = isinstance(measured, dict) and is_share(measured.get("top1")) and is_figure(measured.get("count"))
@@ -219,6 +220,10 @@ class RunFolder:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def dict_of(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def is_figure(value: Any) -> bool:

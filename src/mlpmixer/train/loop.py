@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.data.augment import Augmentation
-from mlpmixer.data.choose import choose
+from mlpmixer.data.choose import choose, title
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
@@ -41,7 +41,7 @@ from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.diary import Diary
 from mlpmixer.train.machine import describe_machine, matrix_rate
-from mlpmixer.train.optim import lr_at
+from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.train.progress import Bar
 from mlpmixer.train.state import State, averaged, finished
 from mlpmixer.train.stop import Stop
@@ -53,12 +53,14 @@ from mlpmixer.weights.save import save
 
 @dataclass(frozen=True)
 class Result:
-    """`dev` and `test`: top1, top5, nats and count of the finished weights; None where there is no such split."""
+    """`dev` and `test`: top1, top5, nats and count of the finished weights; None where there is no such split. `of`:
+    which pictures those are, in words."""
 
     folder: Path
     weights: Path
     dev: dict[str, float] | None
     test: dict[str, float] | None
+    of: dict[str, str]
 
 
 def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
@@ -75,15 +77,15 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
     ):
         moved = refuse_another_recipe(run, recipe)
         if (result := run.result()) is not None and not moved:
-            return Result(run.path, run.weights, result["dev"], result["test"])
+            return Result(run.path, run.weights, result["dev"], result["test"], result["of"])
 
         pictures = choose(recipe.data)
         if moved or checkpoints.newest():
             refuse_other_pictures(run, pictures.record, moved)
         if result is not None:
-            return Result(run.path, run.weights, result["dev"], result["test"])
+            return Result(run.path, run.weights, result["dev"], result["test"], result["of"])
         per_epoch = len(pictures.train) / recipe.train.batch_size  # steps
-        steps = recipe.train.steps or math.ceil(recipe.train.epochs * per_epoch)
+        steps, look_every = length_of(recipe, per_epoch)
         torch.manual_seed(recipe.train.seed)
         model = begin(recipe, pictures.classes)
         update = Update(recipe, model, steps, team)
@@ -121,16 +123,20 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             Bar(steps, begun, quiet or not team.is_first) as bar,
             Diary(run, recipe, pictures, speeds(recipe, model, team), team, checkpoints, bar) as diary,
         ):
-            for warning in warnings:
+            bar.say(pictures.in_words())
+            for warning in [*warnings, *pictures.warnings()]:
                 bar.warn(warning)
-            if recipe.optim.warmup_steps >= steps:
-                bar.warn(f"the run has {steps} steps, and optim.warmup_steps is {recipe.optim.warmup_steps}: no peak")
+            if (warmup := warmup_of(steps, recipe.optim)) > steps / 3:
+                bar.warn(
+                    f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "
+                    "--optim.warmup_share 0.1 makes that a tenth, --train.steps makes the run longer"
+                )
             for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
                 loss, norm = update(step - 1, parts)
                 diary.step(step, loss, norm, parts)
 
                 stopping, last = team.agree(stop.asked), step == steps
-                measuring = pictures.dev is not None and (last or crosses(step, recipe.evaluation.every * per_epoch))
+                measuring = pictures.dev is not None and (last or crosses(step, look_every))
                 saving = stopping or last or step % recipe.machine.save_every == 0
                 if measuring or saving or step % recipe.machine.log_every == 0:
                     # Before anything is kept: this stops a run whose weights are no numbers any more.
@@ -163,13 +169,14 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             # What is measured in the end is what is on the disk, read as anybody will read it.
             model = load(run.weights).to(team.device)
             final: dict[str, dict[str, float] | None] = {"dev": None, "test": None}
+            of = {name: title(pictures.record, name) for name in final if name in pictures.record}
             for name, split in {"dev": pictures.dev, "test": pictures.test}.items():
                 if split is not None:
                     final[name] = found = measured(model, model, split, team, whole, partial(diary.list_broken, steps))
                     diary.found(steps, f"final {name}", found)
             if team.is_first:
-                run.write("result.json", {"steps": steps, **final})
-    return Result(run.path, run.weights, final["dev"], final["test"])
+                run.write("result.json", {"steps": steps, **final, "of": of})
+    return Result(run.path, run.weights, final["dev"], final["test"], of)
 
 
 def alone_in(run: RunFolder, team: Team) -> AbstractContextManager[None]:
@@ -233,6 +240,16 @@ def refuse_other_pictures(run: RunFolder, record: dict[str, Any], moved: str) ->
 
 def difference(what: str, now: int, before: int) -> str:
     return f"{what}: {now}, not {before}" if now != before else f"{what}: {now} as before, but not the same"
+
+
+def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:
+    """How many steps a run has, and after how many the dev split is looked at each time. `per_epoch`: steps."""
+    how, look_every = recipe.train, recipe.evaluation.every * per_epoch
+    if how.steps:
+        return how.steps, look_every
+    steps = math.ceil(how.epochs * per_epoch)
+    longer = max(1.0, how.least_steps / steps)
+    return max(steps, how.least_steps), look_every * longer
 
 
 def crosses(step: int, every: float) -> bool:

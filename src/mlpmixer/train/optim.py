@@ -50,11 +50,19 @@ def _fill(optimiser: torch.optim.Optimizer) -> None:
             tensor.zero_()
 
 
+def warmup_of(steps: int, how: Optim) -> int:
+    """Over how many steps of a run the learning rate rises: `warmup_steps`, or their share of a run that is short."""
+    if how.warmup_share == 1:
+        return how.warmup_steps  # more than the run has, if that is what the recipe says
+    return min(how.warmup_steps, round(how.warmup_share * steps))
+
+
 def lr_at(step: int, steps: int, how: Optim) -> float:
-    """The learning rate of a step, counted from 0: up to the peak in `warmup_steps`, then along the schedule."""
-    if step < how.warmup_steps:
-        return how.lr * (step + 1) / how.warmup_steps
-    way = (step - how.warmup_steps) / max(steps - how.warmup_steps, 1)
+    """The learning rate of a step, counted from 0: up to the peak in the warm-up, then along the schedule."""
+    warmup = warmup_of(steps, how)
+    if step < warmup:
+        return how.lr * (step + 1) / warmup
+    way = (step - warmup) / max(steps - warmup, 1)
     if how.schedule == "steps":
         return how.lr * 0.1 ** sum(step >= milestone * steps for milestone in how.milestones)
     left = {"linear": 1 - way, "cosine": (1 + math.cos(math.pi * way)) / 2, "constant": 1.0}[how.schedule]

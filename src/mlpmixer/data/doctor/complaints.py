@@ -31,12 +31,22 @@ COMPLAINTS = {
         "Scale them down or save them anew, or delete them.",
         serious=True,
     ),
+    "loop": Complaint(
+        "Links to a folder that they lie in",
+        "Remove the links themselves (rm, without -r): what they lead to is the data.",
+        serious=True,
+    ),
     "labels": Complaint(
         "The same picture under different labels", "Keep the right one and delete the others.", serious=True
     ),
     "leak": Complaint(
         "The same picture in different splits",
         "Delete it from train: what is measured on pictures that were learnt says nothing.",
+        serious=True,
+    ),
+    "repeats": Complaint(
+        "Many pictures more than once in a split",
+        "Delete all but one: figures of the split look surer than they are, and in train the others only weigh more.",
         serious=True,
     ),
     "barren": Complaint("Classes without a picture", "Add pictures, or remove the class.", serious=True),
@@ -46,6 +56,10 @@ COMPLAINTS = {
     "ignored": Complaint(
         "Files left out for their extension",
         "Convert those that are pictures to JPEG or PNG; the others do no harm.",
+    ),
+    "nested": Complaint(
+        "Folders within class folders",
+        "Sub-folders are not classes: all below a class folder is of that class. For finer classes, move them up.",
     ),
     "untested": Complaint(
         "Classes that a split lacks", "Move some of their pictures there: without, it says nothing about them."
@@ -84,13 +98,14 @@ COMPLAINTS = {
 @dataclass(frozen=True)
 class Finding:
     """One of `COMPLAINTS`, with the pictures (positions in the sample), groups of them or classes it is about; or how
-    many other files, by extension."""
+    many other files, by extension; or where else to look."""
 
     kind: str
     pictures: Sequence[int] | np.ndarray = ()
     groups: Sequence[np.ndarray] = ()
     classes: Sequence[str] = ()
     files: Mapping[str, int] = field(default_factory=dict)
+    paths: Sequence[str] = ()
     note: str = ""
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from mlpmixer.data.doctor.facts import FLAGS
 from mlpmixer.data.doctor.sample import Sample
 from mlpmixer.data.sources.folder import Found
 
+REPEATED = 0.05  # of a split: more copies than these, and no fewer than MANY, are a problem
+MANY = 5
 UNEVEN = 10  # times the smallest class
 LONG = 4  # times the shorter side
 TINY = 1 / 4  # of the median shorter side
@@ -36,19 +39,53 @@ def ignored(data: DataSet) -> Iterator[Finding]:
         yield Finding("ignored", files=dict(every.most_common()))
 
 
+def arranged(data: DataSet) -> Iterator[Finding]:
+    """How the folders lie in each other."""
+    splits = [split for split in data.splits.values() if isinstance(split, Found)]
+    if loops := [str(loop) for split in splits for loop in split.loops]:
+        yield Finding("loop", paths=loops)
+    nested = Counter[str]()
+    for split in splits:
+        nested += split.nested()
+    if nested:
+        first = {place.partition("/")[0] for place in nested}
+        note = f"{len(nested):,} {'folder' if len(nested) == 1 else 'folders'}, such as {min(nested)}"
+        yield Finding("nested", classes=sorted(first), note=note)
+
+
 def copies(sample: Sample, found: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:
     """What is there more than once, the same or alike."""
     if not len(usable):
         return
     _, first, which = np.unique(found["digest"][usable], return_index=True, return_inverse=True)
     same = _groups(usable, first[which])
-    yield from _sorted_out(sample, same, {"labels": "labels", "splits": "leak", "neither": "repeat"})
+    many, how_many = _repeated(sample, usable, first[which])
+    for finding in _sorted_out(sample, same, {"labels": "labels", "splits": "leak", "neither": "repeat"}):
+        if finding.kind != "repeat":
+            yield finding
+        elif not many:
+            yield replace(finding, note=how_many)
+    if many:  # all of them, those among leaks as well
+        twice = [group for group in same if np.bincount(sample.split[group]).max() > 1]
+        yield Finding("repeats", groups=twice, note=how_many)
 
     single = usable[np.sort(first)]  # each picture once, in the first split that has it
     single = single[found["comparable"][single]]
     plain, mirrored = likeness.families(found["bits"][single])
     kinds = {"labels": "alike_labels", "splits": "alike_leak", "neither": "alike"}
     yield from _sorted_out(sample, _groups(single, mirrored), kinds, turned=single[plain != mirrored])
+
+
+def _repeated(sample: Sample, usable: np.ndarray, roots: np.ndarray) -> tuple[bool, str]:
+    """Whether a split has many pictures more than once, and how many different ones those have that have any."""
+    many, notes = False, []
+    for number, name in enumerate(sample.data.splits):
+        here = roots[sample.split[usable] == number]
+        distinct = len(np.unique(here))
+        if copies := len(here) - distinct:
+            many |= copies >= MANY and copies > REPEATED * len(here)
+            notes.append(f"{distinct:,} different ones of {len(here):,} in {name}")
+    return many, ", ".join(notes)
 
 
 def _groups(positions: np.ndarray, roots: np.ndarray) -> list[np.ndarray]:

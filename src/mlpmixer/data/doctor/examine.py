@@ -15,7 +15,7 @@ import numpy as np
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.doctor import likeness
 from mlpmixer.data.doctor.complaints import COMPLAINTS, Finding
-from mlpmixer.data.doctor.diagnoses import classes, copies, ignored, odd, unusable
+from mlpmixer.data.doctor.diagnoses import arranged, classes, copies, ignored, odd, unusable
 from mlpmixer.data.doctor.facts import FACTS, facts
 from mlpmixer.data.doctor.looks import Looks, looks
 from mlpmixer.data.doctor.sample import Sample
@@ -60,6 +60,7 @@ class Examination:
                     "note": finding.note,
                     "classes": list(finding.classes),
                     "files": dict(finding.files),
+                    "paths": list(finding.paths),
                     "pictures": [place(position) for position in finding.pictures],
                     "groups": [[place(position) for position in group] for group in finding.groups],
                 }
@@ -89,6 +90,7 @@ def examine(
         *copies(sample, found, usable),
         *classes(data, counts),
         *ignored(data),
+        *arranged(data),
         *odd(found, usable),
     ]
     findings.sort(key=lambda finding: [*COMPLAINTS].index(finding.kind))

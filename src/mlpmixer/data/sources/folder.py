@@ -9,6 +9,7 @@ has no labels. The classes are those of train/, where an empty folder makes a cl
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ from mlpmixer.data.dataset import DataSet, Split, Texts
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.naming import EXTENSIONS, SPLIT_WORDS, in_order, require_known
 from mlpmixer.errors import DataError
+from mlpmixer.text import printable
+
+CAMERAS = {"img", "image", "dsc", "dscn", "dscf", "pxl", "photo", "picture", "pic", "mvimg", "dji", "gopr", "frame"}
+LABELS_SHOWN = 3
+
+Places = frozenset[tuple[int, int]]  # folders, by device and inode
 
 
 class Files(Split):
@@ -39,7 +46,15 @@ class Files(Split):
 
 
 class Found(Files):
-    """All pictures below `root`, which were looked for."""
+    """All pictures below `root`, which were looked for; `loops` are links to folders that they lie in, left out."""
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray, loops: Sequence[Path] = ()):
+        super().__init__(root, paths, labels)
+        self.loops = loops
+
+    def nested(self) -> dict[str, int]:
+        """How many pictures lie in each folder within a class folder."""
+        return Counter(place for path in self.paths if "/" in (place := path.rpartition("/")[0]))
 
     def ignored(self) -> Counter[str]:
         """How many files below are left out for their extension, by that; without those that systems leave anywhere."""
@@ -62,19 +77,21 @@ def open_folder(root: Path) -> DataSet:
     places = _split_folders(root, folders)
     if places:
         # The pictures of each class, as paths within the split's folder.
-        found = {split: _split(place, split) for split, place in places.items()}
+        loops: dict[str, list[Path]] = {split: [] for split in places}
+        found = {split: _split(place, split, loops[split]) for split, place in places.items()}
     else:
         _require_no_wrapping(root, folders)
-        places, found = {"train": root}, {"train": _classes(root, folders, pictures)}
+        loops = {"train": []}
+        places, found = {"train": root}, {"train": _classes(root, folders, pictures, loops["train"])}
     labelled = {split: by_class for split, by_class in found.items() if by_class is not None}
     if not labelled:
-        raise _flat(places["test"])
+        raise _flat(places["test"], look(places["test"])[1])
     first = next(iter(labelled))
     classes = tuple(sorted(labelled[first]))
     splits = {}
     for split, by_class in labelled.items():
         require_known(by_class, classes, str(places[split]), str(places[first]))
-        splits[split] = _in_order(places[split], by_class, classes)
+        splits[split] = _in_order(places[split], by_class, classes, loops[split])
     return DataSet(str(root), imagenet.readable(classes) or classes, splits)
 
 
@@ -107,24 +124,33 @@ def _require_no_wrapping(root: Path, folders: Sequence[str]) -> None:
             raise DataError(f"{root} holds one folder only, and the classes are within that: open {root / folders[0]}")
 
 
-def _split(folder: Path, split: str) -> dict[str, list[str]] | None:
+def refuse_loops(opened: DataSet) -> None:
+    for split in opened.splits.values():
+        if isinstance(split, Found) and split.loops:
+            raise DataError(
+                f"{split.loops[0]} is a link to a folder that it lies in; remove the link, not what it leads to"
+            )
+
+
+def _split(folder: Path, split: str, loops: list[Path]) -> dict[str, list[str]] | None:
     """The pictures of each class, or None where they have no labels."""
     folders, pictures = look(folder)
     if pictures and not folders and split == "test":
         return None
     if pictures and not folders and imagenet.is_flat_val(pictures):
         return imagenet.by_class(folder, pictures)
-    return _classes(folder, folders, pictures)
+    return _classes(folder, folders, pictures, loops)
 
 
-def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str]) -> dict[str, list[str]]:
+def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str], loops: list[Path]) -> dict[str, list[str]]:
     if pictures and folders:
         raise DataError(
             f"{folder} holds pictures ({pictures[0]}) beside class folders ({folders[0]}); move them into one of those"
         )
     if pictures:
-        raise _flat(folder)
-    by_class = {name: _below(folder, name) for name in folders}
+        raise _flat(folder, pictures)
+    above = lies_in(folder)
+    by_class = {name: _below(folder, name, above, loops) for name in folders}
     if not any(by_class.values()):
         raise DataError(
             f"no pictures ({' '.join(EXTENSIONS)}) in {folder}; they are looked for as {folder / 'cat' / '1.jpg'}, "
@@ -133,27 +159,63 @@ def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str]) -> d
     return by_class
 
 
-def _flat(folder: Path) -> DataError:
+def _flat(folder: Path, pictures: Sequence[str]) -> DataError:
+    said = _labels_in(pictures)
+    hint = f"; labels seem to be in their names ({', '.join(said)}), which a .csv of path,label can say, too"
     return DataError(
         f"the pictures in {folder} have no labels; sort them into a folder for each class, such as "
-        f"{folder / 'cat' / '1.jpg'}"
+        f"{folder / (said[0] if said else 'cat') / '1.jpg'}{hint if said else ''}"
     )
 
 
-def _below(root: Path, name: str) -> list[str]:
-    """All pictures below a class's folder, as paths within `root`."""
+def _labels_in(names: Sequence[str]) -> list[str]:
+    """What pictures called cat.0.jpg and dog-17.jpg seem to show: a few words that all names begin with."""
+    words = [re.match(r"([^\d.]+?)[-_. (]*\d+\)?\.\w+$", name) for name in names]
+    counts = Counter(word[1] for word in words if word)
+    labels = (
+        2 <= len(counts) <= len(names) / 2 and None not in words and not CAMERAS & {word.lower() for word in counts}
+    )
+    return [printable(word, 40) for word, _ in counts.most_common(LABELS_SHOWN)] if labels else []
+
+
+def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]:
+    """All pictures below a class's folder, as paths within `root`; links that lead back go to `loops`."""
     found: list[str] = []
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(name, ())]
+    waiting = [(name, above)]
     while waiting:
         place, above = waiting.pop()
+        inside = entered(root / place, above)
+        if inside is None:
+            loops.append(root / place)
+            continue
         folders, pictures = look(root / place)
-        status = (root / place).stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            raise DataError(f"{root / place} is a link to a folder that it lies in; remove it")
         found += [f"{place}/{picture}" for picture in pictures]
-        waiting += [(f"{place}/{folder}", (*above, here)) for folder in folders]
+        waiting += [(f"{place}/{folder}", inside) for folder in folders]
     return sorted(found)
+
+
+def lies_in(folder: Path) -> Places:
+    """The folder itself and all that it lies in, links followed."""
+    real = folder.resolve()
+    return frozenset(map(_place, (real, *real.parents)))
+
+
+def entered(folder: Path, above: Places) -> Places | None:
+    """`above` and all that one is in with `folder` as well; None if it is one of `above`: a link that leads back,
+    without an end for whoever follows it.
+
+    What a link's target lies in counts, too. Otherwise `saw/loop -> ..` would be noticed a step late, in `loop/saw`,
+    which is no link but the class folder itself.
+    """
+    here = _place(folder)
+    if here in above:
+        return None
+    return above | (lies_in(folder) if folder.is_symlink() else {here})
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def look(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> tuple[list[str], list[str]]:
@@ -179,7 +241,7 @@ def _is_left_behind(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX" or name.lower() in ("thumbs.db", "desktop.ini")
 
 
-def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str]) -> Found:
+def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str], loops: Sequence[Path]) -> Found:
     paths = [path for name in classes for path in by_class.get(name, ())]
     counts = [len(by_class.get(name, ())) for name in classes]
-    return Found(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    return Found(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), loops)
