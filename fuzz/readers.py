@@ -5,12 +5,16 @@ A new reader is one class and one row of `READERS`.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import gzip
 import io
 import json
+import os
+import shutil
 import struct
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -228,6 +232,23 @@ def read_runs(folder: Path, changed: Path) -> None:
         run.result()
 
 
+ROOT = Path(tempfile.gettempdir()) / f"fuzz-runs-{os.getpid()}"  # whose index lies in the cache
+
+
+def build_index(folder: Path) -> None:
+    """The list of runs as the cache has it, of runs that lie elsewhere and are sound."""
+    atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+    ROOT.mkdir()
+    build_runs(ROOT)
+    os.environ["MLPMIXER_CACHE"] = str(folder)
+    index.runs(ROOT)
+
+
+def read_index(folder: Path, _: Path) -> None:
+    os.environ["MLPMIXER_CACHE"] = str(folder)
+    assert {(one.name, one.test) for one in index.runs(ROOT)} == {("cifar10", 0.4)}
+
+
 def build_answers(folder: Path) -> None:
     found = [Prediction((("cat", 0.75), ("dog", 0.25))), Prediction((("dog", 0.5), ("cat", 0.5)))]
     table = embeddings.Embeddings(folder / "rows.npy", 4)
@@ -287,6 +308,7 @@ READERS = {
     "records": Reader(build_records, opened),
     "recipes": Reader(build_recipe, read_recipe),
     "runs": Reader(build_runs, read_runs),
+    "index": Reader(build_index, read_index),
     "answers": Reader(build_answers, read_answers),
     "checkpoints": Reader(build_checkpoint, read_checkpoint, right_sums),
 }

@@ -163,7 +163,7 @@ def test_one_speaks_for_all(way: str, by_two: dict[str, Path]):
     folder = by_two[f"adamw {way}"]
     warning, dev, weights = shown(folder)
     assert warning.endswith(" epochs is below the expected 200.0 ± 3 %")
-    assert dev.startswith("dev   ")
+    assert dev.startswith("dev (10% of train)  ")
     assert weights.endswith(f"--weights {folder})")
 
 

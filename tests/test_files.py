@@ -135,7 +135,13 @@ class TestTables:
 
 
 class TestJson:
-    @given(st.recursive(st.text() | st.floats(allow_nan=False) | st.integers() | st.none(), st.lists, max_leaves=5))
+    @given(
+        st.recursive(
+            st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.none(),
+            st.lists,
+            max_leaves=5,
+        )
+    )
     def test_it_is_read_back_and_harmless(self, value: object):
         text = to_json(value, indent=1)
         assert json.loads(text) == value

@@ -252,7 +252,7 @@ class TestBroken:
         assert "\n" not in said
         assert "is no picture, or a damaged one" in said
         assert any(path in said for path in ("cat/03.png", "dog/07.png"))
-        assert 'mend or remove it, or set data.broken to "skip"' in said
+        assert 'mend or remove it (`mixer doctor` lists all), or set data.broken to "skip"' in said
 
     def test_skip_takes_the_same_others_whoever_loads(self, damaged: Split):
         def found(**how: Any) -> list[list[Batch]]:

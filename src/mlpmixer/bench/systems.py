@@ -48,13 +48,13 @@ class Subject:
         if name not in known:
             raise UsageError(f"'{name}' is no Mixer that could be measured{nearest(name, known)}")
         self.name = name
-        self.how = Preprocessing()
         chance = torch.Generator().manual_seed(0)
         model = create(name, num_classes=CLASSES, gelu="erf").eval()
         assert isinstance(model, Mixer)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=SHAKE)
+        self.how = Preprocessing.usual(model.config.image_size)
         model.passport = Passport(preprocessing=self.how)
         self.model = model
 
