@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -425,15 +427,16 @@ class TestCache:
     @pytest.mark.parametrize(
         "harm",
         {
-            "no JSON": lambda file: file.write_text("{"),
-            "deep": lambda file: file.write_text("[" * 100_000),
+            "no JSON": lambda file: relisted(file, lambda _: "{"),
+            "deep": lambda file: relisted(file, lambda _: "[" * 100_000),
+            "a figure changed": lambda file: file.write_text(re.sub('"test": 0...', '"test": 0.9', file.read_text())),
             "bytes": lambda file: file.write_bytes(b"SQLite format 3\0\xff"),
-            "a list": lambda file: file.write_text("[]"),
-            "another version": lambda file: file.write_text(file.read_text().replace('"version": 2', '"version": 1')),
-            "runs a list": lambda file: file.write_text('{"version": 2, "runs": [1]}'),
-            "a row a text": lambda file: file.write_text('{"version": 2, "runs": {"evil": "x"}}'),
-            "figures that are none": lambda file: file.write_text(file.read_text().replace('"test": 0', '"test": "x')),
-            "a state that is none": lambda file: file.write_text(file.read_text().replace('"finished"', '"fine"')),
+            "a list": lambda file: relisted(file, lambda _: "[]"),
+            "another version": lambda file: relisted(file, lambda text: text.replace('"version": 2', '"version": 1')),
+            "runs a list": lambda file: relisted(file, lambda _: '{"version": 2, "runs": [1]}'),
+            "a row a text": lambda file: relisted(file, lambda _: '{"version": 2, "runs": {"evil": "x"}}'),
+            "figures that are none": lambda file: relisted(file, lambda text: text.replace('"test": ', '"test": "", "y": ')),
+            "a state that is none": lambda file: relisted(file, lambda text: text.replace('"finished"', '"fine"')),
             "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
             "a link": lambda file: (file.rename(file.with_name("x")), file.symlink_to("x")),
             "writable by others": lambda file: (forged(file), file.chmod(0o666)),
@@ -462,11 +465,14 @@ class TestCache:
         assert [*file.parent.iterdir()] == [file]
 
 
+def relisted(file: Path, change: Callable[[str], str]) -> None:
+    """With the digest that belongs to it."""
+    text = change(file.read_text().partition("\n")[2])
+    file.write_text(f"{hashlib.sha256(text.encode()).hexdigest()[:32]}\n{text}")
+
+
 def forged(file: Path) -> None:
-    rows = json.loads(file.read_text())
-    for row in rows["runs"].values():
-        row["test"] = 0.999
-    file.write_text(json.dumps(rows))
+    relisted(file, lambda text: re.sub('"test": [^,]*', '"test": 0.999', text))
 
 
 class TestLinks:

@@ -7,12 +7,14 @@ belong to, so that after a kill there are at least as many; those too many are t
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlpmixer.errors import DataError, UsageError
+from mlpmixer.files import open_regular
 
 HEADER = 128  # bytes: what numpy takes for a table of float32
 
@@ -58,13 +60,13 @@ class Embeddings:
 def rows_in(path: Path, width: int) -> int:
     """How many whole rows a file has, whatever its header says."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             version = np.lib.format.read_magic(file)
             shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
-        size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError):
+    except Exception:  # NumPy's parser of headers fails in many ways
         raise DataError(f"{path} is no file of embeddings that could be gone on with") from None
     if version != (1, 0) or fortran or kind != np.dtype("<f4") or len(shape) != 2:
         raise DataError(f"{path} is no file of embeddings that could be gone on with")

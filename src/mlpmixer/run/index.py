@@ -180,14 +180,14 @@ class _Kept:
     """The rows of the runs below a folder, by their paths in it."""
 
     def __init__(self, root: Path):
-        digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-        self.file = cache_folder() / "runs" / f"{digest}.json"
+        self.file = cache_folder() / "runs" / _digest(os.fsencode(root.resolve()))
 
     def rows(self) -> dict[str, Any]:
         try:
             files.require_ours(self.file.parent)
             files.require_ours(self.file)
-            found = json.loads(files.read_text(self.file, files.MOST, follow=False))
+            digest, _, text = files.read_text(self.file, files.MOST, follow=False).partition("\n")
+            found = json.loads(text) if digest == _digest(text.encode()) else None
         except (OSError, ValueError, RecursionError):
             return {}
         current = isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("runs"), dict)
@@ -198,9 +198,14 @@ class _Kept:
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             files.require_ours(self.file.parent)
-            RunFolder(self.file.parent).write(self.file.name, json.dumps({"version": VERSION, "runs": rows}))
+            text = json.dumps({"version": VERSION, "runs": rows})
+            RunFolder(self.file.parent).write(self.file.name, f"{_digest(text.encode())}\n{text}")
         except (OSError, RunError):
             return
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _from_row(path: Path, row: Any, stamp: str) -> Found | None:

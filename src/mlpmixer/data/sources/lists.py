@@ -40,7 +40,7 @@ def open_list(path: Path, columns: Mapping[str, str] | None = None, source: str 
         reads = _from_parquet if path.suffix.lower() == ".parquet" else _from_text
         rows = reads(path, columns)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {printable(error.strerror or error, 200)}") from error
     if not rows:
         raise DataError(f"{path} lists no pictures")
     default = split_within(path.stem) or "train"
@@ -113,6 +113,7 @@ def texts(path: Path, column: str) -> list[str]:
 
     with parquet.ParquetFile(path, read_dictionary=[column]) as file:
         read = file.read(columns=[column])[column]
+    read.validate(full=True)  # Arrow believes a file's indices and letters
     found: list[str] = []
     for chunk in read.dictionary_encode().chunks:
         distinct = [*chunk.dictionary.cast(pa.string()).fill_null("").to_pylist(), ""]

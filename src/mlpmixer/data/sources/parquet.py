@@ -130,6 +130,7 @@ class _Group:
         return self.columns[part][row - (self.ends[part - 1] if part else 0)].as_py()
 
     def add(self, column: Any) -> None:
+        column.validate(full=True)
         self.ends.append(len(self) + len(column))
         self.columns.append(column)
         self.bytes += column.nbytes
