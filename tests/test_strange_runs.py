@@ -435,7 +435,7 @@ class TestCache:
             "another version": lambda file: relisted(file, lambda text: text.replace('"version": 2', '"version": 1')),
             "runs a list": lambda file: relisted(file, lambda _: '{"version": 2, "runs": [1]}'),
             "a row a text": lambda file: relisted(file, lambda _: '{"version": 2, "runs": {"evil": "x"}}'),
-            "figures that are none": lambda file: relisted(file, lambda text: text.replace('"test": ', '"test": "", "y": ')),
+            "no figures": lambda file: relisted(file, lambda text: text.replace('"test": ', '"test": "", "y": ')),
             "a state that is none": lambda file: relisted(file, lambda text: text.replace('"finished"', '"fine"')),
             "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
             "a link": lambda file: (file.rename(file.with_name("x")), file.symlink_to("x")),
