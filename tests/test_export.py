@@ -268,7 +268,7 @@ def test_a_program_in_bfloat16(run: Path, tmp_path: Path):
     pt2_files.write(this, tmp_path / "x.pt2")
     way = pt2_files.start(tmp_path / "x.pt2", this)["torch.export"]
     asked = pictures.find(str(run), None, model, 500).asked
-    some = [picture for _, picture in pictures.each(asked)]
+    some = [picture for _, picture in pictures.each(asked, this.how)]
     wanted, found = check._answers(some, this), way(np.stack(some))
     assert (wanted.argmax(1) == found.argmax(1)).mean() > 0.97
     assert 1e-4 < np.abs(wanted - found).max() < 0.1  # it is in bfloat16, and right

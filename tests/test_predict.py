@@ -140,6 +140,13 @@ def test_what_is_no_picture_gets_a_line_and_loses_no_other(predictor: Predictor,
     assert before == after == predictor(PHOTO)
 
 
+def test_a_picture_of_absurd_proportions_is_named_and_loses_no_other(predictor: Predictor, tmp_path: Path):
+    Image.new("1", (1, 1_000_000)).save(tmp_path / "thin.png")
+    first, wrong, last = (found for _, found in predictor.stream([PHOTO, tmp_path / "thin.png", PHOTO]))
+    assert str(wrong).startswith(f"{tmp_path / 'thin.png'}: a picture of 1×1,000,000 pixels is too narrow")
+    assert first == last == predictor(PHOTO)
+
+
 def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Path):
     with PHOTO.open("rb") as closed:
         pass
@@ -180,7 +187,7 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
     found = find_to_check("", tmp_path / "data", model, 10_000)
     assert model.passport is not None
     how = model.passport.preprocessing
-    for number, picture in each(found.asked):
+    for number, picture in each(found.asked, how):
         assert torch.equal(prepare(picture, how), prepare(pixels(found.asked.where(number)), how))
 
 

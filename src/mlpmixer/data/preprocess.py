@@ -26,7 +26,7 @@ def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor
     """Resize and centre crop: the part that is done picture by picture, and ships bytes."""
     picture = np.asarray(image)
     height, width = picture.shape[:2]
-    _require_proportions(height, width, how.resize)
+    require_proportions(height, width, how.resize)
     size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
     rows, columns = how.crop
     if rows > size[0] or columns > size[1]:
@@ -57,7 +57,7 @@ def resize(
     window: tuple[int, int, int, int] | None = None,
 ) -> UInt8[Tensor, "3 H2 W2"]:
     """Scaled with antialiasing. `window`: only these (top, left, rows, columns) of the result."""
-    _require_proportions(picture.shape[0], picture.shape[1], min(size))
+    require_proportions(picture.shape[0], picture.shape[1], min(size))
     window = window or (0, 0, *size)
     found = resized(picture, size, window, interpolation)
     if found is not None:
@@ -80,7 +80,7 @@ def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
     return pixels[..., top : top + rows, left : left + columns]
 
 
-def _require_proportions(height: int, width: int, pixels: int) -> None:
+def require_proportions(height: int, width: int, pixels: int) -> None:
     """Refuse a picture so narrow that it is absurd to scale it until its short side has so many `pixels`."""
     short, long = sorted((height, width))
     if not short or long * pixels > LONGEST * short:

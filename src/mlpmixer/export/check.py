@@ -16,6 +16,7 @@ from mlpmixer.errors import DataError, MixerError
 from mlpmixer.export.job import Job, Run
 from mlpmixer.export.pictures import Pictures, each
 from mlpmixer.measures.intervals import wilson
+from mlpmixer.passport import Preprocessing
 
 AT_ONCE = 16  # pictures
 BATCHES = (1, 16)  # pictures at once when the speed is measured
@@ -110,7 +111,7 @@ def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, 
     whole = [Tally(way, "as they are", loosened if way == first else None) for way in ways]
     ready = Tally(first, "resized beforehand", bar)
     right = done = 0
-    for numbers, some in _chunks(pictures):
+    for numbers, some in _chunks(pictures, job.how):
         labels = pictures.asked.labels[numbers]
         some = [_taken(picture, job) for picture in some]
         wanted = _answers(some, job)
@@ -139,7 +140,7 @@ def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, 
 
 def speeds(job: Job, ways: dict[str, Run], pictures: Pictures) -> list[dict[str, object]]:
     """Pictures a second of the model and of the file, from pixels to scores: medians of a few batches, in turns."""
-    _, picture = next(each(pictures.asked))
+    _, picture = next(each(pictures.asked, job.how))
     picture = _taken(picture, job)
     systems: dict[str, Run] = {"PyTorch, eager": lambda several: _answers(list(several), job), **ways}
     rows: list[dict[str, object]] = []
@@ -161,10 +162,10 @@ def speeds(job: Job, ways: dict[str, Run], pictures: Pictures) -> list[dict[str,
     return rows
 
 
-def _chunks(pictures: Pictures) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _chunks(pictures: Pictures, how: Preprocessing) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     numbers: list[int] = []
     read: list[np.ndarray] = []
-    for number, picture in each(pictures.asked):
+    for number, picture in each(pictures.asked, how):
         numbers.append(number)
         read.append(picture)
         if len(read) == AT_ONCE:

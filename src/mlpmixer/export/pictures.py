@@ -16,7 +16,7 @@ from mlpmixer import data
 from mlpmixer.data import pictures
 from mlpmixer.data.choose import choose, title
 from mlpmixer.data.dataset import Joined, Part, Split
-from mlpmixer.data.preprocess import prepare
+from mlpmixer.data.preprocess import prepare, require_proportions
 from mlpmixer.data.sources.folder import Files, look
 from mlpmixer.errors import DataError, PictureError, UsageError
 from mlpmixer.models.classifier import Classifier
@@ -46,7 +46,7 @@ class Pictures:
     def calibration(self, how: Preprocessing) -> UInt8[Tensor, "N 3 H W"]:
         if self.known is None or not self.theirs:
             raise UsageError("int8 is calibrated on pictures of the kind that the model is for: --data photos/")
-        read = [prepare(picture, how) for _, picture in each(_some(self.known, CALIBRATION))]
+        read = [prepare(picture, how) for _, picture in each(_some(self.known, CALIBRATION), how)]
         if not read:
             raise DataError(f"no picture of {self.origin} can be read; `mixer doctor` says more")
         return torch.stack(read)
@@ -81,13 +81,15 @@ def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, co
     return Pictures("a photograph and clothes that come with mlpmixer", Joined([photo, unknown]), None, theirs=False)
 
 
-def each(split: Split) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels (height, width, 3) of all that can be read."""
+def each(split: Split, how: Preprocessing) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels (height, width, 3) of all that can be read and prepared."""
     for index in range(len(split)):
         try:
-            yield index, pictures.pixels(split.read(index))
+            read = pictures.pixels(split.read(index))
+            require_proportions(len(read), read.shape[1], how.resize)
         except PictureError:
             continue
+        yield index, read
 
 
 def _loose(folder: Path) -> Split | None:

@@ -179,14 +179,12 @@ class Predictor:
     def answer(self, pictures: Sequence[Input]) -> list[Prediction | PictureError]:
         """In this thread, in one go."""
         self._require_threads()
-        how = self.preprocessing
-        shown = torch.empty(len(pictures), self._views, 3, *how.crop, dtype=torch.uint8)
+        shown = torch.empty(len(pictures), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
         found: list[Prediction | PictureError | None] = []
         good = 0
         for given in pictures:
             try:
-                picture = picture_of(given)
-                shown[good] = views_of(pixels(picture), how, self.views)
+                shown[good] = self._prepared(given)
             except PictureError as error:
                 found.append(error)
             except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
@@ -197,6 +195,13 @@ class Predictor:
         answers = iter(self._named(shown[:good]) if good else ())
         whole = [next(answers) if error is None else error for error in found]
         return [self._no_number(given) if one is None else one for given, one in zip(pictures, whole, strict=True)]
+
+    def _prepared(self, given: Input) -> torch.Tensor:
+        read = pixels(picture_of(given))
+        try:
+            return views_of(read, self.preprocessing, self.views)
+        except PictureError as error:  # knows only its size
+            raise PictureError(f"{name_of(given)}: {error}") from None
 
     def _named(self, shown: torch.Tensor) -> list[Prediction | None]:
         """None: what the model answers is not a number."""

@@ -190,8 +190,8 @@ class _Kept:
             found = json.loads(text) if digest == _digest(text.encode()) else None
         except (OSError, ValueError, RecursionError):
             return {}
-        current = isinstance(found, dict) and found.get("version") == VERSION and isinstance(found.get("runs"), dict)
-        return found["runs"] if current else {}
+        rows = found.get("runs") if isinstance(found, dict) and found.get("version") == VERSION else None
+        return rows if isinstance(rows, dict) else {}
 
     def keep(self, rows: Mapping[str, Any]) -> None:
         """If it can be; where not, there is no harm."""
