@@ -4,7 +4,6 @@
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= 2
-FUZZ_SECONDS ?= 300
 BIN = .venv/bin
 
 .PHONY: demo test check fuzz format bench clean
@@ -22,7 +21,7 @@ check: .venv/dev
 	$(BIN)/pytest -n $(WORKERS)
 
 fuzz: .venv/dev
-	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m fuzz
 
 format: .venv/dev
 	$(BIN)/ruff format

@@ -1,7 +1,7 @@
 """A bounded campaign of damaged files against everything that reads files of strangers.
 
-    python -m fuzz                          five minutes, all readers
-    python -m fuzz pictures weights --seconds 60
+    python -m fuzz                          all readers, about five minutes on two cores
+    python -m fuzz pictures weights --count 1000000 --seconds 3600
     python -m fuzz pictures --first 1234 --count 1      one input again, with its traceback
 
 Input number N of a reader is the same each time. A reader may end well or with a one-line MixerError, within
@@ -37,9 +37,9 @@ MEMORY = 2 << 30  # bytes
 def main() -> None:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("readers", nargs="*")
-    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seconds", type=float, default=1200, help="at most; each reader has a share")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--count", type=int, default=1 << 30, help="inputs of each reader")
+    parser.add_argument("--count", type=int, help="inputs of each reader; by default as many as its row says")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where the files of findings are kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -47,10 +47,11 @@ def main() -> None:
     if told.child:
         child(told.readers[0], told.first, told.count, told.seconds, told.keep)
         return
-    names = told.readers or list(reader_names())
-    campaigns = [
-        Campaign(name, told.first, told.count, told.seconds * told.jobs / len(names), told.keep) for name in names
-    ]
+    from fuzz.readers import READERS
+
+    names = told.readers or list(READERS)
+    share = told.seconds * told.jobs / len(names)
+    campaigns = [Campaign(name, told.first, told.count or READERS[name].inputs, share, told.keep) for name in names]
     waiting, running, done = campaigns[:], [], []
     try:
         while waiting or running:
@@ -69,12 +70,6 @@ def main() -> None:
     sys.exit(1 if findings else 0)
 
 
-def reader_names() -> list[str]:
-    from fuzz.readers import READERS
-
-    return list(READERS)
-
-
 class Campaign:
     """One reader in a process of its own, which is started anew where an input brought it down."""
 
@@ -87,7 +82,9 @@ class Campaign:
     def start(self) -> Campaign:
         said = ["--first", str(self.next), "--count", str(self.end - self.next), "--seconds", str(self.left)]
         command = [sys.executable, "-m", "fuzz", self.name, "--child", *said, "--keep", str(self.keep)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        # A pipe that nobody reads would fill with what libraries say.
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.said, start_new_session=True)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
         self.began = self.heard = time.monotonic()
@@ -109,8 +106,9 @@ class Campaign:
             places = f" in {len(self.places)} places" if self.findings else ""
             print(f"{self.name:12} {self.tried:8,} inputs, {self.findings} findings{places}", flush=True)
             return False
-        assert self.process.stderr is not None
-        return self._fell(f"ended with {self.process.returncode}: {self.process.stderr.read().decode()[-2000:]}")
+        self.said.seek(0)
+        why = self.said.read().decode(errors="replace")[-2000:]
+        return self._fell(f"ended with {self.process.returncode}: {why}")
 
     def _listen(self) -> None:
         assert self.process.stdout is not None

@@ -85,7 +85,7 @@ def _changed(value: Any, chance: random.Random) -> Any:
         case 1 if isinstance(value, dict):
             copied[str(chance.choice(VALUES))[:200]] = copied.pop(at)
         case 2 if isinstance(value, list):
-            copied[at:at] = [copied[at]] * chance.choice((1, 2, 1_000))
+            copied[at:at] = [copied[at]] * (1 if isinstance(copied[at], list | dict) else chance.choice((2, 1_000)))
         case _:
             copied[at] = _changed(copied[at], chance)
     return copied

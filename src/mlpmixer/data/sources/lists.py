@@ -100,7 +100,7 @@ def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Row]:
         if about.num_rows > path.stat().st_size:
             raise DataError(f"{path} claims more rows than it has bytes; it is damaged or hostile")
         found = [texts(path, names[i]) for i in chosen]
-    except (pa.ArrowException, MemoryError) as error:
+    except (pa.ArrowException, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged, or has no text in its columns") from error
     return [_row(path, cells, i) for i, cells in enumerate(zip(*found, strict=True), start=1)]
 

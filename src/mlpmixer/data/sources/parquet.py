@@ -107,7 +107,7 @@ class Rows(Split):
                     found.add(batch.column(0))
                     if found.bytes > MAX_GROUP:
                         raise PictureError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
-        except (pa.ArrowException, OSError, MemoryError) as error:
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise PictureError(f"{path} cannot be read ({_words(error)})") from error
         if len(found) != self.ends[number] - self._begin(number):
             raise PictureError(f"{path} has changed since it was opened")
@@ -173,7 +173,7 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
             told = texts(file, label)
             usual = split_within(file.stem) or SPLIT_WORDS.get(file.parent.name.lower()) or "train"
             where = texts(file, split) if split else [usual] * len(told)
-        except (pa.ArrowException, OSError, MemoryError) as error:
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DataError(f"{file} is damaged, or no Parquet ({_words(error)})") from error
         groups += [(number_of, group) for group in range(about.num_row_groups)]
         counts += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
