@@ -1,4 +1,4 @@
-"""How the Fashion-MNIST that comes with the package was picked from the whole one; it writes the same pictures again.
+"""How the Fashion-MNIST that comes with the package was picked from the whole one; it writes the same images again.
 
 python benchmarks/fashion_mnist_small.py FOLDER_OF_THE_FOUR_FILES
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlpmixer.data.sources.builtin import BUNDLED
 from mlpmixer.data.sources.fashion_mnist import FILES, open_fashion_mnist
-from mlpmixer.data.sources.known import SHIPPED
 
 TRAIN_PER_CLASS = 1600  # the most, in hundreds, that fit into 10 MB beside the whole test split
 PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4}]  # the smallest of those tried
@@ -21,15 +21,15 @@ PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4}
 
 def main(folder: Path) -> None:
     whole = open_fashion_mnist(folder, str(folder))
-    for split, (pictures, kinds) in FILES.items():
+    for split, (images, kinds) in FILES.items():
         pixels, labels = whole[split].pixels, whole[split].labels.astype(np.uint8)  # pyright: ignore
         chosen = pick(labels) if split == "train" else np.arange(len(labels))
-        write(SHIPPED / f"{pictures}.xz", pixels[chosen])
-        write(SHIPPED / f"{kinds}.xz", labels[chosen])
+        write(BUNDLED / f"{images}.xz", pixels[chosen])
+        write(BUNDLED / f"{kinds}.xz", labels[chosen])
 
 
 def pick(labels: np.ndarray) -> np.ndarray:
-    """Numbers of as many pictures of each class, chosen by chance, in the order of the whole."""
+    """Numbers of as many images of each class, chosen by chance, in the order of the whole."""
     chance = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
     of_each = [chance.permutation(np.flatnonzero(labels == label)) for label in range(10)]
     return np.sort(np.concatenate([numbers[:TRAIN_PER_CLASS] for numbers in of_each]))

@@ -30,8 +30,8 @@ from torch import Tensor
 from mlpmixer import Predictor, create, evaluate, load, save
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 from mlpmixer.recipes import find, toml
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.weights.save import LayoutName

@@ -8,7 +8,7 @@ whether whole networks do; what the GPU can do at most; each kernel's time besid
 steps of training beside timm's, compiled with max-autotune, in turns. With the variable OUT, all of it is written to
 $OUT/gpu.json as well. timm is left out where it is not installed.
 
-Answers are timed with pictures that are on the GPU: ours begin with bytes, timm's with normalised pictures in bfloat16.
+Answers are timed with images that are on the GPU: ours begin with bytes, timm's with normalized images in bfloat16.
 All compute the tanh form of the GELU, with the same weights; `off` is how far logits are from eager float32's, as a
 share of these. `of rate`: 2 operations a multiply-add, over what an 8192³ product of bfloat16 reached in the same run.
 """
@@ -39,11 +39,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpmixer
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.data.torchvision_guard import ensure_torchvision
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.measured import measured
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Preprocessing
 
 HOW = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 TIMM = {f"mixer_{size}": f"mixer_{size}_224" for size in ("s32", "s16", "b32", "b16", "l32", "l16")}
@@ -285,11 +285,11 @@ class Case:
     """Random tables and weights, and what kernels should make of them: name, how far it may be off, work, result."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
-        pictures, places, width, token_hidden, hidden = shape
+        images, places, width, token_hidden, hidden = shape
         new = partial(normal, device=device)
         self.device, self.places, self.hidden = device, places, hidden
-        self.pictures = pictures
-        self.x = 2 * new(pictures * places, width, dtype=torch.bfloat16) + 0.5
+        self.images = images
+        self.x = 2 * new(images * places, width, dtype=torch.bfloat16) + 0.5
         self.table = self.x.float()
         self.gamma, self.beta, self.ahead, self.b4 = (new(width) for _ in range(4))
         self.w1, self.w2 = new(token_hidden, places) / places**0.5, new(places, token_hidden) / token_hidden**0.5
@@ -298,7 +298,7 @@ class Case:
         self.moved = (self.table + self.ahead).bfloat16()
         self.plain_rows = F.layer_norm(self.moved.float() - self.ahead, (width,), eps=1e-6)
         self.normed = F.layer_norm(self.table, (width,), self.gamma, self.beta, eps=1e-6)
-        self.pixels = torch.randint(0, 256, (pictures, 3, 28, 42), dtype=torch.uint8, device=device)
+        self.pixels = torch.randint(0, 256, (images, 3, 28, 42), dtype=torch.uint8, device=device)
 
     def near(self, work: Callable[[], Tensor], wanted: Tensor, within: float) -> dict[str, Any]:
         # Memory that results will be put in holds nonsense, not the right numbers of the time before.
@@ -314,7 +314,7 @@ class Case:
 
     def plain(self, norms: Any, stem: Any, channels: Any) -> list[tuple[str, float, Callable[[], Tensor], Tensor]]:
         unfolded = F.unfold(self.pixels.float(), 14, stride=14).transpose(1, 2).flatten(0, 1) - stem.MIDDLE
-        mean = self.normed.unflatten(0, (self.pictures, self.places)).mean(dim=1)
+        mean = self.normed.unflatten(0, (self.images, self.places)).mean(dim=1)
         one, raw = torch.ones(self.hidden, device=self.device), (self.plain_rows @ self.w3.T).bfloat16()
         found = [
             ("statistics", 1e-5, lambda: norms.statistics(self.x), self.about(self.table)),
@@ -333,8 +333,8 @@ class Case:
             ("patches", 1e-9, lambda: stem.patches(self.pixels, 14), unfolded),
         ]
         for kind, rate, within in ((torch.bfloat16, 1.0, 3e-3), (channels.BYTE, 8.0, 0.04)):
-            work = partial(norms.normalised, self.moved, self.ahead, kind, rate)
-            found.append((f"normalised, {kind}", within, work, self.plain_rows * rate))
+            work = partial(norms.normalized, self.moved, self.ahead, kind, rate)
+            found.append((f"normalized, {kind}", within, work, self.plain_rows * rate))
         for form in ("tanh", "erf"):
             work = partial(channels.active_bytes, raw, self.b3, one, 4.0, exact=form == "erf")
             found.append((f"active bytes, {form}", 0.05, work, 4 * self.active(form)))
@@ -348,11 +348,11 @@ class Case:
         from mlpmixer.kernels.forward import Half
 
         weights = tokens.tokens(Half(self.gamma, self.beta, self.w1, self.b1, self.w2, self.b2))
-        rows = self.normed.unflatten(0, (self.pictures, self.places))
+        rows = self.normed.unflatten(0, (self.images, self.places))
         mixed = self.w2 @ F.gelu(self.w1 @ rows + self.b1[:, None], approximate="tanh") + self.b2[:, None]
         rates = self.about(self.moved.float() - self.ahead)
         active = self.active()
-        w3 = channels.centred(self.w3).bfloat16()
+        w3 = channels.centered(self.w3).bfloat16()
         before = -(w3.float() @ self.ahead)
         (small3, scale3), (small4, scale4) = channels.as_bytes(self.w3), channels.as_bytes(self.w4)
         rows8, active8 = (self.plain_rows * 8).to(channels.BYTE), (active * 4).to(channels.BYTE)
@@ -419,11 +419,11 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
     from mlpmixer.kernels.forward import Half
     from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 
-    pictures = 128 if device.type == "cuda" else 2
+    many = 128 if device.type == "cuda" else 2
     places, width, token_hidden, hidden = (196, 768, 384, 3072) if device.type == "cuda" else (16, 64, 32, 128)
     rows: list[dict[str, Any]] = []
     new = partial(normal, device=device)
-    count = pictures * places
+    count = many * places
     xs = [new(count, width, dtype=torch.bfloat16) for _ in range(4)]
     wides = [new(count, hidden, dtype=torch.bfloat16) for _ in range(4)]
     vector, wide_vector = new(width), new(hidden)
@@ -434,7 +434,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
     xs8, wides8 = ([t.to(channels.BYTE) for t in ts] for ts in (xs, wides))
     about = norms.statistics(xs[0])
     weights = tokens.tokens(Half(vector, vector, w1, new(token_hidden), w2, new(places)))
-    images = torch.randint(0, 256, (pictures, 3, 224, 224), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (many, 3, 224, 224), dtype=torch.uint8, device=device)
     product, bias = 2 * count * width * hidden, wide_vector.bfloat16()
     one = torch.ones((), device=device)
     scaled: Any = partial(torch._scaled_mm, out_dtype=torch.bfloat16, use_fast_accum=True)  # pyright: ignore[reportPrivateImportUsage]
@@ -446,14 +446,14 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
     works: list[tuple[str, Callable[[int], object], float, float]] = [
         ("patches", lambda _: stem.patches(images, 16), 0, 3 * images.numel()),
         ("statistics", lambda i: norms.statistics(xs[i]), 0, table),
-        ("normalised, bf16", lambda i: norms.normalised(xs[i], vector, torch.bfloat16), 0, 2 * table),
-        ("normalised, fp8", lambda i: norms.normalised(xs[i], vector, channels.BYTE), 0, 1.5 * table),
+        ("normalized, bf16", lambda i: norms.normalized(xs[i], vector, torch.bfloat16), 0, 2 * table),
+        ("normalized, fp8", lambda i: norms.normalized(xs[i], vector, channels.BYTE), 0, 1.5 * table),
         ("mean of normed", lambda i: norms.mean_of_normed(xs[i], places, vector, vector), 0, 2 * table),
         ("LayerNorm", lambda i: norms.layer_norm(xs[i], vector, vector), 0, 2 * table),
         (
             "token mixing, fused",
             lambda i: tokens.mixed(xs[i], xs[i - 1], weights, vector, exact=False),
-            4 * pictures * places * token_hidden * width,
+            4 * many * places * token_hidden * width,
             3 * table,
         ),
         ("first, library: GELU in it", lambda i: gelu_product(bias, xs[i], w3.T), product, table + wide),
@@ -512,7 +512,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         f"{name}, cut": str(getattr(kernel, "best_config", ""))
         for name, kernel in (("token mixing", tokens._token_mixing), ("last product", channels._product))
     }
-    return {"batch": pictures, "rows": rows} | best
+    return {"batch": many, "rows": rows} | best
 
 
 def ours(name: str, **options: Any) -> Mixer:
@@ -528,7 +528,7 @@ def ours(name: str, **options: Any) -> Mixer:
 
 def logits_of(model: nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
     with torch.inference_mode():
-        return copy.deepcopy(model).to(device)(normalise(pixels.to(device), HOW)).float().cpu()
+        return copy.deepcopy(model).to(device)(normalize(pixels.to(device), HOW)).float().cpu()
 
 
 def theirs(model: Mixer, name: str) -> nn.Module:
@@ -549,7 +549,7 @@ Answering = Callable[[], Tensor]
 
 
 def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str, Any]:
-    """Answers: all systems in turns, pictures on the GPU."""
+    """Answers: all systems in turns, images on the GPU."""
     from mlpmixer.engines import gpu, kernels
     from mlpmixer.engines.eager import Compiled, Eager
     from mlpmixer.engines.gpu_network import WAYS, Network
@@ -560,7 +560,7 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
     wanted = logits_of(model, pixels, device)
     parts = kernels.parts(model, HOW)
     there = pixels.to(device)
-    pictures = normalise(there, HOW).to(torch.bfloat16)
+    images = normalize(there, HOW).to(torch.bfloat16)
 
     def graphed(precision: str, ways: Any) -> Answering:
         network = Network(parts, precision, ways, device)
@@ -594,7 +594,7 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
         def answer() -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()
             with torch.inference_mode():
-                return network(pictures)
+                return network(images)
 
         return answer
 
@@ -652,7 +652,7 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
 def speeds(
     rows: list[dict[str, Any]], taken: dict[str, list[float]], batch: int, operations: float, rate: float
 ) -> None:
-    """`operations` of a picture."""
+    """`operations` of an image."""
     for row in rows:
         if seconds := taken.get(row["name"]):
             middle = statistics.median(seconds)
@@ -691,7 +691,7 @@ def sweep(name: str, batches: list[int], device: torch.device, rate: float) -> d
 def train(name: str, batch: int, device: torch.device, rate: float) -> dict[str, Any]:
     """Steps of training under autocast to bfloat16: forward, backward, clip, AdamW; all systems in turns."""
     model = ours(name)
-    pictures = normal(batch, 3, *model.config.image_size, device=device)
+    images = normal(batch, 3, *model.config.image_size, device=device)
     labels = torch.randint(1000, (batch,), device=device)
     kinds: dict[str, Callable[[], Any]] = {"mlpmixer eager": lambda: copy.deepcopy(model)}
     kinds["timm eager"] = lambda: theirs(model, name)
@@ -710,15 +710,15 @@ def train(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
             began = time.monotonic()
             network = make().to(device).train()
             parameters = [*network.parameters()]
-            optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+            optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
             def step() -> Tensor:
                 with torch.autocast(device.type, torch.bfloat16):
-                    loss = F.cross_entropy(network(pictures).float(), labels)
+                    loss = F.cross_entropy(network(images).float(), labels)
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimiser.step()
-                optimiser.zero_grad()
+                optimizer.step()
+                optimizer.zero_grad()
                 return loss.detach()
 
             losses = [step().item() for _ in range(3)]

@@ -135,9 +135,9 @@ def others() -> Iterator[Case]:
     scalars = {"eps": "fp32", "factor": "fp32"}
     yield Case("statistics", norms._statistics, {"x": BF16, **scalars}, rows | {"SHIFTED": True}, 4)
     shifted, scaled = rows | {"SHIFTED": True, "SCALED": False}, rows | {"SHIFTED": False, "SCALED": True}
-    yield Case("LayerNorm", norms._normalised, {"x": BF16, "found": BF16, **scalars}, scaled, 4)
-    yield Case("normalised", norms._normalised, {"x": BF16, "found": BF16, **scalars}, shifted, 4)
-    yield Case("normalised, fp8e4nv", norms._normalised, {"x": BF16, "found": FP8, **scalars}, shifted, 4)
+    yield Case("LayerNorm", norms._normalized, {"x": BF16, "found": BF16, **scalars}, scaled, 4)
+    yield Case("normalized", norms._normalized, {"x": BF16, "found": BF16, **scalars}, shifted, 4)
+    yield Case("normalized, fp8e4nv", norms._normalized, {"x": BF16, "found": FP8, **scalars}, shifted, 4)
     yield Case("mean of normed", norms._mean_of_normed, {"x": BF16}, {"COLUMNS": 64, "AT_ONCE": 32}, 4)
     bytes_ = {"EXACT": True, "ROWS": 8, "COLUMNS": 512}
     yield Case("active bytes", channels._active_bytes, {"x": BF16, "found": FP8, **scalars}, bytes_, 4)
@@ -145,7 +145,7 @@ def others() -> Iterator[Case]:
     yield Case("patches", stem._patches, {"pixels": BYTES, "found": BF16}, sides, 4)
 
 
-SIZES = ("places", "channels", "hidden", "size", "rows", "outputs", "depth", "colours", "down", "across")
+SIZES = ("places", "channels", "hidden", "size", "rows", "outputs", "depth", "colors", "down", "across")
 
 
 def look(case: Case) -> Found:

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer import processor
+from mlpmixer.bench.interleave import in_turns, ratio
 from mlpmixer.bench.systems import Subject
-from mlpmixer.bench.turns import in_turns, ratio
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
 from mlpmixer.kernels.library import TAKES, Name, library
+from mlpmixer.machine import processor
+from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.models.mixer import SIZES
-from mlpmixer.train.allocator import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 15
@@ -114,10 +114,10 @@ def learning(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
 
 def answering(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
     subject = Subject(name)
-    pictures = torch.randint(0, 256, (batch, 3, *subject.model.config.image_size), dtype=torch.uint8)
+    images = torch.randint(0, 256, (batch, 3, *subject.model.config.image_size), dtype=torch.uint8)
     for kind in ("fp32", "bf16", "int8"):
-        network = kernels.build(subject.model, subject.how, kind, subject.plans if kind == "int8" else ())
-        compare(f"{name}, {batch}: answers in {kind}", libraries, lambda network=network: network(pictures))
+        network = kernels.build(subject.model, subject.how, kind, subject.layer_precisions if kind == "int8" else ())
+        compare(f"{name}, {batch}: answers in {kind}", libraries, lambda network=network: network(images))
 
 
 def main() -> None:

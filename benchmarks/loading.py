@@ -1,4 +1,4 @@
-"""What is behind `mixer bench data`: decoding by itself, small packed pictures, and what workers hold in memory.
+"""What is behind `mixer bench data`: decoding by itself, small packed images, and what workers hold in memory.
 
 python benchmarks/loading.py PHOTOS
 
@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 
 from mlpmixer import data
-from mlpmixer.bench.loading import AREA, BATCH, core_seconds_a_picture, ours, seconds_a_picture
+from mlpmixer.bench.loading import AREA, BATCH, core_seconds_an_image, ours, seconds_an_image
 from mlpmixer.data import jpeg
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.sources.packing import pack
 from mlpmixer.recipe import Augment
 
@@ -53,7 +53,7 @@ def table(head: list[str], rows: dict[str, list[str]]) -> None:
 
 
 def decoding(photos: list[bytes]) -> None:
-    """Milliseconds a picture."""
+    """Milliseconds an image."""
 
     def by_pillow(photo: bytes) -> np.ndarray:
         quick, jpeg._simplejpeg = jpeg._simplejpeg, lambda: None
@@ -93,10 +93,10 @@ def small(split: Split) -> None:
         "and AutoAugment": Augment(crop="pad", policy="auto_augment_cifar10"),
     }
     runs = {name: ours(split, how, size=32) for name, how in ways.items()}
-    rates = in_turn({name: lambda run=run: 1 / seconds_a_picture(run, 2) for name, run in runs.items()})
-    costs = in_turn({name: lambda run=run: 1e6 * core_seconds_a_picture(run) for name, run in runs.items()})
+    rates = in_turn({name: lambda run=run: 1 / seconds_an_image(run, 2) for name, run in runs.items()})
+    costs = in_turn({name: lambda run=run: 1e6 * core_seconds_an_image(run) for name, run in runs.items()})
     table(
-        ["32×32 pixels, packed", "pictures/s, 2 workers", "µs of one core"],
+        ["32×32 pixels, packed", "images/s, 2 workers", "µs of one core"],
         {name: rates[name] + costs[name] for name in ways},
     )
 

@@ -1,10 +1,10 @@
-"""Is the shipped CIFAR-10 model as good as is said, when others read the pictures and run its weights?
+"""Is the shipped CIFAR-10 model as good as is said, when others read the images and run its weights?
 
 python benchmarks/read_by_others.py [test_batch.bin]
 
-The 10,000 test pictures are read by lines that know nothing of mlpmixer, and shown to our model and to timm's with the
+The 10,000 test images are read by lines that know nothing of mlpmixer, and shown to our model and to timm's with the
 same weights: as it is, with the erf form of GELU, and with the tanh form, with which they were trained. Without a file,
-the pictures are those that `mlpmixer.data.open("cifar10")` brings.
+the images are those that `mlpmixer.data.open("cifar10")` brings.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/resolution.py PHOTOS RUN --epochs 3
 
 PHOTOS is a data set with train/, val/ and test/. The model of RUN is tried at other sizes, scheme by scheme, on the
-pictures of val/ and test/; then it goes on learning at each for some epochs, in folders beside RUN.
+images of val/ and test/; then it goes on learning at each for some epochs, in folders beside RUN.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from mlpmixer import data, load
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import all_batches
-from mlpmixer.data.preprocess import normalise, prepare
-from mlpmixer.measures.accuracy import accuracy, count_right
+from mlpmixer.data.preprocess import normalize, prepare
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.accuracy import accuracy, count_right
 from mlpmixer.models import build
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Preprocessing
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import find, toml
 from mlpmixer.train.loop import fit
@@ -51,8 +51,8 @@ def tokens_to_the_old_grid(mode: str) -> Matrices:
     return lambda old, new: (interpolate(mode, new, old), interpolate(mode, old, new))
 
 
-def weights_as_pictures(mode: str) -> Matrices:
-    """Each row of W1 is resized as a picture, then scaled so that a sum over more places stays as large."""
+def weights_as_images(mode: str) -> Matrices:
+    """Each row of W1 is resized as an image, then scaled so that a sum over more places stays as large."""
 
     def matrices(old: Size, new: Size) -> tuple[Tensor, Tensor]:
         scale = (old[0] * old[1]) / (new[0] * new[1])
@@ -65,13 +65,13 @@ CANDIDATES = {
     "tokens, bilinear": tokens_to_the_old_grid("bilinear"),
     "tokens, bicubic": tokens_to_the_old_grid("bicubic"),
     "tokens, nearest": tokens_to_the_old_grid("nearest"),
-    "weights, bilinear": weights_as_pictures("bilinear"),
-    "weights, bicubic": weights_as_pictures("bicubic"),
+    "weights, bilinear": weights_as_images("bilinear"),
+    "weights, bicubic": weights_as_images("bicubic"),
 }
 
 
 def changed(model: Mixer, size: Size, candidate: str) -> Mixer:
-    """A copy of the model for pictures of `size`."""
+    """A copy of the model for images of `size`."""
     old = model.config
     if candidate == "tiles":
         state, config = resolution.change_resolution(model.state_dict(), old, size, "tiles")
@@ -95,8 +95,8 @@ def percent_right(model: Mixer, splits: list[Split]) -> float:
     how = Preprocessing.usual(model.config.image_size)
     totals = torch.zeros(4, dtype=torch.float64)
     for split in splits:
-        batches = all_batches(split, lambda picture: prepare(picture, how), batch_size=64, workers=WORKERS)
-        totals += count_right(lambda images: model(normalise(images, how)), ((b.images, b.labels) for b in batches))
+        batches = all_batches(split, lambda image: prepare(image, how), batch_size=64, workers=WORKERS)
+        totals += count_right(lambda images: model(normalize(images, how)), ((b.images, b.labels) for b in batches))
     return 100 * accuracy(totals)["top1"]
 
 
@@ -104,7 +104,7 @@ def tuned(run: Path, photos: Path, size: Size, scheme: str, epochs: float) -> Mi
     """After some epochs at the new size."""
     changes = {
         "data.source": str(photos),
-        "data.dev": "",
+        "data.val": "",
         "data.test": "",
         "model.weights": str(run),
         "model.image_size": size,
@@ -142,7 +142,7 @@ def main() -> None:
     model, opened = load(given.run), data.open(given.photos)
     assert isinstance(model, Mixer)
     held_out = [split for name, split in opened.splits.items() if name != "train"]
-    print(f"{sum(map(len, held_out))} held-out pictures, torch {torch.__version__}\n\nRight after the change\n")
+    print(f"{sum(map(len, held_out))} held-out images, torch {torch.__version__}\n\nRight after the change\n")
     original = model.config.image_size
     table([*CANDIDATES, "tiles"], lambda size, name: percent_right(changed(model, size, name), held_out), original)
     if given.epochs:

@@ -17,18 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlpmixer import create, processor
-from mlpmixer.bench.turns import Times, in_turns, ratio
+from mlpmixer import create
+from mlpmixer.bench.interleave import Times, in_turns, ratio
 from mlpmixer.engines import onnx, openvino, rewrites
-from mlpmixer.models.bit import Bit
+from mlpmixer.machine import processor
+from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 
 ROUNDS = 11
 HOW = Preprocessing()
-MIXERS = ("normalisation within the stem", "merged norms", "columns as rows", "mean of normed")
-BITS = ("standardised once",)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MIXERS = ("normalization within the stem", "merged norms", "columns as rows", "mean of normed")
+BITS = ("standardized once",)
 NETWORKS = (("mixer_s32", 32, MIXERS), ("bit_r50x1", 16, BITS))
 
 
@@ -42,16 +43,16 @@ class Variant(nn.Module):
         def does(rewrite: str) -> bool:
             return without not in (rewrite, "all")
 
-        self.normalise: nn.Module = rewrites.Normalise(HOW)
+        self.normalize: nn.Module = rewrites.Normalize(HOW)
         self.norm: nn.Module | None = None
-        if isinstance(model, Bit):
-            if does("standardised once"):
-                rewrites.standardise(model)
+        if isinstance(model, BiT):
+            if does("standardized once"):
+                rewrites.standardize(model)
             self.body: nn.Module = model
         else:
-            if does("normalisation within the stem"):
-                rewrites.normalise_within(model.stem, HOW, dtype)  # pyright: ignore[reportArgumentType]
-                self.normalise = nn.Identity()
+            if does("normalization within the stem"):
+                rewrites.normalize_within(model.stem, HOW, dtype)  # pyright: ignore[reportArgumentType]
+                self.normalize = nn.Identity()
             if does("merged norms"):
                 rewrites.merge_norms(model)
             if does("columns as rows"):
@@ -63,7 +64,7 @@ class Variant(nn.Module):
         self.dtype = dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.body(self.normalise(pixels.to(self.dtype))).float()
+        return self.body(self.normalize(pixels.to(self.dtype))).float()
 
 
 def eager(network: Variant, pixels: Tensor) -> Callable[[], Any]:
@@ -139,7 +140,7 @@ def main() -> None:
         for engine, precision in columns:
             runs = {without: start(model, without, engine, precision, pixels) for without in ("", *whole)}
             answers = {without: run() for without, run in runs.items()}
-            allowed = 0.1 if precision == "bf16" else 0.001  # (BiT standardises its kernels in bfloat16, too)
+            allowed = 0.1 if precision == "bf16" else 0.001  # (BiT standardizes its kernels in bfloat16, too)
             for without, answer in answers.items():
                 off = (answer - answers[""]).square().mean().sqrt() / answers[""].std()
                 assert off < allowed, f"{engine} {precision} without {without}: off by {off:.2g}"

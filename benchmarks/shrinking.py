@@ -3,8 +3,8 @@
     python benchmarks/shrinking.py PHOTOS [--count 1000] [--side 0]
 
 libjpeg can decode at a half, a quarter or an eighth of the size, in less time. For each model and each margin (the
-decoded picture's shorter side is at least so many times what the model's preprocessing asks for): the share of
-photographs whose label stays the same, and pictures a second in one thread, decoding and preparing, whole and smaller
+decoded image's shorter side is at least so many times what the model's preprocessing asks for): the share of
+photographs whose label stays the same, and images a second in one thread, decoding and preparing, whole and smaller
 in turns. `--side`: the photographs are enlarged first, so that their shorter side has so many pixels.
 """
 
@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer import load
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.data.images import decode
+from mlpmixer.data.preprocess import normalize, prepare
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 
 MODELS = {32: "mixer_cifar10", 64: "mixer_cifar10", 224: "mixer_clothing"}
 MARGINS = (1, 2, 4)
@@ -43,7 +43,7 @@ def read(data: bytes, at_least: int | None) -> np.ndarray:
 
 def labels(model: Classifier, how: Preprocessing, shown: list[Tensor]) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(normalise(part, how)).argmax(1) for part in torch.stack(shown).split(BATCH)])
+        return torch.cat([model(normalize(part, how)).argmax(1) for part in torch.stack(shown).split(BATCH)])
 
 
 def main() -> None:
@@ -56,11 +56,11 @@ def main() -> None:
     files = files[:: max(1, len(files) // told.count)][: told.count]
     photos = [larger(file, told.side) for file in files]
     torch.set_num_threads(1)
-    print(f"{len(photos)} photographs; side, margin: same label, pictures/s whole and smaller (ratio)")
+    print(f"{len(photos)} photographs; side, margin: same label, images/s whole and smaller (ratio)")
     for side, name in MODELS.items():
         model = load(name, image_size=side, dtype=torch.float32)
-        assert model.passport is not None
-        how = model.passport.preprocessing
+        assert model.metadata is not None
+        how = model.metadata.preprocessing
         whole = labels(model, how, [prepare(read(photo, None), how) for photo in photos])
         for margin in MARGINS:
             seconds, shown = ([], []), []

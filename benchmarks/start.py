@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer import processor
-from mlpmixer.bench.turns import in_turns, ratio
-from mlpmixer.weights.shipped import PHOTO
+from mlpmixer.bench.interleave import in_turns, ratio
+from mlpmixer.machine import processor
+from mlpmixer.weights.bundled import PHOTO
 
 MIXER = str(Path(sys.executable).with_name("mixer"))
 BARE = "python -c 'import torch'"

@@ -1,8 +1,8 @@
 """A bounded campaign of damaged files against everything that reads files of strangers.
 
     python -m fuzz                          all readers, about five minutes on two cores
-    python -m fuzz pictures weights --count 1000000 --seconds 3600
-    python -m fuzz pictures --first 1234 --count 1      one input again, with its traceback
+    python -m fuzz images weights --count 1000000 --seconds 3600
+    python -m fuzz images --first 1234 --count 1      one input again, with its traceback
 
 Input number N of a reader is the same each time. A reader may end well or with a one-line MixerError, within
 `SECONDS` seconds and `MEMORY` bytes more than it had; anything else is a finding: it is shown with the command that

@@ -26,21 +26,21 @@ from PIL import Image
 
 from mlpmixer import create, data, load, save
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.doctor.facts import facts
-from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.doctor.image_stats import facts
+from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
 from mlpmixer.data.sources.packing import pack
-from mlpmixer.experiments.cards import own_card
-from mlpmixer.passport import Preprocessing
-from mlpmixer.predict import embeddings, written
+from mlpmixer.evaluation.card_files import own_card
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.predict import embeddings, writers
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.recipes import find, toml
 from mlpmixer.recipes.check import check
 from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.checkpoint import SUMS, Checkpoints
-from mlpmixer.train.team import Team
 
 CLASSES = ("cat", "dog")
 
@@ -67,10 +67,10 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def build_pictures(folder: Path) -> None:
+def build_images(folder: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E], exif[0x8769] = 6, "a picture" * 5, {0x9286: b"comment" * 9}
-    rgb, grey = photo(0), photo(0).convert("L")
+    exif[0x0112], exif[0x010E], exif[0x8769] = 6, "an image" * 5, {0x9286: b"comment" * 9}
+    rgb, gray = photo(0), photo(0).convert("L")
     deep = Image.fromarray(np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 37)
     kinds: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
         "baseline": (rgb, "JPEG", {}),
@@ -81,7 +81,7 @@ def build_pictures(folder: Path) -> None:
         "deep": (deep, "PNG", {}),
         "palette": (rgb.convert("P"), "PNG", {"transparency": 0}),
         "alpha": (rgb.convert("RGBA"), "PNG", {}),
-        "bits": (grey.convert("1"), "PNG", {}),
+        "bits": (gray.convert("1"), "PNG", {}),
         "moving": (rgb, "PNG", {"save_all": True, "append_images": [photo(1)]}),
         "gif": (rgb, "GIF", {"save_all": True, "append_images": [photo(1)]}),
         "webp": (rgb, "WEBP", {"exif": exif}),
@@ -90,15 +90,15 @@ def build_pictures(folder: Path) -> None:
         "bmp": (rgb, "BMP", {}),
         "tiff": (rgb, "TIFF", {"compression": "tiff_lzw"}),
         "deflated": (deep, "TIFF", {"compression": "tiff_deflate"}),
-        "fax": (grey.convert("1"), "TIFF", {"compression": "group4"}),
-        "float": (grey.convert("F"), "TIFF", {}),
+        "fax": (gray.convert("1"), "TIFF", {"compression": "group4"}),
+        "float": (gray.convert("F"), "TIFF", {}),
         "ppm": (rgb, "PPM", {}),
     }
     for name, (image, kind, options) in kinds.items():
         (folder / f"{name}.jpg").write_bytes(saved(image, kind, **options))
 
 
-def read_picture(_: Path, changed: Path) -> None:
+def read_image(_: Path, changed: Path) -> None:
     facts(changed)
     decode(changed)
     for how in (Preprocessing(), Preprocessing(shape="stretch", interpolation="bicubic")):
@@ -213,8 +213,8 @@ def build_runs(folder: Path) -> None:
         with run.held():
             run.begin(0, toml.dumps(find("cifar10")), {"processor": "x"}, {"classes": list(CLASSES)})
         run.note(10, "train", loss=1.5, lr=0.1, images_per_s=10.0, epoch=0.5)
-        run.note(20, "dev", top1=0.5, top5=1.0, nats=1.0, count=10, epoch=1.0)
-        ends = {split: {"top1": top1, "count": 10} for split, top1 in (("dev", 0.5), ("test", 0.4))}
+        run.note(20, "val", top1=0.5, top5=1.0, cross_entropy=1.0, count=10, epoch=1.0)
+        ends = {split: {"top1": top1, "count": 10} for split, top1 in (("val", 0.5), ("test", 0.4))}
         run.write("result.json", {"steps": 20, **ends})
         (folder / name / "cards").mkdir()
         how = {"protocol": "own", "shape": "short_side", "resize": 32, "crop": [32, 32]}
@@ -254,12 +254,12 @@ def read_index(folder: Path, _: Path) -> None:
 def build_answers(folder: Path) -> None:
     found = [Prediction((("cat", 0.75), ("dog", 0.25))), Prediction((("dog", 0.5), ("cat", 0.5)))]
     table = embeddings.Embeddings(folder / "rows.npy", 4)
-    writers = [written.new(folder / "a.csv", "csv", 2), written.new(folder / "a.jsonl", "json", 2)]
+    made = [writers.new(folder / "a.csv", "csv", 2), writers.new(folder / "a.jsonl", "json", 2)]
     for number in range(8):
         table.write(np.zeros(4, np.float32))
-        for writer in writers:
-            writer.write(f'a "picture", {number}.jpg', found[number % 2])
-    for one in (table, *writers):
+        for writer in made:
+            writer.write(f'a "image", {number}.jpg', found[number % 2])
+    for one in (table, *made):
         one.close()
 
 
@@ -267,9 +267,9 @@ def read_answers(_: Path, changed: Path) -> None:
     if changed.suffix == ".npy":
         embeddings.rows_in(changed, 4)
         return
-    kind = written.format_of(changed)
-    there = len(list(written.records(changed, kind)))
-    written.go_on(changed, kind, 2, there).close()
+    kind = writers.format_of(changed)
+    there = len(list(writers.records(changed, kind)))
+    writers.go_on(changed, kind, 2, there).close()
 
 
 def _state() -> dict[str, object]:
@@ -277,13 +277,13 @@ def _state() -> dict[str, object]:
 
 
 def build_checkpoint(folder: Path) -> None:
-    with Checkpoints(folder, Team(torch.device("cpu")), keep=2) as checkpoints:
+    with Checkpoints(folder, Group(torch.device("cpu")), keep=2) as checkpoints:
         checkpoints.save(10, _state())
         checkpoints.finish()
 
 
 def read_checkpoint(folder: Path, _: Path) -> None:
-    with Checkpoints(folder, Team(torch.device("cpu")), keep=2) as checkpoints:
+    with Checkpoints(folder, Group(torch.device("cpu")), keep=2) as checkpoints:
         checkpoints.restore(_state())
 
 
@@ -300,7 +300,7 @@ def opened(folder: Path, _: Path) -> None:
 
 
 READERS = {
-    "pictures": Reader(5_000, build_pictures, read_picture),
+    "images": Reader(5_000, build_images, read_image),
     "weights": Reader(20_000, build_weights, lambda _, changed: load(changed)),
     "lists": Reader(15_000, build_list, lambda folder, _: read_everything(data.open(folder / "list.csv"))),
     "parquet": Reader(12_000, build_parquet, lambda folder, _: read_everything(data.open(folder / "list.parquet"))),

@@ -52,9 +52,9 @@ def photos() -> list[Path]:
 @pytest.fixture
 def photo_batch(photos: list[Path]):
     """The photographs as a model's input, (B, 3, height, width)."""
-    from mlpmixer.data.pictures import decode
+    from mlpmixer.data.images import decode
     from mlpmixer.data.preprocess import preprocess
-    from mlpmixer.passport import Preprocessing
+    from mlpmixer.metadata import Preprocessing
 
     def batch(height: int, width: int) -> Tensor:
         how = Preprocessing(resize=max(height, width) * 8 // 7, crop=(height, width))

@@ -21,16 +21,16 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 import mlpmixer
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines import kernels
 from mlpmixer.engines.gpu_network import WAYS, Network
 from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu import channels, norms, stem, tokens
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Preprocessing
 
 HOW = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-PICTURES, PLACES, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 3, 49, 80, 40, 208  # no side is a multiple of any tile's
+IMAGES, PLACES, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 3, 49, 80, 40, 208  # no side is a multiple of any tile's
 
 
 def mend() -> None:
@@ -68,7 +68,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 def parts() -> dict[str, float]:
     """Each kernel, against PyTorch in float32."""
-    x = 2 * torch.randn(PICTURES * PLACES, CHANNELS).bfloat16() + 0.5
+    x = 2 * torch.randn(IMAGES * PLACES, CHANNELS).bfloat16() + 0.5
     table, found = x.float(), norms.statistics(x)
     gamma, beta, ahead = torch.randn(3, CHANNELS)
     far: dict[str, float] = {}
@@ -76,11 +76,11 @@ def parts() -> dict[str, float]:
     far["mean"] = distance(found[:, 0], table.mean(dim=1))
     far["rate"] = distance(found[:, 1], (table.var(dim=1, correction=0) + 1e-6).rsqrt())
     normed = F.layer_norm(table - ahead, (CHANNELS,), eps=1e-6)
-    far["normalised"] = distance(norms.normalised(x, ahead, torch.bfloat16), normed)
-    far["normalised, 8 bits"] = distance(norms.normalised(x, ahead, channels.BYTE, 16.0), 16 * normed)
-    normed = F.layer_norm(table, (CHANNELS,), gamma, beta, eps=1e-6).unflatten(0, (PICTURES, PLACES))
+    far["normalized"] = distance(norms.normalized(x, ahead, torch.bfloat16), normed)
+    far["normalized, 8 bits"] = distance(norms.normalized(x, ahead, channels.BYTE, 16.0), 16 * normed)
+    normed = F.layer_norm(table, (CHANNELS,), gamma, beta, eps=1e-6).unflatten(0, (IMAGES, PLACES))
     far["mean of normed"] = distance(norms.mean_of_normed(x, PLACES, gamma, beta), normed.mean(dim=1))
-    pixels = torch.randint(0, 256, (PICTURES, 3, 10, 15), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (IMAGES, 3, 10, 15), dtype=torch.uint8)
     unfolded = F.unfold(pixels.float(), 5, stride=5).transpose(1, 2).flatten(0, 1)
     far["patches"] = distance(stem.patches(pixels, 5), unfolded - stem.MIDDLE)
 
@@ -99,17 +99,17 @@ def parts() -> dict[str, float]:
         b3, b4 = torch.randn(CHANNEL_HIDDEN), torch.randn(CHANNELS)
         plain = F.layer_norm(table, (CHANNELS,), eps=1e-6)
         wanted = F.gelu(plain @ w3.T + b3, approximate=approximate)
-        centred = channels.centred(w3).bfloat16()
+        centered = channels.centered(w3).bfloat16()
         shifted = (table + ahead).bfloat16()
-        before, about = -(centred.float() @ ahead), norms.statistics(shifted, ahead)
-        first = partial(channels.product, shifted, centred, b3, normed=(about, before), active=form)
+        before, about = -(centered.float() @ ahead), norms.statistics(shifted, ahead)
+        first = partial(channels.product, shifted, centered, b3, normed=(about, before), active=form)
         for cut, active in in_all_ways(channels._product, channels.ways()[:several], first):
             far[f"first product, {form}, {cut}"] = distance(active, wanted)
         second = partial(channels.product, wanted.bfloat16(), w4.bfloat16(), b4, skip=x)
         for cut, y in in_all_ways(channels._product, channels.ways()[:several], second):
             far[f"second product, {cut}"] = distance(y.float() - table, wanted @ w4.T + b4)
         (small3, scale3), (small4, scale4) = channels.as_bytes(w3), channels.as_bytes(w4)
-        normed8 = norms.normalised(x, torch.zeros(CHANNELS), channels.BYTE, 16.0)
+        normed8 = norms.normalized(x, torch.zeros(CHANNELS), channels.BYTE, 16.0)
         active = channels.product(
             normed8, small3, b3, scale=scale3 / 16, active=form, dtype=channels.BYTE, factor=4.0
         )  # fmt: skip
@@ -131,8 +131,8 @@ def wholes() -> dict[str, float]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
-            pixels = torch.randint(0, 256, (PICTURES, 3, *model.config.image_size), dtype=torch.uint8)
-            wanted, seen = model(normalise(pixels, HOW), intermediates=True)
+            pixels = torch.randint(0, 256, (IMAGES, 3, *model.config.image_size), dtype=torch.uint8)
+            wanted, seen = model(normalize(pixels, HOW), intermediates=True)
         for precision, ways in product(("bf16", "fp8"), several):
             network = Network(kernels.parts(model, HOW), precision, ways, torch.device("cpu"))
             features, logits = network(pixels)

@@ -23,7 +23,7 @@ from mlpmixer.kernels.forward import Forward, Half, Parts
 from mlpmixer.kernels.library import library
 from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
 from mlpmixer.kernels.resize import resized
-from mlpmixer.passport import Kind, Plan
+from mlpmixer.metadata import Kind, LayerPrecision
 
 ROOM = 1 << 29  # bytes of address space
 
@@ -47,13 +47,13 @@ def tried(kind: str, call: Callable[[], object]) -> None:
         worked[kind] += 1
 
 
-def pictures(shape: Any, size: Any, window: Any, steps: Any, how: str, inside: bool) -> None:
-    picture = np.zeros(shape, np.uint8)[:: steps[0], :: steps[1]]
+def images(shape: Any, size: Any, window: Any, steps: Any, how: str, inside: bool) -> None:
+    image = np.zeros(shape, np.uint8)[:: steps[0], :: steps[1]]
     if inside and min(size) > 0:
         begin = [part % whole for part, whole in zip(window[:2], size, strict=True)]
         room = [whole - first for whole, first in zip(size, begin, strict=True)]
         window = (*begin, *(1 + part % left for part, left in zip(window[2:], room, strict=True)))
-    tried("resize", lambda: resized(picture, size, window, how))
+    tried("resize", lambda: resized(image, size, window, how))
 
 
 def shapes_of(hidden: int, wide: int, channels: int, changed: int, other: list[int]) -> list[tuple[int, ...]]:
@@ -77,21 +77,21 @@ def halves(sizes: Any, other: Any, changed: int, columns: bool, right: bool) -> 
 
 
 def models(sizes: Any, widths: Any, other: Any, changed: int, right: bool, kind: Kind) -> None:
-    (images, down, across, patch), (colours, channels, hidden, classes) = sizes, widths
+    (images, down, across, patch), (colors, channels, hidden, classes) = sizes, widths
     patch %= 9
     if right:
         channels, hidden = (max(16, size // 16 * 16) for size in (channels, hidden))
-        down, across, patch, colours = down % 4 + 1, across % 4 + 1, patch + 1, colours % 4 + 1
+        down, across, patch, colors = down % 4 + 1, across % 4 + 1, patch + 1, colors % 4 + 1
 
     def call() -> None:
         both = [shapes_of(hidden, wide, channels, changed, other) for wide in (down * across, channels)]
         parts = Parts(
-            image=(colours, down * patch, across * patch + (changed == 7)),
+            image=(colors, down * patch, across * patch + (changed == 7)),
             patch=patch,
             exact=False,
-            stem=torch.ones(channels, colours * patch**2),
+            stem=torch.ones(channels, colors * patch**2),
             stem_bias=torch.ones(channels + (changed == 8)),
-            shift=torch.ones(colours * patch**2),
+            shift=torch.ones(colors * patch**2),
             halves=[Half(*map(torch.ones, shapes)) for shapes in both],
             gamma=torch.ones(channels),
             beta=torch.ones(channels),
@@ -99,7 +99,9 @@ def models(sizes: Any, widths: Any, other: Any, changed: int, right: bool, kind:
             head_bias=torch.ones(classes + (changed == 9)),
         )
         wide = across * patch + (changed == 10)
-        Forward(parts, [Plan(kind)] * 2, kind)(torch.ones(images, colours, down * patch, wide, dtype=torch.uint8))
+        Forward(parts, [LayerPrecision(kind)] * 2, kind)(
+            torch.ones(images, colors, down * patch, wide, dtype=torch.uint8)
+        )
 
     tried("forward", call)
 
@@ -111,7 +113,7 @@ def products(kind: int, rows: int, depth: int, columns: int, times: int, threads
 
 
 DRAWN: dict[Callable[..., None], tuple[st.SearchStrategy[Any], ...]] = {
-    pictures: (
+    images: (
         st.tuples(st.integers(0, 300), st.integers(0, 300), st.sampled_from([3, 3, 3, 1, 4])),
         *(st.tuples(anything, anything), st.tuples(anything, anything, anything, anything)),
         *(st.sampled_from([(1, 1), (2, 1), (1, 2), (-1, 1), (1, -1)]), st.sampled_from(["bilinear", "bicubic"])),
@@ -142,7 +144,7 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     halves((2, 4, 32, 32), (0, 0), 12, True, True)  # what has its threads and libraries
     products(1, 8, 8, 64, 1, 2)
-    pictures((9, 9, 3), (5, 5), (0, 0, 5, 5), (1, 1), "bilinear", True)
+    images((9, 9, 3), (5, 5), (0, 0, 5, 5), (1, 1), "bilinear", True)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
     for call, drawn in DRAWN.items():

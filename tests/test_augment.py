@@ -1,4 +1,4 @@
-"""Training pictures: what is done to them, and that it follows from torch's seed alone."""
+"""Training images: what is done to them, and that it follows from torch's seed alone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from mlpmixer.data import policies
 from mlpmixer.data import rand_augment as ra
 from mlpmixer.data.augment import Augmentation
-from mlpmixer.data.pictures import decode, pixels
+from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.preprocess import prepare
-from mlpmixer.errors import DataError, PictureError, UsageError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.errors import DataError, ImageError, UsageError
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment, Evaluation
-from mlpmixer.train.begin import preprocessing_of
+from mlpmixer.train.init_model import preprocessing_of
 
 POLICIES = get_args(get_type_hints(Augment)["policy"])
 CROPS = get_args(get_type_hints(Augment)["crop"])
@@ -43,9 +43,9 @@ def augmentation(size: int | tuple[int, int] = 32, evaluation: Preprocessing | N
     return Augmentation(Augment(**{"flip": False, **how}), evaluation or Preprocessing.usual(size))
 
 
-def seeded(augment: Augmentation, picture: Any, seed: int) -> Tensor:
+def seeded(augment: Augmentation, image: Any, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    return augment(picture)
+    return augment(image)
 
 
 @pytest.mark.parametrize(("crop", "policy"), list(product(CROPS, POLICIES)))
@@ -66,7 +66,7 @@ def test_all_of_it_follows_from_the_seed(crop: Any, policy: Any, photo: np.ndarr
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_picture_of_a_data_set_is_never_written_to(policy: Any, photo: np.ndarray):
+def test_an_image_of_a_data_set_is_never_written_to(policy: Any, photo: np.ndarray):
     ours = np.asarray(Image.fromarray(photo).resize((32, 32))).copy()
     before = ours.copy()
     augment = augmentation(crop="none", policy=policy, erase=1.0)
@@ -102,13 +102,13 @@ class TestCrops:
         assert 0.70 < min(ratios) < 0.80
         assert 1.25 < max(ratios) < 1.42
 
-    def test_all_of_a_square_is_the_whole_picture_scaled(self, photo: np.ndarray):
+    def test_all_of_a_square_is_the_whole_image_scaled(self, photo: np.ndarray):
         square = photo[:400, :400]
         whole = augmentation(50, area=(1.0, 1.0), ratio=(1.0, 1.0))(square)
         assert torch.equal(whole, prepare(square, Preprocessing(shape="stretch", resize=50, crop=(50, 50))))
 
-    def test_a_window_is_a_square_part_of_the_picture_made_square(self):
-        """Of long pictures, too; and it lies everywhere. PLACES has in each pixel where that is."""
+    def test_a_window_is_a_square_part_of_the_image_made_square(self):
+        """Of long images, too; and it lies everywhere. PLACES has in each pixel where that is."""
         long = np.ascontiguousarray(PLACES[:64])
         tops, lefts = set(), set()
         for seed in range(200):
@@ -123,8 +123,8 @@ class TestCrops:
 
     @pytest.mark.parametrize("crop", ["window", "pad", "resize"])
     @pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3)])
-    def test_a_picture_of_absurd_proportions_is_refused(self, crop: str, shape: tuple[int, int, int]):
-        with pytest.raises(PictureError, match="pixels is too narrow"):
+    def test_an_image_of_absurd_proportions_is_refused(self, crop: str, shape: tuple[int, int, int]):
+        with pytest.raises(ImageError, match="pixels is too narrow"):
             augmentation(32, crop=crop, area=(0.5, 1.0))(np.zeros(shape, np.uint8))
 
     def test_a_window_of_any_size_between(self):
@@ -136,13 +136,13 @@ class TestCrops:
         assert 250 < max(widths) <= 257
 
     def test_pad_moves_by_up_to_so_many_pixels(self):
-        picture = np.zeros((32, 32, 3), np.uint8)
-        picture[10, 20] = 255
+        image = np.zeros((32, 32, 3), np.uint8)
+        image[10, 20] = 255
         augment = augmentation(crop="pad", padding=4)
-        found = {tuple(torch.nonzero(seeded(augment, picture, seed)[0])[0].tolist()) for seed in range(1000)}
+        found = {tuple(torch.nonzero(seeded(augment, image, seed)[0])[0].tolist()) for seed in range(1000)}
         assert found == set(product(range(6, 15), range(16, 25)))
 
-    def test_pad_brings_other_pictures_to_size_first(self, photo: np.ndarray):
+    def test_pad_brings_other_images_to_size_first(self, photo: np.ndarray):
         still = augmentation(32, crop="pad", padding=0)(photo)
         assert torch.equal(still, prepare(photo, Preprocessing(resize=32, crop=(32, 32))))
 
@@ -171,27 +171,27 @@ class TestCrops:
         ):
             augment(photo[:30, :40])
 
-    def test_tiny_and_thin_pictures(self):
+    def test_tiny_and_thin_images(self):
         for height, width in ((1, 1), (1, 300), (300, 1), (5, 7)):
-            picture = np.full((height, width, 3), 200, np.uint8)
+            image = np.full((height, width, 3), 200, np.uint8)
             for crop in ("inception", "window", "pad", "resize"):
-                assert augmentation(24, crop=crop, policy="rand_augment")(picture).shape == (3, 24, 24)
+                assert augmentation(24, crop=crop, policy="rand_augment")(image).shape == (3, 24, 24)
 
 
-def test_every_other_picture_is_mirrored(photo: np.ndarray):
-    picture = photo[:32, :32]
-    plain = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+def test_every_other_image_is_mirrored(photo: np.ndarray):
+    image = photo[:32, :32]
+    plain = torch.from_numpy(image.copy()).permute(2, 0, 1)
     augment = augmentation(crop="none", flip=True)
-    results = [seeded(augment, picture, seed) for seed in range(400)]
+    results = [seeded(augment, image, seed) for seed in range(400)]
     mirrored = sum(torch.equal(result, plain.flip(2)) for result in results)
     assert mirrored + sum(torch.equal(result, plain) for result in results) == 400
     assert 160 < mirrored < 240
 
 
-def test_erasing_paints_a_grey_rectangle():
-    picture = np.zeros((32, 32, 3), np.uint8)
+def test_erasing_paints_a_gray_rectangle():
+    image = np.zeros((32, 32, 3), np.uint8)
     augment = augmentation(crop="none", erase=0.5)
-    results = [seeded(augment, picture, seed) for seed in range(200)]
+    results = [seeded(augment, image, seed) for seed in range(200)]
     erased = [result for result in results if result.any()]
     assert 70 < len(erased) < 130
     for result in erased:
@@ -201,12 +201,12 @@ def test_erasing_paints_a_grey_rectangle():
         assert result.count_nonzero() == inside.numel()
 
 
-def test_three_augment_makes_a_third_grey():
-    picture = np.ascontiguousarray(PLACES[100:132, 40:72])
+def test_three_augment_makes_a_third_gray():
+    image = np.ascontiguousarray(PLACES[100:132, 40:72])
     augment = augmentation(crop="none", policy="three_augment")
-    results = [seeded(augment, picture, seed).int() for seed in range(150)]
-    grey = sum(bool((result[0] == result[1]).all() and (result[1] == result[2]).all()) for result in results)
-    assert 35 < grey < 65
+    results = [seeded(augment, image, seed).int() for seed in range(150)]
+    gray = sum(bool((result[0] == result[1]).all() and (result[1] == result[2]).all()) for result in results)
+    assert 35 < gray < 65
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ def test_what_makes_no_sense_is_refused_at_the_door(how: dict[str, Any], words: 
     assert "\n" not in str(caught.value)
 
 
-def done(operation: Any, picture: np.ndarray, m: int) -> np.ndarray:
-    """The operation on the picture as a tensor, held against the same on an image."""
+def done(operation: Any, image: np.ndarray, m: int) -> np.ndarray:
+    """The operation on the image as a tensor, held against the same on an image."""
     results = []
-    for form in (torch.from_numpy(picture.copy()).permute(2, 0, 1), Image.fromarray(picture)):
+    for form in (torch.from_numpy(image.copy()).permute(2, 0, 1), Image.fromarray(image)):
         torch.manual_seed(1)
         results.append(ra.as_tensor(operation(form, m)).permute(1, 2, 0).numpy())
     assert np.abs(results[0].astype(int) - results[1]).max() <= 2
@@ -246,9 +246,9 @@ class TestRandAugment:
     @pytest.mark.parametrize("operation", ra.OPERATIONS)
     @pytest.mark.parametrize("side", [32, 100])
     def test_operations_do_the_same_on_both_forms(self, operation: Any, side: int, photo: np.ndarray):
-        picture = np.asarray(Image.fromarray(photo).resize((side, side)))
+        image = np.asarray(Image.fromarray(photo).resize((side, side)))
         for m in (1, 6, 10, 15, 30):
-            assert done(operation, picture, m).shape == (side, side, 3)
+            assert done(operation, image, m).shape == (side, side, 3)
 
     def test_turns_by_three_degrees_for_each_m(self):
         assert np.array_equal(done(ra.rotate, PLACES, 30), np.rot90(PLACES))
@@ -257,11 +257,11 @@ class TestRandAugment:
         assert (corner == 128).all()
 
     def test_moves_by_ten_pixels_of_224_for_each_m(self):
-        picture = PLACES[:224, :224]
+        image = PLACES[:224, :224]
         for m, shift in ((1, 10), (10, 100), (15, 150)):
-            assert np.array_equal(done(ra.translate_x, picture, m)[:, :-shift], picture[:, shift:])
-            assert (done(ra.translate_x, picture, m)[:, -shift:] == 128).all()
-            assert np.array_equal(done(ra.translate_y, picture, -m)[shift:], picture[:-shift])
+            assert np.array_equal(done(ra.translate_x, image, m)[:, :-shift], image[:, shift:])
+            assert (done(ra.translate_x, image, m)[:, -shift:] == 128).all()
+            assert np.array_equal(done(ra.translate_y, image, -m)[shift:], image[:-shift])
         assert np.array_equal(done(ra.translate_x, PLACES[:112, :112], 10)[:, :-50], PLACES[:112, 50:112])
 
     def test_shears_by_three_hundredths_for_each_m(self):
@@ -309,33 +309,33 @@ class TestRandAugment:
         assert min(areas) < 80 * 80
 
     def test_draws_each_operation_as_often_and_in_both_directions(self, photo: np.ndarray):
-        m, picture = 6, torch.from_numpy(photo[::13, ::13].copy()).permute(2, 0, 1)
+        m, image = 6, torch.from_numpy(photo[::13, ::13].copy()).permute(2, 0, 1)
         known = {}
         for operation, sign in product(ra.OPERATIONS, (1, -1)):
             if operation is not ra.cutout and (sign == 1 or operation in ra.EITHER_WAY):
-                known[ra.as_tensor(operation(picture, sign * m)).numpy().tobytes()] = (operation, sign)
+                known[ra.as_tensor(operation(image, sign * m)).numpy().tobytes()] = (operation, sign)
         assert len(known) == 20  # at this strength no two look alike
         policy, seen = ra.RandAugment(layers=1, m=m), Counter()
         for seed in range(960):
             torch.manual_seed(seed)
-            seen[known.get(policy(picture).numpy().tobytes(), (ra.cutout, 1))] += 1
+            seen[known.get(policy(image).numpy().tobytes(), (ra.cutout, 1))] += 1
         for operation in ra.OPERATIONS:
             assert 35 < seen[operation, 1] + seen[operation, -1] < 90
             assert (seen[operation, -1] > 10) == (operation in ra.EITHER_WAY)
 
     def test_does_as_many_as_it_is_told(self, monkeypatch: pytest.MonkeyPatch):
         done_at = []
-        monkeypatch.setattr(ra, "OPERATIONS", (lambda picture, m: done_at.append(m) or picture,))
+        monkeypatch.setattr(ra, "OPERATIONS", (lambda image, m: done_at.append(m) or image,))
         ra.RandAugment(layers=3, m=15)(torch.zeros(3, 4, 4, dtype=torch.uint8))
         assert done_at == [15, 15, 15]
 
 
 @pytest.mark.parametrize("policy", ["auto_augment_cifar10", "auto_augment_imagenet", "trivial"])
-def test_small_pictures_are_changed_as_torchvision_changes_them(policy: Any, photo: np.ndarray):
+def test_small_images_are_changed_as_torchvision_changes_them(policy: Any, photo: np.ndarray):
     theirs = {
-        "auto_augment_cifar10": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GREY),
-        "auto_augment_imagenet": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.IMAGENET, fill=ra.GREY),
-        "trivial": policies.v2.TrivialAugmentWide(fill=ra.GREY),
+        "auto_augment_cifar10": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GRAY),
+        "auto_augment_imagenet": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.IMAGENET, fill=ra.GRAY),
+        "trivial": policies.v2.TrivialAugmentWide(fill=ra.GRAY),
     }[policy]
     ours = policies.policy(Augment(policy=policy))
     assert ours is not None
@@ -343,9 +343,9 @@ def test_small_pictures_are_changed_as_torchvision_changes_them(policy: Any, pho
     flat = np.full((5, 7, 3), 9, dtype=np.uint8)
     two = np.where(noise < 30, np.uint8(3), np.uint8(250))
     photos = [np.asarray(Image.fromarray(photo).resize(size)) for size in ((32, 32), (65, 65), (17, 64), (400, 10))]
-    for picture in (*photos, noise // 3 + 40, flat, two, noise[:1, :1], noise[:2, :9]):
+    for image in (*photos, noise // 3 + 40, flat, two, noise[:1, :1], noise[:2, :9]):
         for seed in range(150):
             torch.manual_seed(seed)
-            wanted = ra.as_tensor(theirs(Image.fromarray(picture)))
+            wanted = ra.as_tensor(theirs(Image.fromarray(image)))
             torch.manual_seed(seed)
-            assert torch.equal(ours(torch.tensor(picture).permute(2, 0, 1)), wanted), (picture.shape, seed)
+            assert torch.equal(ours(torch.tensor(image).permute(2, 0, 1)), wanted), (image.shape, seed)

@@ -19,16 +19,16 @@ from conftest import PHOTOS
 from torch import nn
 
 from mlpmixer import data
-from mlpmixer.bench import ceilings, inference, loading, peers, scaling
+from mlpmixer.bench import baselines, inference, loading, roofline, scaling
 from mlpmixer.bench import timm as bench_timm
 from mlpmixer.bench.bars import bars
 from mlpmixer.bench.inference import ahead, bench_inference, distance
-from mlpmixer.bench.pictures import FORMS, Pictures
-from mlpmixer.bench.turns import Times, in_turns, ratio
+from mlpmixer.bench.inputs import FORMS, Images
+from mlpmixer.bench.interleave import Times, in_turns, ratio
 from mlpmixer.cli import main
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.kernels.library import library
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_ratios_are_taken_within_rounds():
 
 def test_what_was_possible_is_that_of_the_same_round():
     """Work beside the first round slows the system and the product alike, and the share stays what it is."""
-    assert ceilings.share(8.0, Times((4.0, 2.0, 2.0)), most=[4.0, 8.0, 8.0]) == 0.5
+    assert roofline.share(8.0, Times((4.0, 2.0, 2.0)), most=[4.0, 8.0, 8.0]) == 0.5
 
 
 def test_times_are_those_of_the_runs():
@@ -75,7 +75,7 @@ def test_training_beside_timm(capsys: pytest.CaptureFixture[str]):
     found = json.loads(capsys.readouterr().out)
     rows = found["rows"]
     assert {row["system"] for row in rows} == {"timm", "mlpmixer"}
-    # The same weights and pictures: the same loss, so nobody is fast by computing something else.
+    # The same weights and images: the same loss, so nobody is fast by computing something else.
     losses = [row["loss"] for row in rows]
     assert max(losses) - min(losses) < 0.01
     assert all(row["images_per_s"] > 0 and row["kept_mb"] > 0 for row in rows)
@@ -102,9 +102,9 @@ def test_what_cannot_be_compared_is_said(arguments: list[str], says: str, capsys
 @pytest.fixture(autouse=True)
 def _short_turns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(inference, "TURN", 0.002)
-    monkeypatch.setattr(ceilings, "SECONDS", 0.002)
-    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 256})
-    monkeypatch.setattr(ceilings, "COPIED", 1 << 22)
+    monkeypatch.setattr(roofline, "SECONDS", 0.002)
+    monkeypatch.setattr(roofline, "SIDE", {"cpu": 256})
+    monkeypatch.setattr(roofline, "COPIED", 1 << 22)
 
 
 def measure(precisions: str = "fp32", names: str = "timm") -> inference.Found:
@@ -114,9 +114,9 @@ def measure(precisions: str = "fp32", names: str = "timm") -> inference.Found:
 @pytest.mark.usefixtures("timm")
 def test_answers_beside_peers(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     names = ["timm", *(name for name, package in (("onnx", "onnxruntime"), ("flax", "flax")) if find_spec(package))]
-    picture = tmp_path / "new" / "bars.svg"
+    image = tmp_path / "new" / "bars.svg"
     command = ["bench", "infer", "--models", "mixer_pico:2", "--precision", "fp32,bf16", "--rounds", "2"]
-    main([*command, "--quick", "--peers", ",".join(names), "--picture", str(picture), "--json"])
+    main([*command, "--quick", "--peers", ",".join(names), "--image", str(image), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert {"machine", "ceilings", "rows"} <= set(found)
     assert found["machine"]["torch"]
@@ -130,7 +130,7 @@ def test_answers_beside_peers(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert [(each["batch"], each["precision"]) for each in found["ahead"]] == [(2, "fp32"), (2, "bf16")]
     assert set(found["ceilings"]) == {"copy_bytes_per_s", "matrix_fp32_flop_per_s", "matrix_bf16_flop_per_s"}
     assert not found["left_out"]
-    words = "".join(ElementTree.parse(picture).getroot().itertext())
+    words = "".join(ElementTree.parse(image).getroot().itertext())
     assert "mixer_pico, batch 2, fp32" in words
     assert "timm eager" in words
 
@@ -179,24 +179,24 @@ def test_a_peer_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_missing_peer_is_named_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("openvino", "nncf") else object())
+    monkeypatch.setattr(baselines, "find_spec", lambda name: None if name in ("openvino", "nncf") else object())
     found = measure(names="openvino")
     assert found.left_out == ["openvino: it needs openvino and nncf: pip install 'mlpmixer[bench]'"]
     assert {row.system for row in found.rows} == {"mlpmixer"}
 
 
-def test_pictures_are_the_same_for_all_and_new_each_round():
-    pictures = Pictures((2, 3, 8, 8), how := Preprocessing(mean=(0.1, 0.2, 0.3)), CPU)
-    pictures.prepare(FORMS, 3)
-    assert [len(pictures[form]) for form in FORMS] == [3] * len(FORMS)
-    first = pictures["bytes"][1]
-    values = normalise(first, how)
-    assert torch.equal(pictures["floats"][1], values)
-    assert (pictures["array"][1] == values.numpy()).all()
-    assert (pictures["array, channels last"][1] == values.permute(0, 2, 3, 1).numpy()).all()
-    assert pictures["bfloats"][1].dtype == torch.bfloat16
-    pictures.renew()
-    assert not torch.equal(pictures["bytes"][1], first)
+def test_images_are_the_same_for_all_and_new_each_round():
+    images = Images((2, 3, 8, 8), how := Preprocessing(mean=(0.1, 0.2, 0.3)), CPU)
+    images.prepare(FORMS, 3)
+    assert [len(images[form]) for form in FORMS] == [3] * len(FORMS)
+    first = images["bytes"][1]
+    values = normalize(first, how)
+    assert torch.equal(images["floats"][1], values)
+    assert (images["array"][1] == values.numpy()).all()
+    assert (images["array, channels last"][1] == values.permute(0, 2, 3, 1).numpy()).all()
+    assert images["bfloats"][1].dtype == torch.bfloat16
+    images.renew()
+    assert not torch.equal(images["bytes"][1], first)
 
 
 def test_distances():
@@ -213,32 +213,32 @@ def test_ceilings_of_all_precisions():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ways = {precision: ceilings.products(precision, CPU) for precision in precisions}
+        ways = {precision: roofline.products(precision, CPU) for precision in precisions}
         turns = {(precision, way.name): way.run for precision in precisions for way in ways[precision]}
         times = in_turns(turns, rounds=20)
     finally:
         torch.set_num_threads(threads)
     best = {
-        precision: max(ceilings.best_by_round(several, {way.name: times[precision, way.name] for way in several}))
+        precision: max(roofline.best_by_round(several, {way.name: times[precision, way.name] for way in several}))
         for precision, several in ways.items()
     }
     assert {*best} == {*precisions}
     assert all(1e8 < rate < 1e16 for rate in best.values())  # operations a second, of one core
-    assert ceilings.measured(ceilings.copies(CPU), rounds=2) > 0
+    assert roofline.measured(roofline.copies(CPU), rounds=2) > 0
 
 
 def test_the_best_way_counts_in_each_round():
-    ways = [ceilings.Way("a", 10.0, list), ceilings.Way("b", 30.0, list)]
+    ways = [roofline.Way("a", 10.0, list), roofline.Way("b", 30.0, list)]
     times = {"a": Times((1.0, 2.0)), "b": Times((6.0, 3.0))}
-    assert ceilings.best_by_round(ways, times) == [10.0, 10.0]
+    assert roofline.best_by_round(ways, times) == [10.0, 10.0]
 
 
 def test_scaling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     monkeypatch.setattr(scaling, "SIDES", (32, 64, 96, 128))
     monkeypatch.setattr(scaling, "BATCHES", (1, 4))
-    picture = tmp_path / "curves.svg"
+    image = tmp_path / "curves.svg"
     command = ["bench", "scaling", "--rounds", "2", "--precision", "fp32"]
-    main([*command, "--models", "mixer_pico,mixer_nano", "--picture", str(picture), "--json"])
+    main([*command, "--models", "mixer_pico,mixer_nano", "--image", str(image), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert {(p["model"], p["side"], p["patches"]) for p in found["rows"]} == {
         (name, side, (side // 4) ** 2) for name in ("mixer_pico", "mixer_nano") for side in (32, 64, 96, 128)
@@ -247,7 +247,7 @@ def test_scaling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert [each["counted"] for each in found["growth"]] == pytest.approx([1] * len(found["growth"]), abs=0.02)
     assert all(p["images_per_s"] > 0 for p in found["rows"] + found["batches"])
     assert {p["model"] for p in found["best_batches"]} == {"mixer_pico", "mixer_nano"}
-    assert "patches^" in "".join(ElementTree.parse(picture).getroot().itertext())
+    assert "patches^" in "".join(ElementTree.parse(image).getroot().itertext())
     main([*command, "--models", "mixer_pico"])
     assert "mixer_pico, eager: best batch" in capsys.readouterr().out
 
@@ -317,28 +317,28 @@ def test_both_loaders_give_as_many_bytes(monkeypatch: pytest.MonkeyPatch, folder
 
 @pytest.mark.usefixtures("timm")
 def test_files_into_labels_beside_timm(capsys: pytest.CaptureFixture[str], folder: Path):
-    command = ["bench", "predict", str(folder), "--models", "mixer_nano:4", "--precision", "fp32", "--pictures", "11"]
+    command = ["bench", "predict", str(folder), "--models", "mixer_nano:4", "--precision", "fp32", "--images", "11"]
     main([*command, "--rounds", "2", "--quick", "--json"])
     ours, theirs = json.loads(capsys.readouterr().out)["rows"]
     assert (ours["system"], theirs["system"]) == ("mlpmixer", "timm")
     assert ours["images_per_s"] > 0
     assert theirs["ahead"][0] == pytest.approx(ours["images_per_s"] / theirs["images_per_s"], rel=0.5)
-    assert theirs["alike"] >= 0.9  # the same pictures, in the same order, by the same weights
+    assert theirs["alike"] >= 0.9  # the same images, in the same order, by the same weights
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["data"], "takes a FOLDER of pictures"),
+        (["data"], "takes a FOLDER of images"),
         (["train", "photos"], "takes no folder"),
         (["data", str(PHOTOS), "--rounds", "1"], "--rounds must be 2"),
-        (["data", "fashion_mnist_small"], "no folder of picture files"),
-        (["predict", "{empty}"], "there are no picture files"),
+        (["data", "fashion_mnist_small"], "no folder of image files"),
+        (["predict", "{empty}"], "there are no image files"),
         (["predict", "{empty}", "--models", "mixer_s32:1,mixer_b16:1"], "one model at a time"),
-        (["predict", "{empty}", "--pictures", "0"], "--pictures must be 1 or more"),
+        (["predict", "{empty}", "--images", "0"], "--images must be 1 or more"),
         (["scaling", "--precision", "fp32,bf16"], "one precision at a time"),
         (["scaling", "--models", "mixer_s61"], "did you mean 'mixer_s16'?"),
-        (["train", "--picture", "a.svg"], "draws no picture"),
+        (["train", "--image", "a.svg"], "draws no image"),
     ],
 )
 def test_what_each_needs_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -349,10 +349,10 @@ def test_what_each_needs_is_said(arguments: list[str], says: str, capsys: pytest
 
 
 @pytest.mark.usefixtures("timm")
-def test_too_few_pictures_to_measure_with(capsys: pytest.CaptureFixture[str], folder: Path):
+def test_too_few_images_to_measure_with(capsys: pytest.CaptureFixture[str], folder: Path):
     with pytest.raises(SystemExit):
         main(["bench", "data", str(folder)])
-    assert "has 20 training pictures; 2816 or more are needed" in capsys.readouterr().err
+    assert "has 20 training images; 2816 or more are needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_too_few_pictures_to_measure_with(capsys: pytest.CaptureFixture[str], fo
                 "2",
                 "--peers",
                 "",
-                "--picture",
+                "--image",
                 "/proc/no.svg",
             ],
             "cannot be written",

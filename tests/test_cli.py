@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from mlpmixer import __version__, names
+from mlpmixer import __version__, list_models
 from mlpmixer.cli import main, parse
 from mlpmixer.cli.demo import show
 from mlpmixer.errors import RunStopped
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import find, toml
-from mlpmixer.train.stop import Stop
-from mlpmixer.weights.shipped import PHOTO
+from mlpmixer.train.signals import Stop
+from mlpmixer.weights.bundled import PHOTO
 
 
 def mixer(*arguments: str, code: int = 0) -> None:
@@ -45,7 +45,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]):
 def test_models_lists_all(capsys: pytest.CaptureFixture[str]):
     mixer("models", "--json")
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == names()
+    assert [row["name"] for row in rows] == list_models()
     assert rows[3]["params"] == 59_880_472
     assert rows[3]["params_without_head"] == 59_111_472
     assert rows[3]["image_size"] == 224
@@ -100,14 +100,14 @@ def test_predict(capsys: pytest.CaptureFixture[str], photos: list[Path]):
     assert "dress" in capsys.readouterr().out
 
 
-def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], photos: list[Path], tmp_path: Path):
+def test_a_broken_image_among_good_ones(capsys: pytest.CaptureFixture[str], photos: list[Path], tmp_path: Path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photos[0].read_bytes()[:500])
     arguments = ("predict", str(broken), str(photos[0]), "--weights", "mixer_clothing", "--json")
     mixer(*arguments)
     seen = capsys.readouterr()
     assert len(seen.out.splitlines()) == 1
-    assert seen.err.startswith(f"mixer: left out: {broken} is no picture")
+    assert seen.err.startswith(f"mixer: left out: {broken} is no image")
     mixer(*arguments, "--strict", code=1)
 
 
@@ -122,12 +122,12 @@ def test_a_broken_picture_among_good_ones(capsys: pytest.CaptureFixture[str], ph
         (["predict", "x.jpg"], "there is no file x.jpg", 1),
         (["evaluate", "x", "--out", "/proc/no/card.json"], "/proc/no/card.json cannot be written: No such file", 2),
         (["runs", ".", "--curves", "/proc/no/curves.svg"], "/proc/no/curves.svg cannot be written: No such file", 2),
-        (["predict"], "give one picture or more", 2),
+        (["predict"], "give one image or more", 2),
         (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
         (["predict", "x.jpg", "--top", "few"], "Error parsing --top", 2),
         (["predict", "x.jpg", "--top", "0"], "top and batch_size must be 1 or more", 2),
         (
-            [*("train", "fashion_mnist", "--data.dev", ""), *("--grid", "optim.lr=0.1,0.2", "--grid", "optim.lr=0.3")],
+            [*("train", "fashion_mnist", "--data.val", ""), *("--grid", "optim.lr=0.1,0.2", "--grid", "optim.lr=0.3")],
             "--grid has optim.lr twice; give all of its values at once: --grid optim.lr=0.1,0.2,0.3",
             2,
         ),
@@ -142,8 +142,8 @@ def test_mistakes_get_one_line(arguments: list[str], message: str, code: int, ca
 
 @pytest.fixture(scope="module")
 def small_demo() -> Recipe:
-    """The demo's recipe, with two classes, few pictures and few steps."""
-    changes = {"data.classes": "Ankle boot,Bag", "data.shots": 40, "data.dev": "2%", "train.steps": 6}
+    """The demo's recipe, with two classes, few images and few steps."""
+    changes = {"data.classes": "Ankle boot,Bag", "data.shots": 40, "data.val": "2%", "train.steps": 6}
     return toml.change(
         find("fashion_mnist"), {**changes, "train.batch_size": 20, "optim.warmup_steps": 0, "machine.workers": 0}
     )
@@ -160,9 +160,9 @@ def test_demo(small_demo: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: 
     show(small_demo, folder)
     out = capsys.readouterr().out
     assert "goes on" in out
-    assert "of 2,000 test pictures right" in out
+    assert "of 2,000 test images right" in out
     assert "Ankle boot" in out
-    assert "<svg" in (folder / "picture.svg").read_text()
+    assert "<svg" in (folder / "image.svg").read_text()
 
     # What it says to do next works, word for word.
     commands = [shlex.split(line, comments=True) for line in out.splitlines() if line.startswith("  mixer ")]

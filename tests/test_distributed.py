@@ -1,4 +1,4 @@
-"""Several processes that train one model together: the same pictures, the same losses, the same run."""
+"""Several processes that train one model together: the same images, the same losses, the same run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlpmixer.recipes import toml
 from mlpmixer.train.loop import fit
 
 STEPS, HALF = 6, 3
-HOPED = ((0, 200), (9, 200))  # a curve that no run can follow: the one look at the dev split warns
+HOPED = ((0, 200), (9, 200))  # a curve that no run can follow: the one look at the validation split warns
 DDP, FSDP = {"machine.parallel": "ddp"}, {"machine.parallel": "fsdp"}
 KINDS: dict[str, dict[str, Any]] = {
     "adamw": {"optim.ema": 0.7},
@@ -36,11 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Without dropout, which every process draws by itself.
 
-    The dev split has 18 pictures: 4 processes with 4 at once need two batches for it, of which the second is empty for
-    some. A batch of 16 is never balanced over 3 classes: where one is, a gradient that should be zero is nearly so, and
-    Adam makes much of it.
+    The validation split has 18 images: 4 processes with 4 at once need two batches for it, of which the second is empty
+    for some. A batch of 16 is never balanced over 3 classes: where one is, a gradient that should be zero is nearly so,
+    and Adam makes much of it.
     """
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     whole = data.open("fashion_mnist_small")["train"]
     for label, name in ((1, "trouser"), (8, "bag"), (6, "shirt")):
         (folder / name).mkdir()
@@ -53,7 +53,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "model.name": "mixer_pico",
             **{f"model.options.{name}": value for name, value in sizes.items()},
             "data.source": str(folder),
-            "data.dev": "10%",
+            "data.val": "10%",
             "data.test": "",
             "augment.crop": "pad",
             "augment.mixup": 0.2,
@@ -134,7 +134,7 @@ def assert_same_losses(ours: Path, theirs: Path) -> None:
     for line, like in zip(lines, wanted, strict=True):
         assert [*line] == [*like]
         assert [*line.values()][2:] == pytest.approx([*like.values()][2:], abs=1e-5, rel=1e-4), (line, like)
-        losses = [name for name in ("loss", "nats") if name in line]
+        losses = [name for name in ("loss", "cross_entropy") if name in line]
         wanted_losses = [like[name] for name in losses]
         assert [line[name] for name in losses] == pytest.approx(wanted_losses, abs=1e-5, rel=0), (line, like)
     assert (ours / "result.json").exists()
@@ -152,7 +152,7 @@ class TestTheSame:
     def test_the_weights_too(self, way: str, alone: dict[str, Path], by_two: dict[str, Path]):
         for kind in KINDS:
             ours, theirs = load(by_two[f"{kind} {way}"]), load(alone[kind])
-            assert ours.passport == theirs.passport
+            assert ours.metadata == theirs.metadata
             images = torch.randn(8, 3, 28, 28)
             with torch.no_grad():
                 torch.testing.assert_close(ours(images), theirs(images), rtol=1e-3, atol=1e-4)
@@ -161,9 +161,9 @@ class TestTheSame:
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_one_speaks_for_all(way: str, by_two: dict[str, Path]):
     folder = by_two[f"adamw {way}"]
-    warning, dev, weights = shown(folder)
+    warning, val, weights = shown(folder)
     assert warning.endswith(" epochs is below the expected 200.0 ± 3 %")
-    assert dev.startswith("dev (10% of train)  ")
+    assert val.startswith("val (10% of train)  ")
     assert weights.endswith(f"--weights {folder})")
 
 
@@ -184,7 +184,7 @@ class TestGoingOn:
 
 
 def test_a_batch_that_cannot_be_shared(by_two: dict[str, Path]):
-    assert {*said(by_two["odd"]).splitlines()} == {"a batch of 15 pictures cannot be shared evenly by 2 devices"}
+    assert {*said(by_two["odd"]).splitlines()} == {"a batch of 15 images cannot be shared evenly by 2 devices"}
 
 
 def test_a_grid_by_two(by_two: dict[str, Path]):
@@ -195,7 +195,7 @@ def test_a_grid_by_two(by_two: dict[str, Path]):
     assert [point["optim.lr"] for point in found["points"]] == ["0.03"]
     assert [point["optim.lr"] for point in found["lost"]] == ["1e10"]
     assert found["picked"] == str(folder / "optim.lr=0.03")
-    assert sum("picked by dev" in line for line in shown(folder)) == 1
+    assert sum("picked by val" in line for line in shown(folder)) == 1
 
 
 def test_a_process_that_dies_is_replaced(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

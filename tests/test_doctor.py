@@ -22,20 +22,20 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from mlpmixer import data
 from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Pixels, Split
-from mlpmixer.data.doctor import likeness
-from mlpmixer.data.doctor.complaints import COMPLAINTS
+from mlpmixer.data.doctor import near_duplicates
 from mlpmixer.data.doctor.examine import Examination, examine
-from mlpmixer.data.doctor.facts import facts
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.processes import each
+from mlpmixer.data.doctor.image_stats import facts
+from mlpmixer.data.doctor.issues import COMPLAINTS
+from mlpmixer.data.images import decode
 from mlpmixer.errors import DataError, UsageError
+from mlpmixer.machine.processes import each
 from mlpmixer.recipe import Evaluation, Model
 
 
 def places(found: Examination, kind: str) -> list[str]:
     """The names of the files of a finding, one after the other."""
     (finding,) = (finding for finding in found.findings if finding.kind == kind)
-    positions = itertools.chain(finding.pictures, *finding.groups)
+    positions = itertools.chain(finding.images, *finding.groups)
     return sorted(Path(found.sample.place(int(position)).where).name for position in positions)
 
 
@@ -66,7 +66,7 @@ def cut_short(photo: Path, to: Path) -> None:
     to.write_bytes(photo.read_bytes()[:-4000])
 
 
-def no_picture(_: Path, to: Path) -> None:
+def no_image(_: Path, to: Path) -> None:
     to.write_text("<html>404</html>")
 
 
@@ -115,7 +115,7 @@ def white(_: Path, to: Path) -> None:
         (lambda _, to: to.touch(), "new.jpg", "empty"),
         (lambda _, to: to.symlink_to("nowhere"), "new.jpg", "missing"),
         (a_pipe, "new.jpg", "unreadable"),
-        (no_picture, "new.jpg", "foreign"),
+        (no_image, "new.jpg", "foreign"),
         (huge, "new.png", "bomb"),
     ],
 )
@@ -133,10 +133,10 @@ def test_what_cannot_be_used(pets: Path, photos: list[Path], make: Callable[...,
     [
         (resaved(mode="CMYK"), "new.jpg", {"cmyk"}),
         (resaved(mode="P"), "new.png", {"palette"}),
-        (resaved(mode="L"), "new.png", {"grey"}),
+        (resaved(mode="L"), "new.png", {"gray"}),
         (resaved(mode="RGBA"), "new.png", {"transparent"}),
         (resaved(orientation=1), "new.jpg", set()),
-        (in_16_bits, "new.png", {"deep", "grey"}),
+        (in_16_bits, "new.png", {"deep", "gray"}),
         (animated, "new.png", {"moving"}),
     ],
 )
@@ -159,18 +159,18 @@ def test_odd_shapes(pets: Path, photos: list[Path], make: Callable[..., None], k
     assert places(found, kind) == ["new.jpg"]
 
 
-def test_the_few_in_colour_among_grey(pets: Path):
-    pictures = sorted(pets.rglob("*.jpg"))
-    for picture in pictures[:-2]:
-        decode(picture).convert("L").save(picture)
+def test_the_few_in_color_among_gray(pets: Path):
+    images = sorted(pets.rglob("*.jpg"))
+    for image in images[:-2]:
+        decode(image).convert("L").save(image)
     found = examine(data.open(pets))
-    assert places(found, "coloured") == sorted(picture.name for picture in pictures[-2:])
+    assert places(found, "colored") == sorted(image.name for image in images[-2:])
 
 
 def test_turned_photos_are_measured_upright(pets: Path):
     before = examine(data.open(pets)).looks
-    for picture in pets.rglob("*.jpg"):
-        resaved(orientation=6)(picture, picture)
+    for image in pets.rglob("*.jpg"):
+        resaved(orientation=6)(image, image)
     after = examine(data.open(pets)).looks
     assert before is not None
     assert after is not None
@@ -186,7 +186,7 @@ class TestCopies:
         assert kinds(found) == {"repeat"}
         assert places(found, "repeat") == ["again.jpg", photos[0].name]
 
-    def test_half_of_the_test_pictures_twice_is_a_problem(
+    def test_half_of_the_test_images_twice_is_a_problem(
         self, pets: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]
     ):
         """As in groceries: 661 of 1,322 were copies of the others, and it was called healthy."""
@@ -194,8 +194,8 @@ class TestCopies:
             shutil.copy(photo, photo.with_stem(f"{photo.stem} again"))
         shutil.copy(photos[0], pets / "train" / "cat" / "again.jpg")
         assert kinds(examine(data.open(pets))) == {"repeat"}  # four are chance
-        picture = next((pets / "test").rglob("*again.jpg"))
-        shutil.copy(picture, picture.with_stem("once more"))
+        image = next((pets / "test").rglob("*again.jpg"))
+        shutil.copy(image, image.with_stem("once more"))
         found = examine(data.open(pets))
         assert kinds(found) == {"repeats"}
         assert not found.healthy
@@ -275,13 +275,13 @@ class TestLikeness:
     def test_survives(self, photos: list[Path], change: Callable[[Image.Image], Image.Image]):
         images = [decode(photo) for photo in photos]
         bits = np.stack([self.bits(image)[0] for image in [*images, *map(change, images)]])
-        for roots in likeness.families(bits):
+        for roots in near_duplicates.families(bits):
             assert (roots[:10] == roots[10:]).all()
             assert len({*roots.tolist()}) == 10  # and different photos stay apart
 
     def test_mirror_images_are_kept_apart_from_the_plainly_alike(self, photos: list[Path]):
         images = [decode(photo) for photo in photos]
-        plain, mirrored = likeness.families(
+        plain, mirrored = near_duplicates.families(
             np.stack([self.bits(image)[0] for image in [*images, *map(ImageOps.mirror, images)]])
         )
         assert len({*plain.tolist()}) == 20
@@ -291,30 +291,30 @@ class TestLikeness:
     def test_no_pair_is_missed_and_none_made_up(self):
         """Against a comparison of all with all, near the limits on both sides."""
         random = np.random.default_rng(0)
-        pictures = random.integers(0, 2, (400, 256), dtype=np.uint8)
-        mirror = np.unpackbits(likeness._MIRROR.view(np.uint8))
-        for i in range(1, 400, 2):  # every other one is a neighbour of the one before, or of its mirror image
+        images = random.integers(0, 2, (400, 256), dtype=np.uint8)
+        mirror = np.unpackbits(near_duplicates._MIRROR.view(np.uint8))
+        for i in range(1, 400, 2):  # every other one is a neighbor of the one before, or of its mirror image
             coarse, fine = random.integers(5, 10), random.integers(20, 30)
             changed = [*random.permutation(64)[:coarse], *(64 + random.permutation(192)[:fine])]
-            pictures[i] = pictures[i - 1]
-            pictures[i, changed] ^= 1
-            pictures[i] ^= mirror * (i % 4 == 1)
+            images[i] = images[i - 1]
+            images[i, changed] ^= 1
+            images[i] ^= mirror * (i % 4 == 1)
 
         def all_with_all(turns: list[np.ndarray]) -> np.ndarray:
             roots = np.arange(400)
             for a, b in itertools.combinations(range(400), 2):
                 for turn in turns:
-                    differ = pictures[a] ^ pictures[b] ^ turn
+                    differ = images[a] ^ images[b] ^ turn
                     if differ[:64].sum() <= 7 and differ.sum() <= 32:
                         roots[roots == roots[b]] = roots[a]
             return roots
 
-        plain, mirrored = likeness.families(np.packbits(pictures, axis=1).view(np.uint64))
+        plain, mirrored = near_duplicates.families(np.packbits(images, axis=1).view(np.uint64))
         for roots, expected in ((plain, all_with_all([mirror * 0])), (mirrored, all_with_all([mirror * 0, mirror]))):
             assert 210 < len({*expected.tolist()}) < 390  # some are within the limits, some beyond
             assert ((roots[:, None] == roots) == (expected[:, None] == expected)).all()
 
-    def test_pictures_that_show_next_to_nothing_are_not_compared(self):
+    def test_images_that_show_next_to_nothing_are_not_compared(self):
         ramp = np.linspace(0, 255, 100).astype(np.uint8)
         steps = (np.arange(100) // 13 * 30).astype(np.uint8)
         for line in (ramp, steps, ramp * 0 + 255):
@@ -329,11 +329,11 @@ class TestLikeness:
                 ImageDraw.Draw(image).ellipse((corner, corner, corner + side, corner + side // 2), fill="navy")
                 drawn.append(self.bits(image))
         assert all(comparable for _, comparable in drawn)
-        assert len({*likeness.families(np.stack([bits for bits, _ in drawn]))[0].tolist()}) == 6
+        assert len({*near_duplicates.families(np.stack([bits for bits, _ in drawn]))[0].tolist()}) == 6
 
 
 class TestClasses:
-    def test_without_pictures_in_a_split_or_anywhere(self, pets: Path):
+    def test_without_images_in_a_split_or_anywhere(self, pets: Path):
         (pets / "train" / "eel").mkdir()
         shutil.rmtree(pets / "test" / "dog")
         found = examine(data.open(pets))
@@ -360,16 +360,16 @@ class TestClasses:
         labels = np.array([0] * 37 + [1] * 3)
         found = examine(DataSet("set", ("cat", "dog"), {"train": Pixels(np.concatenate([random, small]), labels, "")}))
         (finding,) = found.findings
-        assert (finding.kind, finding.note) == ("uneven", "cat has 37 pictures, dog 3")
+        assert (finding.kind, finding.note) == ("uneven", "cat has 37 images, dog 3")
 
 
 class TestLooks:
-    def test_colours_are_those_of_all_training_pixels(self, pets: Path):
+    def test_colors_are_those_of_all_training_pixels(self, pets: Path):
         looks = examine(data.open(pets)).looks
         assert looks is not None
-        pictures = [np.asarray(decode(path)) / 255 for path in sorted((pets / "train").rglob("*.jpg"))]
-        mean = np.mean([picture.mean(axis=(0, 1)) for picture in pictures], axis=0)
-        square = np.mean([(picture**2).mean(axis=(0, 1)) for picture in pictures], axis=0)
+        images = [np.asarray(decode(path)) / 255 for path in sorted((pets / "train").rglob("*.jpg"))]
+        mean = np.mean([image.mean(axis=(0, 1)) for image in images], axis=0)
+        square = np.mean([(image**2).mean(axis=(0, 1)) for image in images], axis=0)
         assert looks.mean == pytest.approx(mean, abs=1e-12)
         assert looks.std == pytest.approx(np.sqrt(square - mean**2), abs=1e-12)
 
@@ -416,7 +416,7 @@ class TestProcesses:
         assert found.as_dict() == examine(some).as_dict()
         assert "alike" in kinds(found)
 
-    def test_a_picture_that_brings_its_process_down_is_named(self):
+    def test_an_image_that_brings_its_process_down_is_named(self):
         class Deadly(np.ndarray):
             """It ends the process that receives it, as a fault in a decoder or a lack of memory would."""
 
@@ -468,7 +468,7 @@ def test_a_sample(pets: Path):
     assert found.counts.sum() == 10
     again = examine(data.open(pets), limit=4)
     assert found.as_dict() == again.as_dict()
-    with pytest.raises(UsageError, match="at least 1 picture"):
+    with pytest.raises(UsageError, match="at least 1 image"):
         examine(data.open(pets), limit=0)
 
 
@@ -513,15 +513,15 @@ class TestLeftOut:
     def test_on_the_page(self, phone: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(phone), "--strict")
         out = capsys.readouterr().out
-        assert out.startswith(f"{phone}: healthy, 1 remark\n10 pictures of 2 classes; all can be used\n")
+        assert out.startswith(f"{phone}: healthy, 1 remark\n10 images of 2 classes; all can be used\n")
         assert "· Files left out for their extension: 3 .heic, 1 .txt, 1 without extension\n" in out
         doctor(str(phone), "--json")
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert finding["files"] == {".heic": 3, ".txt": 1, "": 1}
 
     def test_beside_what_a_list_names_there_is_none(self, phone: Path):
-        picture = next((phone / "train" / "cat").glob("*.jpg"))
-        (phone / "list.csv").write_text(f"path,label\n{picture},cat\n")
+        image = next((phone / "train" / "cat").glob("*.jpg"))
+        (phone / "list.csv").write_text(f"path,label\n{image},cat\n")
         assert "ignored" not in kinds(examine(data.open(phone / "list.csv")))
 
 
@@ -533,16 +533,16 @@ class TestArrangement:
         doctor(str(pets))
         out = capsys.readouterr().out
         assert f"✗ Links to a folder that they lie in: 1 link\n    {pets}/train/cat/loop\n" in out
-        assert "10 pictures of 2 classes; all can be used" in out
+        assert "10 images of 2 classes; all can be used" in out
         doctor(str(pets), "--json")
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert finding["paths"] == [f"{pets}/train/cat/loop"]
 
     def test_folders_within_classes_get_one_remark(self, pets: Path, capsys: pytest.CaptureFixture[str]):
         for kind in ("siamese", "tabby"):
-            picture = next((pets / "train" / "cat").glob("*.jpg"))
+            image = next((pets / "train" / "cat").glob("*.jpg"))
             (pets / "train" / "cat" / kind).mkdir()
-            picture.rename(pets / "train" / "cat" / kind / picture.name)
+            image.rename(pets / "train" / "cat" / kind / image.name)
         doctor(str(pets))
         out = capsys.readouterr().out
         assert out.startswith(f"{pets}: healthy, 1 remark\n")
@@ -561,15 +561,15 @@ class TestPage:
     def test_of_a_healthy_set(self, pets: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(pets), "--strict")
         out = capsys.readouterr().out
-        assert out.startswith(f"{pets}: healthy\n10 pictures of 2 classes; all can be used\n")
+        assert out.startswith(f"{pets}: healthy\n10 images of 2 classes; all can be used\n")
         assert re.search(r"cat +3 +2 *\n", out)
 
     def test_names_what_is_wrong_and_what_to_do(self, ill: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(ill))
         out = capsys.readouterr().out
-        assert out.startswith(f"{ill}: 4 problems\n19 pictures of 2 classes; 11 can be used\n")
-        assert "✗ Damaged or cut short: 1 picture\n    train/cat/cut.jpg\n" in out
-        assert "✗ The same picture in different splits: 1 group of 2 pictures (1 of 5 in test)\n" in out
+        assert out.startswith(f"{ill}: 4 problems\n19 images of 2 classes; 11 can be used\n")
+        assert "✗ Damaged or cut short: 1 image\n    train/cat/cut.jpg\n" in out
+        assert "✗ The same image in different splits: 1 group of 2 images (1 of 5 in test)\n" in out
         assert "    train/cat/dress.jpg  =  test/dog/leak.jpg\n" in out
         assert "    train/dog/empty4.jpg\n    and 2 more, which --json lists\n" in out
         assert all(COMPLAINTS[kind].advice in out for kind in ("empty", "damaged", "leak", "labels"))
@@ -593,7 +593,7 @@ class TestPage:
         assert said["healthy"] is False
         assert said["splits"] == {"train": {"cat": 4, "dog": 10}, "test": {"cat": 2, "dog": 3}}
         by_kind = {finding["kind"]: finding for finding in said["findings"]}
-        assert len(by_kind["empty"]["pictures"]) == 7
+        assert len(by_kind["empty"]["images"]) == 7
         assert by_kind["leak"]["groups"] == [
             [
                 {"split": "train", "where": str(ill / "train/cat/dress.jpg"), "label": "cat"},
@@ -613,7 +613,7 @@ class TestPage:
         assert re.search(r"\[red\] +3 +2 *\n", out)
         doctor(str(pets), "--json")
         (empty,) = json.loads(capsys.readouterr().out)["findings"]
-        assert os.fsencode(empty["pictures"][0]["where"]) == raw
+        assert os.fsencode(empty["images"][0]["where"]) == raw
 
     def test_many_classes_in_short(self, tmp_path: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]):
         for i in range(30):
@@ -621,7 +621,7 @@ class TestPage:
         shutil.copy(photos[0], tmp_path / "kind07")
         doctor(str(tmp_path))
         out = capsys.readouterr().out
-        assert "✗ Classes without a picture: kind00, kind01, kind02, kind03, kind04 and 24 more\n" in out
+        assert "✗ Classes without an image: kind00, kind01, kind02, kind03, kind04 and 24 more\n" in out
         assert re.search(r"kind07 +1 *\n", out)
         assert "(10 between)" in out
 
@@ -629,8 +629,8 @@ class TestPage:
         ("arguments", "message", "code"),
         [
             (["nowhere"], "there is no data set 'nowhere'", 1),
-            (["fashion_mnist_small", "--max", "0"], "at least 1 picture must be looked at, not 0", 2),
-            (["fashion_mnist_small", "--workers", "-1"], "pictures are looked at by 0 processes or more, not -1", 2),
+            (["fashion_mnist_small", "--max", "0"], "at least 1 image must be looked at, not 0", 2),
+            (["fashion_mnist_small", "--workers", "-1"], "images are looked at by 0 processes or more, not -1", 2),
             (["fashion_mnist_small", "--strickt"], "doctor has no option '--strickt'; did you mean '--strict'?", 2),
             ([], "Missing from mixer doctor: DATA", 2),
         ],

@@ -24,16 +24,16 @@ from torch import Tensor
 
 import mlpmixer
 from mlpmixer import data
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines import engine, fastest, kernels, rewrites
 from mlpmixer.engines.engine import Engine
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.forward import as_numbers
 from mlpmixer.kernels.library import library
-from mlpmixer.models.bit import Bit
+from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing, Range
+from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
-from mlpmixer.passport import Kind, Plan, Preprocessing, Range
 from mlpmixer.recipes import find, toml
 
 missing = library("forward")
@@ -48,8 +48,8 @@ def mixer(name: str = "mixer_nano", **options: Any) -> Mixer:
     return model
 
 
-def pixels_for(model: Classifier, pictures: int) -> Tensor:
-    return torch.randint(0, 256, (pictures, 3, *model.config.image_size), dtype=torch.uint8)
+def pixels_for(model: Classifier, images: int) -> Tensor:
+    return torch.randint(0, 256, (images, 3, *model.config.image_size), dtype=torch.uint8)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -58,7 +58,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
-        logits, seen = model(normalise(pixels, how), intermediates=True)
+        logits, seen = model(normalize(pixels, how), intermediates=True)
     return seen["pre_logits"], logits
 
 
@@ -97,21 +97,21 @@ def test_what_is_folded_is_gone():
     rewritten = rewrites.Rewritten(mixer(), HOW)
     norms = [module for module in rewritten.modules() if isinstance(module, torch.nn.LayerNorm)]
     assert [norm.weight is None for norm in norms] == [False, True] * 8 + [False]
-    assert isinstance(rewritten.normalise, torch.nn.Identity)
+    assert isinstance(rewritten.normalize, torch.nn.Identity)
     convolutions = rewrites.Rewritten(shaken(mlpmixer.create("bit_r50x1", units=(1,), num_classes=3)), HOW)
-    assert isinstance(cast(Bit, convolutions.body).stem, torch.nn.Conv2d)
-    assert type(cast(Bit, convolutions.body).stem) is torch.nn.Conv2d
+    assert isinstance(cast(BiT, convolutions.body).stem, torch.nn.Conv2d)
+    assert type(cast(BiT, convolutions.body).stem) is torch.nn.Conv2d
 
 
-def test_a_rounded_stem_keeps_the_mean_of_its_pictures():
+def test_a_rounded_stem_keeps_the_mean_of_its_images():
     """Bytes are far from zero: what rounding does to their mean must not reach the table of tokens."""
     model = mixer()
-    grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    gray = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
     body = rewrites.Rewritten(model, Preprocessing(), torch.bfloat16).body
     stem = cast(rewrites.MeanOfNormed, body).stem.float()
-    wanted = model.stem(normalise(grey, Preprocessing()))
+    wanted = model.stem(normalize(gray, Preprocessing()))
     bias_only = model.stem.patches.bias.abs().max().item()  # pyright: ignore[reportOptionalMemberAccess]
-    assert (stem(grey.float()) - wanted).abs().max() < 0.02 + 0.01 * bias_only
+    assert (stem(gray.float()) - wanted).abs().max() < 0.02 + 0.01 * bias_only
 
 
 # Our kernels
@@ -119,7 +119,7 @@ def test_a_rounded_stem_keeps_the_mean_of_its_pictures():
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("name", "pictures", "options"),
+    ("name", "images", "options"),
     [
         ("mixer_pico", 3, {"image_size": 28}),  # 49 tokens: no whole words of bfloat16
         ("mixer_nano", 1, {"gelu": "erf"}),  # 96 channels: one panel and a half
@@ -131,14 +131,14 @@ def test_a_rounded_stem_keeps_the_mean_of_its_pictures():
         ("mixer_b16", 3, {"layers": 1}),  # hidden tables in several pieces
     ],
 )
-def test_kernels_answer_as_the_model(name: str, pictures: int, options: dict[str, Any]):
+def test_kernels_answer_as_the_model(name: str, images: int, options: dict[str, Any]):
     model = mixer(name, **options)
-    pixels = pixels_for(model, pictures)
+    pixels = pixels_for(model, images)
     features, logits = answers(model, pixels)
     for precision, within in (("fp32", 1e-4), ("bf16", 0.02)):
-        found = Engine(model, HOW, "kernels", precision, batch=pictures, device=CPU)(pixels)
+        found = Engine(model, HOW, "kernels", precision, batch=images, device=CPU)(pixels)
         assert distance(found.features, features) < within
-        assert found.logits.shape == logits.shape if model.config.num_classes else found.logits.shape == (pictures, 0)
+        assert found.logits.shape == logits.shape if model.config.num_classes else found.logits.shape == (images, 0)
         if model.config.num_classes:
             assert distance(found.logits, logits) < within
 
@@ -152,7 +152,7 @@ def test_kernels_answer_as_the_model(name: str, pictures: int, options: dict[str
     token_hidden=st.integers(1, 5),
     channel_hidden=st.integers(1, 12),
     classes=st.integers(1, 70),
-    pictures=st.integers(1, 5),
+    images=st.integers(1, 5),
     threads=st.integers(1, 3),
 )
 @settings(deadline=None, max_examples=40)
@@ -164,7 +164,7 @@ def test_kernels_take_any_shape(
     token_hidden: int,
     channel_hidden: int,
     classes: int,
-    pictures: int,
+    images: int,
     threads: int,
 ):
     options: dict[str, Any] = {
@@ -174,12 +174,12 @@ def test_kernels_take_any_shape(
     }
     size = (rows * patch, columns * patch)
     model = mixer(layers=2, patch_size=patch, image_size=size, num_classes=classes, **options)
-    pixels = pixels_for(model, pictures)
+    pixels = pixels_for(model, images)
     had = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = Engine(model, HOW, "kernels", "fp32", batch=pictures, device=CPU)(pixels)
-        small = Engine(model, HOW, "kernels", "bf16", batch=pictures, device=CPU)(pixels)
+        found = Engine(model, HOW, "kernels", "fp32", batch=images, device=CPU)(pixels)
+        small = Engine(model, HOW, "kernels", "bf16", batch=images, device=CPU)(pixels)
     finally:
         torch.set_num_threads(had)
     logits = answers(model, pixels)[1]
@@ -213,39 +213,44 @@ def test_bytes_are_computed_as_written_down():
     """int8 against the same arithmetic in float64: rounded weights, rounded activations, exact sums."""
     model = mixer("mixer_nano", layers=2, image_size=(20, 28))  # 35 tokens: no whole words of bytes
     pixels = pixels_for(model, 4)
-    plans = [Plan("int8", Range(-3.5, 4.0), Range(-0.2, 3.0)), Plan("int8", Range(-4.0, 4.0), Range(-0.17, 2.5))] * 2
-    features, _ = kernels.build(model, HOW, "int8", plans)(pixels)
+    layer_precisions = [
+        LayerPrecision("int8", Range(-3.5, 4.0), Range(-0.2, 3.0)),
+        LayerPrecision("int8", Range(-4.0, 4.0), Range(-0.17, 2.5)),
+    ] * 2
+    features, _ = kernels.build(model, HOW, "int8", layer_precisions)(pixels)
     off = distance(features, answers(model, pixels)[0])  # what bytes cost
-    assert distance(features, _in_bytes(model, pixels, plans)) < off / 5  # (values between two bytes go either way)
-    mixed = [plans[0], Plan("bf16"), Plan("fp32"), plans[3]]
+    assert (
+        distance(features, _in_bytes(model, pixels, layer_precisions)) < off / 5
+    )  # (values between two bytes go either way)
+    mixed = [layer_precisions[0], LayerPrecision("bf16"), LayerPrecision("fp32"), layer_precisions[3]]
     features, _ = kernels.build(model, HOW, "bf16", mixed)(pixels)
     assert distance(features, _in_bytes(model, pixels, mixed)) < off / 5
 
 
 @torch.no_grad()
-def _in_bytes(model: Mixer, pixels: Tensor, plans: list[Plan]) -> Tensor:
+def _in_bytes(model: Mixer, pixels: Tensor, layer_precisions: list[LayerPrecision]) -> Tensor:
     """Features of a model whose int8 halves are rounded as they should be; other halves are exact, and so is the stem
     unless all is in bytes."""
     parts = kernels.parts(model, HOW)
 
-    def rounded(table: Tensor, plan: Plan, which: Range) -> Tensor:
-        if plan.kind != "int8":
+    def rounded(table: Tensor, layer: LayerPrecision, which: Range) -> Tensor:
+        if layer.kind != "int8":
             return table
         return ((table / which.scale + which.zero).round().clamp(0, 255) - which.zero) * which.scale
 
-    def weight(w: Tensor, plan: Plan) -> Tensor:
-        values, scale = as_numbers(w, "int8" if plan.kind == "int8" else "fp32")
+    def weight(w: Tensor, layer: LayerPrecision) -> Tensor:
+        values, scale = as_numbers(w, "int8" if layer.kind == "int8" else "fp32")
         return values.double() * scale.double()[:, None]
 
-    stem, scale = as_numbers(parts.stem, "int8" if all(plan.kind == "int8" for plan in plans) else "fp32")
+    stem, scale = as_numbers(parts.stem, "int8" if all(layer.kind == "int8" for layer in layer_precisions) else "fp32")
     patches = F.unfold(pixels.double(), parts.patch, stride=parts.patch).transpose(1, 2)
     x = (patches - parts.shift) @ (stem.double() * scale[:, None]).T + parts.stem_bias
-    for i, (half, plan) in enumerate(zip(parts.halves, plans, strict=True)):
+    for i, (half, layer) in enumerate(zip(parts.halves, layer_precisions, strict=True)):
         normed = F.layer_norm(x, x.shape[2:], half.gamma.double(), half.beta.double(), eps=1e-6)
-        normed = rounded(normed, plan, plan.normed)
+        normed = rounded(normed, layer, layer.normed)
         normed = normed.transpose(1, 2) if i % 2 == 0 else normed
-        active = F.gelu(normed @ weight(half.w1, plan).T + half.b1, approximate="tanh")
-        y = rounded(active, plan, plan.active) @ weight(half.w2, plan).T + half.b2
+        active = F.gelu(normed @ weight(half.w1, layer).T + half.b1, approximate="tanh")
+        y = rounded(active, layer, layer.active) @ weight(half.w2, layer).T + half.b2
         x = x + (y.transpose(1, 2) if i % 2 == 0 else y)
     return F.layer_norm(x, x.shape[2:], parts.gamma.double(), parts.beta.double(), eps=1e-6).mean(dim=1).float()
 
@@ -262,7 +267,7 @@ def test_equal_input_gives_equal_output_from_any_thread():
             assert torch.equal(found.features, first.features)
 
 
-# Engines on real pictures
+# Engines on real images
 
 
 @pytest.fixture(scope="module")
@@ -281,8 +286,8 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Mixer:
 @pytest.fixture(scope="module")
 def clothes() -> Tensor:
     split = data.open("fashion_mnist_small")["test"]
-    pictures = torch.stack([torch.from_numpy(np.array(split.read(i))) for i in range(2000)])
-    return pictures[:, None].expand(-1, 3, -1, -1).contiguous()
+    images = torch.stack([torch.from_numpy(np.array(split.read(i))) for i in range(2000)])
+    return images[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
 @pytest.mark.parametrize(
@@ -296,14 +301,14 @@ def clothes() -> Tensor:
         ("onnx", "fp32", 0.999),
     ],
 )
-def test_engines_agree_on_real_pictures(learnt: Mixer, clothes: Tensor, name: str, precision: str, alike: float):
+def test_engines_agree_on_real_images(learnt: Mixer, clothes: Tensor, name: str, precision: str, alike: float):
     """With a well trained model the others agree in 99.5 % in bf16, too: docs/benchmarks.md, on CIFAR-10."""
     if name == "kernels" and not isinstance(missing, ctypes.CDLL):
         pytest.skip(f"no kernels here: {missing}")
     if name in ("openvino", "onnx") and find_spec({"onnx": "onnxruntime"}.get(name, name)) is None:
         pytest.skip(f"{name} is not installed")
-    assert learnt.passport is not None
-    how = learnt.passport.preprocessing
+    assert learnt.metadata is not None
+    how = learnt.metadata.preprocessing
     wanted = answers(learnt, clothes, how)[1]
     found = Engine(learnt, how, name, precision, batch=300, device=CPU)(clothes).logits  # (the last batch is not full)
     agree = (found.argmax(dim=1) == wanted.argmax(dim=1)).double().mean().item()
@@ -313,14 +318,14 @@ def test_engines_agree_on_real_pictures(learnt: Mixer, clothes: Tensor, name: st
 
 COMPILED = """
 import torch, mlpmixer
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines.engine import Engine
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 model, how = mlpmixer.load("mixer_cifar10"), Preprocessing()
 pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
 found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
 with torch.inference_mode():
-    torch.testing.assert_close(found.logits, model(normalise(pixels, how)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.logits, model(normalize(pixels, how)), rtol=1e-4, atol=1e-4)
 """
 
 
@@ -348,7 +353,7 @@ def test_weights_of_two_bytes_run_in_any_engine(name: str):
         assert distance(found.logits, wanted) < 1e-3
 
 
-def test_scrambled_pictures_are_unscrambled_by_none():
+def test_scrambled_images_are_unscrambled_by_none():
     model = mixer()
     how = dataclasses.replace(HOW, scramble="pixels")
     pixels = pixels_for(model, 2)
@@ -375,7 +380,7 @@ def test_the_fastest_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(fastest, "_measure", measure)
     _, choice = fastest.start(model, HOW)
     assert (choice.engine, choice.precision) == rated[-1]  # the last was the fastest here
-    assert "pictures/s here" in choice.why
+    assert "images/s here" in choice.why
     count = len(rated)
     _, again = fastest.start(model, HOW, measure=False)
     assert again == choice
@@ -421,7 +426,7 @@ def test_a_damaged_memory_is_measured_again(found: str, monkeypatch: pytest.Monk
     whole = memory.read_text()
     memory.write_text(found)
     _, choice = fastest.start(model, HOW)
-    assert "1 pictures/s here" in choice.why
+    assert "1 images/s here" in choice.why
     assert memory.read_text() == whole
 
 
@@ -452,7 +457,7 @@ def test_rates_that_others_could_have_written_are_measured_again(monkeypatch: py
         ({"engine": "onnx", "precision": "bf16"}, "a cpu has"),
         (
             {"engine": "kernels", "precision": "int8"},
-            "not quantised" if isinstance(missing, ctypes.CDLL) else "cannot run",
+            "not quantized" if isinstance(missing, ctypes.CDLL) else "cannot run",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The evaluation card: from weights and real pictures to figures, beside figures that were found in another way."""
+"""The evaluation card: from weights and real images to figures, beside figures that were found in another way."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ import mlpmixer
 from mlpmixer import data
 from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import centre_crop, prepare, preprocess, resize
+from mlpmixer.data.images import decode
+from mlpmixer.data.preprocess import center_crop, prepare, preprocess, resize
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.imagenet import all_names
 from mlpmixer.errors import DataError, MixerError, UsageError
-from mlpmixer.experiments import imagenet as imagenet_sets
-from mlpmixer.experiments.card import answered
-from mlpmixer.experiments.cards import own_card
-from mlpmixer.experiments.evaluate import evaluate, prepared_by
-from mlpmixer.experiments.matching import outputs_for
-from mlpmixer.measures.answers import Answers
-from mlpmixer.measures.paired import mcnemar
+from mlpmixer.evaluation import imagenet_variants as imagenet_sets
+from mlpmixer.evaluation.card import answered
+from mlpmixer.evaluation.card_files import own_card
+from mlpmixer.evaluation.class_mapping import outputs_for
+from mlpmixer.evaluation.evaluate import evaluate, prepared_by
+from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.metrics.paired import mcnemar
+from mlpmixer.metrics.predictions import Answers
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import find, toml
 from mlpmixer.report.card_section import card_section
@@ -58,7 +58,7 @@ def clothing(photos: list[Path], tmp_path: Path) -> Path:
 
 
 def named(model: Classifier, classes: tuple[str, ...] | None) -> Classifier:
-    model.passport = Passport(preprocessing=Preprocessing.usual(model.config.image_size), classes=classes)
+    model.metadata = ModelInfo(preprocessing=Preprocessing.usual(model.config.image_size), classes=classes)
     return model
 
 
@@ -71,12 +71,12 @@ def model() -> Classifier:
     return small(1000)
 
 
-def said(model: Classifier, pictures: list[Path]) -> torch.Tensor:
-    """Logits, one picture after another."""
-    assert model.passport is not None
-    how = model.passport.preprocessing
+def said(model: Classifier, images: list[Path]) -> torch.Tensor:
+    """Logits, one image after another."""
+    assert model.metadata is not None
+    how = model.metadata.preprocessing
     with torch.inference_mode():
-        return torch.cat([model(preprocess(decode(picture), how)[None]) for picture in pictures])
+        return torch.cat([model(preprocess(decode(image), how)[None]) for image in images])
 
 
 def refused(**options: Any) -> str:
@@ -125,10 +125,10 @@ class TestOwnData:
         assert cards[1]["calibration"]["error"] == pytest.approx(cards[0]["calibration"]["error"], abs=1e-4)
         assert [card["engine"] for card in cards] == [f"{name}, fp32" for name in names]
 
-    def test_figures_are_those_of_single_pictures(self, clothing: Path, photos: list[Path]):
+    def test_figures_are_those_of_single_images(self, clothing: Path, photos: list[Path]):
         card = evaluate("mixer_clothing", clothing, workers=0, batch_size=3)
         model = load("mixer_clothing")
-        classes = (model.passport or Passport()).classes or ()
+        classes = (model.metadata or ModelInfo()).classes or ()
         ranked = said(model.float(), photos).argsort(1, descending=True)
         truth = torch.tensor([classes.index(photo.stem) for photo in photos])
         assert card["top1"]["right"] == int((ranked[:, 0] == truth).sum())
@@ -136,7 +136,7 @@ class TestOwnData:
         assert card["data"]["count"] == np.sum(card["confusion"]["matrix"]) == 10
         assert card["chance"] == {"share": 0.1, "beaten": True}
         assert [one["name"] for one in card["classes"]] == sorted(photo.stem for photo in photos)
-        assert card["learnt"]["neighbours"]["value"] == 1.0  # train and test are the same pictures here
+        assert card["learnt"]["neighbors"]["value"] == 1.0  # train and test are the same images here
         assert [*card["learnt"]["few_shot"]] == ["1"]
         assert card["warnings"] == []
         assert json.loads(json.dumps(card)) is not None
@@ -151,7 +151,7 @@ class TestOwnData:
             for one in (card, saved):
                 del one["model"], one["machine"], one["parts"]  # names, and when it was
             assert card == saved
-        assert model.passport is None
+        assert model.metadata is None
         with pytest.raises(UsageError, match="2 class names for 10 classes"):
             evaluate(model, clothing, classes=["ant", "bee"])
 
@@ -165,7 +165,7 @@ class TestOwnData:
             shutil.copytree(clothing / split / "shoes", clothing / split / "bicycle")
         card = evaluate("mixer_clothing", clothing, workers=0, known=0)
         assert [one["name"] for one in card["classes"]] == ["Dress", "bicycle", "shoes"]
-        assert card["warnings"][0] == "the model has no class 'bicycle': its pictures all count as wrong"
+        assert card["warnings"][0] == "the model has no class 'bicycle': its images all count as wrong"
         assert card["classes"][1]["recall"] == 0
         assert "learnt" not in card
 
@@ -178,31 +178,31 @@ class TestOwnData:
         assert headless["learnt"]["few_shot"]["1"]["mean"] == 1.0
 
     def test_a_wrong_passport_is_noticed(self):
-        """The model of a run, told to see blue for red or values from another range, on pictures with colours."""
-        red_or_blue = _ColourJudge()
-        split = _Colours()
-        opened = DataSet("colours", ("red", "blue"), {"test": split})
+        """The model of a run, told to see blue for red or values from another range, on images with colors."""
+        red_or_blue = _ColorJudge()
+        split = _Colors()
+        opened = DataSet("colors", ("red", "blue"), {"test": split})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(data, "open", lambda _: opened)
-            right = evaluate(red_or_blue, "colours", workers=0)
+            right = evaluate(red_or_blue, "colors", workers=0)
             assert right["top1"]["value"] == 1
             assert right["warnings"] == []
-            swapped = evaluate(_ColourJudge(swapped=True), "colours", workers=0)
+            swapped = evaluate(_ColorJudge(swapped=True), "colors", workers=0)
         assert swapped["top1"]["value"] == 0
         assert any(text.startswith("no better than to name the most frequent class") for text in swapped["warnings"])
         assert any(text.startswith("with blue for red it is right more often") for text in swapped["warnings"])
 
-    def test_broken_pictures(self, clothing: Path):
-        (clothing / "test" / "hat" / "broken.jpg").write_bytes(b"no picture")
+    def test_broken_images(self, clothing: Path):
+        (clothing / "test" / "hat" / "broken.jpg").write_bytes(b"no image")
         card = evaluate("mixer_clothing", clothing, workers=0, known=0)
         assert card["data"]["count"] == 10
-        assert card["broken"][0]["picture"].endswith("broken.jpg")
-        assert "1 pictures cannot be read and were left out" in card["warnings"][-1]
-        with pytest.raises(DataError, match="is no picture"):
+        assert card["broken"][0]["image"].endswith("broken.jpg")
+        assert "1 images cannot be read and were left out" in card["warnings"][-1]
+        with pytest.raises(DataError, match="is no image"):
             evaluate("mixer_clothing", clothing, workers=0, known=0, strict=True)
 
     def test_what_cannot_be(self, clothing: Path):
-        with pytest.raises(UsageError, match="which pictures"):
+        with pytest.raises(UsageError, match="which images"):
             evaluate("mixer_clothing")
         with pytest.raises(DataError, match="has no split 'val'"):
             evaluate("mixer_clothing", clothing, split="val")
@@ -217,15 +217,15 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
     answers = Answers(torch.zeros(50, 2), logits, labels, torch.arange(50))
     classes, outputs = tuple("abcde"), np.array([3, -1, 0, 8, 5])  # the model does not have the second
     whole = answered(answers, classes, outputs)
-    monkeypatch.setattr("mlpmixer.experiments.card.BLOCK", 7)
+    monkeypatch.setattr("mlpmixer.evaluation.card.BLOCK", 7)
     assert answered(answers, classes, outputs) == whole
     known = labels != 1
-    nats = F.cross_entropy(logits[known].double(), torch.from_numpy(outputs)[labels[known]])
-    assert whole["nats"] == pytest.approx(float(nats), rel=1e-12)
+    cross_entropy = F.cross_entropy(logits[known].double(), torch.from_numpy(outputs)[labels[known]])
+    assert whole["cross_entropy"] == pytest.approx(float(cross_entropy), rel=1e-12)
 
 
 def test_a_card_of_many_classes_is_small():
-    """Of ImageNet-21k's, a matrix would have 477 million numbers; what is kept is what was said of each picture."""
+    """Of ImageNet-21k's, a matrix would have 477 million numbers; what is kept is what was said of each image."""
     classes, chance = tuple(f"class {n}" for n in range(21_843)), np.random.default_rng(0)
     labels, said = chance.integers(0, len(classes), (2, 40))
     logits = torch.full((40, len(classes)), -1.0).index_put(
@@ -256,19 +256,19 @@ def test_the_papers_two_ways():
     assert prepared_by(shuffled, "i") == replace(first, scramble="patches", scramble_patch=16)
 
 
-class _Colours(Split):
+class _Colors(Split):
     labels = np.arange(60) % 2
 
     def read(self, index: int) -> np.ndarray:
-        picture = np.random.default_rng(index).integers(0, 60, (8, 8, 3), dtype=np.uint8)
-        picture[..., 2 * self.labels[index]] += 150
-        return picture
+        image = np.random.default_rng(index).integers(0, 60, (8, 8, 3), dtype=np.uint8)
+        image[..., 2 * self.labels[index]] += 150
+        return image
 
     def where(self, index: int) -> str:
-        return f"colours[{index}]"
+        return f"colors[{index}]"
 
 
-class _ColourJudge(Classifier[Any]):
+class _ColorJudge(Classifier[Any]):
     """Says red or blue by which is more. (A Mixer that does so would have to be trained.)"""
 
     def __init__(self, swapped: bool = False):
@@ -301,7 +301,7 @@ class TestRuns:
         main(["evaluate", str(tmp_path / "run"), "--workers", "0", "--json", "--out", str(tmp_path / "card.json")])
         card = json.loads(capsys.readouterr().out)
         assert card["top1"]["value"] == result.test["top1"]
-        assert card["nats"] == pytest.approx(result.test["nats"], rel=1e-5)
+        assert card["cross_entropy"] == pytest.approx(result.test["cross_entropy"], rel=1e-5)
         assert card["learnt"]["known"] == 120
         kept = [*(tmp_path / "run" / "cards").iterdir()]
         assert [file.name for file in kept] == ["fashion_mnist_small-test.json"]
@@ -313,99 +313,99 @@ class TestRuns:
         assert own_card(tmp_path / "run") == card
 
     @pytest.fixture
-    def greys(self, tmp_path: Path) -> Path:
-        """A run on a folder with train/ and val/, of greys that are all different."""
+    def grays(self, tmp_path: Path) -> Path:
+        """A run on a folder with train/ and val/, of grays that are all different."""
         shades = iter(range(256))
         for place, count in {"train/dark": 20, "train/pale": 20, "val/dark": 3, "val/pale": 4}.items():
-            (tmp_path / "greys" / place).mkdir(parents=True)
+            (tmp_path / "grays" / place).mkdir(parents=True)
             for n in range(count):
-                Image.new("L", (8, 8), next(shades)).save(tmp_path / "greys" / place / f"{n}.png")
+                Image.new("L", (8, 8), next(shades)).save(tmp_path / "grays" / place / f"{n}.png")
         changes = {"train.steps": 1, "train.batch_size": 4, "machine.workers": 0, "model.image_size": 8}
-        options = {"model.options.layers": 1, "augment.crop": "none", "evaluation.resize": 8, "data.dev": "10%"}
-        recipe = toml.change(Recipe(), {**changes, **options, "data.source": str(tmp_path / "greys")})
+        options = {"model.options.layers": 1, "augment.crop": "none", "evaluation.resize": 8, "data.val": "10%"}
+        recipe = toml.change(Recipe(), {**changes, **options, "data.source": str(tmp_path / "grays")})
         mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
         return tmp_path / "run"
 
-    def test_what_is_held_out_is_not_called_val(self, greys: Path, capsys: pytest.CaptureFixture[str]):
-        """With both called val, `mixer report` put a card of 24 pictures in the place of one of 153."""
-        own = evaluate(greys, workers=0)
-        other = evaluate(greys, greys.parent / "greys", split="val", workers=0)
-        assert (own["data"]["split"], own["data"]["title"], own["data"]["count"]) == ("dev", "dev (10% of train)", 4)
+    def test_what_is_held_out_is_not_called_val(self, grays: Path, capsys: pytest.CaptureFixture[str]):
+        """With both called val, `mixer report` put a card of 24 images in the place of one of 153."""
+        own = evaluate(grays, workers=0)
+        other = evaluate(grays, grays.parent / "grays", split="val", workers=0)
+        assert (own["data"]["split"], own["data"]["title"], own["data"]["count"]) == ("val", "val (10% of train)", 4)
         assert (other["data"]["split"], other["data"]["title"], other["data"]["count"]) == ("val", "val", 7)
-        assert sorted(file.name for file in (greys / "cards").iterdir()) == ["greys-dev.json", "greys-val.json"]
-        with pytest.raises(DataError, match=r"has no split 'val' \(it has dev, train\); --data .*greys has all"):
-            evaluate(greys, split="val", workers=0)
-        main(["evaluate", str(greys), "--workers", "0", "--known", "0"])
-        assert "greys, dev (10% of train))" in capsys.readouterr().out
+        assert sorted(file.name for file in (grays / "cards").iterdir()) == ["grays-val.json", "grays-val.json"]
+        with pytest.raises(DataError, match=r"has no split 'val' \(it has val, train\); --data .*grays has all"):
+            evaluate(grays, split="val", workers=0)
+        main(["evaluate", str(grays), "--workers", "0", "--known", "0"])
+        assert "grays, val (10% of train))" in capsys.readouterr().out
 
-    def test_a_card_that_says_less_is_added_to_the_one_that_says_more(self, greys: Path):
+    def test_a_card_that_says_less_is_added_to_the_one_that_says_more(self, grays: Path):
         """All parts stay, each with its origin."""
-        evaluate(greys, workers=0)
-        (file,) = (greys / "cards").iterdir()
+        evaluate(grays, workers=0)
+        (file,) = (grays / "cards").iterdir()
         card = json.loads(file.read_text())
         for part in card["parts"].values():
             part["command"] = ["an older one"]
         file.write_text(json.dumps(card))
         found = None
-        for known, split in ((0, "auto"), (10, "auto"), (0, "dev")):
-            evaluate(greys, workers=0, known=known, split=split)
-            found = own_card(greys)
+        for known, split in ((0, "auto"), (10, "auto"), (0, "val")):
+            evaluate(grays, workers=0, known=known, split=split)
+            found = own_card(grays)
             assert found is not None
             assert (found["learnt"], found["parts"]["learnt"]) == (card["learnt"], card["parts"]["learnt"])
             assert found["parts"]["top1"]["command"] == sys.argv
-        evaluate(greys, workers=0, engine="eager", precision="bf16", known=0)
-        assert {"greys-dev.json", "greys-dev-eager-bf16.json"} == {one.name for one in (greys / "cards").iterdir()}
-        assert own_card(greys) == found
+        evaluate(grays, workers=0, engine="eager", precision="bf16", known=0)
+        assert {"grays-val.json", "grays-val-eager-bf16.json"} == {one.name for one in (grays / "cards").iterdir()}
+        assert own_card(grays) == found
 
-    def test_cards_of_other_pictures_of_the_same_name_lie_side_by_side(self, greys: Path):
-        data = greys.parent / "greys"
-        first = evaluate(greys, data, split="val", workers=0)
+    def test_cards_of_other_images_of_the_same_name_lie_side_by_side(self, grays: Path):
+        data = grays.parent / "grays"
+        first = evaluate(grays, data, split="val", workers=0)
         (data / "val" / "pale" / "0.png").unlink()
-        second = evaluate(greys, data, split="val", workers=0, known=0)
-        evaluate(greys, data, split="val", workers=0, known=0)
-        one, two = sorted((greys / "cards").iterdir(), key=lambda file: len(file.name))
-        assert one.name == "greys-val.json"
-        assert re.fullmatch(r"greys-val-[0-9a-f]{8}\.json", two.name)
+        second = evaluate(grays, data, split="val", workers=0, known=0)
+        evaluate(grays, data, split="val", workers=0, known=0)
+        one, two = sorted((grays / "cards").iterdir(), key=lambda file: len(file.name))
+        assert one.name == "grays-val.json"
+        assert re.fullmatch(r"grays-val-[0-9a-f]{8}\.json", two.name)
         assert [json.loads(file.read_text())["data"]["count"] for file in (one, two)] == [7, 6]
         assert json.loads(one.read_text()) == json.loads(json.dumps(first))
         assert json.loads(two.read_text())["top1"] == second["top1"]
 
-    def test_older_cards_are_read_and_never_written_over(self, greys: Path):
-        evaluate(greys, workers=0)
-        file = greys / "cards" / "greys-dev.json"
+    def test_older_cards_are_read_and_never_written_over(self, grays: Path):
+        evaluate(grays, workers=0)
+        file = grays / "cards" / "grays-val.json"
         card = json.loads(file.read_text())
         for table in ("data", "model"):
             del card[table]["digest"]
         file.write_text(json.dumps(card))
-        assert own_card(greys) == card
-        evaluate(greys, workers=0, known=0)
+        assert own_card(grays) == card
+        evaluate(grays, workers=0, known=0)
         assert json.loads(file.read_text()) == card
         no_card = {"data": {"own": True}, "model": {}, "preprocessing": 3, "engine": 4, "warnings": 5}
         for other in ("[", "{}", "[1]", json.dumps(no_card), json.dumps(no_card | {"data": 1, "preprocessing": {}})):
             file.write_text(other)
-            evaluate(greys, workers=0)
-            assert own_card(greys) is not None
+            evaluate(grays, workers=0)
+            assert own_card(grays) is not None
             assert file.read_text() == other
 
-    def test_a_card_of_other_weights_is_not_the_runs_own(self, greys: Path):
-        evaluate(greys, workers=0)
-        model = mlpmixer.load(greys)
+    def test_a_card_of_other_weights_is_not_the_runs_own(self, grays: Path):
+        evaluate(grays, workers=0)
+        model = mlpmixer.load(grays)
         with torch.no_grad():
             next(model.parameters()).add_(1)
-        mlpmixer.save(model, greys / "weights.safetensors")
-        assert own_card(greys) is None
-        evaluate(greys, workers=0)
-        assert own_card(greys) is not None
-        assert len([*(greys / "cards").iterdir()]) == 2
+        mlpmixer.save(model, grays / "weights.safetensors")
+        assert own_card(grays) is None
+        evaluate(grays, workers=0)
+        assert own_card(grays) is not None
+        assert len([*(grays / "cards").iterdir()]) == 2
 
-    def test_a_card_that_cannot_be_kept_is_still_told(self, greys: Path):
-        (greys / "cards").write_text("in the way")
-        assert "the card is not kept: cannot write to" in evaluate(greys, workers=0)["warnings"][-1]
+    def test_a_card_that_cannot_be_kept_is_still_told(self, grays: Path):
+        (grays / "cards").write_text("in the way")
+        assert "the card is not kept: cannot write to" in evaluate(grays, workers=0)["warnings"][-1]
 
     def test_the_table(self, clothing: Path, capsys: pytest.CaptureFixture[str]):
         main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--protocol", "i"])
         out = capsys.readouterr().out
-        assert "on 10 pictures of 10 classes" in out
+        assert "on 10 images of 10 classes" in out
         for words in (
             "top-1",
             "top-5",
@@ -419,10 +419,10 @@ class TestRuns:
 
 
 class TestImageNet:
-    """Its other test sets, as small folders in their forms; figures against logits of single pictures."""
+    """Its other test sets, as small folders in their forms; figures against logits of single images."""
 
     def test_real(self, model: Classifier, photos: list[Path], tmp_path: Path):
-        """Of five pictures one has no label; the others have two, chosen so that two are right."""
+        """Of five images one has no label; the others have two, chosen so that two are right."""
         ranked = said(model, photos[:5]).argsort(1, descending=True)[:, :3].tolist()
         sets: list[list[int]] = [[] for _ in range(50_000)]
         for place, (photo, number) in enumerate(zip(photos, (7, 3, 50_000, 20, 21), strict=False)):
@@ -455,7 +455,7 @@ class TestImageNet:
         assert found["imagenet_sketch"]["right"] == sum(best[place] == 999 or place % 2 for place in range(10))
 
     def test_a_and_r_seek_among_theirs(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
-        """Each picture lies in the class that is its second best; the best are not among these."""
+        """Each image lies in the class that is its second best; the best are not among these."""
         logits = said(model, photos)
         best = {*logits.argmax(1).tolist()}
         others = [n for n in range(1000) if n not in best]
@@ -497,7 +497,7 @@ class TestImageNet:
         "name", ["real", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c"]
     )
     def test_a_mistyped_path_is_met_at_the_door(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        """Before weights and pictures are looked for: these are not there either."""
+        """Before weights and images are looked for: these are not there either."""
         (tmp_path / "theirs").mkdir()
         option = f"--{name.replace('_', '-')}"
         with pytest.raises(SystemExit):
@@ -527,25 +527,25 @@ class TestImageNet:
 
     @pytest.mark.parametrize("protocol", ["own", "i", "ii"])
     def test_nothing_is_cropped_from_c(self, protocol: Any, clothing: Path, tmp_path: Path):
-        """A blue picture with a red frame is red as a whole; a crop of 7/8 would have lost the frame."""
-        picture = np.zeros((32, 32, 3), dtype=np.uint8)
-        picture[..., 0] = 255
-        picture[2:-2, 2:-2] = (0, 0, 70)
+        """A blue image with a red frame is red as a whole; a crop of 7/8 would have lost the frame."""
+        image = np.zeros((32, 32, 3), dtype=np.uint8)
+        image[..., 0] = 255
+        image[2:-2, 2:-2] = (0, 0, 70)
         for severity in range(1, 6):
             place = tmp_path / "c" / "fog" / str(severity) / "red"
             place.mkdir(parents=True)
-            Image.fromarray(picture).save(place / "1.png")
+            Image.fromarray(image).save(place / "1.png")
         others: Any = {"imagenet_c": tmp_path / "c", "imagenet_sketch": tmp_path / "c" / "fog" / "1"}
-        card = evaluate(_ColourJudge(), clothing, known=0, workers=0, protocol=protocol, variants=others)
+        card = evaluate(_ColorJudge(), clothing, known=0, workers=0, protocol=protocol, variants=others)
         assert card["imagenet_c"]["errors"] == {"fog": [0] * 5}
         assert card["imagenet_sketch"]["right"] == 0
 
     @pytest.mark.parametrize("size", [(224, 224), (112, 112), (320, 192)])
     def test_c_goes_straight_to_the_models_size(self, size: tuple[int, int]):
-        picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
         how = imagenet_sets.uncropped(Preprocessing.usual(size))
         side = max(size)
-        straight = centre_crop(resize(picture, (side, side)), size)
-        assert torch.equal(prepare(picture, how), straight)
-        assert (size != (224, 224)) or torch.equal(straight, torch.from_numpy(picture).permute(2, 0, 1))
+        straight = center_crop(resize(image, (side, side)), size)
+        assert torch.equal(prepare(image, how), straight)
+        assert (size != (224, 224)) or torch.equal(straight, torch.from_numpy(image).permute(2, 0, 1))
         assert replace(how, resize=0) == replace(Preprocessing.usual(size), resize=0)

@@ -19,8 +19,8 @@ from PIL import Image
 import mlpmixer
 from mlpmixer import data
 from mlpmixer.cli import main
-from mlpmixer.data import picks
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data import sampling
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import DataError, RecipeError, UsageError
 from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table2, table3, transfer, vtab
@@ -39,8 +39,8 @@ from mlpmixer.experiments.study import (
     over_seeds,
     placed,
 )
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipes import check, toml
 from mlpmixer.run.folder import RunFolder
 
@@ -75,7 +75,7 @@ class TestScrambled:
         assert found.shape == images.shape
         assert torch.equal(found.flatten(2).sort().values, images.flatten(2))
         order = found[0, 0].flatten()
-        assert torch.equal(found.flatten(2), images.flatten(2)[..., order])  # all channels, all pictures alike
+        assert torch.equal(found.flatten(2), images.flatten(2)[..., order])  # all channels, all images alike
 
     def test_patches_stay_whole(self):
         how = Preprocessing(scramble="patches", scramble_patch=4)
@@ -90,7 +90,7 @@ class TestScrambled:
         pixels = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
         plain = Preprocessing(crop=(8, 8))
         how = replace(plain, scramble="pixels")
-        assert torch.equal(normalise(pixels, how), scrambled(normalise(pixels, plain), how))
+        assert torch.equal(normalize(pixels, how), scrambled(normalize(pixels, plain), how))
 
     def test_what_cannot_be(self):
         with pytest.raises(DataError, match="cannot be cut into patches of 3"):
@@ -101,14 +101,14 @@ class TestScrambled:
 
 
 class TestPermuted:
-    def test_it_sees_in_scrambled_pictures_what_the_other_sees(self):
+    def test_it_sees_in_scrambled_images_what_the_other_sees(self):
         model = shaken(mlpmixer.create("mixer_nano", num_classes=5))
         assert isinstance(model, Mixer)
-        model.passport = Passport(preprocessing=Preprocessing.usual((32, 32)))
+        model.metadata = ModelInfo(preprocessing=Preprocessing.usual((32, 32)))
         other = permuted(model)
-        assert other.passport is not None
+        assert other.metadata is not None
         images = torch.randn(3, 3, 32, 32)
-        moved = scrambled(images, other.passport.preprocessing)
+        moved = scrambled(images, other.metadata.preprocessing)
         torch.testing.assert_close(other.eval()(moved), model(images), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(model(moved), model(images), atol=1e-2)
 
@@ -147,11 +147,11 @@ def test_each_size_learns_by_its_row_of_table_4():
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fashion-MNIST with few pictures, as its own files."""
+    """Fashion-MNIST with few images, as its own files."""
     folder = tmp_path_factory.mktemp("clothes")
     whole = data.open("fashion_mnist_small")
     for split, stem, count in (("train", "train", 40), ("test", "t10k", 10)):
-        chosen = picks.shots(whole[split].labels, count, seed=0)
+        chosen = sampling.shots(whole[split].labels, count, seed=0)
         write_idx(folder / f"{stem}-images-idx3-ubyte", np.stack([np.asarray(whole[split].read(i)) for i in chosen]))
         write_idx(folder / f"{stem}-labels-idx1-ubyte", whole[split].labels[chosen])
     return folder
@@ -256,8 +256,8 @@ class TestChanges:
             model = mlpmixer.load(plan.weights(tmp_path, plan.recipe))
             assert isinstance(model, Mixer)
             assert len(model.blocks) == 1
-            assert model.passport is not None
-            assert model.passport.preprocessing.scramble == ("patches" if plan is moved else "none")
+            assert model.metadata is not None
+            assert model.metadata.preprocessing.scramble == ("patches" if plan is moved else "none")
 
 
 class TestTelling:
@@ -340,7 +340,7 @@ def test_the_list_and_a_dry_run(capsys: pytest.CaptureFixture[str]):
     assert sum(hours[:-1]) == pytest.approx(hours[-1], abs=0.1)
     main(["reproduce", "permutation", "--scale", "paper", "--dry-run", "--json", "--data.source", "imagenet"])
     rows = json.loads(capsys.readouterr().out)
-    assert rows[0]["pictures"] < 10e6
+    assert rows[0]["images"] < 10e6
 
 
 @pytest.mark.parametrize(
@@ -372,20 +372,20 @@ def trained(folder: Path) -> Done:
     run = RunFolder(folder / "a run")
     run.path.mkdir(exist_ok=True)
     mlpmixer.save(model, run.weights)
-    return Done(table3.plans("tiny")[0], run.path, {"top1": {"value": 0.75}}, dev=0.7)
+    return Done(table3.plans("tiny")[0], run.path, {"top1": {"value": 0.75}}, val=0.7)
 
 
 class TestTransfer:
     """Which learning rate is taken, with which seeds, and what the table says of it."""
 
     def done(self, tmp_path: Path) -> list[Done]:
-        """lr 0.03 is best on dev and on test, but for the first model's test."""
+        """lr 0.03 is best on val and on test, but for the first model's test."""
         first = transfer.plans(transfer.entries("tiny", (), ()))
         run, found = trained(tmp_path), []
         for plan in first:
             rate = plan.cell.get("lr", "")
-            dev = {"lr 0.01": 0.5, "lr 0.03": 0.9, "lr 0.1": 0.7, "lr 0.001": 0.4, "lr 0.003": 0.3}.get(rate, 0.0)
-            found.append(replace(run, plan=plan, card={"top1": {"value": 1 - dev}}, dev=dev, hours=2.0))
+            val = {"lr 0.01": 0.5, "lr 0.03": 0.9, "lr 0.1": 0.7, "lr 0.001": 0.4, "lr 0.003": 0.3}.get(rate, 0.0)
+            found.append(replace(run, plan=plan, card={"top1": {"value": 1 - val}}, val=val, hours=2.0))
         return found
 
     def test_the_dev_split_picks_and_other_seeds_follow(self, tmp_path: Path):
@@ -399,7 +399,7 @@ class TestTransfer:
 
     def test_test_accuracies_are_of_the_picked_rate_and_all_seeds(self, tmp_path: Path):
         done = self.done(tmp_path)
-        done += [replace(done[0], plan=plan, card={"top1": {"value": 0.2}}, dev=1.0) for plan in transfer.then(done)]
+        done += [replace(done[0], plan=plan, card={"top1": {"value": 0.2}}, val=1.0) for plan in transfer.then(done)]
         found = transfer.scores(done, lambda one: one.top1)
         assert found["Mixer, pre-trained", "the task"] == pytest.approx([0.1, 0.2, 0.2])
         told = transfer.tell(done, "", {})
@@ -435,7 +435,7 @@ class TestTransfer:
         told = table2.tell([replace(trained(tmp_path), plan=plan) for plan in plans])
         last = dict(zip(told.columns, told.rows[-1], strict=True))
         assert (last["model"], last["ImageNet, paper"], last["core-days, paper"]) == (
-            "ALIGN, weakly labelled",
+            "ALIGN, weakly labeled",
             "88.64",
             "14,820",
         )
@@ -517,7 +517,7 @@ class TestPareto:
     def test_of_the_papers_own_table(self, tmp_path: Path):
         run = trained(tmp_path)
         done = [replace(run, plan=plan, hours=1.0) for plan in pareto.plans("tiny")]
-        best = "Mixer-H/14 (JFT-300M), HaloNet-H4 (ImageNet-21k), NFNet-F4+ (JFT-300M), MPL (weakly labelled)"
+        best = "Mixer-H/14 (JFT-300M), HaloNet-H4 (ImageNet-21k), NFNet-F4+ (JFT-300M), MPL (weakly labeled)"
         assert f"of the models of Table 2, {best} are on the frontier" in pareto.tell(done).paper
 
     def test_its_runs_at_each_scale(self):
@@ -550,7 +550,7 @@ class TestVtab:
     def test_what_is_there_is_run_and_the_rest_is_named(
         self, clothes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
-        """Two of the tasks, one as lists and one as folders; 800 pictures pick, 1,000 count."""
+        """Two of the tasks, one as lists and one as folders; 800 images pick, 1,000 count."""
         opened = data.open(clothes)
         for task in ("dtd", "kitti"):
             for split, name in (("train", "train800"), ("test", "val200"), ("test", "test")):
@@ -583,7 +583,7 @@ class TestVtab:
         assert whole["train"]["count"] == 80 + 20
 
     def test_all_of_them(self, tmp_path: Path):
-        done = [Done(plan, tmp_path, {"top1": {"value": 0.5}}, dev=0.5) for plan in vtab.plans("tiny")]
+        done = [Done(plan, tmp_path, {"top1": {"value": 0.5}}, val=0.5) for plan in vtab.plans("tiny")]
         done += [Done(plan, tmp_path, {"top1": {"value": 0.7}}) for plan in vtab.then("tiny", done)]
         told = vtab.tell(done)
         assert told.rows[-1] == ("mean of all 19", "all", "70.00", "")

@@ -21,11 +21,11 @@ from conftest import shaken
 
 import mlpmixer
 from mlpmixer.cli import main
-from mlpmixer.data.pictures import pixels
-from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.data.images import pixels
+from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.engines import openvino as engine
 from mlpmixer.errors import MixerError
-from mlpmixer.export import check, formats, pictures
+from mlpmixer.export import check, check_images, formats
 from mlpmixer.export import export as room
 from mlpmixer.export import onnx as onnx_files
 from mlpmixer.export import openvino as openvino_files
@@ -33,9 +33,9 @@ from mlpmixer.export import pt2 as pt2_files
 from mlpmixer.export.export import export
 from mlpmixer.export.job import Job, Size
 from mlpmixer.kernels.library import library
-from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.recipes import find, toml
-from mlpmixer.weights.shipped import PHOTO
+from mlpmixer.weights.bundled import PHOTO
 
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
@@ -44,15 +44,15 @@ needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=
 
 
 def job(name: str = "mixer_pico", *, size: Size = "dynamic", precision: str = "fp32", **options: Any) -> Job:
-    passport = options.pop("passport", None)
+    info = options.pop("metadata", None)
     model = shaken(mlpmixer.create(name, **{"num_classes": 5, **options}))
-    passport = passport or Passport(preprocessing=Preprocessing.usual(model.config.image_size))
-    return Job(model=model, passport=passport, precision=precision, size=size, licence="unknown")
+    info = info or ModelInfo(preprocessing=Preprocessing.usual(model.config.image_size))
+    return Job(model=model, info=info, precision=precision, size=size, license="unknown")
 
 
 def scores(model: Any, how: Preprocessing, some: list[np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
-        images = torch.stack([normalise(prepare(picture, how), how) for picture in some])
+        images = torch.stack([normalize(prepare(image, how), how) for image in some])
         return model(images).softmax(dim=1).numpy()
 
 
@@ -73,7 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Preparing pictures
+# Preparing images
 
 
 def in_onnx(job: Job) -> Callable[[np.ndarray], np.ndarray]:
@@ -84,7 +84,7 @@ def in_onnx(job: Job) -> Callable[[np.ndarray], np.ndarray]:
     if job.order is not None:
         graph.graph.initializer.append(numpy_helper.from_array(job.order, "order"))
     session: Any = onnxruntime.InferenceSession(graph.SerializeToString())
-    return lambda some: session.run(None, {"pictures": some})[0]
+    return lambda some: session.run(None, {"images": some})[0]
 
 
 def in_openvino(job: Job, hint: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
@@ -116,7 +116,7 @@ HOWS = [
     Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic"),
     Preprocessing(resize=72, crop=(64, 48), shape="stretch"),
     Preprocessing(resize=32, crop=(32, 32)),
-    Preprocessing(resize=200, crop=(224, 301)),  # is padded, in most pictures
+    Preprocessing(resize=200, crop=(224, 301)),  # is padded, in most images
     Preprocessing(resize=37, crop=(32, 32), scramble="patches", scramble_patch=8),
     Preprocessing(resize=36, crop=(31, 32), scramble="pixels"),
 ]
@@ -124,12 +124,12 @@ HOWS = [
 
 @pytest.mark.parametrize("how", HOWS, ids=str)
 @pytest.mark.parametrize("way", WAYS)
-def test_pictures_are_prepared_as_here(way: str, how: Preprocessing, photos: list[Path]):
+def test_images_are_prepared_as_here(way: str, how: Preprocessing, photos: list[Path]):
     """Other people's resizing is off by a level in a few pixels of a hundred, and by two in one of a thousand."""
-    prepared = WAYS[way](job(passport=Passport(preprocessing=how), image_size=how.crop, patch_size=1, layers=1))
+    prepared = WAYS[way](job(info=ModelInfo(preprocessing=how), image_size=how.crop, patch_size=1, layers=1))
     for photo in photos:
-        picture = np.array(pixels(photo))
-        off = np.abs(prepared(picture[None])[0].astype(int) - reordered(picture, how).astype(int))
+        image = np.array(pixels(photo))
+        off = np.abs(prepared(image[None])[0].astype(int) - reordered(image, how).astype(int))
         assert off.max() <= (0 if way == "pt2" else 2)
         assert (off > 0).mean() < 0.12
         assert (off > 1).mean() < 0.001
@@ -139,12 +139,12 @@ def test_pictures_are_prepared_as_here(way: str, how: Preprocessing, photos: lis
 @pytest.mark.parametrize(
     "shape", [(40, 40), (41, 40), (7, 50), (50, 3), (1, 1), (210, 32), (32, 45), (45, 33), (36, 36)]
 )
-def test_pictures_of_odd_shapes_too(way: str, shape: tuple[int, int]):
+def test_images_of_odd_shapes_too(way: str, shape: tuple[int, int]):
     """Parts of a photograph, since noise would tell more of rounding than of places."""
     photo = np.array(pixels(PHOTO))[: shape[0], : shape[1]]
     assert photo.shape[:2] == shape
     for how in (Preprocessing(resize=36, crop=(32, 32)), Preprocessing(resize=30, crop=(32, 44))):
-        prepared = WAYS[way](job(passport=Passport(preprocessing=how), image_size=how.crop, patch_size=4, layers=1))
+        prepared = WAYS[way](job(info=ModelInfo(preprocessing=how), image_size=how.crop, patch_size=4, layers=1))
         off = np.abs(
             prepared(np.stack([photo, photo[::-1]])).astype(int)
             - np.stack([prepare(photo, how).numpy(), prepare(photo[::-1], how).numpy()])
@@ -152,18 +152,18 @@ def test_pictures_of_odd_shapes_too(way: str, shape: tuple[int, int]):
         assert off.max() <= (0 if way == "pt2" else 2)
 
 
-def reordered(picture: np.ndarray, how: Preprocessing) -> np.ndarray:
-    """Prepared, as bytes, and in the order that `normalise` would bring it into."""
-    values = normalise(prepare(picture, how), replace(how, mean=(0.0,) * 3, std=(1.0,) * 3))
+def reordered(image: np.ndarray, how: Preprocessing) -> np.ndarray:
+    """Prepared, as bytes, and in the order that `normalize` would bring it into."""
+    values = normalize(prepare(image, how), replace(how, mean=(0.0,) * 3, std=(1.0,) * 3))
     return (values * 255).round().to(torch.uint8).numpy()
 
 
 def test_bfloat16_knows_where_pixels_are():
     """OpenVINO may compute in bfloat16 unasked, which cannot tell pixel 257 from 258."""
     how = HOWS[0]
-    picture = np.array(pixels(PHOTO))
-    found = in_openvino(job(passport=Passport(preprocessing=how), image_size=224, patch_size=32, layers=1), "bf16")
-    off = np.abs(found(picture[None])[0].astype(int) - prepare(picture, how).numpy().astype(int))
+    image = np.array(pixels(PHOTO))
+    found = in_openvino(job(info=ModelInfo(preprocessing=how), image_size=224, patch_size=32, layers=1), "bf16")
+    off = np.abs(found(image[None])[0].astype(int) - prepare(image, how).numpy().astype(int))
     assert off.max() <= 3
     assert off.mean() < 0.3
 
@@ -192,14 +192,14 @@ def test_a_file_is_the_model(
     formats.code(to).write(this, path)
     way, *_ = formats.code(to).start(path, this).values()
     for photo in photos[:4]:
-        picture = check._taken(np.array(pixels(photo)), this)
+        image = check._taken(np.array(pixels(photo)), this)
         for several in (1, 3):
-            found = way(np.stack([picture] * several))
+            found = way(np.stack([image] * several))
             assert found.shape == (several, 5)
-            assert np.abs(found - check._answers([picture], this)).max() < 0.01
+            assert np.abs(found - check._answers([image], this)).max() < 0.01
         if size == "dynamic":  # without resizing, it is the same function
-            resized = check._resized(picture, this)
-            assert np.abs(way(resized[None]) - check._answers([picture], this)).max() < 2e-5
+            resized = check._resized(image, this)
+            assert np.abs(way(resized[None]) - check._answers([image], this)).max() < 2e-5
 
 
 ODD = ("a \"quoted\" 'one'", "näme 猫", "two\nlines", "back\\slash", "odd \udce4 folder")
@@ -208,14 +208,14 @@ ODD = ("a \"quoted\" 'one'", "näme 猫", "two\nlines", "back\\slash", "odd \udc
 def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
     import onnxruntime
 
-    this = job(passport=Passport(preprocessing=Preprocessing.usual((28, 28)), classes=ODD))
+    this = job(info=ModelInfo(preprocessing=Preprocessing.usual((28, 28)), classes=ODD))
     readable = [name.encode("utf-8", "backslashreplace").decode() for name in ODD]
     for to in ("onnx", "openvino", "pt2"):
         formats.code(to).write(this, here / f"odd{formats.FORMATS[to].endings[0]}")
     session: Any = onnxruntime.InferenceSession("odd.onnx")
     assert [output.name for output in session.get_outputs()] == ["label", "name", "scores", "features"]
-    picture = np.array(pixels(photos[0]))[None]
-    label, name, found, features = session.run(None, {"pictures": picture})
+    image = np.array(pixels(photos[0]))[None]
+    label, name, found, features = session.run(None, {"images": image})
     assert name[0] == readable[label[0]]
     assert label[0] == found[0].argmax()
     assert features.shape == (1, this.model.config.channels)
@@ -246,9 +246,9 @@ def test_half_the_bits_are_half_the_file():
         ("openvino", "int8"),
     ],
 )
-def test_fewer_bits_pass_on_the_pictures_of_the_run(run: Path, here: Path, to: str, precision: str):
+def test_fewer_bits_pass_on_the_images_of_the_run(run: Path, here: Path, to: str, precision: str):
     report = export(run, to, precision=precision)
-    assert report["pictures"] == {"from": "fashion_mnist_small, test", "count": 1000, "labelled": True}
+    assert report["images"] == {"from": "fashion_mnist_small, test", "count": 1000, "labeled": True}
     assert report["accuracy"]["value"] > 0.6
     first = report["agreement"][0]
     assert first["accuracy"]["right"] >= 0.99 * report["accuracy"]["right"]
@@ -263,12 +263,12 @@ def test_fewer_bits_pass_on_the_pictures_of_the_run(run: Path, here: Path, to: s
 def test_a_program_in_bfloat16(run: Path, tmp_path: Path):
     """PyTorch keeps all tables in bfloat16, so it is further off than our kernels, and may be refused."""
     model = mlpmixer.load(run, dtype=torch.float32)
-    assert model.passport is not None
-    this = Job(model=model, passport=model.passport, precision="bf16", size="dynamic", licence="unknown")
+    assert model.metadata is not None
+    this = Job(model=model, info=model.metadata, precision="bf16", size="dynamic", license="unknown")
     pt2_files.write(this, tmp_path / "x.pt2")
     way = pt2_files.start(tmp_path / "x.pt2", this)["torch.export"]
-    asked = pictures.find(str(run), None, model, 500).asked
-    some = [picture for _, picture in pictures.each(asked, this.how)]
+    asked = check_images.find(str(run), None, model, 500).asked
+    some = [image for _, image in check_images.each(asked, this.how)]
     wanted, found = check._answers(some, this), way(np.stack(some))
     assert (wanted.argmax(1) == found.argmax(1)).mean() > 0.97
     assert 1e-4 < np.abs(wanted - found).max() < 0.1  # it is in bfloat16, and right
@@ -302,7 +302,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(run, folder / "runs" / "mine")
     from PIL import Image
 
-    # A picture of which the model is sure: what is near a tie falls one way or the other with the last bits.
+    # An image of which the model is sure: what is near a tie falls one way or the other with the last bits.
     clothes = mlpmixer.data.open("fashion_mnist_small")
     told = mlpmixer.Predictor(folder / "runs" / "mine")([np.array(clothes["test"].read(index)) for index in range(50)])
     surest = max(range(50), key=lambda index: told[index].score)
@@ -337,7 +337,7 @@ def test_a_card_says_what_a_person_needs(card: str, exported: Path, monkeypatch:
     assert f"{result['test']['top1']:.2%} [" in said
     for words in (
         "fashion_mnist",
-        "| licence | unknown |",
+        "| license | unknown |",
         f"{parameters:,} parameters",
         "scaled",
         "ankle boot",
@@ -350,15 +350,15 @@ def test_a_card_says_what_a_person_needs(card: str, exported: Path, monkeypatch:
     assert mlpmixer.Predictor("runs/mine")("photo.jpg").label in alone(code)
 
 
-def test_fixed_sizes_and_the_licence_are_on_the_card(here: Path):
+def test_fixed_sizes_and_the_license_are_on_the_card(here: Path):
     shutil.copy(PHOTO, here / "photo.jpg")
     for size in ("64x80", "prepared"):
-        main(["export", "mixer_cifar10", "--to", "onnx", "--size", size, "--licence", "CC0-1.0", "--force"])
+        main(["export", "mixer_cifar10", "--to", "onnx", "--size", size, "--license", "CC0-1.0", "--force"])
         said = (here / "mixer_cifar10.onnx.md").read_text(encoding="utf-8")
-        assert "| licence | CC0-1.0 |" in said
+        assert "| license | CC0-1.0 |" in said
         assert "batch×64×80×3" in said if size == "64x80" else "**Not inside the file**" in said
         [code] = re.findall(r"```python\n(.*?)```", said, flags=re.DOTALL)
-        assert alone(code).split()[0] in mlpmixer.load("mixer_cifar10").passport.classes  # pyright: ignore
+        assert alone(code).split()[0] in mlpmixer.load("mixer_cifar10").metadata.classes  # pyright: ignore
 
 
 # Refusal
@@ -382,7 +382,7 @@ def test_a_file_that_answers_otherwise_is_refused(
     assert "same label" in said.out
     assert "ONNX Runtime" in said.out
     assert re.fullmatch(
-        r"mixer: refused, and nothing was written: it gives \d+ of \d+ pictures another label.*\n", said.err
+        r"mixer: refused, and nothing was written: it gives \d+ of \d+ images another label.*\n", said.err
     )
     assert left(here) == []
 
@@ -414,14 +414,12 @@ def test_what_is_refused():
 def test_int8_goes_by_accuracy_where_labels_are_known():
     wanted = answers(*[0.9] * 200)
     found = answers(*[0.9] * 195, *[0.1] * 5)
-    assert (
-        tally("int8", wanted, found, [0] * 200).fault(200) == "it is right for 195 of 200 pictures, the model for 200"
-    )
+    assert tally("int8", wanted, found, [0] * 200).fault(200) == "it is right for 195 of 200 images, the model for 200"
     assert tally("int8", wanted, found, [0] * 190 + [1] * 10).fault(190) is None  # the mistakes cancel out
     assert "another label" in (tally("int8", wanted, found, [-1] * 200).fault(None) or "")
 
 
-def test_toss_ups_count_on_the_users_pictures_only():
+def test_toss_ups_count_on_the_users_images_only():
     wanted, found = answers(0.9, 0.52), answers(0.9, 0.48)
     assert tally("bf16", wanted, found, [-1, -1]).fault(None) is not None
     assert tally("bf16", wanted, found, [-1, -1], theirs=False).fault(None) is None
@@ -441,21 +439,21 @@ def test_what_cannot_be_is_said(here: Path, monkeypatch: pytest.MonkeyPatch):
     (here / "empty").mkdir()
     (here / "file.txt").write_text("no folder")
     (here / "broken").mkdir()
-    (here / "broken" / "a.jpg").write_text("no picture")
+    (here / "broken" / "a.jpg").write_text("no image")
     mlpmixer.save(mlpmixer.create("mixer_pico", num_classes=0), "headless.safetensors")
     before = left(here)
     refuses("did you mean 'onnx'", "mixer_cifar10", "onx")
     refuses("onnx files are fp32, fp16 here, not bf16", "mixer_cifar10", "onnx", precision="bf16")
     refuses("leave --size out", "mixer_cifar10", "safetensors", size="prepared")
-    refuses("no pictures", "mixer_cifar10", "onnx", data="empty")
-    refuses("no picture of broken can be read", "mixer_cifar10", "pt2", data="broken")
+    refuses("no images", "mixer_cifar10", "onnx", data="empty")
+    refuses("no image of broken can be read", "mixer_cifar10", "pt2", data="broken")
     refuses("no file 'mixer_cifar11'.*did you mean", "mixer_cifar11", "onnx")
     refuses("end with .onnx", "mixer_cifar10", "onnx", output="model.pt")
     refuses("cannot write file.txt/x.onnx: Not a directory", "mixer_cifar10", "onnx", output="file.txt/x.onnx")
     refuses("empty.onnx is a folder", "mixer_cifar10", "onnx", output=_folder("empty.onnx"))
-    refuses("calibrated on pictures .*--data", "mixer_cifar10", "openvino", precision="int8")
+    refuses("calibrated on images .*--data", "mixer_cifar10", "openvino", precision="int8")
     refuses("has no head", "headless.safetensors", "onnx")
-    refuses("1 picture or more", "mixer_cifar10", "onnx", count=0)
+    refuses("1 image or more", "mixer_cifar10", "onnx", count=0)
     monkeypatch.setattr(room, "find_spec", lambda name: None if name in ("nncf", "onnx") else name)
     refuses("openvino in int8 needs the package nncf: pip install", "mixer_cifar10", "openvino", precision="int8")
     refuses(r"onnx in fp32 needs the package onnx: pip install 'mlpmixer\[onnx\]'", "mixer_cifar10", "onnx")
@@ -495,8 +493,8 @@ def test_ctrl_c_still_works_after_openvino(here: Path):
         from mlpmixer.engines import fastest
         from mlpmixer import load
         model = load("mixer_cifar10").float()
-        made = [fastest.start(model, model.passport.preprocessing, engine="openvino", precision="fp32")[0]]
-        made.append(fastest.start(model, model.passport.preprocessing, engine="openvino", precision="fp32")[0])
+        made = [fastest.start(model, model.metadata.preprocessing, engine="openvino", precision="fp32")[0]]
+        made.append(fastest.start(model, model.metadata.preprocessing, engine="openvino", precision="fp32")[0])
         while made:
             made.pop(0)
             gc.collect()
@@ -522,30 +520,30 @@ def test_a_full_disk_leaves_nothing(to: str, here: Path):
     assert left(here) == []
 
 
-# Pictures
+# Images
 
 
-def test_pictures_come_from_where_they_should(run: Path, here: Path, photos: list[Path]):
+def test_images_come_from_where_they_should(run: Path, here: Path, photos: list[Path]):
     model = mlpmixer.load(run)
-    of_run = pictures.find(str(run), None, model, 100)
-    assert (of_run.theirs, of_run.labelled, len(of_run.asked)) == (True, True, 100)
-    shipped = pictures.find("mixer_cifar10", None, mlpmixer.load("mixer_cifar10"), 1000)
-    assert (shipped.theirs, shipped.labelled, len(shipped.asked)) == (False, False, 256)
+    of_run = check_images.find(str(run), None, model, 100)
+    assert (of_run.theirs, of_run.labeled, len(of_run.asked)) == (True, True, 100)
+    shipped = check_images.find("mixer_cifar10", None, mlpmixer.load("mixer_cifar10"), 1000)
+    assert (shipped.theirs, shipped.labeled, len(shipped.asked)) == (False, False, 256)
     for photo in photos:
         for place in ("flat", "named/ankle boot", "named/strange"):
             (here / place).mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, here / place)
-    flat = pictures.find(str(run), "flat", model, 1000)
-    assert (flat.theirs, flat.labelled, len(flat.asked), len(cast(Any, flat.known))) == (True, False, 8, 2)
-    named = pictures.find(str(run), "named", model, 1000)
-    assert model.passport is not None
-    assert model.passport.classes is not None
-    boot = [name.casefold() for name in model.passport.classes].index("ankle boot")
+    flat = check_images.find(str(run), "flat", model, 1000)
+    assert (flat.theirs, flat.labeled, len(flat.asked), len(cast(Any, flat.known))) == (True, False, 8, 2)
+    named = check_images.find(str(run), "named", model, 1000)
+    assert model.metadata is not None
+    assert model.metadata.classes is not None
+    boot = [name.casefold() for name in model.metadata.classes].index("ankle boot")
     assert set(named.asked.labels) == {boot, -1}
-    assert not named.labelled
+    assert not named.labeled
     (here / "flat" / "a torn one.jpg").write_bytes(photos[0].read_bytes()[:500])  # now the first of eleven
     report = export("mixer_cifar10", "pt2", data="flat")
-    assert report["pictures"] == {"from": "flat", "count": 8, "labelled": False}
+    assert report["images"] == {"from": "flat", "count": 8, "labeled": False}
 
 
 @pytest.mark.usefixtures("here")
@@ -554,6 +552,6 @@ def test_the_report_as_json(capsys: pytest.CaptureFixture[str]):
     report = json.loads(capsys.readouterr().out)
     assert report["paths"] == ["mixer_cifar10-bf16.safetensors", "mixer_cifar10-bf16.safetensors.md"]
     assert report["speed"][0]["way"] == "PyTorch, eager"
-    assert all(row["pictures_per_s"] > 0 for row in report["speed"])
+    assert all(row["images_per_s"] > 0 for row in report["speed"])
     assert report["model"]["parameters"] == sum(p.numel() for p in mlpmixer.load("mixer_cifar10").parameters())
     assert {"torch", "mlpmixer", "python"} <= {*report["machine"]["versions"]}

@@ -27,7 +27,7 @@ import pytest
 
 from mlpmixer.download import cache_folder
 from mlpmixer.errors import FetchError, UsageError
-from mlpmixer.weights import ledger
+from mlpmixer.weights import model_zoo
 from mlpmixer.weights.fetch import fetch, path_of
 
 module = import_module("mlpmixer.download")
@@ -178,14 +178,14 @@ def test_a_file_arrives_once_and_is_then_there(shelf: Shelf, tmp_path: Path) -> 
 def test_a_name_of_the_ledger_is_the_name_of_the_file(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = dataclasses.replace(ledger.find("mixer_b16.imagenet1k"), url=shelf.url, sha256=SHA[:8])
-    monkeypatch.setitem(ledger.LEDGER, entry.name, entry)
+    entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256=SHA[:8])
+    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
     assert fetch(entry.name, cache=tmp_path).name == "mixer_b16.imagenet1k.npz"
 
 
 def test_the_checksum_of_the_ledger_counts(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = dataclasses.replace(ledger.find("mixer_b16.imagenet1k"), url=shelf.url, sha256="01234567")
-    monkeypatch.setitem(ledger.LEDGER, entry.name, entry)
+    entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256="01234567")
+    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
     with pytest.raises(FetchError, match="expected 01234567"):
         fetch(entry.name, cache=tmp_path)
     assert left_in(tmp_path) == set()
@@ -669,7 +669,7 @@ def test_a_terminal_shows_how_far_it_is(shelf: Shelf, tmp_path: Path) -> None:
 
 
 def test_fetching_does_not_need_torch() -> None:
-    for name in ("mlpmixer.download", "mlpmixer.weights.fetch", "mlpmixer.weights.ledger"):
+    for name in ("mlpmixer.download", "mlpmixer.weights.fetch", "mlpmixer.weights.model_zoo"):
         source = Path(import_module(name).__file__ or "").read_text()
         assert "import torch" not in source
         assert "from torch" not in source

@@ -127,7 +127,7 @@ class TestTables:
         assert "\x1b" not in out
 
     def test_a_name_with_commands_for_terminals(self, capsys: pytest.CaptureFixture[str]):
-        print_table(["class"], [["\x1b[2J"], ["\x9b31m"], ["a\nmixer: 1,000 pictures fine"]])
+        print_table(["class"], [["\x1b[2J"], ["\x9b31m"], ["a\nmixer: 1,000 images fine"]])
         out = capsys.readouterr().out
         assert "\x1b" not in out
         assert "\x9b" not in out

@@ -16,12 +16,12 @@ import torch
 from conftest import shaken
 
 import mlpmixer
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines import availability, fastest, gpu
 from mlpmixer.engines.engine import Engine
 from mlpmixer.errors import UsageError
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Preprocessing
 
 ROOT = Path(__file__).parent.parent
 CUDA = torch.device("cuda")
@@ -121,7 +121,7 @@ def test_the_engine_computes_what_the_model_does(name: str, options: dict[str, A
     model = mixer(name, **options)
     pixels = torch.randint(0, 256, (20, 3, *model.config.image_size), dtype=torch.uint8)
     with torch.inference_mode():
-        wanted = model(normalise(pixels, HOW))
+        wanted = model(normalize(pixels, HOW))
     engine = Engine(model, HOW, "triton", precision, batch=8, device=CUDA)
     for _ in range(2):  # the last batch is not full
         found = engine(pixels).logits

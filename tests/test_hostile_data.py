@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_tfds import example, labelled, prepared
+from test_tfds import example, labeled, prepared
 
 from mlpmixer import data
 from mlpmixer.data.sources import cifar, cifar_from_npm
 from mlpmixer.data.sources.idx import read_idx
 from mlpmixer.data.sources.packing import pack
-from mlpmixer.errors import MixerError, PictureError
+from mlpmixer.errors import ImageError, MixerError
 
 MOST_MEMORY = 3 << 30  # bytes of addresses that a test may have beyond those that the process has
 
@@ -52,7 +52,7 @@ def _no_waiting_and_little_memory(
     signal.signal(signal.SIGALRM, before)
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (4, 3), (number % 256, number // 256, 77)).save(out, "PNG")
     return out.getvalue()
@@ -78,7 +78,7 @@ def packed(tmp_path: Path) -> Path:
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(3):
-            (tmp_path / "photos" / name / f"{i}.png").write_bytes(picture(i))
+            (tmp_path / "photos" / name / f"{i}.png").write_bytes(image(i))
     return pack(data.open(tmp_path / "photos"), tmp_path / "packed", workers=0)
 
 
@@ -173,7 +173,7 @@ def test_a_packed_folder_of_a_stranger(name: str, packed: Path):
 
 
 @pytest.mark.parametrize("places", ["", '"a"\n', "1\n" * 6, "[" * 100_000, '{"a": 1}\n' * 6, "\x00" * 50])
-def test_places_of_packed_pictures_that_make_no_sense(places: str, packed: Path):
+def test_places_of_packed_images_that_make_no_sense(places: str, packed: Path):
     (packed / "train.where.txt").write_text(places)
     noted(packed, "train.where.txt")
     split = data.open(packed)["train"]
@@ -182,7 +182,7 @@ def test_places_of_packed_pictures_that_make_no_sense(places: str, packed: Path)
 
 def test_packing_writes_nowhere_else(tmp_path: Path):
     """The splits of a list are called as its author likes."""
-    (tmp_path / "1.png").write_bytes(picture(1))
+    (tmp_path / "1.png").write_bytes(image(1))
     (tmp_path / "a.csv").write_text("path,label,split\n1.png,cat,../../evil\n")
     assert "a.csv has the split '../../evil'" in refused(tmp_path / "a.csv")
 
@@ -205,9 +205,7 @@ def index(path: Path) -> Path:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    members = {
-        f"{i}.{end}": body for i in range(3) for end, body in (("png", picture(i)), ("cls", b"01012"[i : i + 1]))
-    }
+    members = {f"{i}.{end}": body for i in range(3) for end, body in (("png", image(i)), ("cls", b"01012"[i : i + 1]))}
     path = shard(tmp_path / "pets.tar", members)
     data.open(path)
     assert index(path).is_file()
@@ -264,7 +262,7 @@ def test_an_index_of_a_stranger_is_made_anew(name: str, pets: Path):
     INDEX[name](index(pets))
     opened = data.open(pets)
     assert opened.classes == ("0", "1")
-    assert [opened["train"].read(i) for i in range(3)] == [picture(i) for i in range(3)]
+    assert [opened["train"].read(i) for i in range(3)] == [image(i) for i in range(3)]
     assert opened["train"].labels.tolist() == [0, 1, 0]
     assert index(pets).is_file()
     assert not index(pets).is_symlink()
@@ -292,7 +290,7 @@ def test_a_name_for_a_name_for_a_name(tmp_path: Path):
     assert "is damaged, cut short, or no tar file" in refused(tmp_path / "a.tar")
 
 
-def test_sparse_members_are_no_pictures(tmp_path: Path):
+def test_sparse_members_are_no_images(tmp_path: Path):
     sparse = tarfile.TarInfo("1.png")
     sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 50)}
     map_of_it = b"1\n0\n512\n".ljust(512, b"\0")
@@ -302,7 +300,7 @@ def test_sparse_members_are_no_pictures(tmp_path: Path):
         label = tarfile.TarInfo("1.cls")
         label.size = 1
         tar.addfile(label, io.BytesIO(b"0"))
-    assert "a.tar has '1.cls', but no picture with that name" in refused(tmp_path / "a.tar")
+    assert "a.tar has '1.cls', but no image with that name" in refused(tmp_path / "a.tar")
     old = bytearray(header("1.png", tarfile.GNUTYPE_SPARSE, 512))
     old[386:410] = b"00000000000\0" + b"00000001000\0"
     old[482], old[483:495] = 1, b"77777777777\0"
@@ -320,11 +318,11 @@ def test_a_pipe_called_as_a_shard(tmp_path: Path):
 def test_a_shard_that_becomes_a_pipe(pets: Path):
     split = data.open(pets)["train"]
     pipe(pets)
-    with pytest.raises(PictureError, match="it is a pipe or a device"):
+    with pytest.raises(ImageError, match="it is a pipe or a device"):
         split.read(0)
 
 
-def test_a_picture_of_gigabytes_in_a_shard(tmp_path: Path):
+def test_an_image_of_gigabytes_in_a_shard(tmp_path: Path):
     path = tmp_path / "a.tar"
     size = 3 << 30
     with path.open("wb") as file:
@@ -332,7 +330,7 @@ def test_a_picture_of_gigabytes_in_a_shard(tmp_path: Path):
         file.write(header("1.png", tarfile.REGTYPE, size))
         file.truncate(file.tell() + size + 1024)
     split = data.open(path)["train"]
-    with pytest.raises(PictureError, match=r"a\.tar/1\.png is larger than a picture may be"):
+    with pytest.raises(ImageError, match=r"a\.tar/1\.png is larger than an image may be"):
         split.read(0)
 
 
@@ -340,7 +338,7 @@ def test_a_picture_of_gigabytes_in_a_shard(tmp_path: Path):
 
 
 def test_a_list_without_an_end(tmp_path: Path):
-    (tmp_path / "1.png").write_bytes(picture(1))
+    (tmp_path / "1.png").write_bytes(image(1))
     for start in ("", "path,label\n1.png,cat\n"):
         (tmp_path / "a.csv").write_text(start)
         os.truncate(tmp_path / "a.csv", 1 << 38)
@@ -355,23 +353,23 @@ def test_pipes_called_as_data_sets(name: str, tmp_path: Path):
     refused((tmp_path / name).parent)
 
 
-def test_what_a_list_leads_to_is_only_ever_read_as_a_picture(tmp_path: Path):
+def test_what_a_list_leads_to_is_only_ever_read_as_an_image(tmp_path: Path):
     """Paths may be absolute, and lead out of its folder: people write such lists."""
     (tmp_path / "secret.txt").write_text("my password")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "a.csv").write_text(f"path,label\n../secret.txt,cat\n{tmp_path}/secret.txt,cat\n")
     split = data.open(tmp_path / "lists" / "a.csv")["train"]
-    from mlpmixer.data.pictures import decode
+    from mlpmixer.data.images import decode
 
     for place in range(2):
         words = one_line(lambda place=place: decode(split.read(place)))
-        assert "is no picture" in words
+        assert "is no image" in words
         assert "password" not in words
 
 
 def test_a_list_in_parquet_whose_text_stands_there_a_million_times(tmp_path: Path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    (tmp_path / "1.png").write_bytes(picture(1))
+    (tmp_path / "1.png").write_bytes(image(1))
     rows = 100_000
     places = pa.array(np.zeros(rows, np.int32))
     table = pa.table(
@@ -389,7 +387,7 @@ def test_a_list_in_parquet_whose_text_stands_there_a_million_times(tmp_path: Pat
 
 @pytest.mark.parametrize("number", ["100001", "999999999999", "9" * 5000, "١", "-1"])
 def test_class_numbers_of_vtab_lists(number: str, tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "a.png").write_bytes(image(1))
     for name in ("train800", "val200", "test"):
         (tmp_path / f"{name}.txt").write_text(f"a.png {number}\n")
     assert "class number" in refused(tmp_path)
@@ -399,7 +397,7 @@ def test_class_numbers_of_vtab_lists(number: str, tmp_path: Path):
 
 
 def records(tmp_path: Path, **features: Any) -> Path:
-    record = example(**{"image": picture(1), **features}) if features else labelled([0])[0]
+    record = example(**{"image": image(1), **features}) if features else labeled([0])[0]
     return prepared(tmp_path / "set" / "1.0.0", train=[[record, record]])
 
 
@@ -438,7 +436,7 @@ def test_records_cut_short(cut: int, tmp_path: Path):
     [
         (1 << 62, "has the class number 4611686018427387904"),
         (200_000, "has the class number 200000"),
-        ([-1, 3], "no picture of"),
+        ([-1, 3], "no image of"),
         (-7, "has the class number -7"),
         (b"cat", "has a record that is damaged, or without label"),
         (float("nan"), "has a record that is damaged, or without label"),
@@ -495,7 +493,7 @@ def test_records_that_are_pipes(tmp_path: Path):
     ],
 )
 def test_labels_of_vtab_that_cannot_be(task: str, place: str, features: dict[str, Any], tmp_path: Path):
-    rows = [[example(image=picture(0), **features)] * 10]
+    rows = [[example(image=image(0), **features)] * 10]
     prepared(tmp_path / place / "1.0.0", train=rows, validation=rows, test=rows)
     refused(f"vtab:{task}:{tmp_path}")
 
@@ -534,7 +532,7 @@ def test_idx_files_that_are_pipes(tmp_path: Path):
 
 @pytest.fixture
 def ten(monkeypatch: pytest.MonkeyPatch) -> cifar.Layout:
-    """CIFAR-10 with a picture in each batch."""
+    """CIFAR-10 with an image in each batch."""
     batches = tuple(
         replace(batch, numbers=range(i, i + 1), md5=None) for i, batch in enumerate(cifar.CIFAR10.batches[:5])
     )
@@ -602,7 +600,7 @@ def test_pickled_batches_are_not_opened(tmp_path: Path):
     folder.mkdir()
     for name in ("data_batch_1", "data_batch_2", "test_batch", "batches.meta"):
         (folder / name).write_bytes(pickle.dumps({b"data": Payload(tmp_path)}))
-    assert "no pictures" in refused(folder)
+    assert "no images" in refused(folder)
     assert not (tmp_path / "canary").exists()
 
 

@@ -55,7 +55,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("name", "pictures", "options"),
+    ("name", "count", "options"),
     [
         ("mixer_pico", 3, {"image_size": 28}),  # 49 tokens: an odd number of rows
         ("mixer_nano", 5, {"gelu": "erf", "layers": 3}),  # 96 channels: half a panel
@@ -70,13 +70,13 @@ def distance(a: Tensor, b: Tensor) -> float:
         ("mixer_b16", 5, {"layers": 1}),  # 980 rows: more than one chunk on the way back
     ],
 )
-def test_a_mixer_through_the_kernels(name: str, pictures: int, options: dict):
+def test_a_mixer_through_the_kernels(name: str, count: int, options: dict):
     model = mixer(name, **options)
     run = trainable.Trainable(model)
-    # The squares of distances, over several draws: one alone may favour either.
+    # The squares of distances, over several draws: one alone may favor either.
     ours, eager = defaultdict(float), defaultdict(float)
     for _ in range(DRAWS):
-        images = torch.randn(pictures, 3, *model.config.image_size)
+        images = torch.randn(count, 3, *model.config.image_size)
         true = gradients(model, model, images, bf16=False)
         for found, way in ((ours, run), (eager, model)):
             given = gradients(way, model, images, bf16=True)
@@ -101,17 +101,17 @@ def plain(x: Tensor, w: Weights, scale: Tensor, *, columns: bool, exact: bool) -
 @needs_kernels
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    pictures=st.integers(1, 5),
+    images=st.integers(1, 5),
     tokens=st.integers(1, 70),
     channels=st.integers(1, 5).map(lambda n: 32 * n),
     hidden=st.integers(1, 7).map(lambda n: 32 * n),
     columns=st.booleans(),
     exact=st.booleans(),
-    lean=st.booleans(),
+    low_memory=st.booleans(),
     threads=st.integers(1, 3),
 )
 def test_one_half_at_any_size(
-    pictures: int, tokens: int, channels: int, hidden: int, columns: bool, exact: bool, lean: bool, threads: int
+    images: int, tokens: int, channels: int, hidden: int, columns: bool, exact: bool, low_memory: bool, threads: int
 ):
     torch.manual_seed(tokens)
     wide = tokens if columns else channels
@@ -121,10 +121,10 @@ def test_one_half_at_any_size(
         *(torch.randn(wide, hidden) * hidden**-0.5, torch.randn(wide) * 0.1),
     )
     weights = Weights(*(tensor.requires_grad_() for tensor in weights))
-    x = torch.randn(pictures, tokens, channels).bfloat16().requires_grad_()
-    scale = torch.tensor([0.0, 1.0, 1.0, 2.0, 1.0])[:pictures]
-    weigh = torch.randn(pictures, tokens, channels).bfloat16().float()
-    half = partial(token_mixing, lean=lean) if columns else channel_mixing
+    x = torch.randn(images, tokens, channels).bfloat16().requires_grad_()
+    scale = torch.tensor([0.0, 1.0, 1.0, 2.0, 1.0])[:images]
+    weigh = torch.randn(images, tokens, channels).bfloat16().float()
+    half = partial(token_mixing, low_memory=low_memory) if columns else channel_mixing
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -150,10 +150,10 @@ def test_they_keep_less_for_the_way_back():
     model = mixer("mixer_s16", layers=2)
     images = torch.randn(2, 3, 224, 224)
     with torch.autocast("cpu", torch.bfloat16):
-        runners = (model, trainable.Trainable(model), trainable.Trainable(model, lean=True))
-        eager, ours, lean = (kept_for_backward(runner, images) for runner in runners)
+        runners = (model, trainable.Trainable(model), trainable.Trainable(model, low_memory=True))
+        eager, ours, low_memory = (kept_for_backward(runner, images) for runner in runners)
     assert ours < 0.5 * eager
-    assert lean < 0.9 * ours
+    assert low_memory < 0.9 * ours
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The order of the pictures, and what is done to them, follow from (seed, position) alone."""
+"""The order of the images, and what is done to them, follow from (seed, position) alone."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from mlpmixer.data.loader import Batch, Share, Stream, all_batches, train_batche
 from mlpmixer.data.mix import Mix, mix_of, mixes
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.errors import DataError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
 from mlpmixer.train.accidents import explained
 from mlpmixer.train.loss import as_targets
-from mlpmixer.train.team import Team
 
 unhurried = settings(deadline=None, max_examples=40)  # a busy machine is no mistake
 
-NUMBER = 0  # of a picture that comes twice
+NUMBER = 0  # of an image that comes twice
 COUNT, BATCH, STEPS = 21, 8, 5  # 40 positions: almost two epochs, and a batch that straddles them
 
 NOISE = Pixels(
@@ -91,7 +91,7 @@ def whole() -> list[dict[str, Tensor]]:
 class TestOrder:
     @unhurried
     @given(st.integers(1, 30), st.integers(0, 5), st.data())
-    def test_each_epoch_has_every_picture_once(self, count: int, seed: int, choice: st.DataObject):
+    def test_each_epoch_has_every_image_once(self, count: int, seed: int, choice: st.DataObject):
         order = Stream(count, seed)
         epochs = [[order[e * count + place] for place in range(count)] for e in range(4)]
         assert all(sorted(epoch) == [*range(count)] for epoch in epochs)
@@ -148,17 +148,17 @@ class TestOrder:
         other = [joined(parts) for parts in stream(seed=4)]
         assert not torch.equal(other[0]["indices"], whole[0]["indices"])
 
-    def test_a_picture_looks_different_each_time(self, whole: list[dict[str, Tensor]]):
+    def test_an_image_looks_different_each_time(self, whole: list[dict[str, Tensor]]):
         looks = [batch["images"][batch["indices"] == NUMBER] for batch in whole]
         assert len(torch.cat(looks).unique(dim=0)) == len(torch.cat(looks)) == 2
 
     def test_a_batch_that_cannot_be_shared(self):
-        with pytest.raises(DataError, match="a batch of 8 pictures cannot be shared evenly by 3 devices"):
+        with pytest.raises(DataError, match="a batch of 8 images cannot be shared evenly by 3 devices"):
             stream(share=Share(0, 3))
 
 
 class TestMix:
-    """One picture more in front of each part is what lets any cut of a batch be mixed as the whole."""
+    """One image more in front of each part is what lets any cut of a batch be mixed as the whole."""
 
     @pytest.mark.parametrize("how", [Augment(mixup=0.5), Augment(cutmix=1.0)], ids=["mixup", "cutmix"])
     @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 0), (1, 3), (2, 0), (2, 3), (4, 1), (8, 1)])
@@ -191,7 +191,7 @@ class TestMix:
 
     @unhurried
     @given(st.integers(0, 2**31), st.floats(0.05, 4))
-    def test_a_picture_is_never_the_smaller_share_of_itself(self, step: int, p: float):
+    def test_an_image_is_never_the_smaller_share_of_itself(self, step: int, p: float):
         mix = mix_of(Augment(mixup=p), 0, step)
         assert mix is not None
         assert mix.box is None
@@ -233,7 +233,7 @@ def boxed(mix: Mix, side: int) -> Tensor:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Split:
-    """Twelve pictures of which numbers 3 and 7 cannot be read."""
+    """Twelve images of which numbers 3 and 7 cannot be read."""
     for n in range(12):
         folder = tmp_path / ("cat" if n < 6 else "dog")
         folder.mkdir(exist_ok=True)
@@ -245,14 +245,14 @@ def damaged(tmp_path: Path) -> Split:
 
 class TestBroken:
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_strict_names_the_picture(self, damaged: Split, workers: int):
+    def test_strict_names_the_image(self, damaged: Split, workers: int):
         with pytest.raises(DataError) as caught:
             exhaust(train_batches(damaged, AUGMENTATION, steps=range(9), batch_size=4, workers=workers))
         said = str(caught.value)
         assert "\n" not in said
-        assert "is no picture, or a damaged one" in said
+        assert "is no image, or a damaged one" in said
         assert any(path in said for path in ("cat/03.png", "dog/07.png"))
-        assert 'mend or remove it (`mixer doctor` lists all), or set data.broken to "skip"' in said
+        assert 'mend or remove it (`mixer doctor` lists all), or set data.on_bad_image to "skip"' in said
 
     def test_skip_takes_the_same_others_whoever_loads(self, damaged: Split):
         def found(**how: Any) -> list[list[Batch]]:
@@ -270,11 +270,11 @@ class TestBroken:
         # Each of the two epochs has a replacement for each; all else is as it would be.
         listed = [Path(where).name for parts in alone for part in parts for where, _ in part.broken]
         assert {*listed} == {"03.png", "07.png"}
-        assert all("no picture" in why for parts in alone for part in parts for _, why in part.broken)
+        assert all("no image" in why for parts in alone for part in parts for _, why in part.broken)
         order = Stream(12, 0)
         assert sum(order[position] != index for position, index in enumerate(seen.tolist())) == 4
 
-    def test_a_picture_is_not_listed_again_for_its_neighbour_that_is_mixed_with_it(self, damaged: Split):
+    def test_an_image_is_not_listed_again_for_its_neighbor_that_is_mixed_with_it(self, damaged: Split):
         def listed(**how: Any) -> list[tuple[str, str]]:
             steps = train_batches(damaged, AUGMENTATION, steps=range(3), batch_size=4, skip_broken=True, **how)
             return [pair for parts in steps for part in parts for pair in part.broken]
@@ -283,9 +283,9 @@ class TestBroken:
 
     def test_when_nothing_can_be_read(self, tmp_path: Path):
         (tmp_path / "cat").mkdir()
-        (tmp_path / "cat" / "1.png").write_bytes(b"no picture")
+        (tmp_path / "cat" / "1.png").write_bytes(b"no image")
         split = data.open(tmp_path)["train"]
-        with pytest.raises(DataError, match=r"100 pictures in a row cannot be read, the last at .*cat/1\.png"):
+        with pytest.raises(DataError, match=r"100 images in a row cannot be read, the last at .*cat/1\.png"):
             exhaust(train_batches(split, AUGMENTATION, steps=range(1), batch_size=1, skip_broken=True))
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -293,7 +293,7 @@ class TestBroken:
         never = Augmentation(Augment(crop="none"), Preprocessing.usual((8, 8)))
         with pytest.raises(DataError) as caught:
             exhaust(train_batches(NOISE, never, steps=range(1), batch_size=4, workers=workers))
-        assert "a picture has 10×10 pixels and the model wants 8×8" in str(caught.value)
+        assert "an image has 10×10 pixels and the model wants 8×8" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_when_they_are_measured_they_are_left_out(self, damaged: Split):
@@ -302,14 +302,14 @@ class TestBroken:
 
         assert joined(found())["indices"].tolist() == [n for n in range(12) if n not in (3, 7)]
         assert [Path(where).name for batch in found(workers=2) for where, _ in batch.broken] == ["03.png", "07.png"]
-        with pytest.raises(DataError, match=r"cat/03\.png is no picture"):
+        with pytest.raises(DataError, match=r"cat/03\.png is no image"):
             exhaust(all_batches(damaged, partial(prepare, how=TO_8), batch_size=4))
 
 
 class TestMeasuring:
     @unhurried
     @given(st.integers(1, COUNT), st.integers(1, 5), st.integers(1, 9))
-    def test_shares_are_all_pictures_once_in_as_many_batches_each(self, count: int, ranks: int, batch_size: int):
+    def test_shares_are_all_images_once_in_as_many_batches_each(self, count: int, ranks: int, batch_size: int):
         split = Pixels(NOISE.pixels[:count], NOISE.labels[:count], "noise")
         to_8 = partial(prepare, how=TO_8)
         shares = [[*all_batches(split, to_8, batch_size=batch_size, share=Share(rank, ranks))] for rank in range(ranks)]
@@ -345,13 +345,13 @@ class TestProcesses:
         next(batches)
 
         def go_on() -> None:
-            with explained(Team(torch.device("cpu"))):  # torch may raise it anywhere, not only in the loader
+            with explained(Group(torch.device("cpu"))):  # torch may raise it anywhere, not only in the loader
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
                 exhaust(batches)
 
         with pytest.raises(DataError) as caught:
             go_on()
-        assert "a process that loads pictures was killed" in str(caught.value)
+        assert "a process that loads images was killed" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_their_usual_number(self):
@@ -364,7 +364,7 @@ from mlpmixer.data.dataset import Pixels
 from mlpmixer.data.loader import all_batches
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.errors import DataError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 from functools import partial
 
 some = Pixels(np.zeros((8, 99, 99, 3), np.uint8), np.zeros(8, np.int64), "some")
@@ -389,6 +389,6 @@ def test_with_too_little_shared_memory_there_is_a_way_out():
     read, why = told.stdout.splitlines()
     assert read == "8"
     assert why == (
-        "there is no room for 432 kB of pictures in memory that processes share (in a container, --shm-size gives it "
+        "there is no room for 432 kB of images in memory that processes share (in a container, --shm-size gives it "
         "more); load with fewer processes by --machine.workers, or without by 0"
     )

@@ -71,8 +71,8 @@ def test_what_does_not_exist_or_fit_is_refused_kindly(name: str, options: dict[s
     assert message in str(caught.value)
 
 
-def test_pictures_of_another_size_are_refused():
-    with pytest.raises(UsageError, match=r"takes pictures of 3×16×16 .* got 3×16×20"):
+def test_images_of_another_size_are_refused():
+    with pytest.raises(UsageError, match=r"takes images of 3×16×16 .* got 3×16×20"):
         small()(torch.zeros(1, 3, 16, 20))
 
 
@@ -252,7 +252,7 @@ class TestVariants:
         columns = model.get_parameter("blocks.0.token_mixing.fc1.weight").detach()
         assert not torch.equal(columns[0], columns[1])
 
-    def test_grouping_puts_neighbouring_columns_end_to_end(self):
+    def test_grouping_puts_neighboring_columns_end_to_end(self):
         mixing = cast(TokenMixing, small(groups=4).get_submodule("blocks.0.token_mixing"))
         x = torch.randn(2, 16, 8)
         stacked = mixing.stack(x)

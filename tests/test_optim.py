@@ -20,27 +20,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mlpmixer import create
 from mlpmixer.data.loader import Batch
-from mlpmixer.data.preprocess import normalise
+from mlpmixer.data.preprocess import normalize
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.recipe import Loss, Optim, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.loss import as_targets, distance_to, loss_of
-from mlpmixer.train.optim import lr_at, optimiser_of
+from mlpmixer.train.optim import lr_at, optimizer_of
 from mlpmixer.train.state import State, averaged
-from mlpmixer.train.team import Team
-from mlpmixer.train.update import Update
+from mlpmixer.train.step import Update
 
 CLASSES, BATCH = 4, 8
-CPU = Team(torch.device("cpu"))
+CPU = Group(torch.device("cpu"))
 PLAIN = {"optim.name": "sgd", "optim.momentum": 0.0, "optim.weight_decay": 0.0, "optim.clip": 0.0, "optim.lr": 0.1}
 
 
 def small(**options: Any) -> Classifier:
     sizes = {"layers": 2, "channels": 16, "token_hidden": 8, "channel_hidden": 32}
     model = shaken(create("mixer_pico", num_classes=CLASSES, image_size=12, **{**sizes, **options})).train()
-    model.passport = Passport(preprocessing=Preprocessing.usual((12, 12)))
+    model.metadata = ModelInfo(preprocessing=Preprocessing.usual((12, 12)))
     return model
 
 
@@ -70,7 +70,7 @@ def gradients(model: nn.Module, *batches: Batch) -> dict[str, Tensor]:
     """Of the mean cross-entropy, by the shortest way."""
     model.zero_grad()
     for one in batches:
-        F.cross_entropy(model(normalise(one.images, Preprocessing())), one.labels).backward()
+        F.cross_entropy(model(normalize(one.images, Preprocessing())), one.labels).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
@@ -94,14 +94,14 @@ def is_kernel(name: str) -> bool:
     return name.endswith("weight") and "norm" not in name
 
 
-def take_step(model: nn.Module, optimiser: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:
     """With the gradients of chance, which are returned."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    optimiser.step()
+    optimizer.step()
     return found
 
 
@@ -109,15 +109,15 @@ def norm(of: dict[str, Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in of.values()))
 
 
-class TestOptimisers:
+class TestOptimizers:
     def test_adamw_is_the_authors_adam_with_their_decay(self):
         """w ← w − lr · m̂ / (√v̂ + ε) − lr · decay · w, the last for kernels only."""
         model, lr, decay = small(), 0.01, 0.1
-        optimiser = optimiser_of(model, Optim(name="adamw", weight_decay=decay))
+        optimizer = optimizer_of(model, Optim(name="adamw", weight_decay=decay))
         w = weights(model)
         m, v = ({name: torch.zeros_like(x) for name, x in w.items()} for _ in range(2))
         for step in range(1, 4):
-            g = take_step(model, optimiser, lr)
+            g = take_step(model, optimizer, lr)
             for name, x in w.items():
                 m[name] = 0.9 * m[name] + 0.1 * g[name]
                 v[name] = 0.999 * v[name] + 0.001 * g[name] ** 2
@@ -137,7 +137,7 @@ class TestOptimisers:
     )
     def test_only_kernels_are_decayed(self, model: Classifier, others: set[str]):
         names = {parameter: name for name, parameter in model.named_parameters()}
-        kernels, rest = optimiser_of(model, Optim(weight_decay=0.3)).param_groups
+        kernels, rest = optimizer_of(model, Optim(weight_decay=0.3)).param_groups
         assert (kernels["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
         decayed = {names[parameter] for parameter in kernels["params"]}
         assert decayed == {
@@ -170,10 +170,10 @@ class TestOptimisers:
             "sgd": lambda: torch.optim.SGD(groups, momentum=0.9),
             "lamb": lambda: Lamb(groups, max_grad_norm=None),  # pyright: ignore[reportArgumentType]
         }[name]()
-        optimiser = optimiser_of(ours, Optim(name=name, weight_decay=0.05))  # pyright: ignore[reportArgumentType]
+        optimizer = optimizer_of(ours, Optim(name=name, weight_decay=0.05))  # pyright: ignore[reportArgumentType]
         for step in range(5):
             torch.manual_seed(step)
-            take_step(ours, optimiser, 0.02)
+            take_step(ours, optimizer, 0.02)
             torch.manual_seed(step)
             take_step(theirs, wanted, 0.02)
         assert_same(weights(ours), weights(theirs), rtol=1e-5)
@@ -238,7 +238,7 @@ class TestStep:
 
     def test_what_it_returns(self):
         model = small()
-        images = normalise(batch().images, Preprocessing())
+        images = normalize(batch().images, Preprocessing())
         wanted = F.cross_entropy(model(images), batch().labels).item(), norm(gradients(model, batch()))
         loss, length = plain_update_of(model, optim__clip=1e-3)(0, [batch()])
         assert float(loss) == pytest.approx(wanted[0], rel=1e-5)
@@ -425,7 +425,7 @@ class TestSharpness:
         assert float(length) == pytest.approx(norm(wanted), rel=1e-4)
         moved = {name: before[name] - 0.1 * wanted[name] * 0.01 / norm(wanted) for name in before}
         assert_same(weights(model), moved, atol=1e-6)
-        images = normalise(batch().images, Preprocessing())
+        images = normalize(batch().images, Preprocessing())
         model.load_state_dict(before)
         assert float(loss) == pytest.approx(F.cross_entropy(model(images), batch().labels).item(), rel=1e-5)
 
@@ -439,23 +439,23 @@ class TestSharpness:
 COMPILED = """
 import mlpmixer, torch
 from mlpmixer.data.loader import Batch
-from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.recipe import Machine, Optim, Recipe, Train
-from mlpmixer.train.team import Team
-from mlpmixer.train.update import Update
+from mlpmixer.machine.distributed import Group
+from mlpmixer.train.step import Update
 
 found = []
 for compiled in (False, True):
     torch.manual_seed(0)
     model = mlpmixer.create("mixer_pico", num_classes=4, image_size=12, layers=1, channels=16, dropout=0.0)
     torch.nn.init.normal_(model.head.weight)
-    model.passport = Passport(preprocessing=Preprocessing.usual((12, 12)))
+    model.metadata = ModelInfo(preprocessing=Preprocessing.usual((12, 12)))
     recipe = Recipe(
         optim=Optim(name="sgd", lr=0.1, sharpness="gsam", rho=0.3),
         train=Train(batch_size=4, precision="fp32"),
         machine=Machine(compile=compiled),
     )
-    update = Update(recipe, model, 10, Team(torch.device("cpu")))
+    update = Update(recipe, model, 10, Group(torch.device("cpu")))
     images = torch.randint(0, 256, (4, 3, 12, 12), dtype=torch.uint8)
     losses = [update(step, [Batch(images, torch.arange(4), torch.arange(4))])[0] for step in range(2)]
     found.append((losses, model.state_dict()))

@@ -1,4 +1,4 @@
-"""Packed data sets: the same pictures, read quickly; written whole or not at all."""
+"""Packed data sets: the same images, read quickly; written whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 from mlpmixer import data
 from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Part, Pixels, Split
-from mlpmixer.data.pictures import Picture, pixels
+from mlpmixer.data.images import ImageInput, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.packed import MANIFEST, Packed, is_packed, open_packed, read_manifest
 from mlpmixer.data.sources.packing import CHUNK, pack
 from mlpmixer.errors import DataError, UsageError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 
 
 @pytest.fixture
@@ -56,38 +56,38 @@ def left_in(folder: Path) -> set[str]:
 
 
 class Listed(Split):
-    """Pictures in a list; what is no picture is called, and may take its time or raise."""
+    """Images in a list; what is no image is called, and may take its time or raise."""
 
-    def __init__(self, pictures: list[Any], places: list[str] | None = None):
-        self.pictures, self.labels = pictures, np.zeros(len(pictures), np.int64)
-        self.places = places or [f"shelf {index}" for index in range(len(pictures))]
+    def __init__(self, images: list[Any], places: list[str] | None = None):
+        self.images, self.labels = images, np.zeros(len(images), np.int64)
+        self.places = places or [f"shelf {index}" for index in range(len(images))]
 
-    def read(self, index: int) -> Picture:
-        picture: Any = self.pictures[index]
-        return picture() if isinstance(picture, FunctionType) else picture
+    def read(self, index: int) -> ImageInput:
+        image: Any = self.images[index]
+        return image() if isinstance(image, FunctionType) else image
 
     def where(self, index: int) -> str:
         return self.places[index]
 
 
-def data_set(*pictures: Any, places: list[str] | None = None) -> DataSet:
-    return DataSet("a list", ("only",), {"train": Listed(list(pictures), places)})
+def data_set(*images: Any, places: list[str] | None = None) -> DataSet:
+    return DataSet("a list", ("only",), {"train": Listed(list(images), places)})
 
 
-def slow() -> Picture:
+def slow() -> ImageInput:
     time.sleep(0.2)
-    return GREY
+    return GRAY
 
 
-def deadly() -> Picture:
+def deadly() -> ImageInput:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-GREY = np.full((8, 12, 3), 77, np.uint8)
+GRAY = np.full((8, 12, 3), 77, np.uint8)
 
 
-class TestTheSamePictures:
+class TestTheSameImages:
     def test_pixels_labels_classes_and_places(self, folder: Path, packed: Path):
         before, after = data.open(folder), data.open(packed)
         assert after.classes == before.classes == ("a", "b")
@@ -96,9 +96,9 @@ class TestTheSamePictures:
             assert isinstance(after[name], Packed)
             assert np.array_equal(after[name].labels, split.labels)
             for index in range(len(split)):
-                picture = after[name].read(index)
-                assert isinstance(picture, np.ndarray)
-                assert np.array_equal(picture, pixels(split.read(index)))
+                image = after[name].read(index)
+                assert isinstance(image, np.ndarray)
+                assert np.array_equal(image, pixels(split.read(index)))
                 assert after[name].where(index) == split.where(index)
 
     def test_the_shorter_side_is_reduced(self, folder: Path, tmp_path: Path):
@@ -112,17 +112,17 @@ class TestTheSamePictures:
             how = Preprocessing(resize=100, crop=(100, 100))
             assert torch.equal(prepare(small, how), prepare(pixels(before.read(index)), how))
 
-    def test_small_pictures_are_not_enlarged(self, tmp_path: Path):
-        after = open_packed(pack(data_set(GREY), tmp_path / "packed", size=20, workers=0))["train"]
-        assert np.array_equal(pixels(after.read(0)), GREY)
+    def test_small_images_are_not_enlarged(self, tmp_path: Path):
+        after = open_packed(pack(data_set(GRAY), tmp_path / "packed", size=20, workers=0))["train"]
+        assert np.array_equal(pixels(after.read(0)), GRAY)
 
     def test_stretching_makes_all_of_one_size(self, folder: Path, tmp_path: Path):
         after = open_packed(pack(data.open(folder), tmp_path / "packed", size=48, shape="stretch", workers=0))["test"]
         assert {pixels(after.read(index)).shape for index in range(len(after))} == {(48, 48, 3)}
-        grey = open_packed(pack(data_set(GREY), tmp_path / "grey", size=20, shape="stretch", workers=0))["train"]
-        assert np.array_equal(pixels(grey.read(0)), np.full((20, 20, 3), 77))
+        gray = open_packed(pack(data_set(GRAY), tmp_path / "gray", size=20, shape="stretch", workers=0))["train"]
+        assert np.array_equal(pixels(gray.read(0)), np.full((20, 20, 3), 77))
 
-    def test_grey_pictures_have_three_channels_like_any(self, tmp_path: Path):
+    def test_gray_images_have_three_channels_like_any(self, tmp_path: Path):
         digits = Pixels(
             np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(2, 28, 28), np.array([1, 0]), "x"
         )
@@ -132,7 +132,7 @@ class TestTheSamePictures:
 
     def test_any_name_finds_its_way_back(self, tmp_path: Path):
         places = ["plain", "Grüße/ß.jpg", "two\nlines", "separator\u2028and \x85", "broken \udcff"]
-        after = open_packed(pack(data_set(*[GREY] * 5, places=places), tmp_path / "packed", workers=0))["train"]
+        after = open_packed(pack(data_set(*[GRAY] * 5, places=places), tmp_path / "packed", workers=0))["train"]
         assert [after.where(index) for index in range(5)] == places
 
     def test_a_split_may_be_empty(self, tmp_path: Path):
@@ -154,9 +154,7 @@ class TestManifest:
             content = (packed / name).read_bytes()
             assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
-    def test_the_same_pictures_give_the_same_bytes_whoever_decodes_them(
-        self, folder: Path, packed: Path, tmp_path: Path
-    ):
+    def test_the_same_images_give_the_same_bytes_whoever_decodes_them(self, folder: Path, packed: Path, tmp_path: Path):
         again = pack(data.open(folder), tmp_path / "again", workers=2)
         assert left_in(again) == left_in(packed)
         for name in left_in(again):
@@ -193,7 +191,7 @@ class TestOtherProcesses:
             pixels(open_packed(packed)["train"].read(0))[0, 0, 0] = 1
 
 
-class TestBrokenPictures:
+class TestBrokenImages:
     @pytest.fixture
     def broken(self, folder: Path) -> Path:
         path = folder / "train" / "b" / "00 broken.jpg"
@@ -205,7 +203,7 @@ class TestBrokenPictures:
         with pytest.raises(DataError) as caught:
             pack(data.open(folder), tmp_path / "packed", workers=workers)
         message = str(caught.value)
-        assert message.startswith(f"{broken} is no picture, or a damaged one")
+        assert message.startswith(f"{broken} is no image, or a damaged one")
         assert message.endswith('; mend or remove it, or choose the policy "skip"')
         assert "\n" not in message
         assert left_in(tmp_path) == {"photos"}
@@ -215,20 +213,20 @@ class TestBrokenPictures:
         packed = pack(data.open(folder), tmp_path / "packed", policy="skip", workers=0)
         after = open_packed(packed)["train"]
         (why,) = read_manifest(packed)["left_out"]
-        assert why.startswith(f"{broken} is no picture")
+        assert why.startswith(f"{broken} is no image")
         kept = [index for index in range(len(before)) if before.where(index) != str(broken)]
         assert len(after) == len(kept) == len(before) - 1
         assert np.array_equal(after.labels, before.labels[kept])
         assert [after.where(index) for index in range(len(after))] == [before.where(index) for index in kept]
         assert np.array_equal(pixels(after.read(39)), pixels(before.read(kept[39])))
 
-    def test_the_place_is_named_where_the_picture_has_no_name(self, tmp_path: Path):
-        with pytest.raises(DataError, match=r"^shelf 1: the picture is no picture, or a damaged one"):
-            pack(data_set(GREY, b"broken"), tmp_path / "packed", workers=0)
+    def test_the_place_is_named_where_the_image_has_no_name(self, tmp_path: Path):
+        with pytest.raises(DataError, match=r"^shelf 1: the image is no image, or a damaged one"):
+            pack(data_set(GRAY, b"broken"), tmp_path / "packed", workers=0)
 
     def test_one_that_kills_its_reader_is_an_error(self, tmp_path: Path):
-        with pytest.raises(DataError, match="a picture between shelf 32 and shelf 40 kills the process that reads it"):
-            pack(data_set(*[GREY] * 40, deadly), tmp_path / "packed", workers=1)
+        with pytest.raises(DataError, match="an image between shelf 32 and shelf 40 kills the process that reads it"):
+            pack(data_set(*[GRAY] * 40, deadly), tmp_path / "packed", workers=1)
         assert left_in(tmp_path) == set()
 
     def test_all_may_be_broken(self, tmp_path: Path):
@@ -239,11 +237,11 @@ class TestBrokenPictures:
 
 class TestWholeOrNotAtAll:
     def test_ctrl_c_leaves_nothing(self, tmp_path: Path):
-        def stop() -> Picture:
+        def stop() -> ImageInput:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            pack(data_set(*[GREY] * CHUNK, stop), tmp_path / "packed", workers=0)
+            pack(data_set(*[GRAY] * CHUNK, stop), tmp_path / "packed", workers=0)
         assert left_in(tmp_path) == set()
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -252,7 +250,7 @@ class TestWholeOrNotAtAll:
         code = (
             "import sys, time; sys.path.insert(0, sys.argv[2])\n"
             "from test_packed import *\n"
-            "done, now = Listed([GREY] * 40), Listed([GREY] * 40 + [slow] * 1000)\n"
+            "done, now = Listed([GRAY] * 40), Listed([GRAY] * 40 + [slow] * 1000)\n"
             "pack(DataSet('x', ('only',), {'train': done, 'test': now}), sys.argv[1], workers=int(sys.argv[3]))\n"
         )
         here, target = str(Path(__file__).parent), tmp_path / "packed"
@@ -267,7 +265,7 @@ class TestWholeOrNotAtAll:
         assert not target.exists()
         for path in tmp_path.iterdir():
             assert not is_packed(path)
-        assert len(open_packed(pack(data_set(GREY), target, workers=0))["train"]) == 1
+        assert len(open_packed(pack(data_set(GRAY), target, workers=0))["train"]) == 1
         assert left_in(tmp_path) == {"packed"}
 
     def test_a_full_disk_is_one_line_and_leaves_nothing(self, folder: Path, tmp_path: Path):
@@ -285,17 +283,17 @@ class TestWholeOrNotAtAll:
     def test_a_place_that_is_no_folder(self, tmp_path: Path):
         (tmp_path / "file").touch()
         with pytest.raises(DataError, match=r"cannot write .*: (Not a directory|File exists)"):
-            pack(data_set(GREY), tmp_path / "file" / "packed", workers=0)
+            pack(data_set(GRAY), tmp_path / "file" / "packed", workers=0)
 
     def test_what_is_there_is_not_overwritten(self, packed: Path):
         before = {name: (packed / name).stat() for name in left_in(packed)}
         with pytest.raises(DataError, match="packed is there already; choose another name, or delete it"):
-            pack(data_set(GREY), packed, workers=0)
+            pack(data_set(GRAY), packed, workers=0)
         assert {name: (packed / name).stat() for name in left_in(packed)} == before
 
     def test_a_size_of_nothing(self, tmp_path: Path):
         with pytest.raises(UsageError, match="size is 0: must be 1 pixel or more"):
-            pack(data_set(GREY), tmp_path / "packed", size=0)
+            pack(data_set(GRAY), tmp_path / "packed", size=0)
 
 
 class TestDamage:
@@ -390,5 +388,5 @@ class TestCommand:
 
 
 def test_images_of_pillow_are_packed_too(tmp_path: Path):
-    after = open_packed(pack(data_set(Image.fromarray(GREY)), tmp_path / "packed", workers=0))["train"]
-    assert np.array_equal(pixels(after.read(0)), GREY)
+    after = open_packed(pack(data_set(Image.fromarray(GRAY)), tmp_path / "packed", workers=0))["train"]
+    assert np.array_equal(pixels(after.read(0)), GRAY)

@@ -240,8 +240,8 @@ def test_a_vit_as_vit_jax_has_it_in_memory_loads_agrees_and_comes_back(pool: str
     expected = flax_vit(theirs, images, 32, 2)
     assert np.abs(expected).max() > 0.1
     assert np.abs(got - expected).max() <= CLOSE
-    assert loaded.passport is not None
-    assert loaded.passport.provenance["layout"] == "vit_jax"
+    assert loaded.metadata is not None
+    assert loaded.metadata.provenance["layout"] == "vit_jax"
     with np.load(save(loaded, tmp_path / "again.npz", layout="vit_jax")) as again:
         assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in theirs.items()}
     nested: dict[str, Any] = {f"params/{name}": array for name, array in theirs.items()}

@@ -1,4 +1,4 @@
-"""Pictures within .parquet files, as others write them."""
+"""Images within .parquet files, as others write them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from PIL import Image
 
 from mlpmixer import data
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.pictures import decode
+from mlpmixer.data.images import decode
 from mlpmixer.data.sources import parquet
 from mlpmixer.data.sources.parquet import Rows
-from mlpmixer.errors import DataError, PictureError
+from mlpmixer.errors import DataError, ImageError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def picture(number: int) -> bytes:
-    """Each has a colour of its own."""
+def image(number: int) -> bytes:
+    """Each has a color of its own."""
     out = io.BytesIO()
     Image.new("RGB", (4, 3), (number % 256, number // 256, 77)).save(out, "PNG")
     return out.getvalue()
 
 
 def seen(split: Split) -> list[tuple[int, int]]:
-    """(number of the picture, label), as read."""
+    """(number of the image, label), as read."""
     pixels: list[Any] = [decode(split.read(i)).getpixel((0, 0)) for i in range(len(split))]
     return [(p[0] + 256 * p[1], int(label)) for p, label in zip(pixels, split.labels, strict=True)]
 
@@ -63,7 +63,7 @@ def test_what_hugging_face_writes(tmp_path: Path):
         "train-00001-of-00002": range(10, 14),
         "test-00000-of-00001": range(14, 17),
     }.items():
-        table = {"img": [{"bytes": picture(i), "path": f"{i}.png"} for i in numbers], "label": [i % 2 for i in numbers]}
+        table = {"img": [{"bytes": image(i), "path": f"{i}.png"} for i in numbers], "label": [i % 2 for i in numbers]}
         (tmp_path / "pets" / "data").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "pets" / "data" / f"{name}.parquet")
     for place in (tmp_path / "pets", tmp_path / "pets" / "data"):
@@ -79,7 +79,7 @@ def test_what_hugging_face_writes(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["image", "image_data", "img", "bytes", "anything"])
 def test_what_pandas_and_shops_write(name: str, tmp_path: Path):
-    columns = {"sku": ["a", "b", "c"], name: [picture(i) for i in range(3)], "label": ["dog", "cat", "dog"]}
+    columns = {"sku": ["a", "b", "c"], name: [image(i) for i in range(3)], "label": ["dog", "cat", "dog"]}
     opened = data.open(written(tmp_path / "photos-test.parquet", columns))
     assert opened.classes == ("cat", "dog")
     assert [*opened.splits] == ["test"]
@@ -88,8 +88,8 @@ def test_what_pandas_and_shops_write(name: str, tmp_path: Path):
 
 def test_columns_of_any_name(tmp_path: Path):
     columns = {
-        "photo": [picture(i) for i in range(4)],
-        "foto?": [picture(i) for i in range(4, 8)],
+        "photo": [image(i) for i in range(4)],
+        "foto?": [image(i) for i in range(4, 8)],
         "label": [0, 0, 0, 0],
         "kind": ["a", "b", "a", "b"],
         "part": ["train", "train", None, "validation"],
@@ -105,12 +105,12 @@ def test_columns_of_any_name(tmp_path: Path):
 
 
 def test_columns_are_part_of_what_was_opened(tmp_path: Path):
-    path = written(tmp_path / "a.parquet", {"x": [picture(i) for i in range(4)], "y": [1, 0, 1, 0], "z": list("abab")})
+    path = written(tmp_path / "a.parquet", {"x": [image(i) for i in range(4)], "y": [1, 0, 1, 0], "z": list("abab")})
     for columns, classes in (("label=y", ("0", "1")), ("image=x&label=z", ("a", "b"))):
         opened = data.open(f"{path}?{columns}")
         assert opened.classes == classes
         assert data.open(opened.source).classes == classes
-    (tmp_path / "1.png").write_bytes(picture(7))
+    (tmp_path / "1.png").write_bytes(image(7))
     (tmp_path / "a.csv").write_text("bild,sorte,path,label\n1.png,cat,,\n")
     assert seen(data.open(f"{tmp_path}/a.csv?image=bild&label=sorte")["train"]) == [(7, 0)]
 
@@ -128,16 +128,16 @@ def test_columns_are_part_of_what_was_opened(tmp_path: Path):
     ],
 )
 def test_columns_that_are_not_there(spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    written(tmp_path / "a.parquet", {"x": [picture(0)], "y": ["kind"]})
+    written(tmp_path / "a.parquet", {"x": [image(0)], "y": ["kind"]})
     (tmp_path / "photos" / "cat").mkdir(parents=True)
-    (tmp_path / "photos" / "cat" / "1.png").write_bytes(picture(1))
+    (tmp_path / "photos" / "cat" / "1.png").write_bytes(image(1))
     (tmp_path / "1.csv").write_text("path,label\n1.png,cat\n")
     monkeypatch.chdir(tmp_path)
     assert words in refused(spec)
 
 
 def test_splits_in_a_column_and_in_folders(tmp_path: Path):
-    columns = {"image": [picture(i) for i in range(5)], "label": list("ababa")}
+    columns = {"image": [image(i) for i in range(5)], "label": list("ababa")}
     path = written(tmp_path / "a.parquet", {**columns, "split": ["train", "validation", "train", None, "test"]})
     opened = data.open(path)
     assert {split: seen(opened[split]) for split in opened.splits} == {
@@ -154,41 +154,41 @@ def test_splits_in_a_column_and_in_folders(tmp_path: Path):
 def test_class_folders_beside_a_table_stay_class_folders(tmp_path: Path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").write_bytes(picture(1))
-    written(tmp_path / "about.parquet", {"image": [picture(9)], "label": ["emu"]})
+        (tmp_path / name / "1.png").write_bytes(image(1))
+    written(tmp_path / "about.parquet", {"image": [image(9)], "label": ["emu"]})
     assert data.open(tmp_path).classes == ("cat", "dog")
 
 
-def test_secret_labels_and_missing_pictures(tmp_path: Path):
+def test_secret_labels_and_missing_images(tmp_path: Path):
     columns = {
-        "image": [{"bytes": picture(0), "path": None}, None, {"bytes": None, "path": "1.png"}],
+        "image": [{"bytes": image(0), "path": None}, None, {"bytes": None, "path": "1.png"}],
         "label": [0, 1, 1],
     }
     written(tmp_path / "pets" / "train.parquet", columns)
     written(tmp_path / "pets" / "test.parquet", {**columns, "label": [-1, None, -1]})
-    (tmp_path / "pets" / "1.png").write_bytes(picture(5))
+    (tmp_path / "pets" / "1.png").write_bytes(image(5))
     opened = data.open(tmp_path / "pets")
     assert [*opened.splits] == ["train"]
     assert decode(opened["train"].read(2)).getpixel((0, 0)) == (5, 0, 77)
-    with pytest.raises(PictureError, match=r"train\.parquet, row 1 has no picture"):
+    with pytest.raises(ImageError, match=r"train\.parquet, row 1 has no image"):
         opened["train"].read(1)
 
 
 @pytest.fixture
 def many(tmp_path: Path) -> Split:
-    """200 pictures in 2 files of row groups of 30."""
+    """200 images in 2 files of row groups of 30."""
     for part in range(2):
         numbers = range(part * 100, part * 100 + 100)
-        columns = {"image": [picture(i) for i in numbers], "label": [i % 7 for i in numbers]}
+        columns = {"image": [image(i) for i in numbers], "label": [i % 7 for i in numbers]}
         written(tmp_path / f"{part}.parquet", columns, 30)
     return data.open(tmp_path)["train"]
 
 
-def test_a_split_holds_no_pictures_and_travels_cheaply(many: Split):
+def test_a_split_holds_no_images_and_travels_cheaply(many: Split):
     many.read(150)
     assert isinstance(many, Rows)
     copied = pickle.dumps(many)
-    assert picture(150)[30:60] not in copied
+    assert image(150)[30:60] not in copied
     assert len(copied) < 5000
     assert seen(pickle.loads(copied)) == [(i, i % 7) for i in range(200)]
 
@@ -197,7 +197,7 @@ def test_a_split_holds_no_pictures_and_travels_cheaply(many: Split):
 def test_it_is_read_by_many_processes(method: str, many: Split):
     order = random.Random(0).sample(range(200), 40)
     with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
-        assert [*pool.map(many.read, order, chunksize=20)] == [picture(i) for i in order]
+        assert [*pool.map(many.read, order, chunksize=20)] == [image(i) for i in order]
 
 
 def test_it_is_read_by_many_threads_that_keep_little(many: Split, monkeypatch: pytest.MonkeyPatch):
@@ -210,21 +210,21 @@ def test_it_is_read_by_many_threads_that_keep_little(many: Split, monkeypatch: p
 
     with ThreadPoolExecutor(4) as pool:
         got, kept = zip(*pool.map(read, order), strict=True)
-    assert [*got] == [picture(i) for i in order]
+    assert [*got] == [image(i) for i in order]
     assert max(kept) < 7
 
 
 # What strangers send.
 
 
-def test_a_large_picture_that_stands_for_many_is_not_written_out(tmp_path: Path):
+def test_a_large_image_that_stands_for_many_is_not_written_out(tmp_path: Path):
     """1 MB, 3,000 times."""
     noise = np.random.default_rng(0).bytes(1 << 19)
     path = tmp_path / "a.parquet"
-    picture = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), pa.array([noise * 2], pa.binary()))
-    pq.write_table(pa.table({"image": picture, "label": [0] * 3000}), path, store_schema=False)
+    image = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), pa.array([noise * 2], pa.binary()))
+    pq.write_table(pa.table({"image": image, "label": [0] * 3000}), path, store_schema=False)
     assert path.stat().st_size < 4_000_000
-    with pytest.raises(PictureError, match="more than 1 GB in a row group, and did not say so"):
+    with pytest.raises(ImageError, match="more than 1 GB in a row group, and did not say so"):
         data.open(path)["train"].read(5)
 
 
@@ -237,17 +237,17 @@ def test_what_claims_more_than_it_has(tmp_path: Path):
     assert "claims 100,000 rows, more than it has bytes; it is damaged or hostile" in refused(path)
 
 
-def test_row_groups_that_are_too_large_to_be_read_for_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_row_groups_that_are_too_large_to_be_read_for_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parquet, "MAX_GROUP", 10_000)
     path = written(tmp_path / "a.parquet", {"image": [os.urandom(3000) for _ in range(6)], "label": [0] * 6}, 6)
     assert re.search(
-        r"has a row group of 23\.\d+ kB, and all of it is read for one picture; write it anew", refused(path)
+        r"has a row group of 23\.\d+ kB, and all of it is read for one image; write it anew", refused(path)
     )
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1, -8, -200])
 def test_what_is_cut_short(kept: int, tmp_path: Path):
-    path = written(tmp_path / "a.parquet", {"image": [picture(i) for i in range(9)], "label": [0] * 9})
+    path = written(tmp_path / "a.parquet", {"image": [image(i) for i in range(9)], "label": [0] * 9})
     path.write_bytes(path.read_bytes()[:kept])
     assert f"{path} is damaged, or no Parquet" in refused(path)
 
@@ -257,15 +257,15 @@ def test_damage_within_and_a_change_after_it_was_opened(tmp_path: Path):
     split = data.open(path)["train"]
     whole = path.read_bytes()
     path.write_bytes(bytes(len(whole) // 2) + whole[len(whole) // 2 :])
-    with pytest.raises(PictureError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         pickle.loads(pickle.dumps(split)).read(0)
-    written(path, {"image": [picture(0)], "label": [0]})
-    with pytest.raises(PictureError, match=r"cannot be read|has changed since it was opened"):
+    written(path, {"image": [image(0)], "label": [0]})
+    with pytest.raises(ImageError, match=r"cannot be read|has changed since it was opened"):
         pickle.loads(pickle.dumps(split)).read(0)
 
 
 def test_a_pipe_among_them(tmp_path: Path):
-    written(tmp_path / "a.parquet", {"image": [picture(0)], "label": [0]})
+    written(tmp_path / "a.parquet", {"image": [image(0)], "label": [0]})
     os.mkfifo(tmp_path / "b.parquet")
     assert "b.parquet is damaged, or no Parquet" in refused(tmp_path)
 
@@ -275,13 +275,13 @@ def test_a_pipe_among_them(tmp_path: Path):
     [b"[" * 100_000, b"[]", b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": "cat"}}}}', b"\xff"],
 )
 def test_notes_of_hugging_face_that_make_no_sense_are_passed_over(noted: bytes, tmp_path: Path):
-    table = pa.table({"image": [picture(0)], "label": [0]}).replace_schema_metadata({b"huggingface": noted})
+    table = pa.table({"image": [image(0)], "label": [0]}).replace_schema_metadata({b"huggingface": noted})
     pq.write_table(table, tmp_path / "a.parquet")
     assert data.open(tmp_path / "a.parquet").classes == ("0",)
 
 
 def test_names_of_classes_in_the_notes_are_checked_as_any(tmp_path: Path):
     noted = b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["cat", "d\\u001b[2Jog"]}}}}'
-    table = pa.table({"image": [picture(0)], "label": [0]}).replace_schema_metadata({b"huggingface": noted})
+    table = pa.table({"image": [image(0)], "label": [0]}).replace_schema_metadata({b"huggingface": noted})
     pq.write_table(table, tmp_path / "a.parquet")
     assert r"has the class 'd\x1b[2Jog', whose name cannot be printed" in refused(tmp_path / "a.parquet")

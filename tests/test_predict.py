@@ -1,4 +1,4 @@
-"""Pictures in, ranked labels out."""
+"""Images in, ranked labels out."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from conftest import shaken
 from PIL import Image, ImageOps
 
 from mlpmixer import Predictor, create, evaluate, load, save
+from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.jpeg import ORIENTATION
-from mlpmixer.data.pictures import decode, pixels
-from mlpmixer.data.preprocess import normalise, prepare, preprocess
+from mlpmixer.data.preprocess import normalize, prepare, preprocess
 from mlpmixer.engines import kernels
-from mlpmixer.errors import PictureError, UsageError
-from mlpmixer.export.pictures import each
-from mlpmixer.export.pictures import find as find_to_check
-from mlpmixer.passport import Preprocessing
-from mlpmixer.predict.inputs import TAKEN, picture_of
-from mlpmixer.predict.lanes import in_order
-from mlpmixer.predict.views import Views, count, views_of
-from mlpmixer.weights.shipped import PHOTO
+from mlpmixer.errors import ImageError, UsageError
+from mlpmixer.export.check_images import each
+from mlpmixer.export.check_images import find as find_to_check
+from mlpmixer.machine.ordered_pool import in_order
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.predict.inputs import TAKEN, image_of
+from mlpmixer.predict.tta import Views, count, views_of
+from mlpmixer.weights.bundled import PHOTO
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_model_of_clothing_is_better_than_chance_on_real_photos(photos: list
 
 
 @pytest.mark.parametrize("name", ["mixer_clothing", "mixer_cifar10"])
-def test_every_way_to_hand_over_a_picture_gives_the_same_answer(name: str, photos: list[Path]):
+def test_every_way_to_hand_over_an_image_gives_the_same_answer(name: str, photos: list[Path]):
     """Whole predictions, to the last bit."""
     predictor = Predictor(name)
     expected = predictor(photos)
@@ -85,18 +85,18 @@ def test_every_way_to_hand_over_a_picture_gives_the_same_answer(name: str, photo
         assert predictor(one) == expected[0]
 
 
-def test_pictures_of_one_channel_and_of_four(predictor: Predictor):
-    grey = np.asarray(Image.open(PHOTO).convert("L"))
-    expected = predictor(np.stack([grey] * 3, axis=2))
-    flat = torch.from_numpy(grey.copy())
-    assert predictor(grey) == predictor(flat) == predictor(flat[None]) == predictor(flat[:, :, None]) == expected
-    clear = np.dstack([np.asarray(Image.open(PHOTO)), np.full_like(grey, 255)])
+def test_images_of_one_channel_and_of_four(predictor: Predictor):
+    gray = np.asarray(Image.open(PHOTO).convert("L"))
+    expected = predictor(np.stack([gray] * 3, axis=2))
+    flat = torch.from_numpy(gray.copy())
+    assert predictor(gray) == predictor(flat) == predictor(flat[None]) == predictor(flat[:, :, None]) == expected
+    clear = np.dstack([np.asarray(Image.open(PHOTO)), np.full_like(gray, 255)])
     assert predictor(clear) == predictor(torch.from_numpy(clear)) == predictor(clear[:, :, :3])
 
 
 def test_of_two_ways_to_see_a_tensor_torchs_own_is_taken():
     for shape, seen in (((3, 5, 3), (5, 3, 3)), ((5, 7, 3), (5, 7, 3))):
-        found = picture_of(torch.zeros(shape, dtype=torch.uint8))
+        found = image_of(torch.zeros(shape, dtype=torch.uint8))
         assert isinstance(found, np.ndarray)
         assert found.shape == seen
 
@@ -113,7 +113,7 @@ def test_a_photograph_on_its_side_is_turned_however_it_comes(predictor: Predicto
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (None, f"a picture is {TAKEN}, not None"),
+        (None, f"an image is {TAKEN}, not None"),
         (5, "array or tensor, not an int"),
         (np.zeros((8, 8, 3), np.float32), "must be a uint8 array .*, not float32"),
         (np.zeros((8, 8, 2), np.uint8), r"must be a uint8 array \(height, width\[, 3 or 4\]\), not uint8 \(8, 8, 2\)"),
@@ -126,24 +126,24 @@ def test_a_photograph_on_its_side_is_turned_however_it_comes(predictor: Predicto
         (Image.new("RGB", (0, 3)), "has no pixels"),
         (io.BytesIO(), "is at its end; seek"),
         (io.StringIO("text"), "must give bytes, and this one gives a str"),
-        (io.BytesIO(b"no picture"), "is no picture, or a damaged one"),
-        (bytearray(b""), "is no picture, or a damaged one"),
+        (io.BytesIO(b"no image"), "is no image, or a damaged one"),
+        (bytearray(b""), "is no image, or a damaged one"),
         (np.broadcast_to(np.zeros(3, np.uint8), (10**6, 10**6, 3)), "cannot be prepared: there is not enough memory"),
     ],
 )
-def test_what_is_no_picture_gets_a_line_and_loses_no_other(predictor: Predictor, given: Any, says: str):
-    with pytest.raises(PictureError, match=says) as error:
+def test_what_is_no_image_gets_a_line_and_loses_no_other(predictor: Predictor, given: Any, says: str):
+    with pytest.raises(ImageError, match=says) as error:
         predictor(given)
     assert "\n" not in str(error.value)
     before, wrong, after = (found for _, found in predictor.stream([PHOTO, given, PHOTO]))
-    assert isinstance(wrong, PictureError)
+    assert isinstance(wrong, ImageError)
     assert before == after == predictor(PHOTO)
 
 
-def test_a_picture_of_absurd_proportions_is_named_and_loses_no_other(predictor: Predictor, tmp_path: Path):
+def test_an_image_of_absurd_proportions_is_named_and_loses_no_other(predictor: Predictor, tmp_path: Path):
     Image.new("1", (1, 1_000_000)).save(tmp_path / "thin.png")
     first, wrong, last = (found for _, found in predictor.stream([PHOTO, tmp_path / "thin.png", PHOTO]))
-    assert str(wrong).startswith(f"{tmp_path / 'thin.png'}: a picture of 1×1,000,000 pixels is too narrow")
+    assert str(wrong).startswith(f"{tmp_path / 'thin.png'}: an image of 1×1,000,000 pixels is too narrow")
     assert first == last == predictor(PHOTO)
 
 
@@ -152,14 +152,14 @@ def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Pa
         pass
     with (tmp_path / "x.jpg").open("wb") as written:
         for file in (closed, written):
-            with pytest.raises(PictureError, match="the open file cannot be read"):
+            with pytest.raises(ImageError, match="the open file cannot be read"):
                 predictor(file)
     cut = Image.open(io.BytesIO(PHOTO.read_bytes()[:2000]))
-    with pytest.raises(PictureError, match="the picture is no picture, or a damaged one"):
+    with pytest.raises(ImageError, match="the image is no image, or a damaged one"):
         predictor(cut)
 
 
-def test_a_stream_of_one_picture_says_what_it_takes(predictor: Predictor):
+def test_a_stream_of_one_image_says_what_it_takes(predictor: Predictor):
     with pytest.raises(UsageError, match="give a list of them"):
         next(predictor.stream(str(PHOTO)))
 
@@ -178,17 +178,17 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
                 saved.append(tmp_path / f"{photo.stem}-{number}.jpg")
                 part.save(saved[-1])
     for path, found in predictor.stream(saved):
-        assert not isinstance(found, PictureError)
+        assert not isinstance(found, ImageError)
         folder = tmp_path / "data" / found.label
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / path.name)
     card = evaluate(model, tmp_path / "data", known=0, workers=0)
     assert card["top1"]["right"] == card["top1"]["count"] == variants * len(photos)
     found = find_to_check("", tmp_path / "data", model, 10_000)
-    assert model.passport is not None
-    how = model.passport.preprocessing
-    for number, picture in each(found.asked, how):
-        assert torch.equal(prepare(picture, how), prepare(pixels(found.asked.where(number)), how))
+    assert model.metadata is not None
+    how = model.metadata.preprocessing
+    for number, image in each(found.asked, how):
+        assert torch.equal(prepare(image, how), prepare(pixels(found.asked.where(number)), how))
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
 )
 def test_scores_are_the_models_own(name: str, precision: str, off: float):
     model = load(name).float()
-    assert model.passport is not None
-    how = model.passport.preprocessing
+    assert model.metadata is not None
+    how = model.metadata.preprocessing
     images = preprocess(decode(PHOTO), how)[None]
     expected = model(images).softmax(1).max()
     found = Predictor(name, precision=precision)(PHOTO)
@@ -205,7 +205,7 @@ def test_scores_are_the_models_own(name: str, precision: str, off: float):
 
 
 def test_kernels_in_bfloat16_are_no_further_off_than_torch(photos: list[Path]):
-    """On pictures that a model has doubts about, a step of bfloat16 is more than that."""
+    """On images that a model has doubts about, a step of bfloat16 is more than that."""
     if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
         pytest.skip(f"no kernels here: {reason}")
     exact, ours, torchs = (
@@ -249,7 +249,7 @@ def test_names_where_there_are_none_and_few_classes(tmp_path: Path):
 def test_what_cannot_predict_says_so(tmp_path: Path, predictor: Predictor):
     with pytest.raises(UsageError, match="has no head"):
         Predictor(save(create("mixer_pico", num_classes=0), tmp_path / "m.safetensors"))
-    with pytest.raises(PictureError, match="there is no file"):
+    with pytest.raises(ImageError, match="there is no file"):
         predictor("nowhere.jpg")
 
 
@@ -259,7 +259,7 @@ class TestAModelWithoutAFile:
         found = Predictor(model, embeddings=True)(PHOTO)
         assert found == Predictor(save(model, tmp_path / "m.safetensors"))(PHOTO)
         assert [label for label, _ in sorted(found.top)] == ["class 0", "class 1", "class 2"]
-        assert model.passport is None
+        assert model.metadata is None
         assert repr(found).endswith(f"embedding=<{model.config.channels} numbers>)")
 
     def test_it_may_be_told_its_classes_and_its_preprocessing(self, tmp_path: Path):
@@ -279,7 +279,7 @@ class TestAModelWithoutAFile:
             ({"classes": "ant"}, "classes must be a list of names, not 'ant'"),
             ({"classes": [1, 2, 3]}, "classes must be a list of names"),
             ({"preprocessing": Preprocessing(crop=(8, 8))}, "cropped to 8×8 pixels for a model that takes 28×28"),
-            ({"preprocessing": "usual"}, "must be an mlpmixer.passport.Preprocessing, not 'usual'"),
+            ({"preprocessing": "usual"}, "must be an mlpmixer.metadata.Preprocessing, not 'usual'"),
         ],
     )
     def test_what_does_not_fit_is_one_line(self, said: dict[str, Any], message: str, tmp_path: Path):
@@ -294,7 +294,7 @@ class TestAModelWithoutAFile:
         for change in ({"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"resize": "large"}):
             with pytest.raises(UsageError, match="preprocessing"):
                 Predictor(model, preprocessing=dataclasses.replace(usual, **change))  # pyright: ignore[reportArgumentType]
-        with pytest.raises(UsageError, match="pictures are read in 3 colours, and this model takes 1"):
+        with pytest.raises(UsageError, match="images are read in 3 colors, and this model takes 1"):
             Predictor(create("mixer_pico", num_classes=3, in_channels=1))
 
     @pytest.mark.parametrize("spoilt", ["head.weight", "norm.bias"])
@@ -303,7 +303,7 @@ class TestAModelWithoutAFile:
         with torch.no_grad():
             model.get_parameter(spoilt).view(-1)[0] = torch.nan
         for engine in ("kernels", "eager"):
-            with pytest.raises(PictureError, match=f"not a number .{engine}, fp32.: its weights are spoilt"):
+            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are spoilt"):
                 Predictor(model, engine=engine, precision="fp32")(PHOTO)
 
 
@@ -391,7 +391,7 @@ def answered_in_a_child(code: str) -> str:
         import torch
         from mlpmixer import Predictor, create
         from mlpmixer.errors import MixerError
-        from mlpmixer.weights.shipped import PHOTO
+        from mlpmixer.weights.bundled import PHOTO
         torch.set_num_threads(2)
     """) + textwrap.dedent(code) + textwrap.dedent("""
         if (process := os.fork()) == 0:
@@ -411,22 +411,22 @@ def answered_in_a_child(code: str) -> str:
     return said
 
 
-def test_a_stream_is_what_single_pictures_give(predictor: Predictor, photos: list[Path]):
+def test_a_stream_is_what_single_images_give(predictor: Predictor, photos: list[Path]):
     """In order, with what is wrong in its place, from a source that is asked little by little."""
-    given = [*photos, b"no picture", *photos, "nowhere.jpg", *photos]
-    found = list(predictor.stream(picture for picture in given))
-    assert [picture for picture, _ in found] == given
-    assert [str(one) for _, one in found if isinstance(one, PictureError)] == [
-        "the picture is no picture, or a damaged one (UnidentifiedImageError)",
+    given = [*photos, b"no image", *photos, "nowhere.jpg", *photos]
+    found = list(predictor.stream(image for image in given))
+    assert [image for image, _ in found] == given
+    assert [str(one) for _, one in found if isinstance(one, ImageError)] == [
+        "the image is no image, or a damaged one (UnidentifiedImageError)",
         "there is no file nowhere.jpg",
     ]
     alone = {photo: predictor(photo) for photo in photos}
-    assert [one for _, one in found if not isinstance(one, PictureError)] == [alone[photo] for photo in photos] * 3
+    assert [one for _, one in found if not isinstance(one, ImageError)] == [alone[photo] for photo in photos] * 3
 
 
-def test_a_list_with_a_bad_picture_is_an_error(predictor: Predictor, photos: list[Path]):
+def test_a_list_with_a_bad_image_is_an_error(predictor: Predictor, photos: list[Path]):
     assert predictor([]) == []
-    with pytest.raises(PictureError, match="there is no file nowhere"):
+    with pytest.raises(ImageError, match="there is no file nowhere"):
         predictor([*photos, "nowhere.jpg"])
 
 
@@ -458,8 +458,8 @@ class TestViews:
     def test_probabilities_and_embeddings_are_averages(self, views: Views, photos: list[Path]):
         """Against views that Pillow cuts, and the model that is written to be read."""
         model = load("mixer_clothing").float()
-        assert model.passport is not None
-        how = model.passport.preprocessing
+        assert model.metadata is not None
+        how = model.metadata.preprocessing
         rows, columns = how.crop
         predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)
         for photo, found in zip(photos[:3], predictor(photos[:3]), strict=True):
@@ -471,7 +471,7 @@ class TestViews:
             shown = [whole.crop((x, y, x + columns, y + rows)) for x, y in places]
             if views != "none":
                 shown += [ImageOps.mirror(image) for image in shown]
-            images = torch.stack([normalise(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
+            images = torch.stack([normalize(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
             with torch.no_grad():
                 logits, seen = model(images, intermediates=True)
             wanted = dict(zip(predictor.classes, logits.softmax(1).mean(0).tolist(), strict=True))
@@ -483,13 +483,13 @@ class TestViews:
         how = Preprocessing(resize=32, crop=(32, 32))
         assert [count(views, how) for views in ("none", "flip", "crops")] == [1, 2, 2]
         assert [count("crops", Preprocessing(resize=40, crop=crop)) for crop in ((32, 32), (32, 40))] == [10, 6]
-        picture = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
+        image = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
         for crop in ((32, 32), (32, 40), (48, 32)):
             how = Preprocessing(resize=40, crop=crop)
-            shown = views_of(picture, how, "crops")
+            shown = views_of(image, how, "crops")
             assert len(shown) == count("crops", how)
             assert len({view.numpy().tobytes() for view in shown}) == len(shown)
-            assert torch.equal(shown[0], prepare(picture, how))
+            assert torch.equal(shown[0], prepare(image, how))
 
     def test_without_being_asked_there_is_no_embedding(self, predictor: Predictor):
         assert predictor(PHOTO).embedding is None

@@ -1,4 +1,4 @@
-"""`mixer predict` on many pictures: what it writes, and that no end of it loses or repeats a picture."""
+"""`mixer predict` on many images: what it writes, and that no end of it loses or repeats an image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ import pytest
 from mlpmixer import Predictor
 from mlpmixer.cli import main
 from mlpmixer.engines import kernels
-from mlpmixer.errors import DataError, PictureError
-from mlpmixer.predict import cluster, in_bytes, lanes, parquet, paths
-from mlpmixer.predict import written as output
+from mlpmixer.errors import DataError, ImageError
+from mlpmixer.machine import ordered_pool
+from mlpmixer.predict import cluster, int8_calibration, parquet, paths
+from mlpmixer.predict import writers as output
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.predict.seen import Seen
-from mlpmixer.predict.written import ENDINGS
+from mlpmixer.predict.resume_index import Seen
+from mlpmixer.predict.writers import ENDINGS
 from mlpmixer.weights.load import load
 
 WEIGHTS = ("--weights", "mixer_clothing", "--precision", "bf16")
@@ -45,20 +46,20 @@ def mixer(*arguments: object, code: int = 0) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, photos: list[Path]) -> Path:
-    """Twenty photographs in two folders, with one that is damaged and one that is no picture."""
+    """Twenty photographs in two folders, with one that is damaged and one that is no image."""
     root = tmp_path / "folder"
     for place in ("a", "b/deep"):
         (root / place).mkdir(parents=True)
         for photo in photos:
             os.link(photo, root / place / photo.name)
     (root / "b" / "broken.jpg").write_bytes(photos[0].read_bytes()[:700])
-    (root / "notes.txt").write_text("no picture")
-    (root / ".hidden.jpg").write_text("no picture")
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden.jpg").write_text("no image")
     return root
 
 
 def written(folder: Path) -> list[str]:
-    """The good pictures, in the order in which a folder is walked."""
+    """The good images, in the order in which a folder is walked."""
     names = sorted(path.name for path in (folder / "a").iterdir())
     return [str(folder / place / name) for place in ("a", "b/deep") for name in names]
 
@@ -68,7 +69,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 class TestWhatIsWritten:
-    def test_json_of_a_folder_is_what_single_pictures_give(self, folder: Path, capsys: pytest.CaptureFixture[str]):
+    def test_json_of_a_folder_is_what_single_images_give(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder, *WEIGHTS, "--json", "--top", 3, "--batch", 3)
         seen = capsys.readouterr()
         found = [json.loads(line) for line in seen.out.splitlines()]
@@ -79,9 +80,9 @@ class TestWhatIsWritten:
             assert one["label"] == alone.label
             assert one["score"] == alone.score
             assert [(pair["label"], pair["score"]) for pair in one["top"]] == list(alone.top)
-        assert f"left out: {folder / 'b' / 'broken.jpg'} is no picture, or a damaged one" in seen.err
+        assert f"left out: {folder / 'b' / 'broken.jpg'} is no image, or a damaged one" in seen.err
         assert "bf16 (" in seen.err
-        assert "20 pictures in" in seen.err
+        assert "20 images in" in seen.err
         assert "; 1 left out" in seen.err
 
     def test_strict_answers_the_others_all_the_same(self, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -143,7 +144,7 @@ class TestWhatIsWritten:
         ("given", "said"),
         [
             (b"", "mixer: no names came on standard input"),
-            (b"nowhere.jpg\nneither.jpg", "mixer: no picture could be read"),
+            (b"nowhere.jpg\nneither.jpg", "mixer: no image could be read"),
             (b"x" * 200_000, "mixer: a name on standard input goes on after 65,536 bytes"),
         ],
     )
@@ -153,7 +154,7 @@ class TestWhatIsWritten:
         assert ended.stdout == b""
         assert ended.stderr.decode().splitlines()[-1].startswith(said)
 
-    def test_what_lies_there_instead_of_pictures_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_what_lies_there_instead_of_images_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         for name in ("a.HEIC", "deep/b.heic", "c.cr2", ".hidden", "noending"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(b"x")
@@ -182,23 +183,21 @@ class TestWhatIsWritten:
         with pytest.raises(ValueError, match="not JSON compliant"):  # the Predictor lets none through
             output.JsonLines(io.StringIO()).write("x.jpg", Prediction((("cat", float("nan")),)))
 
-    def test_in_bytes_as_learnt_from_the_pictures(
-        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ):
+    def test_in_bytes_as_learnt_from_the_images(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
             pytest.skip(reason)
         for place in ("a", "b/deep"):  # a shirt is as good as a dog or a horse to it, and any rounding decides
             (folder / place / "shirt.jpg").unlink()
         mixer(folder, "--precision", "int8", code=2)
         said = capsys.readouterr().err
-        assert "from 100 pictures or more, of which it must name 99% as in float32, and here are 18" in said
+        assert "from 100 images or more, of which it must name 99% as in float32, and here are 18" in said
         assert "--precision bf16 answers as it is" in said
         for photo in (folder / "a").iterdir():
             for number in range(10):
                 os.link(photo, folder / "b" / f"{number}{photo.name}")
         for precision in ("fp32", "int8"):
             mixer(folder, "--precision", precision, "--output", tmp_path / f"{precision}.jsonl")
-        assert "ranges from 108 of the pictures, of which it names 100.0% as in float32" in capsys.readouterr().err
+        assert "ranges from 108 of the images, of which it names 100.0% as in float32" in capsys.readouterr().err
         before, after = (lines(tmp_path / f"{precision}.jsonl") for precision in ("fp32", "int8"))
         assert [one["label"] for one in after] == [one["label"] for one in before]
         assert [one["score"] for one in after] == pytest.approx([one["score"] for one in before], abs=0.1)
@@ -207,14 +206,14 @@ class TestWhatIsWritten:
     def test_in_bytes_is_refused_where_it_says_something_else(
         self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(in_bytes, "in_bytes", lambda model, _: (model, 0.98, 20))
+        monkeypatch.setattr(int8_calibration, "in_bytes", lambda model, _: (model, 0.98, 20))
         mixer(folder, "--precision", "int8", code=2)
-        assert "names only 98.0% of 20 pictures as in float32" in capsys.readouterr().err
+        assert "names only 98.0% of 20 images as in float32" in capsys.readouterr().err
 
     def test_the_table_for_people(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder / "a", *WEIGHTS, "--top", 2)
         head, rule, *rows = capsys.readouterr().out.strip("\n").splitlines()
-        assert head.split() == ["picture", "label", "score", "then"]
+        assert head.split() == ["image", "label", "score", "then"]
         assert set(rule) == {" ", "─"}
         assert len(rows) == 10
         assert len({row.index("%") for row in rows}) == 1  # in a column
@@ -222,7 +221,7 @@ class TestWhatIsWritten:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["nothing"], "there are no pictures (.jpg"),
+            (["nothing"], "there are no images (.jpg"),
             (["x.jpg", "--json", "--csv"], "--json and --csv exclude each other"),
             (["x.jpg", "--resume"], "--resume goes on with a file: name it with --output"),
             (["x.jpg", "--parquet"], "Parquet is no text: say where with --output"),
@@ -300,7 +299,7 @@ class TestGoingOn:
         assert arrow.read_table(file).to_pylist() == whole
         assert not list(file.glob(".*"))
 
-    def test_new_pictures_are_added(self, folder: Path, photos: list[Path], tmp_path: Path):
+    def test_new_images_are_added(self, folder: Path, photos: list[Path], tmp_path: Path):
         file = tmp_path / "found.jsonl"
         mixer(folder, *WEIGHTS, "--output", file)
         before, names = file.read_text(), written(folder)
@@ -316,7 +315,7 @@ class TestGoingOn:
         goes_on = (folder, "--output", file, "--resume")
         for arguments, message in (
             ((folder, *WEIGHTS, "--output", file), "is there already; go on with it with --resume, or remove it"),
-            ((*goes_on, *WEIGHTS, "--top", 2), "has 5 labels for each picture, not 2; go on with --top 5"),
+            ((*goes_on, *WEIGHTS, "--top", 2), "has 5 labels for each image, not 2; go on with --top 5"),
             (goes_on, "is of another model or other options"),
             ((*goes_on, *WEIGHTS, "--embeddings", rows), "found.npy is not there; go on without --embeddings"),
         ):
@@ -354,7 +353,7 @@ class TestGoingOn:
                 assert process.returncode == 130
                 count = len(lines(file))
                 assert said[-1] == (
-                    f"mixer: stopped after {count} pictures that are in {file}; the same command with --resume goes on"
+                    f"mixer: stopped after {count} images that are in {file}; the same command with --resume goes on"
                 )
             else:
                 assert process.returncode == -signal.SIGKILL
@@ -369,7 +368,7 @@ class TestGoingOn:
             wait_until(lambda: threads_of(process.pid) > 1 and waits(process.pid), process)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            assert process.stderr.read() == "mixer: stopped after 0 pictures\n"
+            assert process.stderr.read() == "mixer: stopped after 0 images\n"
         assert process.returncode == 130
 
 
@@ -493,7 +492,7 @@ class TestLanes:
             time.sleep(0.002 * (piece[0] % 3))
             return [item * item for item in piece]
 
-        found = [pair for piece in lanes.in_order(work, range(number), lanes=3, at_once=4) for pair in piece]
+        found = [pair for piece in ordered_pool.in_order(work, range(number), lanes=3, at_once=4) for pair in piece]
         assert found == [(item, item * item) for item in range(number)]
 
     def test_never_more_in_hand_than_that(self):
@@ -506,11 +505,11 @@ class TestLanes:
                 most = max(most, asked - taken)
                 yield number
 
-        for piece in lanes.in_order(list, numbers(), lanes=2, at_once=8):
+        for piece in ordered_pool.in_order(list, numbers(), lanes=2, at_once=8):
             time.sleep(0.0002)  # whoever takes is slower than who works
             taken += len(piece)
         assert (asked, taken) == (5000, 5000)
-        assert most <= 2 * lanes.AHEAD * 8 + 8  # and the piece that is handed over
+        assert most <= 2 * ordered_pool.AHEAD * 8 + 8  # and the piece that is handed over
 
     def test_an_error_ends_it_and_leaves_torch_as_it_was(self):
         import threading
@@ -524,7 +523,7 @@ class TestLanes:
             return [1 // (item - 50) for item in piece]
 
         with pytest.raises(ZeroDivisionError):
-            list(lanes.in_order(work, range(100), lanes=2, at_once=4))
+            list(ordered_pool.in_order(work, range(100), lanes=2, at_once=4))
         assert torch.get_num_threads() == before
         assert threading.active_count() == threads
 
@@ -533,20 +532,20 @@ class TestPaths:
     def test_a_folder_that_holds_itself(self, folder: Path):
         (folder / "b" / "again").symlink_to(folder)
         said: list[str] = []
-        found = list(paths.pictures([str(folder)], said.append))
+        found = list(paths.images([str(folder)], said.append))
         assert sorted(found) == sorted([*written(folder), str(folder / "b" / "broken.jpg")])
         assert said == [f"{folder / 'b' / 'again'} is a link to a folder that it lies in"]
 
     def test_the_link_is_named_and_not_a_folder_that_is_seen_through_it(self, folder: Path):
         (folder / "b" / "again").symlink_to(folder)
         said: list[str] = []
-        found = list(paths.pictures([str(folder / "b")], said.append))
+        found = list(paths.images([str(folder / "b")], said.append))
         assert said == [f"{folder / 'b' / 'again'} is a link to a folder that it lies in"]
         assert not any("again" in path for path in found)
 
     def test_an_empty_folder(self, tmp_path: Path):
-        with pytest.raises(DataError, match="there are no pictures"):
-            list(paths.pictures([str(tmp_path)], print))
+        with pytest.raises(DataError, match="there are no images"):
+            list(paths.images([str(tmp_path)], print))
 
     def test_a_million_names_are_told_apart(self):
         seen = Seen(f"folder/{number}.jpg" for number in range(0, 30_000, 3))
@@ -555,7 +554,7 @@ class TestPaths:
         assert "x" not in Seen([])
 
 
-Answers = list[tuple[str, Prediction | PictureError]]
+Answers = list[tuple[str, Prediction | ImageError]]
 
 
 @pytest.fixture(scope="module")
@@ -572,12 +571,12 @@ def local_cluster() -> Iterator[None]:
 class TestCluster:
     settings: ClassVar = {"batch_size": 4, "precision": "bf16"}
 
-    def test_every_picture_is_answered_once_though_a_process_is_killed(self, photos: list[Path], tmp_path: Path):
+    def test_every_image_is_answered_once_though_a_process_is_killed(self, photos: list[Path], tmp_path: Path):
         names = [str(tmp_path / f"{number:03}.jpg") for number in range(120)]
         for number, name in enumerate(names):
             os.link(photos[number % 10], name)
         names.insert(60, str(tmp_path / "broken.jpg"))
-        Path(names[60]).write_bytes(b"no picture")
+        Path(names[60]).write_bytes(b"no image")
         found: Answers = []
         killed = 0
         for piece in cluster.pieces(names, load("mixer_clothing"), self.settings, address="local", cores=1):
@@ -586,13 +585,13 @@ class TestCluster:
                 killed = kill_one_at_work()
         assert killed
         assert [path for path, _ in found] == names
-        assert isinstance(found[60][1], PictureError)
+        assert isinstance(found[60][1], ImageError)
         alone = Predictor("mixer_clothing", precision="bf16").stream(names)
         assert without_errors(found) == without_errors(alone)
 
-    def test_a_picture_that_kills_its_readers_is_left_out(self, photos: list[Path], monkeypatch: pytest.MonkeyPatch):
+    def test_an_image_that_kills_its_readers_is_left_out(self, photos: list[Path], monkeypatch: pytest.MonkeyPatch):
         class Mortal(cluster.Member):
-            def answer(self, paths: list[str]) -> list[Prediction | PictureError]:
+            def answer(self, paths: list[str]) -> list[Prediction | ImageError]:
                 if "deadly.jpg" in paths:
                     os._exit(1)
                 return super().answer(paths)
@@ -627,5 +626,5 @@ def is_below(process: int) -> bool:
     return False
 
 
-def without_errors(found: Iterable[tuple[str, Prediction | PictureError]]) -> list[tuple[str, Prediction]]:
+def without_errors(found: Iterable[tuple[str, Prediction | ImageError]]) -> list[tuple[str, Prediction]]:
     return [(path, one) for path, one in found if isinstance(one, Prediction)]

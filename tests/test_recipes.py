@@ -22,25 +22,25 @@ from PIL import Image
 
 from mlpmixer import models
 from mlpmixer.cli import main, parse
-from mlpmixer.data.choose import choose
+from mlpmixer.data.select import choose
 from mlpmixer.errors import DataError, RecipeError
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Data, Model, Option, Recipe
 from mlpmixer.recipes import RECIPES, find, finetune, pretrain, toml
-from mlpmixer.recipes.at_once import AT_ONCE
 from mlpmixer.recipes.check import check
+from mlpmixer.recipes.micro_batch import AT_ONCE
 from mlpmixer.train.loop import Result, fit
 from mlpmixer.train.optim import lr_at, warmup_of
-from mlpmixer.weights.ledger import LEDGER
+from mlpmixer.weights.bundled import BUNDLED
 from mlpmixer.weights.load import glance, load
-from mlpmixer.weights.shipped import SHIPPED
+from mlpmixer.weights.model_zoo import MODEL_ZOO
 
 every = pytest.mark.parametrize("name", RECIPES)
 from_the_paper = pytest.mark.parametrize("name", [*pretrain.TABLE_4, *finetune.FINE_TUNING])
 
 # How many there are in train; of photographs of one's own, few.
-PICTURES = {
+IMAGES = {
     "imagenet": 1_281_167,
     "imagenet21k": 14_197_122,
     "my-large-set": 300_000_000,
@@ -55,8 +55,8 @@ PICTURES = {
 
 
 def steps_of(recipe: Recipe) -> int:
-    left = PICTURES[recipe.data.source] * (
-        1 - float(recipe.data.dev.rpartition(" or ")[2].rstrip("%") if "%" in recipe.data.dev else 0) / 100
+    left = IMAGES[recipe.data.source] * (
+        1 - float(recipe.data.val.rpartition(" or ")[2].rstrip("%") if "%" in recipe.data.val else 0) / 100
     )
     return recipe.train.steps or math.ceil(recipe.train.epochs * left / recipe.train.batch_size)
 
@@ -83,10 +83,10 @@ class TestEveryRecipe:
         side = wanted.image_size[0] if wanted.image_size else None
         config = models.describe(wanted.name, num_classes=10, image_size=side, **wanted.options)
         assert side is None or config.image_size == (side, side)
-        if wanted.weights in SHIPPED:
+        if wanted.weights in BUNDLED:
             assert glance(wanted.weights).name == wanted.name
         elif wanted.weights:
-            entry = LEDGER[wanted.weights]
+            entry = MODEL_ZOO[wanted.weights]
             assert entry.model == wanted.name
             assert wanted.resize == "resample" or (side and side % entry.preprocessing.crop[0] == 0)
 
@@ -128,8 +128,8 @@ class TestEveryRecipe:
     @every
     def test_looks_at_dev_now_and_then(self, name: str):
         recipe = find(name)
-        epochs = steps_of(recipe) * recipe.train.batch_size / PICTURES[recipe.data.source]
-        assert recipe.data.dev
+        epochs = steps_of(recipe) * recipe.train.batch_size / IMAGES[recipe.data.source]
+        assert recipe.data.val
         assert 5 <= epochs / recipe.evaluation.every <= 310
 
     @from_the_paper
@@ -143,14 +143,14 @@ class TestEveryRecipe:
 
 
 @pytest.mark.parametrize(("model", "side"), AT_ONCE)
-def test_as_many_pictures_at_once_as_fit_in_16_gb(model: str, side: int):
-    pictures, kept = AT_ONCE[model, side], {row["name"]: row["activation_mb"] for row in measured()}
+def test_as_many_images_at_once_as_fit_in_16_gb(model: str, side: int):
+    images, kept = AT_ONCE[model, side], {row["name"]: row["activation_mb"] for row in measured()}
     if model == "bit_r50x1":
         at_this_size = measure(model, image_size=side).activation_mb
     else:
         at_this_size = kept[model] * (side // 224) ** 2  # as many tiles
-    assert 8_000 < pictures * at_this_size <= 16_000
-    assert pictures & (pictures - 1) == 0
+    assert 8_000 < images * at_this_size <= 16_000
+    assert images & (images - 1) == 0
 
 
 # Appendix B, Table 4, and the accuracies and core-days of Table 3. Dropout was tried, and is 0 in all rows.
@@ -226,7 +226,7 @@ class TestPreTraining:
         """What it says beyond Table 4 (`mlp_mixer_i1k` of big_vision)."""
         ours, row = find("mlp_mixer_i1k"), find("imagenet_b16")
         assert toml.differences(ours, row, apart_from=("about",)) == ["optim.final: 1e-05, not 0.0"]
-        assert (ours.data.dev, ours.data.test) == ("1%", "val")
+        assert (ours.data.val, ours.data.test) == ("1%", "val")
         steps = steps_of(ours)
         assert lr_at(steps, steps, ours.optim) == pytest.approx(1e-8)
         assert lr_at(10_000, steps, ours.optim) * ours.optim.weight_decay == pytest.approx(1e-4)
@@ -237,9 +237,9 @@ class TestPreTraining:
 
 
 class TestFineTuning:
-    # Appendix C: steps, warm-up, dev split, rates tried.
+    # Appendix C: steps, warm-up, validation split, rates tried.
     @pytest.mark.parametrize(
-        ("source", "steps", "warmup", "dev", "grid"),
+        ("source", "steps", "warmup", "val", "grid"),
         [
             ("imagenet", 20_000, 500, "1%", "0.003,0.01,0.03,0.06"),
             ("cifar10", 10_000, 500, "2%", "0.003,0.01,0.03,0.06"),
@@ -249,12 +249,12 @@ class TestFineTuning:
             ("my-vtab-task", 2_500, 500, "val", "0.003,0.01,0.03"),
         ],
     )
-    def test_the_protocol(self, source: str, steps: int, warmup: int, dev: str, grid: str):
+    def test_the_protocol(self, source: str, steps: int, warmup: int, val: str, grid: str):
         recipes = [recipe for name in finetune.FINE_TUNING if (recipe := find(name)).data.source == source]
         assert {recipe.model.image_size for recipe in recipes} == {(224,), (448,)}
         for recipe in recipes:
             optim, augment = recipe.optim, recipe.augment
-            assert (recipe.train.steps, recipe.train.batch_size, recipe.data.dev) == (steps, 512, dev)
+            assert (recipe.train.steps, recipe.train.batch_size, recipe.data.val) == (steps, 512, val)
             assert (optim.name, optim.momentum, optim.weight_decay, optim.clip) == ("sgd", 0.9, 0, 1)
             assert (optim.schedule, optim.warmup_steps, optim.ema) == ("cosine", warmup, 0)
             assert recipe.about.command.endswith(f" --grid optim.lr={grid}")
@@ -262,7 +262,7 @@ class TestFineTuning:
             assert augment.flip == (source != "my-vtab-task")
             assert recipe.loss.kind == "softmax"
 
-    def test_vtab_ends_with_a_run_on_all_that_is_labelled(self, tmp_path: Path):
+    def test_vtab_ends_with_a_run_on_all_that_is_labeled(self, tmp_path: Path):
         """By the words that stand beside the task, and that a refusal of the others names."""
         for split, kind in product(("train", "val", "test"), ("cat", "dog")):
             (tmp_path / split / kind).mkdir(parents=True)
@@ -270,14 +270,14 @@ class TestFineTuning:
                 Image.new("RGB", (8, 8)).save(tmp_path / split / kind / f"{number}.png")
         whole = ["--data.source", str(tmp_path), "--data.train", "train+val"]
         command: Any = parse(["train", "finetune_vtab_l16", *whole])
-        with pytest.raises(DataError, match=r"learns from 'val' too; set data\.dev to ''"):
+        with pytest.raises(DataError, match=r"learns from 'val' too; set data\.val to ''"):
             choose(toml.change(find("finetune_vtab_l16"), command.keywords["changes"]).data)
-        command = parse(["train", "finetune_vtab_l16", *whole, "--data.dev", ""])
+        command = parse(["train", "finetune_vtab_l16", *whole, "--data.val", ""])
         recipe = toml.change(find("finetune_vtab_l16"), command.keywords["changes"])
         check(recipe)
-        pictures = choose(recipe.data)
-        assert pictures.test is not None
-        assert (len(pictures.train), pictures.dev, len(pictures.test)) == (10, None, 2)
+        images = choose(recipe.data)
+        assert images.test is not None
+        assert (len(images.train), images.val, len(images.test)) == (10, None, 2)
 
     # Table 3, and for VTAB Table 2.
     @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ class TestFineTuning:
         """`mixer_base16_cifar10` of vision_transformer, which says how to measure and to crop by itself."""
         recipe = find("mixer_base16_cifar10")
         assert recipe.model.weights == "mixer_b16.imagenet1k"
-        assert (recipe.train.steps, recipe.train.batch_size, recipe.data.dev) == (10_000, 512, "2%")
+        assert (recipe.train.steps, recipe.train.batch_size, recipe.data.val) == (10_000, 512, "2%")
         assert (recipe.optim.lr, recipe.optim.warmup_steps, recipe.optim.schedule) == (0.03, 500, "cosine")
         assert (recipe.augment.crop, recipe.evaluation.shape, recipe.evaluation.resize) == ("inception", "stretch", 224)
         for figure in ("96.72 %", "96.59 %", "96.82 %", "98.34 %"):
@@ -311,7 +311,7 @@ class TestFineTuning:
 
 class TestBitHyperRule:
     @pytest.mark.parametrize(
-        ("pictures", "side", "steps", "crop", "mixup"),
+        ("images", "side", "steps", "crop", "mixup"),
         [
             (800, 32, 500, 128, 0),
             (19_999, 95, 500, 128, 0),
@@ -321,8 +321,8 @@ class TestBitHyperRule:
             (1_281_167, 400, 20_000, 384, 0.1),
         ],
     )
-    def test_the_rule(self, pictures: int, side: int, steps: int, crop: int, mixup: float):
-        recipe = finetune.bit_hyper_rule(Recipe(), pictures, side)
+    def test_the_rule(self, images: int, side: int, steps: int, crop: int, mixup: float):
+        recipe = finetune.bit_hyper_rule(Recipe(), images, side)
         assert (recipe.train.steps, recipe.train.batch_size) == (steps, 512)
         assert (recipe.model.image_size, recipe.augment.mixup) == ((crop,), mixup)
         rates = [lr_at(round(share * steps), steps, recipe.optim) for share in (0, 0.29, 0.31, 0.59, 0.61, 0.89, 0.91)]
@@ -367,13 +367,13 @@ class TestSmallOnes:
             kind.mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, kind)
         quick = {"train.steps": "2", "train.batch_size": "4", "optim.warmup_steps": "1", "machine.workers": "0"}
-        own = {"data.source": str(tmp_path / "photos"), "model.weights": weights, "data.dev": "20%"}
+        own = {"data.source": str(tmp_path / "photos"), "model.weights": weights, "data.val": "20%"}
         result = fit(toml.change(find(name), {**quick, **own}), tmp_path / "run", quiet=True)
-        assert result.dev is not None
-        assert result.dev["count"] == 2
-        passport = load(result.weights).passport
-        assert passport is not None
-        assert passport.classes == ("above", "below")
+        assert result.val is not None
+        assert result.val["count"] == 2
+        info = load(result.weights).metadata
+        assert info is not None
+        assert info.classes == ("above", "below")
 
     def test_a_folder_with_train_and_valid(
         self, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -386,11 +386,11 @@ class TestSmallOnes:
         quick = ["--train.steps", "1", "--train.batch_size", "2", "--train.precision", "fp32", "--machine.workers", "0"]
         command = ["train", "photos_small", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
         main([*command, "--folder", str(tmp_path / "run")])
-        assert re.match(r"val   \d+\.\d\d% of 3 pictures right\n", capsys.readouterr().out)
-        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])
-        assert re.match(r"dev \(20% of train\)  \d+\.\d\d% of 2 pictures right\n", capsys.readouterr().out)
-        main([*command, "--data.dev", "20%", "--folder", str(tmp_path / "other")])  # which is finished
-        assert capsys.readouterr().out.startswith("dev (20% of train)  ")
+        assert re.match(r"val   \d+\.\d\d% of 3 images right\n", capsys.readouterr().out)
+        main([*command, "--data.val", "20%", "--folder", str(tmp_path / "other")])
+        assert re.match(r"val \(20% of train\)  \d+\.\d\d% of 2 images right\n", capsys.readouterr().out)
+        main([*command, "--data.val", "20%", "--folder", str(tmp_path / "other")])  # which is finished
+        assert capsys.readouterr().out.startswith("val (20% of train)  ")
 
 
 # Recipes of all kinds, by the types of their fields.
@@ -459,7 +459,7 @@ class TestFiles:
         ("text", "message"),
         [
             ("[optim]\nlrr = 1", "my.toml: a recipe has no 'optim.lrr'; did you mean 'optim.lr'?"),
-            ("[optimiser]\nlr = 1", "my.toml: a recipe has no 'optimiser'; did you mean 'optim'?"),
+            ("[optimizer]\nlr = 1", "my.toml: a recipe has no 'optimizer'; did you mean 'optim'?"),
             ("lr = 1", "my.toml: a recipe has no 'lr'; did you mean 'optim.lr'?"),
             ("[optim]\nepochs = 1", "my.toml: a recipe has no 'optim.epochs'; did you mean 'train.epochs'?"),
             ("seed = 1", "my.toml: a recipe has no 'seed'; did you mean 'data.seed' or 'train.seed'?"),
@@ -547,7 +547,7 @@ class TestChanges:
             ("model.image_size", "", ()),
             ("data.source", "224", "224"),
             ("data.source", "true", "true"),
-            ("data.dev", "", ""),
+            ("data.val", "", ""),
             ("data.classes", "cat,dog", ("cat", "dog")),
             ("data.classes", "7, 8", ("7", "8")),
             ("data.classes", '["salt, coarse", "[x]"]', ("salt, coarse", "[x]")),

@@ -16,12 +16,12 @@ from PIL import Image
 
 import mlpmixer
 from mlpmixer.cli import main
+from mlpmixer.draw import page
+from mlpmixer.draw.matrix import confusion_chart
 from mlpmixer.errors import RunError, UsageError
 from mlpmixer.experiments import find as find_study
 from mlpmixer.experiments.study import carry_out
 from mlpmixer.recipes import find, toml
-from mlpmixer.report import page
-from mlpmixer.report.matrix import confusion_chart
 from mlpmixer.report.report import report
 from mlpmixer.run import index
 
@@ -53,12 +53,12 @@ class Words(HTMLParser):
 
     def __init__(self, html: str):
         super().__init__()
-        self.text, self.marks, self.links, self.fetched, self.pictures = "", set(), [], [], []
+        self.text, self.marks, self.links, self.fetched, self.images = "", set(), [], [], []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        self.pictures += [found["src"]] if tag == "img" else []
+        self.images += [found["src"]] if tag == "img" else []
         self.marks |= {found["id"]} if "id" in found else set()
         if tag == "a":
             self.links.append(found["href"])
@@ -99,8 +99,8 @@ def test_the_microscope_is_on_the_page(trained: Path, tmp_path: Path):
     words = Words(report([run], tmp_path / "page.html").page.read_text(encoding="utf-8"))
     main(["look", str(run), "--folder", str(tmp_path / "look")])
     looked = Words((tmp_path / "look" / "look.html").read_text(encoding="utf-8"))
-    assert len(looked.pictures) == 4 + 2  # units of four layers, filters, fields
-    assert words.pictures[-len(looked.pictures) :] == looked.pictures
+    assert len(looked.images) == 4 + 2  # units of four layers, filters, fields
+    assert words.images[-len(looked.images) :] == looked.images
     for text in ("Token-mixing units of layer 0", "All 64 filters of the stem", "Effective receptive fields"):
         assert text in words.text
     assert (tmp_path / "page.html").stat().st_size < 1e6
@@ -147,14 +147,14 @@ def test_commands_can_be_pasted(trained: Path, tmp_path: Path):
     assert shlex.split(line) == ["mixer", "evaluate", str(trained / "grid" / "lr 0.006")]
 
 
-def test_without_the_pictures(trained: Path, tmp_path: Path):
+def test_without_the_images(trained: Path, tmp_path: Path):
     """On a machine where the data set is not, all else is still shown."""
     run = tmp_path / "moved"
     shutil.copytree(trained / "grid" / "lr 0.006", run)
     shutil.rmtree(run / "cards", ignore_errors=True)
     recipe = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(recipe.replace('"fashion_mnist_small"', '"nowhere/photos"'))
-    words = Words(report([run], tmp_path / "page.html", pictures=True).page.read_text(encoding="utf-8"))
+    words = Words(report([run], tmp_path / "page.html", images=True).page.read_text(encoding="utf-8"))
     assert "Not measured: there is no data set 'nowhere/photos'" in words.text
     assert "Training loss" in words.text
 
@@ -271,7 +271,7 @@ class TestRuns:
             place.mkdir(parents=True)
             (place / "recipe.toml").write_text(f'name = "many"\n[optim]\nlr = {n / 1000}\n')
             (place / "result.json").write_text(
-                json.dumps({"steps": 1, "dev": None, "test": {"top1": n / 2000, "count": 9}})
+                json.dumps({"steps": 1, "val": None, "test": {"top1": n / 2000, "count": 9}})
             )
         assert len(index.runs(tmp_path)) == 2000
         found = index.runs(tmp_path, where=["optim.lr>1.5"], sort="test", limit=3)
@@ -300,7 +300,7 @@ class TestRuns:
             (["--where", "test>=high"], "--where: >= compares numbers; got 'test>=high'"),
             (
                 ["--where", "tset>=0.9"],
-                "runs have no line 'tset'; did you mean 'test'? (test, dev, best, epoch, changed, name, path, state",
+                "runs have no line 'tset'; did you mean 'test'? (test, val, best, epoch, changed, name, path, state",
             ),
             (["--sort", "optim.rl"], "runs have no line 'optim.rl'; did you mean 'optim.lr'?"),
             (["--where", "x'; drop table runs_1; --=1"], "runs have no line 'x'; drop table runs_1; --'"),

@@ -1,4 +1,4 @@
-"""The same weights at another picture size."""
+"""The same weights at another image size."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class TestTiles:
         whole = whole.view(2, tiles[0] * rows, tiles[1] * columns, 8)
         for i in range(tiles[0]):
             for j in range(tiles[1]):
-                picture = images[:, :, i * size[0] : (i + 1) * size[0], j * size[1] : (j + 1) * size[1]]
-                alone = model(picture, intermediates=True)[1]["tokens"].view(2, rows, columns, 8)
+                image = images[:, :, i * size[0] : (i + 1) * size[0], j * size[1] : (j + 1) * size[1]]
+                alone = model(image, intermediates=True)[1]["tokens"].view(2, rows, columns, 8)
                 within = whole[:, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
                 torch.testing.assert_close(within, alone, atol=1e-5, rtol=1e-5)
 
@@ -118,9 +118,9 @@ class TestResample:
     def test_is_torchs_resize_and_its_transpose(self, source: tuple[int, int], target: tuple[int, int]):
         if target[1] == 1:  # torch 2.13 then resizes the rows wrongly, so that all come out alike
             target = (target[0], 2)
-        pictures = torch.randn(3, 1, *source, dtype=torch.float64)
-        expected = F.interpolate(pictures, size=target, mode="bicubic", antialias=True).flatten(1)
-        torch.testing.assert_close(Resize(source, target).after(pictures.flatten(1)), expected)
+        images = torch.randn(3, 1, *source, dtype=torch.float64)
+        expected = F.interpolate(images, size=target, mode="bicubic", antialias=True).flatten(1)
+        torch.testing.assert_close(Resize(source, target).after(images.flatten(1)), expected)
         weights = torch.randn(5, target[0] * target[1], dtype=torch.float64)
         torch.testing.assert_close(Resize(source, target).before(weights), weights @ resize_matrix(source, target))
 
@@ -144,17 +144,17 @@ class TestResample:
         there, back = resize_matrix((6, 8), (4, 4)).float(), resize_matrix((4, 4), (6, 8)).float()
         torch.testing.assert_close(new(x, None, ""), back @ old(there @ x, None, ""), atol=1e-5, rtol=1e-5)
 
-    def test_a_plain_picture_gives_the_same_logits_at_any_size(self):
+    def test_a_plain_image_gives_the_same_logits_at_any_size(self):
         """All places see the same, so nothing can depend on how many there are (where the weights do not either)."""
         model = small()
         for block in range(2):
             for name in ("fc2.weight", "fc2.bias"):  # paint the same everywhere
                 parameter = model.get_parameter(f"blocks.{block}.token_mixing.{name}")
                 parameter.data[:] = parameter.data[:1].clone()
-        grey = torch.full((1, 3, 16, 16), 0.3)
+        gray = torch.full((1, 3, 16, 16), 0.3)
         for size in ((20, 12), (32, 32), (8, 8)):
             large = at(model, size, "resample")
-            torch.testing.assert_close(large(torch.full((1, 3, *size), 0.3)), model(grey), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(large(torch.full((1, 3, *size), 0.3)), model(gray), atol=1e-5, rtol=1e-5)
 
     def test_pyramids_resample_every_grid(self):
         changed = at(small(pyramid=(0,)), (24, 32), "resample")
@@ -196,9 +196,9 @@ class TestLoadAtAnotherSize:
             model = load(file, image_size=size)
             height, width = (size, size) if isinstance(size, int) else size
             assert model(torch.randn(1, 3, height, width)).shape == (1, 5)
-            assert model.passport is not None
-            assert model.passport.preprocessing.crop == (height, width)
-            assert model.passport.preprocessing.resize >= max(height, width)
+            assert model.metadata is not None
+            assert model.metadata.preprocessing.crop == (height, width)
+            assert model.metadata.preprocessing.resize >= max(height, width)
 
     def test_the_papers_scheme_by_name(self, tmp_path: Path):
         file = save(small(), tmp_path / "m.safetensors")

@@ -1,4 +1,4 @@
-"""Sources of pictures: whatever a data set is made of, `data.open` gives the same pictures under the same labels."""
+"""Sources of images: whatever a data set is made of, `data.open` gives the same images under the same labels."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from PIL import Image
 
 from mlpmixer import data
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.pictures import decode
+from mlpmixer.data.images import decode
 from mlpmixer.data.sources import imagenet, shards
 from mlpmixer.data.sources.folder import Found
-from mlpmixer.errors import DataError, FetchError, PictureError
+from mlpmixer.errors import DataError, FetchError, ImageError
 
-# Every picture has a colour of its own, so that a test sees which one it got.
+# Every image has a color of its own, so that a test sees which one it got.
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (4, 3), (number % 256, number // 256, 77)).save(out, "PNG")
     return out.getvalue()
 
 
 def seen(split: Split) -> list[tuple[int, int]]:
-    """(number of the picture, label), as read."""
+    """(number of the image, label), as read."""
     pixels = [decode(split.read(i)).getpixel((0, 0)) for i in range(len(split))]
     return [(p[0] + 256 * p[1], int(label)) for p, label in zip(pixels, split.labels, strict=True)]  # type: ignore[index]
 
 
 def write(root: Path, files: dict[str, int | str | bytes | None]) -> Path:
-    """Files by path: a number stands for that picture, None for an empty folder."""
+    """Files by path: a number stands for that image, None for an empty folder."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def write(root: Path, files: dict[str, int | str | bytes | None]) -> Path:
         elif isinstance(content, str):
             path.write_text(content, encoding="utf-8")
         else:
-            path.write_bytes(picture(content) if isinstance(content, int) else content)
+            path.write_bytes(image(content) if isinstance(content, int) else content)
     return root
 
 
@@ -130,15 +130,15 @@ def test_a_folder_of_class_folders(tmp_path: Path):
         "Zebra/ä.webp": 5,
         "cat/1.tif": 6,
         "cat/.hidden.jpg": 7,
-        "cat/notes.txt": "no picture",
+        "cat/notes.txt": "no image",
         ".git/1.jpg": 8,
         "__MACOSX/dog/1.jpg": 9,
-        "readme.md": "no picture",
-        "no pictures yet": None,
+        "readme.md": "no image",
+        "no images yet": None,
     }
     for where, order in (("a", sorted(files)), ("b", sorted(files, reverse=True))):
         opened = data.open(write(tmp_path / where, {name: files[name] for name in order}))
-        assert opened.classes == ("Zebra", "cat", "dog", "no pictures yet")
+        assert opened.classes == ("Zebra", "cat", "dog", "no images yet")
         assert [*opened.splits] == ["train"]
         assert seen(opened["train"]) == [(5, 0), (6, 1), (1, 2), (2, 2), (3, 2), (4, 2)]
         assert opened["train"].labels.dtype == np.int64
@@ -197,12 +197,12 @@ def test_classes_may_be_called_like_splits(tmp_path: Path):
             "test has the class 'cta', which {root}/train does not have; did",
         ),
         ({"train/b/1.jpg": 1, "val/x/1.jpg": 1, "val/y/1.jpg": 1}, "has the class 'x' and 1 more, which"),
-        ({"1.jpg": 1, "cat/1.jpg": 1}, "{root} holds pictures (1.jpg) beside class folders (cat)"),
-        ({"train/1.jpg": 1, "train/cat/1.jpg": 1}, "{root}/train holds pictures (1.jpg) beside class folders (cat)"),
-        ({"1.jpg": 1}, "the pictures in {root} have no labels; sort them into a folder for each class"),
-        ({"train/1.jpg": 1, "val/1.jpg": 1}, "the pictures in {root}/train have no labels"),
-        ({"test/1.jpg": 1}, "the pictures in {root}/test have no labels"),
-        ({"cat/1.txt": "", "dog": None}, "no pictures (.jpg .jpeg "),
+        ({"1.jpg": 1, "cat/1.jpg": 1}, "{root} holds images (1.jpg) beside class folders (cat)"),
+        ({"train/1.jpg": 1, "train/cat/1.jpg": 1}, "{root}/train holds images (1.jpg) beside class folders (cat)"),
+        ({"1.jpg": 1}, "the images in {root} have no labels; sort them into a folder for each class"),
+        ({"train/1.jpg": 1, "val/1.jpg": 1}, "the images in {root}/train have no labels"),
+        ({"test/1.jpg": 1}, "the images in {root}/test have no labels"),
+        ({"cat/1.txt": "", "dog": None}, "no images (.jpg .jpeg "),
         ({}, "they are looked for as {root}/cat/1.jpg, in a folder for each class"),
         ({"train/cat/1.jpg": 1, "val": None}, "in {root}/val; they are looked for as {root}/val/cat/1.jpg"),
         ({"pets/train/cat/1.jpg": 1, "pets/val/cat/1.jpg": 1}, "the classes are within that: open {root}/pets"),
@@ -233,7 +233,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
 
 
 def test_what_must_be_removed_is_a_link_and_no_class_folder(tmp_path: Path):
-    """`train/saw/loop -> ..` was told as `train/saw/loop/saw`: whoever removed that lost all pictures of the class."""
+    """`train/saw/loop -> ..` was told as `train/saw/loop/saw`: whoever removed that lost all images of the class."""
     write(tmp_path, {"train/saw/1.jpg": 1, "train/hammer/1.jpg": 2, "beside/deep/1.jpg": 3})
     links = {"train/saw/loop": "..", "train/saw/far": "../../..", "train/hammer/itself": ".", "beside/deep/up": ".."}
     for link, target in links.items():
@@ -318,7 +318,7 @@ def test_the_table_of_imagenet_is_the_one_that_others_use(timm: Any):  # noqa: A
 
 @pytest.mark.parametrize("place", ["val/", "", "ILSVRC2012_devkit_t12/data/"])
 def test_a_flat_val_with_the_labels_of_the_development_kit(place: str, tmp_path: Path):
-    # The first three of the real file, and what the pictures show.
+    # The first three of the real file, and what the images show.
     (wnids, numbers) = (["n01751748", "n09193705", "n02105855"], "490\n361\n171\n")
     write(tmp_path, {f"train/{wnid}/a.JPEG": i for i, wnid in enumerate(wnids)})
     write(tmp_path, {f"val/ILSVRC2012_val_0000000{i}.JPEG": i for i in (1, 2, 3)})
@@ -407,7 +407,7 @@ def test_a_list(name: str, text: str, tmp_path: Path):
 
 
 def vtab(folder: Path, **lists: str) -> Path:
-    """A task as VTAB-1k is passed around, with pictures a.png and b.png."""
+    """A task as VTAB-1k is passed around, with images a.png and b.png."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (4, 4)).save(folder / name)
@@ -429,10 +429,10 @@ def test_a_task_of_vtab(tmp_path: Path):
 @pytest.mark.parametrize(
     ("lists", "words"),
     [
-        ({"train800": "a.png\n"}, "train800.txt has no picture and class number in line 1: 'a.png'"),
-        ({"test": "\n"}, "test.txt lists no pictures"),
+        ({"train800": "a.png\n"}, "train800.txt has no image and class number in line 1: 'a.png'"),
+        ({"test": "\n"}, "test.txt lists no images"),
         ({"train800": "c.png 1\n"}, "train800.txt lists c.png, but there is no"),
-        ({"val200": "a.png one\n"}, "val200.txt has no picture and class number in line 1"),
+        ({"val200": "a.png one\n"}, "val200.txt has no image and class number in line 1"),
     ],
 )
 def test_a_task_of_vtab_that_does_not_fit(lists: dict[str, str], words: str, tmp_path: Path):
@@ -476,7 +476,7 @@ def test_wordnet_ids_in_a_list_get_readable_names(tmp_path: Path):
         ("", "needs a column 'path' and a column 'label' in its first line; it has none"),
         ("1.png,cat\n", "it has '1.png', 'cat'"),
         ("path,kind\n1.png,cat\n", "it has 'path', 'kind'"),
-        ("path,label\n", "lists no pictures"),
+        ("path,label\n", "lists no images"),
         ("path,label\n1.png,cat\n1.png\n", "has no label in line 3; add it, or delete the line"),
         ("path,label\n,cat\n", "has no path in line 2"),
         (
@@ -525,8 +525,8 @@ def test_names_of_classes_that_do_not_fit(files: dict[str, Any], words: str, tmp
 
 
 def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    struct = {"image": [{"bytes": picture(1), "path": None}], "label": [0]}
-    assert data.open(parquet(tmp_path / "a.parquet", struct))["train"].read(0) == picture(1)
+    struct = {"image": [{"bytes": image(1), "path": None}], "label": [0]}
+    assert data.open(parquet(tmp_path / "a.parquet", struct))["train"].read(0) == image(1)
     assert "it has 'kind'" in refused(parquet(tmp_path / "a.parquet", {"kind": ["a"]}))
     holes = {"path": ["1.png", None], "label": [0, 1]}
     assert "has no path in line 2" in refused(parquet(tmp_path / "a.parquet", holes))
@@ -568,7 +568,7 @@ def shard(path: Path, members: dict[str, int | str | bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             body = (
-                picture(content)
+                image(content)
                 if isinstance(content, int)
                 else content.encode()
                 if isinstance(content, str)
@@ -581,11 +581,11 @@ def shard(path: Path, members: dict[str, int | str | bytes]) -> Path:
 
 
 def pets(path: Path, numbers: range) -> Path:
-    """A shard of pictures with these numbers, whose labels are their last digits."""
+    """A shard of images with these numbers, whose labels are their last digits."""
     return shard(path, {f"{i:06}.{end}": value for i in numbers for end, value in (("png", i), ("cls", str(i % 10)))})
 
 
-def labelled(numbers: range) -> list[tuple[int, int]]:
+def labeled(numbers: range) -> list[tuple[int, int]]:
     return [(i, i % 10) for i in numbers]
 
 
@@ -601,14 +601,14 @@ def test_shards_by_pattern(spec: str, tmp_path: Path):
     opened = data.open(f"{tmp_path}/{spec.format()}" if spec else tmp_path)
     assert opened.classes == tuple("0123456789")
     assert [*opened.splits] == ["train", "val"]
-    assert seen(opened["train"]) == labelled(range(30))
-    assert seen(opened["val"]) == labelled(range(30, 35))
+    assert seen(opened["train"]) == labeled(range(30))
+    assert seen(opened["val"]) == labeled(range(30, 35))
     assert opened["train"].where(12) == f"{tmp_path}/train-01.tar/000012.png"
-    assert seen(data.open(opened.source)["val"]) == labelled(range(30, 35))
+    assert seen(data.open(opened.source)["val"]) == labeled(range(30, 35))
 
 
 def test_one_shard(tmp_path: Path):
-    assert seen(data.open(pets(tmp_path / "a.tar", range(5)))["train"]) == labelled(range(5))
+    assert seen(data.open(pets(tmp_path / "a.tar", range(5)))["train"]) == labeled(range(5))
     assert [*data.open(pets(tmp_path / "imagenet-validation-7.tar", range(5))).splits] == ["val"]
 
 
@@ -619,8 +619,8 @@ def test_shards_in_a_folder_for_each_split(tmp_path: Path):
     opened = data.open(tmp_path)
     assert opened.classes == tuple(f"pet {i}" for i in range(12))
     assert {split: seen(opened[split]) for split in opened.splits} == {
-        "train": labelled(range(10)),
-        "test": labelled(range(10, 20)),
+        "train": labeled(range(10)),
+        "test": labeled(range(10, 20)),
     }
 
 
@@ -661,7 +661,7 @@ def test_every_form_of_tar_is_read(tmp_path: Path):
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
             for i, name in enumerate(names[: 2 if form == tarfile.USTAR_FORMAT else 3]):
-                for end, body in (("png", picture(i)), ("cls", b"4")):
+                for end, body in (("png", image(i)), ("cls", b"4")):
                     member = tarfile.TarInfo(f"{name}.{end}")
                     member.size = len(body)
                     tar.addfile(member, io.BytesIO(body))
@@ -678,20 +678,20 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, mo
         patch.setattr(tarfile, "open", None)  # nobody reads the headers again
         assert seen(data.open(path)["train"]) == first
     pets(path, range(10, 30))
-    assert seen(data.open(path)["train"]) == labelled(range(10, 30))
+    assert seen(data.open(path)["train"]) == labeled(range(10, 30))
     (tmp_path / ".a.tar.index").write_bytes(b"PK damaged")
-    assert seen(data.open(path)["train"]) == labelled(range(10, 30))
+    assert seen(data.open(path)["train"]) == labeled(range(10, 30))
     assert {file.name for file in tmp_path.iterdir()} == {"a.tar", ".a.tar.index"}
 
 
 def test_where_nothing_can_be_written_beside_a_shard_the_cache_has_the_index(tmp_path: Path, cache: Path):
     path = pets(tmp_path / "a.tar", range(10))
     (tmp_path / ".a.tar.index").mkdir()  # stands in the way, also of someone who may write everywhere
-    assert seen(data.open(path)["train"]) == labelled(range(10))
+    assert seen(data.open(path)["train"]) == labeled(range(10))
     assert [file.suffix for file in (cache / "index").iterdir()] == [".index"]
     (cache / "index").rename(cache / "elsewhere")
     (cache / "index").touch()
-    assert seen(data.open(path)["train"]) == labelled(range(10))
+    assert seen(data.open(path)["train"]) == labeled(range(10))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -720,7 +720,7 @@ def test_shards_are_read_by_many_threads_with_few_files_open(tmp_path: Path, mon
 
     with ThreadPoolExecutor(8) as pool:
         read_by_many, kept = zip(*pool.map(read, order), strict=True)
-    assert [*read_by_many] == [picture(i) for i in order]
+    assert [*read_by_many] == [image(i) for i in order]
     assert max(kept) <= 2
 
 
@@ -728,11 +728,11 @@ def test_a_shard_that_changes_after_it_was_opened(tmp_path: Path):
     path = pets(tmp_path / "a.tar", range(10))
     opened = data.open(path)["train"]
     os.truncate(path, 2000)
-    assert opened.read(0) == picture(0)
-    with pytest.raises(PictureError, match=r"a\.tar was cut short after it was opened"):
+    assert opened.read(0) == image(0)
+    with pytest.raises(ImageError, match=r"a\.tar was cut short after it was opened"):
         opened.read(9)
     path.unlink()
-    with pytest.raises(PictureError, match=r"a\.tar cannot be read: No such file"):
+    with pytest.raises(ImageError, match=r"a\.tar cannot be read: No such file"):
         pickle.loads(pickle.dumps(opened)).read(0)
 
 
@@ -750,8 +750,8 @@ def test_a_shard_that_is_cut_short(kept: int, tmp_path: Path):
     ("members", "words"),
     [
         ({"1.png": 1, "1.cls": "0", "2.png": 2}, "a.tar has '2.png', but no label with that name (.cls, .txt, or"),
-        ({"1.cls": "0"}, "a.tar has '1.cls', but no picture with that name (.jpg "),
-        ({"1.txt": "0"}, "a.tar holds no pictures (.jpg "),
+        ({"1.cls": "0"}, "a.tar has '1.cls', but no image with that name (.jpg "),
+        ({"1.txt": "0"}, "a.tar holds no images (.jpg "),
         ({"1.png": 1, "1.txt": "a dog"}, "a.tar has no class in '1.txt', but 'a dog'"),
         ({"1.png": 1, "1.cls": ""}, "a.tar has no class in '1.cls', but ''"),
         ({"1.png": 1, "1.cls": b"\x93NUMPY"}, "a.tar has no label in '1.cls', where a class is expected"),
@@ -848,8 +848,8 @@ def test_shards_from_the_network(named: bool, served: tuple[str, list[str], Call
         opened = data.open(spec)
         assert opened.source == spec
         assert opened.classes == tuple(f"pet {i}" if named else str(i) for i in range(10))
-        assert seen(opened["train"]) == labelled(range(20))
-        assert seen(opened["val"]) == labelled(range(20, 25))
+        assert seen(opened["train"]) == labeled(range(20))
+        assert seen(opened["val"]) == labeled(range(20, 25))
         if not again:
             assert {*asked} == {f"/pets/{name}" for name in ("classes.txt", "train-0.tar", "train-1.tar", "val.tar")}
             close()  # all is here now
@@ -903,10 +903,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def table(hub: Any, numbers: range, label: Any, answers: list[Any] | None = None) -> Any:
-    pictures = [{"bytes": picture(i), "path": None} for i in numbers]
+    images = [{"bytes": image(i), "path": None} for i in numbers]
     answers = [i % 2 for i in numbers] if answers is None else answers
     return hub.Dataset.from_dict(
-        {"image": pictures, "label": answers}, features=hub.Features({"image": hub.Image(), "label": label})
+        {"image": images, "label": answers}, features=hub.Features({"image": hub.Image(), "label": label})
     )
 
 
@@ -938,7 +938,7 @@ def test_one_saved_split_and_labels_that_are_text_or_numbers(hub: Any, tmp_path:
     assert (opened.classes, seen(opened["train"])) == (("0", "1", "2"), [(2, 1), (0, 2)])
 
 
-def test_a_folder_of_parquet_and_one_of_pictures_through_hugging_face(hub: Any, tmp_path: Path):
+def test_a_folder_of_parquet_and_one_of_images_through_hugging_face(hub: Any, tmp_path: Path):
     (tmp_path / "pets").mkdir()
     label = hub.ClassLabel(names=["cat", "dog"])
     for split, numbers in (("train", range(4)), ("test", range(4, 6))):
@@ -960,9 +960,9 @@ def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, 
     two.rename_column("label", "size").save_to_disk(tmp_path / "a")
     assert refused(tmp_path / "a").endswith("has no column of labels, such as 'label'; its columns are image, size")
     two.remove_columns("image").save_to_disk(tmp_path / "b")
-    assert refused(tmp_path / "b").endswith("has no column of pictures; its columns are label")
+    assert refused(tmp_path / "b").endswith("has no column of images; its columns are label")
     table(hub, range(2), hub.Value("int64"), [None, -1]).save_to_disk(tmp_path / "c")
-    assert refused(tmp_path / "c").startswith("no picture of")
+    assert refused(tmp_path / "c").startswith("no image of")
     table(hub, range(2), hub.Value("int64"), [None, 1]).save_to_disk(tmp_path / "d")
     assert "has the class number -1" in refused(tmp_path / "d")
     (tmp_path / "d" / "state.json").write_text("{")
@@ -972,10 +972,10 @@ def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, 
     assert refused(tmp_path / "a").endswith("needs the library datasets; pip install mlpmixer[data]")
 
 
-def test_a_missing_picture_is_told_when_it_is_read(hub: Any, tmp_path: Path):
+def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path):
     holes = hub.Dataset.from_dict(
         {"image": [None], "label": [0]}, features=hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
     )
     holes.save_to_disk(tmp_path / "a")
-    with pytest.raises(PictureError, match=r"train\[0\] has no picture"):
+    with pytest.raises(ImageError, match=r"train\[0\] has no image"):
         data.open(tmp_path / "a")["train"].read(0)

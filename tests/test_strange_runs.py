@@ -32,17 +32,17 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 import mlpmixer
 from mlpmixer.cli import main
+from mlpmixer.draw.chart import Axis, Series, labels, line_chart, ticks
 from mlpmixer.errors import MixerError
+from mlpmixer.machine.distributed import Group
 from mlpmixer.recipe import Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
-from mlpmixer.report.chart import Axis, Series, labels, line_chart, ticks
 from mlpmixer.report.report import report
 from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.parts import read_into
 from mlpmixer.train.pickled import told
-from mlpmixer.train.team import Team
 
 STEPS = 4
 
@@ -55,7 +55,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run on pictures in a folder."""
+    """A small run on images in a folder."""
     root = tmp_path_factory.mktemp("strange")
     chance = np.random.default_rng(0)
     for split in ("train", "val", "test"):
@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(
         name="strange",
         model=Model(name="mixer_pico", options={"layers": 1, "channels": 16, "token_hidden": 8, "channel_hidden": 16}),
-        data=Data(source=str(root / "photos"), dev="val", test="test"),
+        data=Data(source=str(root / "photos"), val="val", test="test"),
         augment=Augment(crop="pad", padding=2),
         evaluation=Evaluation(resize=28),
         train=Train(steps=STEPS, batch_size=8, precision="fp32"),
@@ -257,7 +257,7 @@ class TestCheckpoints:
         (place / "link").symlink_to("/dev/zero")
         os.mkfifo(place / "pipe")
         (place / "sums.json").write_text(json.dumps({file: 0}))
-        with Checkpoints(stopped / "checkpoints", Team(torch.device("cpu")), keep=1) as checkpoints:
+        with Checkpoints(stopped / "checkpoints", Group(torch.device("cpu")), keep=1) as checkpoints:
             step, warnings = checkpoints.restore({})
         assert step == 2
         assert "going on from step 2" in warnings[0]
@@ -265,7 +265,7 @@ class TestCheckpoints:
     @pytest.mark.parametrize("name", ["step-9", "step-0000000099", "step-" + "9" * 200, "step-٣٣٣٣٣٣٣٣٣"])
     def test_names_that_are_none_of_ours(self, name: str, stopped: Path):
         (stopped / "checkpoints" / name).mkdir()
-        with Checkpoints(stopped / "checkpoints", Team(torch.device("cpu")), keep=1) as checkpoints:
+        with Checkpoints(stopped / "checkpoints", Group(torch.device("cpu")), keep=1) as checkpoints:
             assert checkpoints.newest() == STEPS
 
     def test_of_a_step_that_the_run_has_not(self, stopped: Path, capfd: pytest.CaptureFixture[str]):
@@ -306,7 +306,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
     "result 5": put("result.json", "5"),
     "result null": put("result.json", "null"),
     "result list": put("result.json", "[1,2]"),
-    "result split text": result({"test": "x", "dev": None}),
+    "result split text": result({"test": "x", "val": None}),
     "result top1 text": result({"test": {"top1": "x", "count": 1}}),
     "result top1 list": result({"test": {"top1": [], "count": 1}}),
     "result top1 huge": result({"test": {"top1": 10**30, "count": 1}}),
@@ -333,9 +333,9 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
     "recipe terabytes": terabytes("recipe.toml"),
 }
 ODD: dict[str, Callable[[Path], object]] = {
-    "top1 text": line('{"step": 9, "kind": "dev", "epoch": 1, "top1": "x"}'),
-    "top1 list": line('{"step": 9, "kind": "dev", "epoch": 1, "top1": [1]}'),
-    "top1 huge": line('{"step": 9, "kind": "dev", "epoch": 1, "top1": 1' + "0" * 30 + "}"),
+    "top1 text": line('{"step": 9, "kind": "val", "epoch": 1, "top1": "x"}'),
+    "top1 list": line('{"step": 9, "kind": "val", "epoch": 1, "top1": [1]}'),
+    "top1 huge": line('{"step": 9, "kind": "val", "epoch": 1, "top1": 1' + "0" * 30 + "}"),
     "epoch text": line('{"step": 9, "kind": "train", "epoch": "x", "loss": 1}'),
     "epoch list": line('{"step": 9, "kind": "train", "epoch": [1], "loss": 1}'),
     "epoch infinite": line('{"step": 9, "kind": "train", "epoch": 1e999, "loss": 1}'),
@@ -562,7 +562,7 @@ ON_A_PAGE: dict[str, Callable[[Path], object]] = {
     "machine elsewhere": link("machine.json", "/etc/passwd"),
     "no metrics": lambda run: (run / "metrics.jsonl").unlink(),
     "metrics empty": put("metrics.jsonl", ""),
-    "metrics without figures": put("metrics.jsonl", '{"step": 1, "kind": "train"}\n{"step": 1, "kind": "dev"}\n'),
+    "metrics without figures": put("metrics.jsonl", '{"step": 1, "kind": "train"}\n{"step": 1, "kind": "val"}\n'),
     "speed 0": put("metrics.jsonl", '{"step": 1, "kind": "train", "epoch": 1, "loss": 1, "images_per_s": 0}\n'),
     "speed below 0": put("metrics.jsonl", '{"step": 1, "kind": "train", "epoch": 1, "loss": 1, "images_per_s": -1}\n'),
     "loss huge": line('{"step": 9, "kind": "train", "epoch": 1, "loss": 1e308}'),
@@ -632,7 +632,7 @@ class TestReport:
         assert Path("/dev/full").is_char_device()
 
 
-class TestPictures:
+class TestImages:
     """The recipe of a stranger's run may name a folder of the user's."""
 
     def test_they_are_not_opened_unasked(self, run: Path, capfd: pytest.CaptureFixture[str]):
@@ -640,8 +640,8 @@ class TestPictures:
         said = capfd.readouterr().err
         photos = run.parents[1] / "photos"
         source = toml.read(run / "recipe.toml").data.source
-        closed = f"a report opens '{source}' only if it is told --pictures, or other pictures with --data SOURCE"
-        assert said == f"mixer: {run}: no pictures are shown; {closed}\n"
+        closed = f"a report opens '{source}' only if it is told --images, or other images with --data SOURCE"
+        assert said == f"mixer: {run}: no images are shown; {closed}\n"
         html = (run / "report.html").read_text(encoding="utf-8")
         assert html.count("--data SOURCE") == 2
         assert "image-rendering" not in html.split("Answers</h2>")[1].split("Weights</h2>")[0]
@@ -652,24 +652,24 @@ class TestPictures:
     def test_nor_anything_elsewhere(self, source: str, run: Path):
         recipe = toml.change(toml.read(run / "recipe.toml"), {"data.source": source})
         (run / "recipe.toml").write_text(toml.dumps(recipe))
-        assert "only if it is told --pictures" in page_of(run)
+        assert "only if it is told --images" in page_of(run)
 
     def test_they_are_if_asked_for(self, run: Path, capfd: pytest.CaptureFixture[str]):
-        main(["report", str(run), "--pictures"])
+        main(["report", str(run), "--images"])
         source = toml.read(run / "recipe.toml").data.source
-        assert f"mixer: {run}: its pictures are read from {source}\n" in capfd.readouterr().err
+        assert f"mixer: {run}: its images are read from {source}\n" in capfd.readouterr().err
         html = (run / "report.html").read_text(encoding="utf-8")
-        assert "of 16 test pictures" in html
-        assert "No pictures are shown" not in html
+        assert "of 16 test images" in html
+        assert "No images are shown" not in html
         assert len([*(run / "cards").glob("*.json")]) == 1
-        assert "Not measured" not in page_of(run), "a card that is there needs no pictures"
+        assert "Not measured" not in page_of(run), "a card that is there needs no images"
 
     def test_others_in_their_stead(self, run: Path, tmp_path: Path):
         source = Path(toml.read(run / "recipe.toml").data.source)
         shutil.copytree(source, tmp_path / "photos")
         (tmp_path / "photos" / "test" / "cat" / "0.png").unlink()
         html = page_of(run, data=tmp_path / "photos")
-        assert "of 15 test pictures" in html
+        assert "of 15 test images" in html
         assert "Not measured" not in html
 
 
@@ -718,8 +718,8 @@ for turn in range(40):
         print(flush=True)
     for step in range(turn + 1, turn + 20):
         run.note(step, "train", epoch=step / 10, loss=1.0, images_per_s=9.0)
-        run.note(step, "dev", epoch=step / 10, top1=0.5)
-    run.write("result.json", {"steps": 1, "dev": None, "test": {"top1": 0.5, "count": 2}})
+        run.note(step, "val", epoch=step / 10, top1=0.5)
+    run.write("result.json", {"steps": 1, "val": None, "test": {"top1": 0.5, "count": 2}})
     run.result() and (run.path / "result.json").unlink()
 """
 

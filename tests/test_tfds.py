@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mlpmixer import data
-from mlpmixer.data.pictures import decode
+from mlpmixer.data.images import decode
 from mlpmixer.data.sources import tfrecord
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import DataError
@@ -85,7 +85,7 @@ def prepared(folder: Path, **splits: Sequence[Sequence[bytes]]) -> Path:
     return folder
 
 
-def labelled(labels: Sequence[int], first_shade: int = 0) -> list[bytes]:
+def labeled(labels: Sequence[int], first_shade: int = 0) -> list[bytes]:
     return [example(image=png(first_shade + n), label=label, file_name=b"x.png") for n, label in enumerate(labels)]
 
 
@@ -120,8 +120,8 @@ class TestRecords:
 
 
 def test_a_prepared_data_set(tmp_path: Path):
-    files = [labelled([2, 0]), labelled([1], first_shade=50)]
-    folder = prepared(tmp_path / "set" / "1.0.0", train=files, validation=[labelled([1])], test=[labelled([0, 1])])
+    files = [labeled([2, 0]), labeled([1], first_shade=50)]
+    folder = prepared(tmp_path / "set" / "1.0.0", train=files, validation=[labeled([1])], test=[labeled([0, 1])])
     (folder / "label.labels.txt").write_text("cat\ndog\ncow\n")
     opened = data.open(folder)
     assert opened.classes == ("cat", "dog", "cow")
@@ -149,7 +149,7 @@ def test_a_prepared_data_set(tmp_path: Path):
     ],
 )
 def test_what_does_not_fit(spoil: Any, words: str, tmp_path: Path):
-    folder = prepared(tmp_path / "set" / "1.0.0", train=[labelled([0, 1])])
+    folder = prepared(tmp_path / "set" / "1.0.0", train=[labeled([0, 1])])
     spoil(folder)
     with pytest.raises(DataError, match=words):
         data.open(folder)
@@ -162,8 +162,8 @@ class TestVtab:
 
     def test_800_and_200_of_the_right_parts(self, tmp_path: Path):
         """Of 1,000 in train, nine tenths are train: the first 800; of the last tenth, all 100."""
-        files = [labelled([n % 102 for n in range(0, 600)]), labelled([n % 102 for n in range(600, 1000)])]
-        prepared(tmp_path / "caltech101" / "3.0.1", train=files, test=[labelled([5, 6])])
+        files = [labeled([n % 102 for n in range(0, 600)]), labeled([n % 102 for n in range(600, 1000)])]
+        prepared(tmp_path / "caltech101" / "3.0.1", train=files, test=[labeled([5, 6])])
         opened = data.open(f"vtab:caltech101:{tmp_path}")
         assert len(opened.classes) == 102
         assert opened["train"].labels.tolist() == [n % 102 for n in range(800)]
@@ -172,7 +172,7 @@ class TestVtab:
 
     def test_the_newest_version_and_the_config(self, tmp_path: Path):
         for version, label in (("9.0.0", 1), ("10.0.0", 2)):
-            whole = [labelled([label] * 10)]
+            whole = [labeled([label] * 10)]
             prepared(tmp_path / "eurosat" / "rgb" / version, train=whole)
         opened = data.open(f"vtab:eurosat:{tmp_path}")
         assert {name: split.labels.tolist() for name, split in opened.splits.items()} == {

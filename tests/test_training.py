@@ -35,31 +35,31 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from mlpmixer import Predictor, create, data, load, save
-from mlpmixer.data.choose import choose
+from mlpmixer.data.images import decode
 from mlpmixer.data.loader import Batch
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.data.preprocess import normalize, prepare
+from mlpmixer.data.select import choose
 from mlpmixer.errors import DataError, Diverged, MixerError, RecipeError, RunError, RunStopped, UsageError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import About, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
-from mlpmixer.train.begin import begin
 from mlpmixer.train.checkpoint import Checkpoints
-from mlpmixer.train.diary import Diary, off_the_curve
 from mlpmixer.train.grid import search
+from mlpmixer.train.init_model import begin
+from mlpmixer.train.logger import RunLogger, off_the_curve
 from mlpmixer.train.loop import crosses, fit, length_of
 from mlpmixer.train.loss import distance_to
 from mlpmixer.train.progress import Bar
-from mlpmixer.train.stop import Stop
+from mlpmixer.train.signals import Stop
+from mlpmixer.train.step import Update
 from mlpmixer.train.teacher import Teacher
-from mlpmixer.train.team import Team
-from mlpmixer.train.update import Update
 
 CLASSES = ("Trouser", "Bag")
 STEPS = 12
-CPU = Team(torch.device("cpu"))
+CPU = Group(torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,14 +73,14 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some hundred pictures of Fashion-MNIST, as its own files: trousers, bags and, few, shirts."""
+    """Some hundred images of Fashion-MNIST, as its own files: trousers, bags and, few, shirts."""
     folder = tmp_path_factory.mktemp("clothes")
     whole = data.open("fashion_mnist_small")
     for split, stem, counts in (("train", "train", {1: 120, 8: 120, 6: 30}), ("test", "t10k", {1: 40, 8: 40, 6: 10})):
         labels = whole[split].labels
         chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:n] for label, n in counts.items()]))
-        pictures = np.stack([np.asarray(whole[split].read(int(i))) for i in chosen])
-        write_idx(folder / f"{stem}-images-idx3-ubyte", pictures)
+        images = np.stack([np.asarray(whole[split].read(int(i))) for i in chosen])
+        write_idx(folder / f"{stem}-images-idx3-ubyte", images)
         write_idx(folder / f"{stem}-labels-idx1-ubyte", labels[chosen])
     return folder
 
@@ -96,7 +96,7 @@ def small(clothes: Path) -> Recipe:
             **{f"model.options.{name}": value for name, value in sizes.items()},
             "data.source": str(clothes),
             "data.classes": CLASSES,
-            "data.dev": "10%",
+            "data.val": "10%",
             "augment.crop": "pad",
             "augment.mixup": 0.2,
             "optim.lr": 0.004,
@@ -171,7 +171,7 @@ def assert_same_file(ours: Path, theirs: Path) -> None:
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Bit for bit: weights, optimiser, average, best, and what was measured on the way."""
+    """BiT for bit: weights, optimizer, average, best, and what was measured on the way."""
     for name in ("weights.safetensors", "best.safetensors"):
         assert_same_file(ours / name, theirs / name)
     assert (ours / "result.json").read_bytes() == (theirs / "result.json").read_bytes()
@@ -219,11 +219,11 @@ class TestWholeRuns:
 
     def test_the_weights_carry_all_that_is_needed(self, small: Recipe, uninterrupted: Path, clothes: Path):
         model = load(uninterrupted)
-        assert model.passport is not None
-        assert model.passport.classes == CLASSES
-        assert model.passport.preprocessing == Preprocessing.usual((28, 28))
-        assert model.passport.provenance["recipe"] == "small"
-        assert model.passport.provenance["data"] == str(clothes)
+        assert model.metadata is not None
+        assert model.metadata.classes == CLASSES
+        assert model.metadata.preprocessing == Preprocessing.usual((28, 28))
+        assert model.metadata.provenance["recipe"] == "small"
+        assert model.metadata.provenance["data"] == str(clothes)
         test = choose(small.data).test
         assert test is not None
         predictor = Predictor(model)
@@ -248,10 +248,10 @@ class TestWholeRuns:
             assert line["lr"] == pytest.approx(
                 0.004 * (1 + math.cos(math.pi * (line["step"] - 1) / STEPS)) / 2, rel=1e-4
             )
-        dev = [line for line in lines if line["kind"] == "dev"]
-        assert [line["step"] for line in dev] == [6, 11, 12]  # every 0.4 epochs of 13.5 steps, and last
-        assert all(line["count"] == 24 for line in dev)
-        assert [line["kind"] for line in lines[-2:]] == ["final dev", "final test"]
+        val = [line for line in lines if line["kind"] == "val"]
+        assert [line["step"] for line in val] == [6, 11, 12]  # every 0.4 epochs of 13.5 steps, and last
+        assert all(line["count"] == 24 for line in val)
+        assert [line["kind"] for line in lines[-2:]] == ["final val", "final test"]
 
     def test_curves_in_tensorboard(self, uninterrupted: Path):
         assert_curves(EventAccumulator(str(uninterrupted / "tensorboard")), uninterrupted)
@@ -274,15 +274,15 @@ class TestWholeRuns:
         found = fit(small, folder, quiet=True)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
         assert found.weights == folder / "weights.safetensors"
-        assert found.dev == json.loads((folder / "result.json").read_text())["dev"]
+        assert found.val == json.loads((folder / "result.json").read_text())["val"]
 
     def test_the_best_is_kept_if_wanted(self, small: Recipe, tmp_path: Path):
         """With a rate that ruins now and then what was learnt."""
         how = {"train.keep": "best", "optim.name": "sgd", "optim.lr": 2.0, "optim.ema": 0.0, "evaluation.every": 0.1}
         found = fit(toml.change(small, how), tmp_path / "run", quiet=True)
-        measured = [line["top1"] for line in metrics(tmp_path / "run") if line["kind"] == "dev"]
-        assert found.dev is not None
-        assert found.dev["top1"] == pytest.approx(max(measured), abs=1e-6)
+        measured = [line["top1"] for line in metrics(tmp_path / "run") if line["kind"] == "val"]
+        assert found.val is not None
+        assert found.val["top1"] == pytest.approx(max(measured), abs=1e-6)
         assert measured[-1] < max(measured)
         assert_same_file(found.weights, tmp_path / "run" / "best.safetensors")
 
@@ -298,16 +298,16 @@ class TestWholeRuns:
 
         monkeypatch.setattr(Update, "learn", spied)
         found = fit(recipe, tmp_path / "resized", quiet=True)
-        passport = load(found.weights).passport
-        assert passport is not None
+        info = load(found.weights).metadata
+        assert info is not None
         split = choose(recipe.data).train
-        measured = [prepare(decode(split.read(n)), passport.preprocessing) for n in range(len(split))]
-        assert seen == {picture.numpy().tobytes() for picture in measured}
+        measured = [prepare(decode(split.read(n)), info.preprocessing) for n in range(len(split))]
+        assert seen == {one.numpy().tobytes() for one in measured}
 
     def test_without_dev_and_test(self, small: Recipe, tmp_path: Path):
-        found = fit(toml.change(small, {"data.dev": "", "data.test": "", "train.steps": 2}), tmp_path, quiet=True)
-        assert (found.dev, found.test) == (None, None)
-        assert load(tmp_path).passport is not None
+        found = fit(toml.change(small, {"data.val": "", "data.test": "", "train.steps": 2}), tmp_path, quiet=True)
+        assert (found.val, found.test) == (None, None)
+        assert load(tmp_path).metadata is not None
 
     def test_it_leaves_nothing_open(self, small: Recipe, tmp_path: Path):
         fit(
@@ -363,11 +363,11 @@ class TestWhatIsSeen:
         out, err = capfd.readouterr()
         assert out == ""
         assert re.fullmatch(
-            r"train: 216 pictures \(train but what dev has of it \(seed 0\)\); dev: 24 pictures \(10% of train\); "
-            r"test: 80 pictures \(test\)\n"
-            r"epoch +0\.1481  dev: \d+\.\d\d % right, \d\.\d{4} nats\n"
-            r"epoch +0\.1481  final dev: \d+\.\d\d % right, \d\.\d{4} nats\n"
-            r"epoch +0\.1481  final test: \d+\.\d\d % right, \d\.\d{4} nats\n",
+            r"train: 216 images \(train but what val has of it \(seed 0\)\); val: 24 images \(10% of train\); "
+            r"test: 80 images \(test\)\n"
+            r"epoch +0\.1481  val: \d+\.\d\d % right, \d\.\d{4} cross_entropy\n"
+            r"epoch +0\.1481  final val: \d+\.\d\d % right, \d\.\d{4} cross_entropy\n"
+            r"epoch +0\.1481  final test: \d+\.\d\d % right, \d\.\d{4} cross_entropy\n",
             err,
         )
 
@@ -392,12 +392,12 @@ class TestWhatIsSeen:
                 (tmp_path / "photos" / split / name).mkdir(parents=True)
                 for n in range(number):
                     Image.new("RGB", (28, 28), (n, 9, 9)).save(tmp_path / "photos" / split / name / f"{n}.png")
-        source = {"data.source": str(tmp_path / "photos"), "data.classes": (), "data.dev": "auto", "train.steps": 1}
+        source = {"data.source": str(tmp_path / "photos"), "data.classes": (), "data.val": "auto", "train.steps": 1}
         fit(toml.change(small, source), tmp_path / "run", quiet=True)
         assert capfd.readouterr().err.splitlines() == [
-            "warning: no picture to learn from, so never right: classes 'a', 'b', 'c' and 1 more; add pictures, or "
+            "warning: no image to learn from, so never right: classes 'a', 'b', 'c' and 1 more; add images, or "
             "choose others with data.classes",
-            "warning: a single picture to learn from: class 'e'; add pictures, or choose others with data.classes",
+            "warning: a single image to learn from: class 'e'; add images, or choose others with data.classes",
         ]
 
     def test_quiet_is_quiet_but_for_warnings(self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -423,7 +423,7 @@ class TestWhatIsSeen:
         text = seen.decode()
         assert "2/2" in text
         assert re.search(r"loss 0\.\d{3}  lr 0\.00\d+  [\d,]+ images/s  MFU \d+%", text)
-        assert "dev: " in text
+        assert "val: " in text
         assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor comes back
 
     @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ class TestWhatIsSeen:
             ({"train.steps": 5, "train.least_steps": 90, "evaluation.every": 0.2}, 5, 1),
         ],
     )
-    def test_few_pictures_are_learnt_from_for_longer_with_as_many_looks(
+    def test_few_images_are_learnt_from_for_longer_with_as_many_looks(
         self, changes: dict[str, Any], steps: int, looks: int, small: Recipe
     ):
         """30 epochs of 50 photographs are 24 steps, in which nothing is learnt."""
@@ -495,7 +495,7 @@ def is_as_far_as(folder: Path, step: int) -> bool:
 
 
 def users_of(folder: Path) -> set[str]:
-    """The processes that have files of it open, such as those that load pictures for a run that is no more."""
+    """The processes that have files of it open, such as those that load images for a run that is no more."""
     found = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
@@ -652,7 +652,7 @@ VARIANTS = {
     # fp16 is slow on a CPU.
     "fp16, gsam, lamb": {
         **{"train.precision": "fp16", "optim.sharpness": "gsam", "optim.name": "lamb"},
-        **{"train.batch_size": 2, "data.dev": "1%", "model.options.layers": 1},
+        **{"train.batch_size": 2, "data.val": "1%", "model.options.layers": 1},
     },
     "bf16, our kernels": {"train.precision": "bf16", "model.options.dropout": 0.0},
     "sgd, cutmix, parts": {"optim.name": "sgd", "augment.cutmix": 1.0, "machine.micro_batch": 5, "optim.ema": 0.0},
@@ -728,31 +728,31 @@ class TestGoingOn:
         [
             (
                 {"spare/0.png": "photos/train/cat/3.png", "spare/1.png": "photos/train/cat/4.png"},
-                "train pictures: 8, not 6",
+                "train images: 8, not 6",
             ),
-            ({"spare": "photos/train/fox"}, "classes: 3, not 2; train pictures: 8, not 6"),
-            ({"photos/train/cat/2.png": "photos/train/dog/3.png"}, "train pictures: 6 as before, but not the same"),
+            ({"spare": "photos/train/fox"}, "classes: 3, not 2; train images: 8, not 6"),
+            ({"photos/train/cat/2.png": "photos/train/dog/3.png"}, "train images: 6 as before, but not the same"),
             (
                 {"photos/train/dog": "photos/train/fox", "photos/test/dog": "photos/test/fox"},
                 "classes: 2 as before, but not the same",
             ),
-            ({"photos/test": "elsewhere"}, "test pictures: 0, not 6"),
+            ({"photos/test": "elsewhere"}, "test images: 0, not 6"),
         ],
     )
-    def test_only_with_the_same_pictures(self, moves: dict[str, str], words: str, small: Recipe, tmp_path: Path):
+    def test_only_with_the_same_images(self, moves: dict[str, str], words: str, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         for old, new in moves.items():
             (tmp_path / old).rename(tmp_path / new)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         said = refused(RunError, recipe, folder)
-        assert f"{folder} holds a run on other pictures ({words}); choose another folder with --folder, or" in said
+        assert f"{folder} holds a run on other images ({words}); choose another folder with --folder, or" in said
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         for old, new in moves.items():
             (tmp_path / new).rename(tmp_path / old)
         assert fit(recipe, folder, quiet=True).test is not None
         assert_went_on(folder, noted(tmp_path / "whole"), 1)
 
-    @pytest.mark.parametrize("lacking", ["labels", "digest", "classes", "pictures"])
+    @pytest.mark.parametrize("lacking", ["labels", "digest", "classes", "images"])
     def test_with_an_older_record(self, lacking: str, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         record = json.loads((folder / "picks.json").read_text())
@@ -763,7 +763,7 @@ class TestGoingOn:
         assert_went_on(folder, noted(tmp_path / "whole"), 1)
         assert json.loads((folder / "picks.json").read_text()) == choose(recipe.data).record
 
-    def test_with_pictures_that_were_moved(self, small: Recipe, tmp_path: Path):
+    def test_with_images_that_were_moved(self, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         (tmp_path / "photos").rename(tmp_path / "moved")
         moved = toml.change(recipe, {"data.source": str(tmp_path / "moved")})
@@ -783,7 +783,7 @@ class TestGoingOn:
         moved = toml.change(recipe, {"data.source": str(tmp_path / "other")})
         Image.new("RGB", (40, 60)).save(tmp_path / "other" / "train" / "cat" / "1.png")
         words = refused(RunError, moved, folder)
-        assert "holds a run on other pictures (train pictures: 6 as before, but not the same)" in words
+        assert "holds a run on other images (train images: 6 as before, but not the same)" in words
         shutil.copy(tmp_path / "photos" / "train" / "cat" / "1.png", tmp_path / "other" / "train" / "cat" / "1.png")
         assert fit(moved, folder, quiet=True).test is not None
 
@@ -795,7 +795,7 @@ class TestGoingOn:
         assert f'holds a run of another recipe (data.source: "{tmp_path}/moved", not "{tmp_path}/photos"; ' in words
         record = json.loads((folder / "picks.json").read_text())
         for split in ("train", "test"):
-            del record[split]["pictures"]
+            del record[split]["images"]
         (folder / "picks.json").write_text(json.dumps(record))
         words = refused(RunError, moved, folder)
         assert f'holds a run of another recipe (data.source: "{tmp_path}/moved", not "{tmp_path}/photos")' in words
@@ -806,9 +806,9 @@ class TestGoingOn:
     def test_a_record_of_another_hand(self, record: str, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         (folder / "picks.json").write_text(record)
-        assert "picks.json is damaged" in (words := refused(RunError, recipe, folder)) or "other pictures" in words
+        assert "picks.json is damaged" in (words := refused(RunError, recipe, folder)) or "other images" in words
 
-    def test_with_more_pictures_while_nothing_is_learnt(self, small: Recipe, tmp_path: Path):
+    def test_with_more_images_while_nothing_is_learnt(self, small: Recipe, tmp_path: Path):
         recipe, folder = stopped_on_photos(small, tmp_path)
         shutil.rmtree(folder / "checkpoints")
         (tmp_path / "spare" / "0.png").rename(tmp_path / "photos" / "train" / "cat" / "3.png")
@@ -855,7 +855,7 @@ class TestGoingOn:
             assert "another process is running in" in refused(RunError, endless, folder)
             process.kill()
             process.join()
-        # What loaded pictures for it may live on for a moment; that is no reason to wait.
+        # What loaded images for it may live on for a moment; that is no reason to wait.
         with RunFolder(folder).held():
             pass
 
@@ -875,7 +875,7 @@ class TestGoingOn:
 
 
 def stopped_on_photos(small: Recipe, folder: Path) -> tuple[Recipe, Path]:
-    """A run of two steps that was stopped after the first, on photos/ beside it; and spare/, two more pictures."""
+    """A run of two steps that was stopped after the first, on photos/ beside it; and spare/, two more images."""
     random = np.random.default_rng(0)
     counts = {f"photos/{split}/{kind}": 3 for split in ("train", "test") for kind in ("cat", "dog")}
     for place, count in {**counts, "spare": 2}.items():
@@ -883,7 +883,7 @@ def stopped_on_photos(small: Recipe, folder: Path) -> tuple[Recipe, Path]:
         for number in range(count):
             pixels = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / place / f"{number}.png")
-    source = {"data.source": str(folder / "photos"), "data.classes": (), "data.dev": ""}
+    source = {"data.source": str(folder / "photos"), "data.classes": (), "data.val": ""}
     recipe = toml.change(small, {**source, "train.steps": 2, "train.batch_size": 4, "machine.save_every": 1})
     fit(recipe, folder / "whole", quiet=True)
     return recipe, as_after(1, folder / "whole", folder / "run")
@@ -975,8 +975,8 @@ class TestLosingTheLoss:
         report = json.loads((folder / "diverged.json").read_text())
         assert report["steps"] == [int(found[2]), int(found[3])]
         assert len(report["losses"]) == len(report["norms"]) == 1
-        assert all(re.fullmatch(r".* train\[\d+\]", where) for where in report["pictures"])
-        assert 16 <= len(report["pictures"]) <= 17
+        assert all(re.fullmatch(r".* train\[\d+\]", where) for where in report["images"])
+        assert 16 <= len(report["images"]) <= 17
         assert all(math.isfinite(line["loss"]) for line in metrics(folder) if line["kind"] == "train")
         # The same again, from the good checkpoint.
         before = noted(folder)
@@ -996,14 +996,14 @@ class TestLosingTheLoss:
         assert not (tmp_path / "run" / "best.safetensors").exists()
 
     def test_a_gradient_that_is_no_number_behind_a_loss_that_is(self, small: Recipe, tmp_path: Path):
-        run, pictures = RunFolder(tmp_path), choose(small.data)
+        run, images = RunFolder(tmp_path), choose(small.data)
         part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
         with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
-            diary = Diary(run, small, pictures, (1.0, 1.0), CPU, checkpoints, Bar(3, 0, quiet=True))
-            diary.step(1, torch.tensor(0.7), torch.tensor(1.0), [part])
-            diary.step(2, torch.tensor(0.7), torch.tensor(math.inf), [part])
+            logger = RunLogger(run, small, images, (1.0, 1.0), CPU, checkpoints, Bar(3, 0, quiet=True))
+            logger.step(1, torch.tensor(0.7), torch.tensor(1.0), [part])
+            logger.step(2, torch.tensor(0.7), torch.tensor(math.inf), [part])
             with pytest.raises(RunError, match=r"the gradient's norm is inf at step 2 \(steps 1 to 2 "):
-                diary.look(2, 0.1)
+                logger.look(2, 0.1)
 
     def test_it_explodes(self, small: Recipe, tmp_path: Path):
         how = {
@@ -1044,14 +1044,14 @@ class TestLosingTheLoss:
 
     def test_fine_tuning_may_begin_near_zero(self, small: Recipe, tmp_path: Path):
         """Five times next to nothing is nothing to worry about."""
-        run, pictures = RunFolder(tmp_path), choose(small.data)
+        run, images = RunFolder(tmp_path), choose(small.data)
         part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
         with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
-            diary = Diary(run, small, pictures, (1.0, 1.0), CPU, checkpoints, Bar(9, 0, quiet=True))
+            logger = RunLogger(run, small, images, (1.0, 1.0), CPU, checkpoints, Bar(9, 0, quiet=True))
             for step, loss in enumerate([0.01, 0.01, 0.01, 0.01, 0.5, 0.5, 0.5, 0.5], 1):
-                diary.step(step, torch.tensor(loss), torch.tensor(1.0), [part])
+                logger.step(step, torch.tensor(loss), torch.tensor(1.0), [part])
                 if step % 4 == 0:
-                    diary.look(step, 0.1)
+                    logger.look(step, 0.1)
         assert [line["loss"] for line in run.metrics()] == pytest.approx([0.01, 0.5])
 
 
@@ -1062,7 +1062,7 @@ def test_out_of_memory_says_what_fits_and_that_does_fit(small: Recipe, tmp_path:
     assert run_elsewhere(recipe, tmp_path / "run", memory=700 << 20) == 1
     words = said(tmp_path / "run")
     found = re.fullmatch(
-        r"out of memory with 1024 pictures at once; (\d+) fit: --machine\.micro_batch \1 learns the same in smaller "
+        r"out of memory with 1024 images at once; (\d+) fit: --machine\.micro_batch \1 learns the same in smaller "
         r"parts \(the run goes on where it was\)\n",
         words,
     )
@@ -1084,9 +1084,9 @@ class TestStartingFromWeights:
         assert model.state_dict()["head.weight"].shape == (3, 32)
         assert not model.state_dict()["head.weight"].any()
         assert model.training
-        assert model.passport is not None
-        assert model.passport.classes == classes
-        assert model.passport.provenance == {
+        assert model.metadata is not None
+        assert model.metadata.classes == classes
+        assert model.metadata.provenance == {
             "recipe": "small",
             "data": small.data.source,
             "from": str(uninterrupted),
@@ -1106,9 +1106,9 @@ class TestStartingFromWeights:
         fit(recipe, tmp_path / "run", quiet=True)
         model = load(tmp_path / "run")
         assert model.config.image_size == (36, 36)
-        assert model.passport is not None
-        assert model.passport.preprocessing == Preprocessing.usual((36, 36))
-        assert model.passport.classes == ("Trouser", "Shirt", "Bag")
+        assert model.metadata is not None
+        assert model.metadata.preprocessing == Preprocessing.usual((36, 36))
+        assert model.metadata.classes == ("Trouser", "Shirt", "Bag")
         losses = [line["loss"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
         assert losses[0] == pytest.approx(math.log(3), abs=0.1)
 
@@ -1147,8 +1147,8 @@ class TestTeacher:
         chance = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (16, 3, 28, 28), dtype=torch.uint8, generator=chance)
         labels = torch.randint(0, 2, (16,), generator=chance)
-        assert model.passport is not None
-        seen = normalise(images, model.passport.preprocessing)
+        assert model.metadata is not None
+        seen = normalize(images, model.metadata.preprocessing)
         with torch.no_grad():
             ours, theirs = model(seen), load(uninterrupted)(seen)
         far = distance_to(theirs, ours, recipe.loss)
@@ -1162,19 +1162,19 @@ class TestTeacher:
         fit(toml.change(small, how), tmp_path / "run", quiet=True)
         assert [*state(tmp_path / "run", 3)["model"]] == [*state(uninterrupted, 3)["model"]]  # the teacher is not kept
 
-    def test_ours_sees_the_pictures_in_its_own_size_and_scale(self, small: Recipe, tmp_path: Path):
+    def test_ours_sees_the_images_in_its_own_size_and_scale(self, small: Recipe, tmp_path: Path):
         other = begin(toml.change(small, {"model.image_size": 36}), CLASSES).eval()
         torch.nn.init.normal_(other.get_parameter("head.weight"))
         how = Preprocessing(resize=40, crop=(36, 36), mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))
         save(other, tmp_path / "teacher.safetensors", preprocessing=how)
         student = begin(small, CLASSES)
         teacher = Teacher(str(tmp_path / "teacher.safetensors"), student, torch.device("cpu"))
-        assert student.passport is not None
+        assert student.metadata is not None
         images = torch.full((1, 3, 28, 28), 51, dtype=torch.uint8)
         large = torch.full((1, 3, 36, 36), 51, dtype=torch.uint8)
         with torch.no_grad():
-            wanted = other(normalise(large, how))
-        torch.testing.assert_close(teacher(normalise(images, student.passport.preprocessing)), wanted)
+            wanted = other(normalize(large, how))
+        torch.testing.assert_close(teacher(normalize(images, student.metadata.preprocessing)), wanted)
 
     def test_timms(self, small: Recipe, tmp_path: Path, timm: Any):
         other = timm.create_model("test_vit", num_classes=2).eval()
@@ -1187,9 +1187,9 @@ class TestTeacher:
         mean, std = (torch.tensor(wants[name])[:, None, None] for name in ("mean", "std"))
         with torch.no_grad():
             wanted = other((torch.full((2, 3, side, side), 0.4) - mean) / std)
-        assert student.passport is not None
+        assert student.metadata is not None
         torch.testing.assert_close(
-            teacher(normalise(images, student.passport.preprocessing)), wanted, rtol=1e-4, atol=1e-5
+            teacher(normalize(images, student.metadata.preprocessing)), wanted, rtol=1e-4, atol=1e-5
         )
         assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
 
@@ -1238,7 +1238,7 @@ class TestTeacher:
         assert words in refused(UsageError, toml.change(small, {"loss.teacher": source}), tmp_path / "run")
 
 
-class TestBrokenPictures:
+class TestBrokenImages:
     @pytest.fixture
     def photos(self, tmp_path: Path) -> Recipe:
         chance = np.random.default_rng(0)
@@ -1246,10 +1246,10 @@ class TestBrokenPictures:
             for label in ("cat", "dog"):
                 (tmp_path / "photos" / split / label).mkdir(parents=True)
                 for n in range(count):
-                    picture = Image.fromarray(chance.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-                    picture.save(tmp_path / "photos" / split / label / f"{n}.png")
+                    image = Image.fromarray(chance.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+                    image.save(tmp_path / "photos" / split / label / f"{n}.png")
         for broken in ("train/cat/3.png", "val/dog/1.png"):
-            (tmp_path / "photos" / broken).write_bytes(b"no picture")
+            (tmp_path / "photos" / broken).write_bytes(b"no image")
         return toml.change(
             Recipe(),
             {
@@ -1267,8 +1267,8 @@ class TestBrokenPictures:
 
     def test_strict_stops_and_names_it(self, photos: Recipe, tmp_path: Path):
         words = refused(DataError, photos, tmp_path / "run")
-        assert "train/cat/3.png is no picture, or a damaged one" in words
-        assert 'set data.broken to "skip"' in words
+        assert "train/cat/3.png is no image, or a damaged one" in words
+        assert 'set data.on_bad_image to "skip"' in words
         assert words.count("3.png") == 1
         assert "`mixer doctor` lists all" in words
 
@@ -1276,14 +1276,14 @@ class TestBrokenPictures:
     def test_skip_lists_each_once(
         self, workers: int, photos: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ):
-        how = {"data.broken": "skip", "machine.workers": workers, "machine.micro_batch": 3}
+        how = {"data.on_bad_image": "skip", "machine.workers": workers, "machine.micro_batch": 3}
         found = fit(toml.change(photos, how), tmp_path / "run", quiet=True)
         listed = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
-        names = [str(Path(line["picture"]).relative_to(tmp_path / "photos")) for line in listed]
+        names = [str(Path(line["image"]).relative_to(tmp_path / "photos")) for line in listed]
         assert sorted(names) == ["train/cat/3.png", "val/dog/1.png"]
-        assert all("is no picture" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
-        assert found.dev is not None
-        assert found.dev["count"] == 7
+        assert all("is no image" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
+        assert found.val is not None
+        assert found.val["count"] == 7
         assert capfd.readouterr().err == ""
 
 
@@ -1314,8 +1314,8 @@ class TestGrid:
             search(other, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)
 
     def test_what_cannot_be_searched(self, small: Recipe, tmp_path: Path):
-        with pytest.raises(RecipeError, match="a grid picks by the dev split"):
-            search(toml.change(small, {"data.dev": ""}), tmp_path, {"optim.lr": [1]}, quiet=True)
+        with pytest.raises(RecipeError, match="a grid picks by the validation split"):
+            search(toml.change(small, {"data.val": ""}), tmp_path, {"optim.lr": [1]}, quiet=True)
         with pytest.raises(RecipeError, match=r"'optim\.lrr'; did you mean 'optim\.lr'"):
             search(small, tmp_path, {"optim.lr": [1], "optim.lrr": [1]}, quiet=True)
         with pytest.raises(RecipeError, match=r"optim\.lr must be more than 0; got -1"):

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from mlpmixer import create, load, save
 from mlpmixer.errors import KeyMismatch, UsageError
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 from mlpmixer.weights import files
 from mlpmixer.weights.fetch import path_of
-from mlpmixer.weights.ledger import LEDGER
+from mlpmixer.weights.model_zoo import MODEL_ZOO
 
 SMALL: dict[str, dict[str, Any]] = {
     "mixer": {"name": "mixer_pico", "layers": 2, "channels": 16, "num_classes": 7},
@@ -93,14 +93,14 @@ def test_one_file_of_ours_is_enough_to_predict(tmp_path: Path):
     loaded = load(file)
     assert loaded.config == model.config
     assert loaded.name == "mixer_pico"
-    assert loaded.passport is not None
-    assert loaded.passport.classes == tuple(names)
-    assert loaded.passport.preprocessing == how
-    assert loaded.passport.provenance["data"] == "none"
-    assert re.match(r"mlpmixer \d", loaded.passport.provenance["saved_by"])
-    again = load(save(loaded, tmp_path / "again.safetensors")).passport
+    assert loaded.metadata is not None
+    assert loaded.metadata.classes == tuple(names)
+    assert loaded.metadata.preprocessing == how
+    assert loaded.metadata.provenance["data"] == "none"
+    assert re.match(r"mlpmixer \d", loaded.metadata.provenance["saved_by"])
+    again = load(save(loaded, tmp_path / "again.safetensors")).metadata
     assert again is not None
-    assert again.classes == tuple(names)  # the passport travels on by itself
+    assert again.classes == tuple(names)  # the metadata travels on by itself
 
 
 def test_our_header_is_plain_json(tmp_path: Path):
@@ -108,7 +108,7 @@ def test_our_header_is_plain_json(tmp_path: Path):
         about = json.loads(file.metadata()["mlpmixer"])
     assert about["family"] == "mixer"
     assert about["config"]["gelu"] == "tanh"
-    assert about["passport"]["preprocessing"]["crop"] == [28, 28]
+    assert about["metadata"]["preprocessing"]["crop"] == [28, 28]
 
 
 def test_the_oldest_mixer_files_have_sides_of_length_one(tmp_path: Path):
@@ -238,9 +238,9 @@ class TestStrictness:
             load(file, num_classes=3)
         model = load(file, num_classes=3, fresh=("head",))
         assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
-        assert model.passport is not None
-        assert model.passport.classes is None
-        assert load(file, num_classes=7).passport == load(file).passport
+        assert model.metadata is not None
+        assert model.metadata.classes is None
+        assert load(file, num_classes=7).metadata == load(file).metadata
 
     def test_fresh_parts_start_anew_and_the_rest_is_read(self, tmp_path: Path):
         model = make("mixer")
@@ -323,7 +323,7 @@ class TestSaving:
             save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
 
     @pytest.mark.parametrize(
-        ("passport", "words"),
+        ("metadata", "words"),
         [
             ({"classes": ["cat", "cat"]}, "it has the class 'cat' twice"),
             ({"classes": ["cat", " "]}, "it has a class without a name"),
@@ -333,9 +333,9 @@ class TestSaving:
             ({"preprocessing": Preprocessing(crop=(28, 28), mean=(0.5,), std=(0.5,))}, "a mean of"),
         ],
     )
-    def test_what_could_not_be_loaded_again_is_not_written(self, passport: Any, words: str, tmp_path: Path):
+    def test_what_could_not_be_loaded_again_is_not_written(self, info: Any, words: str, tmp_path: Path):
         with pytest.raises(UsageError, match=words):
-            save(make("mixer", num_classes=2), tmp_path / "m.safetensors", **passport)
+            save(make("mixer", num_classes=2), tmp_path / "m.safetensors", **info)
         assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize("name", ["m.safetensors", "m.npz", "m.pth"])
@@ -375,7 +375,7 @@ class TestSaving:
             save(make("mixer"), strange)
         except (OSError, UsageError):
             pytest.skip("this file system only takes names that are text")
-        again = load(save(load(strange), tmp_path / "m.safetensors")).passport
+        again = load(save(load(strange), tmp_path / "m.safetensors")).metadata
         assert again is not None
         assert again.provenance["file"] == strange.name
 
@@ -410,11 +410,11 @@ class TestSaving:
 
 
 class TestLedgerNames:
-    """A file placed by hand where the ledger's download would go; no network is touched."""
+    """A file placed by hand where the model zoo's download would go; no network is touched."""
 
     def test_what_the_ledger_knows_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in LEDGER.values() if e.model == "vit_ti16" and e.layout == "timm")
+        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.layout == "timm")
         assert (entry.gelu, entry.num_classes) == ("tanh", 1000)
         model = shaken(create("vit_ti16", num_classes=1000))
         save(model, path_of(entry.name), layout="timm")
@@ -422,8 +422,8 @@ class TestLedgerNames:
         assert loaded.config.gelu == "tanh"  # as trained, though timm's code would compute the exact form
         assert load(path_of(entry.name)).config.gelu == "erf"  # as timm's code reads any file
         assert load(entry.name, gelu="erf").config.gelu == "erf"
-        assert loaded.passport is not None
-        assert loaded.passport.preprocessing == entry.preprocessing
+        assert loaded.metadata is not None
+        assert loaded.metadata.preprocessing == entry.preprocessing
 
     def test_another_model_under_its_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
@@ -431,9 +431,9 @@ class TestLedgerNames:
         with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
             load("mixer_b16.imagenet1k")
 
-    def test_the_model_for_another_picture_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_the_model_for_another_image_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in LEDGER.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
+        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
         save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
-        with pytest.raises(UsageError, match=r"made for pictures of 64×64 pixels, and vit_ti16.* is for 224×224"):
+        with pytest.raises(UsageError, match=r"made for images of 64×64 pixels, and vit_ti16.* is for 224×224"):
             load(entry.name)

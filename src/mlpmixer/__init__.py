@@ -5,23 +5,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mlpmixer.models import create, names
+from mlpmixer.models import create, list_models
 from mlpmixer.recipe import Recipe
+from mlpmixer.version import __version__
 
 if TYPE_CHECKING:
-    from mlpmixer.experiments.evaluate import evaluate
+    from mlpmixer.evaluation.evaluate import evaluate
     from mlpmixer.predict.predictor import Predictor
     from mlpmixer.train.loop import fit
     from mlpmixer.weights.load import load
     from mlpmixer.weights.save import save
 
-__version__ = "0.1.0"
-__all__ = ["Predictor", "Recipe", "create", "evaluate", "fit", "load", "names", "save"]
+__all__ = ["Predictor", "Recipe", "__version__", "create", "evaluate", "fit", "list_models", "load", "save"]
 
 # Found when they are first asked for, since they bring torch along.
 _LATER = {
     "Predictor": "mlpmixer.predict.predictor",
-    "evaluate": "mlpmixer.experiments.evaluate",
+    "evaluate": "mlpmixer.evaluation.evaluate",
     "fit": "mlpmixer.train.loop",
     "load": "mlpmixer.weights.load",
     "save": "mlpmixer.weights.save",

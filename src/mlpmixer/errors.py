@@ -22,8 +22,8 @@ class UsageError(MixerError, ValueError):
     exit_code = 2
 
 
-class PictureError(MixerError, ValueError):
-    """A file that is no picture, or one that cannot be decoded safely."""
+class ImageError(MixerError, ValueError):
+    """A file that is no image, or one that cannot be decoded safely."""
 
 
 class DataError(MixerError, ValueError):

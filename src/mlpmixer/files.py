@@ -1,6 +1,6 @@
 """Files of strangers, opened with care.
 
-What has the name of a picture, a list or a run may be a pipe that never ends, a device, a sparse file of terabytes or a
+What has the name of an image, a list or a run may be a pipe that never ends, a device, a sparse file of terabytes or a
 link to somebody else's file. Everything here raises an `OSError` whose `strerror` says in words what is wrong.
 """
 

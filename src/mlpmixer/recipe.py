@@ -22,7 +22,7 @@ class About:
     command: str = ""  # that runs it
     hardware: str = ""  # that it was run on, or is meant for
     expect: str = ""  # the result, and where that figure comes from
-    curve: tuple[tuple[float, float], ...] = ()  # (epoch, accuracy in % on the dev split), as it should go
+    curve: tuple[tuple[float, float], ...] = ()  # (epoch, accuracy in % on the validation split), as it should go
     band: float = 3.0  # points of accuracy that a run may be away from the curve before it warns
 
 
@@ -42,27 +42,29 @@ class Data:
     train: str = "train"  # the split that is trained on; several: "train+val"
     # the split that choices are made by; "2%": so much of train; "val or 2%", or auto: val if there is one, or else
     # 2%; empty: none
-    dev: str = "auto"
+    val: str = "auto"
     test: str = "auto"  # the split that is looked at once, in the end; auto: test if there is one; empty: none
-    share: float = 1.0  # of the training pictures, evenly over the classes
-    shots: int = 0  # training pictures of each class; 0: all
+    share: float = 1.0  # of the training images, evenly over the classes
+    shots: int = 0  # training images of each class; 0: all
     classes: tuple[str, ...] = ()  # only these; empty: all
     seed: int = 0  # of the choices above
-    broken: Literal["strict", "skip"] = "strict"  # pictures that cannot be read: stop, or take another and list them
+    on_bad_image: Literal["strict", "skip"] = (
+        "strict"  # images that cannot be read: stop, or take another and list them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to training pictures, each time anew."""
+    """What is done to training images, each time anew."""
 
-    # inception: a part of random size and shape; window: a part of random size in the picture's own shape; pad: shifted
+    # inception: a part of random size and shape; window: a part of random size in the image's own shape; pad: shifted
     # a little; resize: as in evaluation; none: as it is
     crop: Literal["inception", "window", "pad", "resize", "none"] = "inception"
-    area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop and the window, as a share of the picture
+    area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop and the window, as a share of the image
     ratio: tuple[float, float] = (0.75, 4 / 3)  # of the Inception crop, width to height
     padding: int = 4  # pixels on each side, for the "pad" crop
-    flip: bool = True  # every other picture is mirrored
-    # what else is done to the colours and the shape of each picture
+    flip: bool = True  # every other image is mirrored
+    # what else is done to the colors and the shape of each image
     policy: Literal[
         "none", "rand_augment", "auto_augment_cifar10", "auto_augment_imagenet", "trivial", "three_augment"
     ] = "none"
@@ -76,11 +78,11 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How pictures are prepared when the model is measured and used, and how often it is measured."""
+    """How images are prepared when the model is measured and used, and how often it is measured."""
 
     shape: Literal["short_side", "stretch"] = "short_side"  # scaled in proportion; or both sides to `resize`
-    resize: int = 0  # pixels before the centre crop; 0: in the proportion of 256 to 224
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how pictures are scaled
+    resize: int = 0  # pixels before the center crop; 0: in the proportion of 256 to 224
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how images are scaled
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of red, green and blue; taken off values from 0 to 1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)  # by which they are divided then
     # an experiment: all pixels in another order, or patches and the pixels within them; in training as well
@@ -100,7 +102,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"  # the optimiser; sgd has momentum
+    name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"  # the optimizer; sgd has momentum
     lr: float = 0.001  # at the peak
     betas: tuple[float, float] = (0.9, 0.999)  # of adam, adamw and lamb: the memory of gradients and their squares
     momentum: float = 0.9  # of sgd
@@ -120,12 +122,12 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    epochs: float = 10.0  # times that every training picture is seen
+    epochs: float = 10.0  # times that every training image is seen
     steps: int = 0  # instead of epochs, when more than 0
-    least_steps: int = 0  # where the epochs of few pictures come to fewer: more epochs, with as many looks at dev
-    batch_size: int = 512  # pictures a step, over all devices
+    least_steps: int = 0  # where the epochs of few images come to fewer: more epochs, with as many looks at val
+    batch_size: int = 512  # images a step, over all devices
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
-    keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the dev split
+    keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the validation split
     seed: int = 0  # of first weights, order, augmentation, dropout
 
 
@@ -135,10 +137,12 @@ class Machine:
     and to the draws of dropout and stochastic depth, which each device makes for one part of a batch after another."""
 
     device: str = "auto"  # "cpu", "cuda", or auto
-    workers: int = -1  # processes that load pictures; 0: none, -1: by the number of cores
-    micro_batch: int = 0  # pictures at once on one device, the rest one after another; 0: all
+    workers: int = -1  # processes that load images; 0: none, -1: by the number of cores
+    micro_batch: int = 0  # images at once on one device, the rest one after another; 0: all
     kernels: bool = True  # on a CPU, Mixers train in bf16 through kernels of our own, if they can be compiled here
-    lean: bool = False  # the kernels keep less for the way back, and compute a part again: less memory, nearly as fast
+    low_memory: bool = (
+        False  # the kernels keep less for the way back, and compute a part again: less memory, nearly as fast
+    )
     compile: bool = False  # what does not go through the kernels goes through torch.compile
     parallel: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies of the model, or a share on each
     save_every: int = 1000  # steps between checkpoints

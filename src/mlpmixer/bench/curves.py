@@ -13,7 +13,7 @@ RIGHT, BOTTOM = WIDTH - 24, HEIGHT - 50
 
 
 def curves(points: Sequence[Point], growths: Sequence[Growth], machine: str) -> str:
-    """An SVG file. Models have colours; our kernels have dashes."""
+    """An SVG file. Models have colors; our kernels have dashes."""
     x = _Axis([point.patches for point in points], LEFT, RIGHT)
     y = _Axis([point.images_per_s for point in points], BOTTOM, TOP)
     body = [text(20, 34, "Images a second against the number of patches", "head ink"), text(20, 54, machine, "soft")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-COLOURS = {  # class: what it colours, on light, on dark
+COLORS = {  # class: what it colors, on light, on dark
     "paper": ("fill", "#ffffff", "#16181d"),
     "ink": ("fill", "#1b1d22", "#e9ebef"),
     "soft": ("fill", "#5a616c", "#a5adb9"),
@@ -19,8 +19,8 @@ LINES += (("#0b6e75", "#6fd3db"), ("#7a5c00", "#e3c35a"), ("#b3261e", "#ff9d94")
 
 def document(width: float, height: float, title: str, body: str) -> str:
     """A whole .svg file."""
-    light = "".join(f".{name}{{{what}:{colour}}}" for name, (what, colour, _) in COLOURS.items())
-    dark = "".join(f".{name}{{{what}:{colour}}}" for name, (what, _, colour) in COLOURS.items())
+    light = "".join(f".{name}{{{what}:{color}}}" for name, (what, color, _) in COLORS.items())
+    dark = "".join(f".{name}{{{what}:{color}}}" for name, (what, _, color) in COLORS.items())
     for number, (on_light, on_dark) in enumerate(LINES):
         light += f".line-{number}{{stroke:{on_light}}}.dot-{number}{{fill:{on_light}}}"
         dark += f".line-{number}{{stroke:{on_dark}}}.dot-{number}{{fill:{on_dark}}}"

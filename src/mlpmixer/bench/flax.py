@@ -25,8 +25,8 @@ def start(subject: Subject, _precision: str, _batch: int, _device: torch.device,
     weights = {"params": unflatten_dict(arrays, sep="/")}
     apply = jax.jit(_mixer(subject.model.config).apply)
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(apply(weights, pictures))
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(apply(weights, images))
 
     return [System("flax", "jit", "array, channels last", run)]
 

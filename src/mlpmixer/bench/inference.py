@@ -1,7 +1,7 @@
 """How fast a Mixer answers, ours beside what else one could use, and beside what the machine can do at most.
 
-All systems have the same weights, threads and pictures, which are other ones in each round; the peers get them as
-normalised floats, which costs them nothing. All logits are held against float32's, so that nobody is fast by computing
+All systems have the same weights, threads and images, which are other ones in each round; the peers get them as
+normalized floats, which costs them nothing. All logits are held against float32's, so that nobody is fast by computing
 something else: who is further off than allowed is reported, and left out of the ratios.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmixer.bench import ceilings, peers
-from mlpmixer.bench.pictures import Pictures
+from mlpmixer.bench import baselines, roofline
+from mlpmixer.bench.inputs import Images
+from mlpmixer.bench.interleave import Times, in_turns, ratio, seconds_of
 from mlpmixer.bench.systems import Subject, System, ours
-from mlpmixer.bench.turns import Times, in_turns, ratio, seconds_of
 from mlpmixer.errors import MixerError
 from mlpmixer.models.measured import measured
 
@@ -89,7 +89,7 @@ def bench_inference(
 ) -> Found:
     """models: names and batch sizes. names: of peers. quick: without torch.compile, which begins with a minute for each
     model. tell: gets a line when something begins."""
-    peers.check(names)
+    baselines.check(names)
     subjects = {name: Subject(name) for name in dict.fromkeys(name for name, _ in models)}  # wrong names at once
     tell("ceilings")
     bench = _Bench(precisions, names, rounds, device, quick)
@@ -123,33 +123,33 @@ class _Bench:
     def __init__(self, precisions: Sequence[str], names: Sequence[str], rounds: int, device: torch.device, quick: bool):
         self.rounds, self.device, self.quick = rounds, device, quick
         self.found = Found()
-        reasons = {name: peers.why_not(name, device) for name in names}
+        reasons = {name: baselines.why_not(name, device) for name in names}
         self.names = [name for name, reason in reasons.items() if reason is None]
         self.found.left_out += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-        self.copies = ceilings.copies(device)
-        self.products = {precision: ceilings.products(precision, device) for precision in precisions}
+        self.copies = roofline.copies(device)
+        self.products = {precision: roofline.products(precision, device) for precision in precisions}
         # Ceilings, round by round: at first by themselves, then in turns with the systems.
-        self.rates = {COPY: [ceilings.measured(self.copies, rounds)]}
+        self.rates = {COPY: [roofline.measured(self.copies, rounds)]}
         for precision, ways in self.products.items():
             if ways:
-                self.rates[matrix(precision)] = [ceilings.measured(ways, rounds)]
+                self.rates[matrix(precision)] = [roofline.measured(ways, rounds)]
 
     def compare(self, subject: Subject, batch: int, precision: str) -> None:
         """Everybody with one model, batch and precision."""
         where = f"{subject.name}, batch {batch}, {precision}"
         config = subject.model.config
         systems = self._systems(subject, batch, precision, where)
-        pictures = Pictures((batch, config.in_channels, *config.image_size), subject.how, self.device)
-        pictures.prepare({system.takes for system in systems}, 1)
-        distances = self._distances(systems, pictures, subject.answers(pictures["bytes"][0]), where)
-        turns = {system: _turn(system, pictures) for system in distances}
+        images = Images((batch, config.in_channels, *config.image_size), subject.how, self.device)
+        images.prepare({system.takes for system in systems}, 1)
+        distances = self._distances(systems, images, subject.answers(images["bytes"][0]), where)
+        turns = {system: _turn(system, images) for system in distances}
         if not turns:
             return
         count = min(MOST, math.ceil(TURN / min(map(seconds_of, turns.values()))))
-        pictures.prepare({system.takes for system in turns}, count)
+        images.prepare({system.takes for system in turns}, count)
         ways = [*self.products[precision], *self.copies]
         runs: dict[object, Callable[[], object]] = {**turns, **{way.name: way.run for way in ways}}
-        times = in_turns(runs, self.rounds, warm_up=1, before_round=pictures.renew)
+        times = in_turns(runs, self.rounds, warm_up=1, before_round=images.renew)
         most, copied = self._ceilings(precision, {way.name: times[way.name] for way in ways})
         [cost] = [model for model in measured() if model["name"] == subject.name]
         work = cost["gmacs"] * 2e9 * batch * count
@@ -167,8 +167,8 @@ class _Bench:
                     spread=each.spread,
                     milliseconds=1000 * each.median / count,
                     flop_per_s=work / each.median,
-                    share=ceilings.share(work, each, most),
-                    copy_share=ceilings.share(read, each, copied),
+                    share=roofline.share(work, each, most),
+                    copy_share=roofline.share(read, each, copied),
                     distance=off,
                     agrees=off <= ALLOWED[precision],
                     times=each,
@@ -183,21 +183,19 @@ class _Bench:
         except MixerError as error:
             self.found.left_out.append(f"mlpmixer, {where}: {error}")
         for name in self.names:
-            if precision in peers.PEERS[name].precisions:
+            if precision in baselines.PEERS[name].precisions:
                 try:
-                    systems += peers.start(name)(subject, precision, batch, self.device, self.quick)
+                    systems += baselines.start(name)(subject, precision, batch, self.device, self.quick)
                 except Exception as error:  # whatever a runtime does to a model that it does not take
                     self.found.left_out.append(f"{name}, {where}: {_first_line(error)}")
         return systems
 
-    def _distances(
-        self, systems: Sequence[System], pictures: Pictures, wanted: Tensor, where: str
-    ) -> dict[System, float]:
+    def _distances(self, systems: Sequence[System], images: Images, wanted: Tensor, where: str) -> dict[System, float]:
         """Of all that answer at all. It warms them up, too."""
         distances = {}
         for system in systems:
             try:
-                distances[system] = distance(system.run(pictures[system.takes][0]), wanted)
+                distances[system] = distance(system.run(images[system.takes][0]), wanted)
             except Exception as error:
                 self.found.left_out.append(f"{system.name} {system.engine}, {where}: {_first_line(error)}")
         return distances
@@ -205,17 +203,17 @@ class _Bench:
     def _ceilings(self, precision: str, times: dict[str, Times]) -> tuple[list[float], list[float]]:
         """Of products and of copies, in each round."""
         ways = self.products[precision]
-        most = ceilings.best_by_round(ways, times) if ways else [math.nan] * self.rounds
-        copied = ceilings.best_by_round(self.copies, times)
+        most = roofline.best_by_round(ways, times) if ways else [math.nan] * self.rounds
+        copied = roofline.best_by_round(self.copies, times)
         if ways:
             self.rates[matrix(precision)] += most
         self.rates[COPY] += copied
         return most, copied
 
 
-def _turn(system: System, pictures: Pictures) -> Callable[[], None]:
+def _turn(system: System, images: Images) -> Callable[[], None]:
     def run() -> None:
-        for batch in pictures[system.takes]:
+        for batch in images[system.takes]:
             system.run(batch)
 
     return run

@@ -1,7 +1,7 @@
-"""How fast training pictures are read and augmented: ours beside timm's, from picture files and from packed sets.
+"""How fast training images are read and augmented: ours beside timm's, from image files and from packed sets.
 
 Both do the same work with the same processes: decode, Inception crop to 224×224 bilinearly, mirror, and RandAugment
-where it is asked for; what comes out are bytes, before they are normalised. Files are read from a warm disk.
+where it is asked for; what comes out are bytes, before they are normalized. Files are read from a warm disk.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer import data
-from mlpmixer.bench import peers
-from mlpmixer.bench.turns import Times, ratio
+from mlpmixer.bench import baselines
+from mlpmixer.bench.interleave import Times, ratio
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import train_batches
@@ -30,7 +30,7 @@ from mlpmixer.data.sources.folder import Files
 from mlpmixer.data.sources.packing import pack
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import UsageError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
 
 BATCH = 64
@@ -45,7 +45,7 @@ Run = Callable[[int], Iterator[Tensor]]  # batches of uint8, by so many worker p
 
 @dataclass(frozen=True)
 class Row:
-    """`core_ms`: of one core, a picture, in a process without others. `ahead`, `core_ahead`: how many times less than
+    """`core_ms`: of one core, an image, in a process without others. `ahead`, `core_ahead`: how many times less than
     timm's both are, with the quartiles over rounds."""
 
     system: str
@@ -62,15 +62,15 @@ class Row:
 def bench_loading(
     folder: Path, rounds: int, workers: int = 2, tell: Callable[[str], object] = lambda _line: None
 ) -> tuple[list[Row], list[str]]:
-    """The rows, and who is left out, and why. `folder`: a data set of picture files."""
+    """The rows, and who is left out, and why. `folder`: a data set of image files."""
     split = data.open(folder)["train"]
     if not isinstance(split, Files):
-        raise UsageError(f"{folder} is no folder of picture files, which is what timm reads as well")
-    lacking = peers.why_not("timm", torch.device("cpu"))
+        raise UsageError(f"{folder} is no folder of image files, which is what timm reads as well")
+    lacking = baselines.why_not("timm", torch.device("cpu"))
     there = lacking is None
     needed = BATCH * (AHEAD + BATCHES)
     if there and len(split) < needed:
-        raise UsageError(f"{folder} has {len(split)} training pictures; {needed} or more are needed to measure with")
+        raise UsageError(f"{folder} has {len(split)} training images; {needed} or more are needed to measure with")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -132,7 +132,7 @@ def timms(folder: Path, policy: str) -> Run:
     return run
 
 
-def seconds_a_picture(run: Run, workers: int) -> float:
+def seconds_an_image(run: Run, workers: int) -> float:
     """Once the workers have started and filled their queues."""
     batches = run(workers)
     for batch in itertools.islice(batches, AHEAD):
@@ -143,7 +143,7 @@ def seconds_a_picture(run: Run, workers: int) -> float:
     return (time.perf_counter() - started) / (BATCHES * BATCH)
 
 
-def core_seconds_a_picture(run: Run) -> float:
+def core_seconds_an_image(run: Run) -> float:
     """Of this process, without others."""
     batches = run(0)
     next(batches)
@@ -169,8 +169,8 @@ def _packed(folder: Path, place: Path) -> dict[str, Split]:
 
 
 def _rows(ways: Mapping[tuple[str, str], Run], augmentation: str, rounds: int, workers: int) -> list[Row]:
-    walls = in_rounds({key: lambda run=run: seconds_a_picture(run, workers) for key, run in ways.items()}, rounds)
-    cores = in_rounds({key: lambda run=run: core_seconds_a_picture(run) for key, run in ways.items()}, rounds)
+    walls = in_rounds({key: lambda run=run: seconds_an_image(run, workers) for key, run in ways.items()}, rounds)
+    cores = in_rounds({key: lambda run=run: core_seconds_an_image(run) for key, run in ways.items()}, rounds)
     theirs = ("timm", "files")
     rows = []
     for key in ways:

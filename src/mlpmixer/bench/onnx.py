@@ -17,15 +17,15 @@ OPSET = 20  # the first with the GELU as one operation; no other is faster
 def start(subject: Subject, _precision: str, batch: int, _device: torch.device, _quick: bool) -> list[System]:
     import onnxruntime
 
-    pictures = torch.zeros(batch, subject.model.config.in_channels, *subject.model.config.image_size)
+    images = torch.zeros(batch, subject.model.config.in_channels, *subject.model.config.image_size)
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter: that it is the older one, and of the tracer
         torch.onnx.export(
             twin(subject),
-            (pictures,),
+            (images,),
             file,  # pyright: ignore[reportArgumentType] (this exporter takes one)
-            input_names=["pictures"],
+            input_names=["images"],
             output_names=["logits"],
             dynamo=False,
             opset_version=OPSET,
@@ -35,7 +35,7 @@ def start(subject: Subject, _precision: str, batch: int, _device: torch.device, 
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(file.getvalue(), settings, providers=["CPUExecutionProvider"])
 
-    def run(pictures: np.ndarray) -> object:
-        return session.run(None, {"pictures": pictures})[0]
+    def run(images: np.ndarray) -> object:
+        return session.run(None, {"images": images})[0]
 
     return [System("onnx", "onnxruntime", "array", run)]

@@ -1,4 +1,4 @@
-"""timm's Mixer through OpenVINO; in int8 by nncf's post-training quantisation, as both advise."""
+"""timm's Mixer through OpenVINO; in int8 by nncf's post-training quantization, as both advise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(subject: Subject, precision: str, batch: int, _device: torch.device, _
 
     network = _converted(subject, batch)
     if precision == "int8":
-        network = _quantised(network, subject, batch)
+        network = _quantized(network, subject, batch)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -35,7 +35,7 @@ def start(subject: Subject, precision: str, batch: int, _device: torch.device, _
 
 
 def _run(request: Any) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda pictures: request.infer({0: pictures}, share_inputs=True)[0]
+    return lambda images: request.infer({0: images}, share_inputs=True)[0]
 
 
 def _converted(subject: Subject, batch: int) -> Any:
@@ -47,7 +47,7 @@ def _converted(subject: Subject, batch: int) -> Any:
         return openvino.convert_model(twin(subject), example_input=torch.zeros(shape), input=[shape])
 
 
-def _quantised(network: Any, subject: Subject, batch: int) -> Any:
+def _quantized(network: Any, subject: Subject, batch: int) -> Any:
     """With nncf's defaults, which are also the fastest of what it offers."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of libraries that it imports
@@ -59,7 +59,5 @@ def _quantised(network: Any, subject: Subject, batch: int) -> Any:
         how = subject.how
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (how.mean, how.std))
         chance = np.random.default_rng(0)
-        pictures = [
-            (chance.integers(0, 256, shape).astype(np.float32) / 255 - mean) / std for _ in range(max(2, count))
-        ]
-        return nncf.quantize(network, nncf.Dataset(pictures), subset_size=len(pictures))
+        images = [(chance.integers(0, 256, shape).astype(np.float32) / 255 - mean) / std for _ in range(max(2, count))]
+        return nncf.quantize(network, nncf.Dataset(images), subset_size=len(images))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer.train.allocator import give_back_freed_memory
+from mlpmixer.machine.allocator import give_back_freed_memory
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # written to clear_refs, the peak starts anew
@@ -19,7 +19,7 @@ def measurable() -> bool:
 
 
 def of(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes, in the second of two runs: the first brings what then stays, such as an optimiser's moments."""
+    """Bytes, in the second of two runs: the first brings what then stays, such as an optimizer's moments."""
     run()
     gc.collect()
     if device.type == "cuda":

@@ -1,8 +1,8 @@
-"""A folder of picture files into the five likeliest labels of each: our Predictor beside timm's loader and model.
+"""A folder of image files into the five likeliest labels of each: our Predictor beside timm's loader and model.
 
 Both have the same weights, preprocessing, precision, batch size and cores; timm reads with as many processes as there
-are cores. Ours in int8 stands beside them, as learnt from some of the pictures. What all say is compared: their ways to
-shrink a picture differ by a level of brightness here and there, so a few first labels may differ, which are chance's
+are cores. Ours in int8 stands beside them, as learnt from some of the images. What all say is compared: their ways to
+shrink an image differ by a level of brightness here and there, so a few first labels may differ, which are chance's
 own anyway.
 """
 
@@ -18,26 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlpmixer.bench import peers
+from mlpmixer.bench import baselines
+from mlpmixer.bench.interleave import in_turns, ratio
 from mlpmixer.bench.systems import Subject
-from mlpmixer.bench.turns import in_turns, ratio
-from mlpmixer.data.processes import cores
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.engines import kernels
 from mlpmixer.errors import UsageError
-from mlpmixer.passport import Passport, Preprocessing
-from mlpmixer.predict.in_bytes import FEWEST, in_bytes
+from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.processes import cores
+from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.predict.int8_calibration import FEWEST, in_bytes
 from mlpmixer.predict.predictor import Predictor
 
 TOP = 5
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Answer = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """`alike`: the share of pictures whose first label is ours. `ahead`: how many times faster we are than it, and
+    """`alike`: the share of images whose first label is ours. `ahead`: how many times faster we are than it, and
     the quartiles over rounds."""
 
     system: str
@@ -55,31 +55,31 @@ def bench_predicting(
     folder: Path,
     model: tuple[str, int],
     precision: str,
-    pictures: int,
+    images: int,
     rounds: int,
     *,
     quick: bool = False,
     tell: Callable[[str], object] = lambda _line: None,
 ) -> tuple[list[Row], list[str]]:
-    """The rows, and who is left out, and why. pictures: how many files at most."""
+    """The rows, and who is left out, and why. images: how many files at most."""
     files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in EXTENSIONS)
-    paths = [*map(str, islice(files, pictures))]
+    paths = [*map(str, islice(files, images))]
     if not paths:
-        raise UsageError(f"there are no picture files in {folder}")
+        raise UsageError(f"there are no image files in {folder}")
     name, batch = model
     subject = Subject(name)
     height, width = subject.model.config.image_size
     # As timm has it for its Mixers.
     how = dataclasses.replace(Preprocessing.usual((height, width)), interpolation="bicubic")
-    subject.model.passport = Passport(preprocessing=how)
+    subject.model.metadata = ModelInfo(preprocessing=how)
     settings = {"device": "cpu", "top": TOP, "batch_size": batch, "measure": True}
     predictor = Predictor(subject.model, precision=precision, **settings)
     us = ("mlpmixer", predictor.engine.name, precision)
     systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
     if kernels.why_not(subject.model) is None and len(paths) >= FEWEST:
-        quantised, *_ = in_bytes(subject.model, paths)
-        systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantised, precision="int8", **settings), paths)
-    lacking = peers.why_not("timm", torch.device("cpu"))
+        quantized, *_ = in_bytes(subject.model, paths)
+        systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantized, precision="int8", **settings), paths)
+    lacking = baselines.why_not("timm", torch.device("cpu"))
     if lacking is None:
         for compiled in (False,) if quick else (False, True):
             system = ("timm", "compiled" if compiled else "eager", precision)
@@ -121,8 +121,8 @@ class Files(torch.utils.data.Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         from PIL import Image
 
-        with Image.open(self.paths[index]) as picture:
-            return self.transform(picture.convert("RGB"))
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB"))
 
 
 def _timms(

@@ -15,13 +15,13 @@ from functools import cache
 import numpy as np
 import torch
 
-from mlpmixer.bench.turns import Times, in_turns, seconds_of
+from mlpmixer.bench.interleave import Times, in_turns, seconds_of
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
-from mlpmixer.measures.intervals import of_mean
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.models import create, describe
 from mlpmixer.models.measure import Measure, measure
-from mlpmixer.passport import Preprocessing
 
 ENGINES = ("eager", "kernels", "triton")
 SIDES = (128, 192, 256, 320, 384, 448, 512, 640)  # pixels
@@ -66,7 +66,7 @@ def by_patches(
     precision: str = "bf16",
     tell: Callable[[str], object] = lambda _line: None,
 ) -> list[Point]:
-    """One picture at a time. All that are measured at one side take turns."""
+    """One image at a time. All that are measured at one side take turns."""
     points = []
     for side in sides:
         tell(f"{side} pixels")
@@ -107,7 +107,7 @@ def batches_in_turns(
     rounds: int,
     tell: Callable[[str], object] = lambda _line: None,
 ) -> dict[int, Times]:
-    """From the first on, as long as they fit into memory and into PATIENCE. `size`: height and width of pictures."""
+    """From the first on, as long as they fit into memory and into PATIENCE. `size`: height and width of images."""
     passes: dict[int, Callable[[], object]] = {}
     for batch in batches:
         tell(f"{engine.name}, batch {batch}")
@@ -156,8 +156,8 @@ def _engines(name: str, side: int, batch: int, device: torch.device, precision: 
 
 
 def _pass(engine: Engine, size: tuple[int, int], batch: int) -> Callable[[], object]:
-    pictures = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
-    return lambda: engine(pictures)
+    images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
+    return lambda: engine(images)
 
 
 @cache

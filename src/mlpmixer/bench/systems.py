@@ -14,25 +14,25 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mlpmixer.data.preprocess import normalise
-from mlpmixer.engines import availability, fastest, kernels, quantise
+from mlpmixer.data.preprocess import normalize
+from mlpmixer.engines import availability, fastest, kernels, quantize
 from mlpmixer.engines.engine import Engine
 from mlpmixer.errors import UsageError, nearest
+from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing
 from mlpmixer.models import create
 from mlpmixer.models.measured import measured
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Passport, Plan, Preprocessing
 from mlpmixer.weights.save import save
 
 OWN = ("kernels", "triton")  # engines that nobody else has
 CLASSES = 1000
-CALIBRATION = 8  # pictures
+CALIBRATION = 8  # images
 SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a value that hides a mistake
 
 
 @dataclass(frozen=True)
 class System:
-    """`run` takes pictures in the form `takes` (see pictures.py) and returns logits, as any kind of array."""
+    """`run` takes images in the form `takes` (see images.py) and returns logits, as any kind of array."""
 
     name: str  # mlpmixer, or a peer
     engine: str
@@ -55,18 +55,18 @@ class Subject:
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=SHAKE)
         self.how = Preprocessing.usual(model.config.image_size)
-        model.passport = Passport(preprocessing=self.how)
+        model.metadata = ModelInfo(preprocessing=self.how)
         self.model = model
 
     def answers(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
         """As the model that is written to be read gives them, in float32."""
         with torch.inference_mode():
-            return self.model(normalise(pixels, self.how))
+            return self.model(normalize(pixels, self.how))
 
     @cached_property
-    def plans(self) -> tuple[Plan, ...]:
+    def layer_precisions(self) -> tuple[LayerPrecision, ...]:
         shape = (CALIBRATION, self.model.config.in_channels, *self.model.config.image_size)
-        return quantise.calibrate(self.model, self.how, torch.randint(0, 256, shape, dtype=torch.uint8))
+        return quantize.calibrate(self.model, self.how, torch.randint(0, 256, shape, dtype=torch.uint8))
 
     @cached_property
     def timm_weights(self) -> dict[str, Tensor]:
@@ -82,10 +82,15 @@ class Subject:
 def ours(subject: Subject, precision: str, batch: int, device: torch.device) -> tuple[list[System], str]:
     """Our kernels, where they run, and whatever `auto` picks, if that is something else; and what it says."""
     model, how = subject.model, subject.how
-    plans = subject.plans if precision == "int8" and kernels.why_not(model) is None else ()
-    able = [name for name in OWN if availability.why_not(model, name, precision, device, plans) is None]
-    made = [Engine(model, how, name, precision, batch=batch, device=device, plans=plans) for name in able]
-    best, choice = fastest.start(model, how, precision=precision, batch=batch, device=device, plans=plans)  # pyright: ignore[reportArgumentType]
+    layer_precisions = subject.layer_precisions if precision == "int8" and kernels.why_not(model) is None else ()
+    able = [name for name in OWN if availability.why_not(model, name, precision, device, layer_precisions) is None]
+    made = [
+        Engine(model, how, name, precision, batch=batch, device=device, layer_precisions=layer_precisions)
+        for name in able
+    ]
+    best, choice = fastest.start(
+        model, how, precision=precision, batch=batch, device=device, layer_precisions=layer_precisions
+    )  # pyright: ignore[reportArgumentType]
     if choice.engine not in [engine.name for engine in made]:
         made.append(best)
     return [System("mlpmixer", engine.name, "bytes", _logits(engine)) for engine in made], str(choice)

@@ -36,7 +36,7 @@ def shaped(config: MixerConfig, weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def start(subject: Subject, precision: str, _batch: int, device: torch.device, quick: bool) -> list[System]:
-    """In bfloat16 with all weights and pictures in it, which is faster than autocast."""
+    """In bfloat16 with all weights and images in it, which is faster than autocast."""
     takes = "bfloats" if precision == "bf16" else "floats"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = twin(subject).to(device, dtype)
@@ -45,9 +45,9 @@ def start(subject: Subject, precision: str, _batch: int, device: torch.device, q
 
 
 def eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(pictures: Tensor) -> Tensor:
+    def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return network(pictures).cpu()
+            return network(images).cpu()
 
     return run
 
@@ -60,8 +60,8 @@ def frozen(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tenso
     freezing = inductor.patch(freezing=True)
     compiled = torch.compile(network, mode="max-autotune" if device.type == "cuda" else None, dynamic=False)
 
-    def run(pictures: Tensor) -> Tensor:
+    def run(images: Tensor) -> Tensor:
         with freezing, torch.no_grad():
-            return compiled(pictures).cpu()
+            return compiled(images).cpu()
 
     return run

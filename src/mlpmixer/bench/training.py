@@ -1,6 +1,6 @@
 """How fast a Mixer trains, and what memory it takes, beside timm's in the same run.
 
-All systems begin with the same weights, see the same pictures, and take whole steps: forward, backward, clip, AdamW.
+All systems begin with the same weights, see the same images, and take whole steps: forward, backward, clip, AdamW.
 The first losses are compared, so that nobody is fast by computing something else.
 """
 
@@ -21,16 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmixer.bench import ceilings, peak, peers
-from mlpmixer.bench.ceilings import Way
+from mlpmixer.bench import baselines, peak, roofline
+from mlpmixer.bench.interleave import Times, in_turns, ratio
+from mlpmixer.bench.roofline import Way
 from mlpmixer.bench.systems import CLASSES
-from mlpmixer.bench.turns import Times, in_turns, ratio
 from mlpmixer.engines import trainable
 from mlpmixer.errors import UsageError
+from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.models import create
 from mlpmixer.models.measure import kept_for_backward, measure
 from mlpmixer.models.mixer import SIZES, Mixer, MixerConfig
-from mlpmixer.train.allocator import keep_freed_memory
 from mlpmixer.weights.save import save
 
 System = tuple[str, str]  # whose, and its engine
@@ -39,7 +39,7 @@ System = tuple[str, str]  # whose, and its engine
 @dataclass(frozen=True)
 class Row:
     """`share`: of the matrix rate that was reached beside it. `kept_mb`: 10⁶ bytes kept for the way back, for a
-    picture, counted; `peak_mb`: what a picture more adds to the most that a step takes, measured (None: cannot be).
+    image, counted; `peak_mb`: what an image more adds to the most that a step takes, measured (None: cannot be).
     `loss`: the first one."""
 
     system: str
@@ -67,7 +67,7 @@ def bench_training(
     """The rows, and how many operations a second matrix products reached in turns with them. models: names and batch
     sizes. compiled: torch.compile too, which takes a minute a model to begin."""
     keep_freed_memory()
-    ways = ceilings.products(precision, device)
+    ways = roofline.products(precision, device)
     found = [_one(name, batch, precision, rounds, device, ways, compiled) for name, batch in models]
     return [row for rows, _ in found for row in rows], statistics.median(rate for _, most in found for rate in most)
 
@@ -88,7 +88,7 @@ def _one(
     name: str, batch: int, precision: str, rounds: int, device: torch.device, ways: Sequence[Way], compiled: bool
 ) -> tuple[list[Row], list[float]]:
     """The rows, and the matrix rate of each round."""
-    pictures, labels = _batch(name, batch, device)
+    images, labels = _batch(name, batch, device)
     autocast = _autocast(precision, device)
     builders = _networks(name, precision, device, compiled)
     peaks = {system: _peak(name, batch, precision, device, compiled, system) for system in builders}
@@ -96,24 +96,24 @@ def _one(
     kept, losses = {}, {}
     for system, network in networks.items():
         with autocast():
-            two, one = (kept_for_backward(network, pictures[:n]) for n in (2, 1))
+            two, one = (kept_for_backward(network, images[:n]) for n in (2, 1))
             kept[system] = (two - one) / 1e6
-            losses[system] = F.cross_entropy(network(pictures).float(), labels).item()
-    steps = {system: _step(network, pictures, labels, autocast) for system, network in networks.items()}
+            losses[system] = F.cross_entropy(network(images).float(), labels).item()
+    steps = {system: _step(network, images, labels, autocast) for system, network in networks.items()}
     times = in_turns({**steps, **{way.name: way.run for way in ways}}, rounds)
-    most = ceilings.best_by_round(ways, {way.name: times[way.name] for way in ways})
+    most = roofline.best_by_round(ways, {way.name: times[way.name] for way in ways})
     work, rows = 3 * measure(name).gmacs * 2e9 * batch, []
     for key in steps:
         each = times[key]
-        speed = (batch / each.median, each.spread, ceilings.share(work, each, most))
+        speed = (batch / each.median, each.spread, roofline.share(work, each, most))
         rows.append(Row(*key, name, precision, batch, *speed, kept[key], peaks[key], losses[key], each))
     return rows, most
 
 
 def _batch(name: str, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     chance = torch.Generator().manual_seed(0)
-    pictures = torch.randn(batch, 3, *measure(name).image_size, generator=chance)
-    return pictures.to(device), torch.randint(CLASSES, (batch,), generator=chance).to(device)
+    images = torch.randn(batch, 3, *measure(name).image_size, generator=chance)
+    return images.to(device), torch.randint(CLASSES, (batch,), generator=chance).to(device)
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -121,7 +121,7 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
 
 
 def _peak(name: str, batch: int, precision: str, device: torch.device, compiled: bool, system: System) -> float | None:
-    """10⁶ bytes a picture, from what whole and half batches take at most in a process of their own, where nothing that
+    """10⁶ bytes an image, from what whole and half batches take at most in a process of their own, where nothing that
     was freed before hides what is taken anew."""
     if device.type != "cuda" and not peak.measurable():
         return None
@@ -145,7 +145,7 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
     """What makes the same model with the same weights, for each."""
     if name not in SIZES:
         raise UsageError(f"{name} is no Mixer; only their training is compared")
-    if lacking := peers.why_not("timm", device):
+    if lacking := baselines.why_not("timm", device):
         raise UsageError(f"timm cannot be compared with: {lacking}")
     from mlpmixer.bench.timm import shaped
 
@@ -168,24 +168,24 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
         networks["mlpmixer", "compiled"] = lambda: cast(nn.Module, torch.compile(ours()))
     if precision == "bf16" and trainable.why_not(ours()) is None:
         networks["mlpmixer", "kernels"] = lambda: trainable.Trainable(ours())
-        networks["mlpmixer", "kernels, lean"] = lambda: trainable.Trainable(ours(), lean=True)
+        networks["mlpmixer", "kernels, lean"] = lambda: trainable.Trainable(ours(), low_memory=True)
     return networks
 
 
 def _step(
-    network: nn.Module, pictures: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager[object]]
+    network: nn.Module, images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager[object]]
 ) -> Callable[[], object]:
     parameters = [*network.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         with autocast():
-            loss = F.cross_entropy(network(torch.roll(pictures, 1, 0)).float(), labels)
+            loss = F.cross_entropy(network(torch.roll(images, 1, 0)).float(), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        if pictures.is_cuda:
+        optimizer.step()
+        optimizer.zero_grad()
+        if images.is_cuda:
             torch.cuda.synchronize()
 
     return step

@@ -14,13 +14,12 @@ from collections.abc import Callable
 
 import tyro
 
-from mlpmixer import __version__
 from mlpmixer.cli.bench import bench
 from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.evaluate import evaluate
 from mlpmixer.cli.export import export
-from mlpmixer.cli.look import look
+from mlpmixer.cli.interpret import look
 from mlpmixer.cli.models import models
 from mlpmixer.cli.output import tell
 from mlpmixer.cli.pack import pack
@@ -31,6 +30,7 @@ from mlpmixer.cli.reproduce import reproduce
 from mlpmixer.cli.runs import runs
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
+from mlpmixer.version import __version__
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,

@@ -14,7 +14,7 @@ from mlpmixer.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Usual:
-    """What each measurement does when nothing is said. `least`: pictures in a batch; 0: models have no batch."""
+    """What each measurement does when nothing is said. `least`: images in a batch; 0: models have no batch."""
 
     models: str = ""
     precision: str = ""
@@ -22,18 +22,18 @@ class Usual:
     rounds: int = 9
     least: int = 1
     folder: bool = False
-    picture: bool = False
+    image: bool = False
 
 
 USUAL = {
     "infer": Usual(
-        "mixer_s32:32,mixer_s32:1,mixer_b16:16,mixer_b16:1", "fp32,bf16,int8", ("fp32", "bf16", "int8"), picture=True
+        "mixer_s32:32,mixer_s32:1,mixer_b16:16,mixer_b16:1", "fp32,bf16,int8", ("fp32", "bf16", "int8"), image=True
     ),
     "train": Usual("mixer_s32:64,mixer_b16:16", "bf16", ("fp32", "bf16"), least=2),
     "data": Usual(folder=True),
     "predict": Usual("mixer_s32:32", "bf16", ("fp32", "bf16"), rounds=5, folder=True),
     "scaling": Usual(
-        "mixer_s16,vit_s16,mixer_b16,vit_b16,mixer_l16,vit_l16", "bf16", ("fp32", "bf16"), 3, least=0, picture=True
+        "mixer_s16,vit_s16,mixer_b16,vit_b16,mixer_l16,vit_l16", "bf16", ("fp32", "bf16"), 3, least=0, image=True
     ),
 }
 
@@ -46,31 +46,31 @@ def bench(
     precision: str = "",
     peers: str = "timm,openvino,onnx,flax",
     rounds: int = 0,
-    pictures: int = 1000,
+    images: int = 1000,
     quick: bool = False,
     device: str = "auto",
-    picture: Path | None = None,
+    image: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measure, beside what else one could use, in one run.
 
     infer: answers by our engines, beside timm's model, OpenVINO, ONNX Runtime and Flax, and beside what the machine can
-    do at most. train: steps of training, beside timm's. data FOLDER: reading and augmenting pictures, beside timm's
-    loader. predict FOLDER: picture files into labels, beside timm's loader and model. scaling: speed by the number of
+    do at most. train: steps of training, beside timm's. data FOLDER: reading and augmenting images, beside timm's
+    loader. predict FOLDER: image files into labels, beside timm's loader and model. scaling: speed by the number of
     patches and by the batch, of Mixers and others.
 
     Args:
         what: infer, train, data, predict or scaling.
-        folder: A data set of picture files (data), or any folder of them (predict).
+        folder: A data set of image files (data), or any folder of them (predict).
         models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1; one for predict; names only for scaling;
             nothing for the usual ones.
         precision: Of the products: fp32, bf16 and int8 (infer), or one of fp32 and bf16; nothing for the usual.
         peers: Whom to compare with (infer).
         rounds: How often each system has its turn, after it has warmed up; 2 or more, or 0 for the usual number.
-        pictures: How many files at most (predict).
+        images: How many files at most (predict).
         quick: Without torch.compile, which begins with a minute for each model.
         device: cpu, cuda, or auto (infer, train, scaling).
-        picture: Draw the figures here, an .svg file (infer, scaling).
+        image: Draw the figures here, an .svg file (infer, scaling).
         json: Print JSON.
     """
     usual = USUAL[what]
@@ -88,28 +88,28 @@ def bench(
     rounds = rounds or usual.rounds
     if rounds < 2:
         raise UsageError(f"--rounds must be 2 or more: a figure without a spread says little; got {rounds}")
-    if pictures < 1:
-        raise UsageError(f"--pictures must be 1 or more; got {pictures}")
+    if images < 1:
+        raise UsageError(f"--images must be 1 or more; got {images}")
     if (folder is None) == usual.folder:
-        raise UsageError(f"mixer bench {what} takes {'a FOLDER of pictures' if usual.folder else 'no folder'}")
-    if picture is not None:
-        _check(picture, what)
+        raise UsageError(f"mixer bench {what} takes {'a FOLDER of images' if usual.folder else 'no folder'}")
+    if image is not None:
+        _check(image, what)
 
     from mlpmixer.cli import measurements
 
     if what == "infer":
         peer_names = [name for name in peers.split(",") if name]
-        measurements.infer(pairs, precisions, peer_names, rounds, quick, device, picture, json)
+        measurements.infer(pairs, precisions, peer_names, rounds, quick, device, image, json)
     elif what == "train":
         measurements.train(pairs, precisions[0], rounds, quick, device, json)
     elif what == "scaling":
-        measurements.scaling(named, precisions[0], rounds, device, picture, json)
+        measurements.scaling(named, precisions[0], rounds, device, image, json)
     elif what == "data":
         assert folder is not None
         measurements.data(folder, rounds, json)
     else:
         assert folder is not None
-        measurements.predict(folder, pairs[0], precisions[0], pictures, rounds, quick, json)
+        measurements.predict(folder, pairs[0], precisions[0], images, rounds, quick, json)
 
 
 def _pair(text: str, usual: Usual) -> tuple[str, int]:
@@ -120,7 +120,7 @@ def _pair(text: str, usual: Usual) -> tuple[str, int]:
     return name, int(batch)
 
 
-def _check(picture: Path, what: str) -> None:
-    if not USUAL[what].picture:
-        raise UsageError(f"mixer bench {what} draws no picture")
-    require_writable(picture)
+def _check(image: Path, what: str) -> None:
+    if not USUAL[what].image:
+        raise UsageError(f"mixer bench {what} draws no image")
+    require_writable(image)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def demo(folder: Path = Path("runs/demo")) -> None:
-    """Train a small Mixer on pictures that come with the package, about 3 minutes on 2 cores, and look at the result.
+    """Train a small Mixer on images that come with the package, about 3 minutes on 2 cores, and look at the result.
 
     If it was stopped, it goes on.
 
@@ -32,32 +32,32 @@ def demo(folder: Path = Path("runs/demo")) -> None:
 
 def show(recipe: Recipe, folder: Path) -> None:
     """The same with any recipe that has a test split."""
-    from mlpmixer.report.run_picture import picture_of
+    from mlpmixer.report.run_figure import image_of
     from mlpmixer.run.folder import RunFolder
     from mlpmixer.train.loop import fit
 
     run = RunFolder(folder)
-    picture, example = folder / "picture.svg", folder / "example.png"
+    image, example = folder / "image.svg", folder / "example.png"
     if run.result() is None:
         _say(recipe.about.what)
         how = "goes on" if run.recipe else "begins; Ctrl-C stops it, and the same command goes on"
         _say(f"Its recipe is {recipe.name}, {recipe.train.epochs:g} epochs. The run in {folder} {how}.")
     result = fit(recipe, folder)
     assert result.test is not None
-    score = f"{result.test['top1']:.2%} of {result.test['count']:,.0f} test pictures right"
-    if picture.exists():
+    score = f"{result.test['top1']:.2%} of {result.test['count']:,.0f} test images right"
+    if image.exists():
         fresh = next(name for n in count(2) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
         _say(f"{folder} is finished: {score}. A new one: mixer demo --folder {_quoted(fresh)}")
-        _say(f"Its curves and predictions: {picture}")
+        _say(f"Its curves and predictions: {image}")
         return
 
     _say(f"\n{score}. What it says of one of them, {example}:\n")
     _predict(recipe, folder, example)
-    picture_of(folder)
-    _say(f"\nCurves and more predictions, to be opened in a browser: {picture}\n")
+    image_of(folder)
+    _say(f"\nCurves and more predictions, to be opened in a browser: {image}\n")
     _say("What next:")
     commands = {
-        f"mixer predict {_quoted(example)} --weights {_quoted(folder)}": "the same, as for any picture",
+        f"mixer predict {_quoted(example)} --weights {_quoted(folder)}": "the same, as for any image",
         f"mixer report {_quoted(folder)}": "a page with all that can be said of it",
         f"mixer train {recipe.name} --train.epochs {3 * recipe.train.epochs:g}": "longer",
         "mixer recipes": "what else can be trained",
@@ -67,15 +67,15 @@ def show(recipe: Recipe, folder: Path) -> None:
 
 
 def _predict(recipe: Recipe, folder: Path, example: Path) -> None:
-    from mlpmixer.data.choose import choose
-    from mlpmixer.data.pictures import decode
+    from mlpmixer.data.images import decode
+    from mlpmixer.data.select import choose
     from mlpmixer.predict.predictor import Predictor
 
-    pictures = choose(recipe.data)
-    assert pictures.test is not None
-    decode(pictures.test.read(0)).save(example)
+    images = choose(recipe.data)
+    assert images.test is not None
+    decode(images.test.read(0)).save(example)
     for label, score in Predictor(folder, top=3)(example).top:
-        true = "  (which it is)" if label == pictures.classes[pictures.test.labels[0]] else ""
+        true = "  (which it is)" if label == images.classes[images.test.labels[0]] else ""
         _say(f"  {label:12} {score:6.1%}{true}")
 
 

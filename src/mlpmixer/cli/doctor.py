@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from mlpmixer.data.doctor.complaints import Finding
+    from mlpmixer.data.doctor.appearance import Looks
     from mlpmixer.data.doctor.examine import Examination
-    from mlpmixer.data.doctor.looks import Looks
+    from mlpmixer.data.doctor.issues import Finding
 
-EXAMPLES = 5  # of pictures or groups on the page, for each finding
+EXAMPLES = 5  # of images or groups on the page, for each finding
 MEMBERS = 4  # of a group on the page
 ALL_CLASSES = 20  # with more of them, the table has only the largest and the smallest
 
@@ -34,12 +34,12 @@ def doctor(
     strict: bool = False,
     json: bool = False,
 ) -> None:
-    """Say what is wrong with a data set: broken pictures, copies, leaks between splits, odd sizes and classes.
+    """Say what is wrong with a data set: broken images, copies, leaks between splits, odd sizes and classes.
 
     Args:
-        data: A folder of pictures, a list, shards, or the name of a known data set.
-        max: Look at only so many pictures, chosen evenly over all; copies of the others are missed.
-        workers: How many processes look at pictures; by default as many as cores.
+        data: A folder of images, a list, shards, or the name of a known data set.
+        max: Look at only so many images, chosen evenly over all; copies of the others are missed.
+        workers: How many processes look at images; by default as many as cores.
         strict: Exit with 1 when a problem is found; remarks are none.
         json: Print JSON, with all paths.
     """
@@ -48,10 +48,10 @@ def doctor(
 
     from mlpmixer import data as data_sets
     from mlpmixer.data.doctor.examine import examine
-    from mlpmixer.data.processes import cores
+    from mlpmixer.machine.processes import cores
 
     opened = data_sets.open(data, strict=False)
-    columns = TextColumn("looking at"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeRemainingColumn()
+    columns = TextColumn("looking at"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         total = sum(len(split) for split in opened.splits.values())
         bar = progress.add_task("", total=total if max is None else min(max, total))
@@ -70,7 +70,7 @@ def doctor(
 
 
 def _print_page(found: Examination) -> None:
-    from mlpmixer.data.doctor import likeness
+    from mlpmixer.data.doctor import near_duplicates
 
     console = page(highlight=False, markup=False, emoji=False, soft_wrap=True)
     data, total, looked = found.sample.data, int(found.counts.sum()), len(found.sample)
@@ -81,14 +81,13 @@ def _print_page(found: Examination) -> None:
     sampled = "" if looked == total else f", {looked:,} of them looked at"
     usable = "all" if found.usable == looked else f"{found.usable:,}"
     classes = _count(len(data.classes), "class", "classes")
-    console.print(f"{_count(total, 'picture')} of {classes}{sampled}; {usable} can be used\n")
+    console.print(f"{_count(total, 'image')} of {classes}{sampled}; {usable} can be used\n")
     for finding in found.findings:
         _print_finding(console, found, finding)
     if any(finding.kind.startswith("alike") for finding in found.findings):
-        alike = (
-            f"≈: at most {likeness.COARSE} of the 64 coarsest and {likeness.FINE} of all 256 bits of likeness differ"
-        )
-        console.print(f"{alike}, in the picture or in its mirror image", style="dim")
+        coarse, fine = near_duplicates.COARSE, near_duplicates.FINE
+        alike = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of likeness differ"
+        console.print(f"{alike}, in the image or in its mirror image", style="dim")
     _print_classes(found)
     if found.looks:
         _print_looks(console, found.looks, " of train" if "train" in data.splits else "")
@@ -98,7 +97,7 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
     complaint = finding.complaint
     if finding.groups:
         members = sum(map(len, finding.groups))
-        what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'picture')}"
+        what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'image')}"
     elif finding.classes:
         what = _listed(finding.classes)
     elif finding.paths:
@@ -106,15 +105,15 @@ def _print_finding(console: Console, found: Examination, finding: Finding) -> No
     elif finding.files:
         what = _listed([f"{count:,} {kind or 'without extension'}" for kind, count in finding.files.items()])
     else:
-        what = _count(len(finding.pictures), "picture")
+        what = _count(len(finding.images), "image")
     note = f" ({printable(finding.note)})" if finding.note else ""
     mark, style = ("✗", "red") if complaint.serious else ("·", "yellow")
     console.print(f"{mark} {complaint.title}: {what}{note}", style=style)
-    shown = [*finding.groups[:EXAMPLES], *([picture] for picture in finding.pictures[:EXAMPLES])]
+    shown = [*finding.groups[:EXAMPLES], *([image] for image in finding.images[:EXAMPLES])]
     lines = [*(_line(found, group, finding.kind) for group in shown), *map(printable, finding.paths[:EXAMPLES])]
     for line in lines:
         console.print(f"    {line}")
-    if more := len(finding.groups) + len(finding.pictures) + len(finding.paths) - len(lines):
+    if more := len(finding.groups) + len(finding.images) + len(finding.paths) - len(lines):
         console.print(f"    and {more:,} more, which --json lists")
     console.print(f"  {complaint.advice}\n", style="dim")
 
@@ -125,7 +124,7 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) -> str:
-    """Pictures that belong together, with what tells them apart."""
+    """Images that belong together, with what tells them apart."""
     data, sample = found.sample.data, found.sample
     sign = "≈" if kind.startswith("alike") else "="
     kind = kind.removeprefix("alike_")
@@ -165,11 +164,11 @@ def _print_looks(console: Console, looks: Looks, learnt: str) -> None:
                     title = ""
     if formats := " · ".join(f"{name} {count:,}" for name, count in looks.formats.items() if name):
         console.print(f"Format    {formats}")
-    grey = looks.grey == total
-    mean, std = (" ".join(f"{value:.4f}" for value in values[: 1 if grey else 3]) for values in (looks.mean, looks.std))
-    console.print(f"Colour    mean {mean}, standard deviation {std}")
-    channels = "all is grey;" if grey else "red, green, blue"
-    console.print(f"          ({channels} from 0 to 1, over all pixels{learnt}, every picture weighing the same)")
+    gray = looks.gray == total
+    mean, std = (" ".join(f"{value:.4f}" for value in values[: 1 if gray else 3]) for values in (looks.mean, looks.std))
+    console.print(f"Color    mean {mean}, standard deviation {std}")
+    channels = "all is gray;" if gray else "red, green, blue"
+    console.print(f"          ({channels} from 0 to 1, over all pixels{learnt}, every image weighing the same)")
     how = looks.suggested
     console.print("\nFor a model that starts afresh, a recipe may say")
     console.print(f"    model.image_size = {list(how.crop)}")

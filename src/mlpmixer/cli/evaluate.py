@@ -1,4 +1,4 @@
-"""`mixer evaluate`: how good is this model, on these pictures, and how sure is that?"""
+"""`mixer evaluate`: how good is this model, on these images, and how sure is that?"""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def evaluate(
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
         data: A data set: a folder, a list, shards, or a known name. By default what the run was measured on.
-        split: train, val, test or another; auto: test, or else val, or else what a run held out of train (dev), or else
+        split: train, val, test or another; auto: test, or else val, or else what a run held out of train (val), or else
             all there is.
-        protocol: own: pictures as the model's passport says; i: stretched to 256×256, crop 224, as for the paper's
+        protocol: own: images as the model's metadata says; i: stretched to 256×256, crop 224, as for the paper's
             Table 2; ii: short side to 256, crop 224, as for Table 3; each in proportion to the model's size.
-        known: Training pictures to learn from the features by: nearest neighbours, few shots, a probe; 0: none of it.
+        known: Training images to learn from the features by: nearest neighbors, few shots, a probe; 0: none of it.
         real: ReaL's labels (real.json), for ImageNet's val.
         imagenet_v2: A folder of ImageNet-V2.
         imagenet_a: A folder of ImageNet-A.
         imagenet_r: A folder of ImageNet-R.
         imagenet_sketch: A folder of ImageNet-Sketch.
         imagenet_c: A folder of ImageNet-C.
-        strict: Fail when a picture cannot be read, instead of leaving it out.
+        strict: Fail when an image cannot be read, instead of leaving it out.
         device: cpu, cuda, or auto.
         engine: What runs the model; eager: PyTorch, as the model is written.
-        precision: In which numbers; int8 is for quantised models.
-        workers: Processes that load pictures; -1: by the number of cores.
-        batch_size: Pictures at once.
+        precision: In which numbers; int8 is for quantized models.
+        workers: Processes that load images; -1: by the number of cores.
+        batch_size: Images at once.
         out: Also write the card into this file, as JSON.
         json: Print the card as JSON.
     """
-    from mlpmixer.experiments.evaluate import evaluate
+    from mlpmixer.evaluation.evaluate import evaluate
 
     if out is not None:
         require_writable(out)
@@ -103,19 +103,19 @@ def evaluate(
 
 
 def _show(card: dict[str, Any]) -> None:
-    model, pictures = card["model"], card["data"]
+    model, images = card["model"], card["data"]
     say(
-        f"{model['name']}, {model['parameters'] / 1e6:,.2f} M parameters, on {pictures['count']:,} pictures of "
-        f"{pictures['classes']:,} classes ({pictures['source']}, {pictures['title']})"
+        f"{model['name']}, {model['parameters'] / 1e6:,.2f} M parameters, on {images['count']:,} images of "
+        f"{images['classes']:,} classes ({images['source']}, {images['title']})"
     )
-    print_table(["", "of pictures", "95 % interval", "right", "of"], _rows(card), _notes(card))
+    print_table(["", "of images", "95 % interval", "right", "of"], _rows(card), _notes(card))
     if "classes" in card:
         classes = card["classes"]
         if len(classes) > ALL_CLASSES:
             classes = sorted(classes, key=lambda one: one["recall"])[:ALL_CLASSES]
             say(f"The {ALL_CLASSES} classes that are found least often, of {len(card['classes'])}:")
         print_table(
-            ["class", "pictures", "recall", "precision", "F1", "mistaken most for"],
+            ["class", "images", "recall", "precision", "F1", "mistaken most for"],
             [
                 [
                     one["name"],
@@ -135,8 +135,8 @@ def _rows(card: dict[str, Any]) -> list[list[str]]:
         "top-5": card.get("top5") if card["data"]["classes"] > 5 else None,
         "ReaL": card.get("real"),
         **{name: card.get(key) for name, key in VARIANTS.items()},
-        f"the {learnt.get('neighbours', {}).get('nearest')} nearest of {learnt.get('known', 0):,}": learnt.get(
-            "neighbours"
+        f"the {learnt.get('neighbors', {}).get('nearest')} nearest of {learnt.get('known', 0):,}": learnt.get(
+            "neighbors"
         ),
         f"logistic probe on {learnt.get('known', 0):,}": learnt.get("probe"),
     }
@@ -163,7 +163,9 @@ def _notes(card: dict[str, Any]) -> str:
     lines = []
     if "calibration" in card:
         error, (low, high) = card["calibration"]["error"], card["calibration"]["interval"]
-        lines.append(f"calibration error {error:.2%} ({low:.2%} – {high:.2%}); cross-entropy {card['nats']:.4f} nats")
+        lines.append(
+            f"calibration error {error:.2%} ({low:.2%} – {high:.2%}); cross-entropy {card['cross_entropy']:.4f}"
+        )
         lines.append(f"always the most frequent class: {card['chance']['share']:.2%}")
     if "imagenet_c" in card:
         mce = card["imagenet_c"]["mce"]

@@ -24,13 +24,13 @@ def export(
     data: str | None = None,
     size: str = "dynamic",
     count: int = 1000,
-    licence: str = "unknown",
+    license: str = "unknown",
     force: bool = False,
     json: bool = False,
 ) -> None:
     """Write a model as a file for other programs, with its preprocessing and the names of its classes inside.
 
-    The file is checked before it gets its name: the same pictures go through the model and through the file. A card
+    The file is checked before it gets its name: the same images go through the model and through the file. A card
     (Markdown) is written beside it.
 
     Args:
@@ -39,12 +39,12 @@ def export(
         output: The file; by default it has the name of the weights, and is written here.
         precision: What the weights are kept in. onnx: fp32, fp16; openvino: fp32, fp16, int8; pt2: fp32, bf16;
             safetensors: all four.
-        data: Pictures to check with, and to calibrate int8 with: a data set, or a folder of pictures. By default what
+        data: Images to check with, and to calibrate int8 with: a data set, or a folder of images. By default what
             the run was measured on, or what comes with mlpmixer.
-        size: Of the pictures that the file takes. dynamic: any; HEIGHTxWIDTH: only this one; prepared: of the model's
+        size: Of the images that the file takes. dynamic: any; HEIGHTxWIDTH: only this one; prepared: of the model's
             own size, and the file resizes nothing.
-        count: Pictures to check with at most.
-        licence: Of the weights, for the card.
+        count: Images to check with at most.
+        license: Of the weights, for the card.
         force: Replace files that exist.
         json: Print the report as JSON.
     """
@@ -61,7 +61,7 @@ def export(
                 data=data,
                 size=_size(size),
                 count=count,
-                licence=licence,
+                license=license,
                 force=force,
                 watch=watch,
             )
@@ -89,5 +89,5 @@ def _size(text: str) -> Size:
 def _show_agreement(report: dict[str, Any]) -> None:
     from mlpmixer.export.card import agreement_table
 
-    pictures = report["pictures"]
-    print_table(*agreement_table(report), f"{pictures['count']:,} pictures: {pictures['from']}")
+    images = report["images"]
+    print_table(*agreement_table(report), f"{images['count']:,} images: {images['from']}")

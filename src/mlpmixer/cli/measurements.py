@@ -25,20 +25,20 @@ def infer(
     rounds: int,
     quick: bool,
     device: str,
-    picture: Path | None,
+    image: Path | None,
     json: bool,
 ) -> None:
     from mlpmixer.bench.bars import bars
     from mlpmixer.bench.inference import ahead, bench_inference
-    from mlpmixer.train.team import device_of
+    from mlpmixer.machine.devices import device_of
 
     place = device_of(device)
     found = bench_inference(pairs, precisions, peers, rounds, place, quick=quick, tell=_tell)
     won = ahead(found.rows)
     machine = _machine(place, peers)
-    if picture is not None:
+    if image is not None:
         said = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
-        picture.write_text(bars(found.rows, found.ceilings, said))
+        image.write_text(bars(found.rows, found.ceilings, said))
     if json:
         others = {"ahead": [*map(asdict, won)], "chosen": found.chosen, "left_out": found.left_out}
         _print_json(machine, found.rows, ceilings=found.ceilings, **others)
@@ -63,7 +63,7 @@ def infer(
 
 def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool) -> None:
     from mlpmixer.bench.training import bench_training, speed_ups
-    from mlpmixer.train.team import device_of
+    from mlpmixer.machine.devices import device_of
 
     place = device_of(device)
     rows, rate = bench_training(pairs, precision, rounds, place, compiled=not quick)
@@ -99,20 +99,20 @@ def data(folder: Path, rounds: int, json: bool) -> None:
     if json:
         _print_json(machine, rows, left_out=left_out)
         return
-    head = ["pictures", "system", "read from", "images/s", "spread", "times timm's", "quartiles", "ms of a core"]
+    head = ["images", "system", "read from", "images/s", "spread", "times timm's", "quartiles", "ms of a core"]
     head += ["times less", "quartiles"]
     print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_said(machine)}")
     _print_left_out(left_out)
 
 
 def predict(
-    folder: Path, model: tuple[str, int], precision: str, pictures: int, rounds: int, quick: bool, json: bool
+    folder: Path, model: tuple[str, int], precision: str, images: int, rounds: int, quick: bool, json: bool
 ) -> None:
     import torch
 
     from mlpmixer.bench.predicting import bench_predicting
 
-    rows, left_out = bench_predicting(folder, model, precision, pictures, rounds, quick=quick, tell=_tell)
+    rows, left_out = bench_predicting(folder, model, precision, images, rounds, quick=quick, tell=_tell)
     machine = _machine(torch.device("cpu"), ["timm"], "simplejpeg")
     if json:
         _print_json(machine, rows, left_out=left_out)
@@ -122,11 +122,11 @@ def predict(
     _print_left_out(left_out)
 
 
-def scaling(names: list[str], precision: str, rounds: int, device: str, picture: Path | None, json: bool) -> None:
+def scaling(names: list[str], precision: str, rounds: int, device: str, image: Path | None, json: bool) -> None:
     from mlpmixer.bench import scaling
     from mlpmixer.bench.curves import curves
+    from mlpmixer.machine.devices import device_of
     from mlpmixer.models import canonical
-    from mlpmixer.train.team import device_of
 
     names, place = [canonical(name) for name in names], device_of(device)
     patches = scaling.by_patches(names, scaling.SIDES, rounds, place, precision, _tell)
@@ -134,8 +134,8 @@ def scaling(names: list[str], precision: str, rounds: int, device: str, picture:
     growths, best = scaling.growth(patches), scaling.best_batches(batches)
     machine = _machine(place, [])
     said = f"{_said(machine)}, {precision}"
-    if picture is not None:
-        picture.write_text(curves(patches, growths, f"{said}, one picture at a time"))
+    if image is not None:
+        image.write_text(curves(patches, growths, f"{said}, one image at a time"))
     if json:
         growing, sweep = [*map(asdict, growths)], [*map(asdict, batches)]
         _print_json(machine, patches, growth=growing, batches=sweep, best_batches=[*map(asdict, best)])
@@ -156,11 +156,11 @@ def scaling(names: list[str], precision: str, rounds: int, device: str, picture:
 
 
 def _machine(device: torch.device, peers: Sequence[str], *packages: str) -> dict[str, Any]:
-    from mlpmixer.bench.peers import versions
-    from mlpmixer.train.machine import describe_machine
-    from mlpmixer.train.team import Team
+    from mlpmixer.bench.baselines import versions
+    from mlpmixer.machine.description import describe_machine
+    from mlpmixer.machine.distributed import Group
 
-    return describe_machine(Team(device)) | {"versions": versions(peers, *packages)}
+    return describe_machine(Group(device)) | {"versions": versions(peers, *packages)}
 
 
 def _said(machine: dict[str, Any]) -> str:

@@ -60,15 +60,15 @@ def models(
             ]
             for row in rows
         ],
-        note="S: patches of a picture. paper: Table 1, without head. GMAC: 10⁹ multiply-adds a picture. kept: the "
-        "10⁶ bytes of activations that training keeps of one picture, in float32.",
+        note="S: patches of an image. paper: Table 1, without head. GMAC: 10⁹ multiply-adds an image. kept: the "
+        "10⁶ bytes of activations that training keeps of one image, in float32.",
     )
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     height, width = row["image_size"]
     square = height == width
-    paper = TABLE_1.get(row["name"]) if (height, width) == (224, 224) else None  # token mixing grows with the picture
+    paper = TABLE_1.get(row["name"]) if (height, width) == (224, 224) else None  # token mixing grows with the image
     return {**row, "image_size": height if square else [height, width], "paper_params_m": paper}
 
 
@@ -79,9 +79,9 @@ def _size(size: int | list[int]) -> str:
 def _weights(model: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from mlpmixer.weights.ledger import LEDGER
+    from mlpmixer.weights.model_zoo import MODEL_ZOO
 
-    entries = [e for e in LEDGER.values() if model is None or e.model == canonical(model)]
+    entries = [e for e in MODEL_ZOO.values() if model is None or e.model == canonical(model)]
     if as_json:
         _print_json([asdict(entry) for entry in entries])
         return

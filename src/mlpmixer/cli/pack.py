@@ -22,14 +22,14 @@ def pack(
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     json: bool = False,
 ) -> None:
-    """Decode all pictures of a data set into a folder from which training reads them quickly.
+    """Decode all images of a data set into a folder from which training reads them quickly.
 
     Args:
-        data: A data set: a known name, a folder of pictures, a list, shards.
+        data: A data set: a known name, a folder of images, a list, shards.
         folder: The new folder. It goes wherever a data set does.
-        size: Reduce the shorter side to N pixels; without it, pictures keep their sizes.
-        shape: With --size, keep proportions (and never enlarge), or bring every picture to N by N pixels.
-        policy: When a picture cannot be read, stop, or leave it out and say so.
+        size: Reduce the shorter side to N pixels; without it, images keep their sizes.
+        shape: With --size, keep proportions (and never enlarge), or bring every image to N by N pixels.
+        policy: When an image cannot be read, stop, or leave it out and say so.
         workers: How many processes decode; by default as many as cores.
         json: Print JSON.
     """

@@ -1,4 +1,4 @@
-"""`mixer predict`: what is in these pictures?"""
+"""`mixer predict`: what is in these images?"""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mlpmixer.cli.progress import Bar
-from mlpmixer.errors import DataError, PictureError, RunStopped, UsageError
+from mlpmixer.errors import DataError, ImageError, RunStopped, UsageError
 from mlpmixer.text import printable
-from mlpmixer.weights.shipped import DEFAULT
+from mlpmixer.weights.bundled import DEFAULT
 
 if TYPE_CHECKING:
     from mlpmixer.models.classifier import Classifier
     from mlpmixer.predict.job import Output
     from mlpmixer.predict.predictor import Prediction, Predictor
-    from mlpmixer.predict.written import Format, Writer
+    from mlpmixer.predict.writers import Format, Writer
 
-MANY = 1000  # pictures for which it pays to find out which engine is the fastest
+MANY = 1000  # images for which it pays to find out which engine is the fastest
 
 
 def predict(
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE|FOLDER|-...")],
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|-...")],
     /,
     weights: Annotated[str, tyro.conf.arg(metavar="RUN|FILE|NAME")] = DEFAULT,
     top: int = 5,
@@ -45,32 +45,32 @@ def predict(
     null: Annotated[bool, tyro.conf.arg(aliases=["-0"])] = False,
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
 ) -> None:
-    """Name what is in pictures.
+    """Name what is in images.
 
     Args:
-        pictures: Picture files, folders with pictures somewhere below them, or - for paths on standard input, one a
+        images: Image files, folders with images somewhere below them, or - for paths on standard input, one a
             line.
         weights: A run folder, a file of weights, or a name from `mixer models --weights`; by default the small model
             that comes with the package, which knows the ten classes of CIFAR-10.
-        top: How many labels for each picture.
-        json: A line of JSON for each picture.
-        csv: A line of CSV for each picture, after one with the names of the columns.
+        top: How many labels for each image.
+        json: A line of JSON for each image.
+        csv: A line of CSV for each image, after one with the names of the columns.
         parquet: Parquet; needs --output, which becomes a folder of parts.
         output: Write into this file instead of to standard output; its ending tells the form, too.
         resume: Go on with --output where a run ended, however it did: what is in the file is done.
-        embeddings: Write what the model's head is given into this .npy file, a row for each picture that is answered.
-        tta: Average over several views of each picture: flip (and its mirror image), crops (centre, corners, mirrored).
-        strict: End with exit code 1 when a picture could not be read. (The others are answered all the same.)
+        embeddings: Write what the model's head is given into this .npy file, a row for each image that is answered.
+        tta: Average over several views of each image: flip (and its mirror image), crops (center, corners, mirrored).
+        strict: End with exit code 1 when an image could not be read. (The others are answered all the same.)
         engine: What runs the model. auto: the fastest here.
-        precision: In which numbers. int8 learns from the first pictures what bytes are to stand for, if the weights do
+        precision: In which numbers. int8 learns from the first images what bytes are to stand for, if the weights do
             not say it, and is refused where it would name them otherwise.
         device: auto, cpu or cuda.
-        batch: How many pictures go through the model at a time.
+        batch: How many images go through the model at a time.
         null: Paths on standard input are ended by NULs, as `find -print0` writes them.
         ray: Work on a Ray cluster: its address, such as auto, ray://host:10001, or local for one that is started here.
     """
-    if not pictures:
-        raise UsageError("give one picture or more: mixer predict photo.jpg")
+    if not images:
+        raise UsageError("give one image or more: mixer predict photo.jpg")
     form = _form(json, csv, parquet, output)
     if resume and output is None:
         raise UsageError("--resume goes on with a file: name it with --output")
@@ -79,7 +79,7 @@ def predict(
 
     from mlpmixer.predict.predictor import Predictor
 
-    asked = _Asked(pictures, null)
+    asked = _Asked(images, null)
     watched = output is not None or not sys.stdout.isatty()  # otherwise one sees the answers
     bar = Bar(asked.count if watched and not asked.one else None, hidden=not watched)
     notes = _Notes(bar, asked.one)
@@ -113,23 +113,23 @@ def predict(
     if not asked.one:
         _sum_up(place, notes, bar)
     if place.writer.rows == 0:
-        raise PictureError("no picture could be read") if notes.lost else DataError("no names came on standard input")
+        raise ImageError("no image could be read") if notes.lost else DataError("no names came on standard input")
     if strict and notes.lost:
-        raise PictureError(f"{notes.lost:,} could not be read; the others are answered")
+        raise ImageError(f"{notes.lost:,} could not be read; the others are answered")
 
 
 def _in_bytes(weights: str, files: list[str]) -> tuple[Classifier, str | None]:
-    """The model, quantised if it was not, and what to say of that."""
-    from mlpmixer.predict.in_bytes import in_bytes_if_alike
+    """The model, quantized if it was not, and what to say of that."""
+    from mlpmixer.predict.int8_calibration import in_bytes_if_alike
     from mlpmixer.weights.load import load
 
     model = load(weights)
-    assert model.passport is not None
-    return (model, None) if model.passport.plans else in_bytes_if_alike(model, files)
+    assert model.metadata is not None
+    return (model, None) if model.metadata.layer_precisions else in_bytes_if_alike(model, files)
 
 
 class _Asked:
-    """What was named: `one` picture only; or `endless`, as nobody knows how much is to come."""
+    """What was named: `one` image only; or `endless`, as nobody knows how much is to come."""
 
     def __init__(self, names: tuple[str, ...], null: bool):
         self.names, self.null = names, null
@@ -141,7 +141,7 @@ class _Asked:
 
         for name in self.names:
             given = paths.names(sys.stdin.buffer, null=self.null) if name == "-" else [name]
-            yield from paths.pictures(given, tell)
+            yield from paths.images(given, tell)
 
     @property
     def count(self) -> Callable[[], Iterator[str]] | None:
@@ -158,8 +158,8 @@ class _Notes:
         with self.bar.aside():
             print(f"mixer: {printable(line)}", file=sys.stderr)
 
-    def left_out(self, why: str | PictureError) -> None:
-        if self.one and isinstance(why, PictureError):
+    def left_out(self, why: str | ImageError) -> None:
+        if self.one and isinstance(why, ImageError):
             raise why
         self.lost += 1
         self.say(f"left out: {why}")
@@ -172,13 +172,13 @@ def _write_all(pieces: Any, place: Output, notes: _Notes, bar: Bar, first: Calla
         with contextlib.closing(pieces):
             write_all(pieces, place, first=first, broken=notes.left_out, done=bar.advance)
     except KeyboardInterrupt:
-        known = f"{place.writer.rows:,} pictures"
+        known = f"{place.writer.rows:,} images"
         where = "" if place.file is None else f" that are in {place.file}; the same command with --resume goes on"
         raise RunStopped(f"stopped after {known}{where}") from None
 
 
 def _place(form: Format | None, file: Path | None, rows: Path | None, resume: bool, predictor: Predictor) -> Output:
-    from mlpmixer.predict import job, written
+    from mlpmixer.predict import job, writers
 
     width = 0 if rows is None else predictor.width
     if file is not None:
@@ -188,8 +188,8 @@ def _place(form: Format | None, file: Path | None, rows: Path | None, resume: bo
         )
     kinds: dict[Format | None, Callable[[], Writer]] = {
         None: _Table,
-        "json": lambda: written.JsonLines(sys.stdout),
-        "csv": lambda: written.Csv(sys.stdout, predictor.top),
+        "json": lambda: writers.JsonLines(sys.stdout),
+        "csv": lambda: writers.Csv(sys.stdout, predictor.top),
     }
     return job.to_standard_output(kinds[form](), rows, width)
 
@@ -203,7 +203,7 @@ def _form(json: bool, csv: bool, parquet: bool, output: Path | None) -> Format |
         raise UsageError("Parquet is no text: say where with --output, such as answers.parquet")
     if named or output is None:
         return named[0] if named else None
-    from mlpmixer.predict.written import format_of
+    from mlpmixer.predict.writers import format_of
 
     return format_of(output)
 
@@ -221,7 +221,7 @@ class _Table:
 
     def flush(self) -> None:
         if self._waiting and not self._widths:
-            head = ("picture", "label", "score", "then")
+            head = ("image", "label", "score", "then")
             self._widths = [max(map(len, column)) for column in zip(head, *self._waiting, strict=True)]
             print()
             self._print(head)
@@ -246,4 +246,4 @@ def _sum_up(place: Output, notes: _Notes, bar: Bar) -> None:
     answered = place.writer.rows - before
     rate = f"{answered / max(bar.seconds, 1e-9):,.0f} a second"
     rest = [f"{notes.lost:,} left out"] * bool(notes.lost) + [f"{before:,} were there already"] * bool(before)
-    notes.say("; ".join([f"{answered:,} picture{'s' * (answered != 1)} in {bar.seconds:,.1f} s, {rate}", *rest]))
+    notes.say("; ".join([f"{answered:,} image{'s' * (answered != 1)} in {bar.seconds:,.1f} s, {rate}", *rest]))

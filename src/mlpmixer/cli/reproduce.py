@@ -36,7 +36,7 @@ def reproduce(
 
     Args:
         name: Which study.
-        scale: tiny: minutes on 2 cores, with the pictures that come with the package; small: hours, on CIFAR-10;
+        scale: tiny: minutes on 2 cores, with the images that come with the package; small: hours, on CIFAR-10;
             paper: the whole protocol, for whoever has the machines and the data.
         device: cpu, cuda, or auto.
         data: A folder in which data sets lie under the names that the runs give them: imagenet, pets, dtd and so on.
@@ -86,8 +86,8 @@ def reproduce(
 
 def _show_costs(rows: list[Cost], rate: float) -> None:
     print_table(
-        ["run", "model", "pictures", "FLOPs", "hours", "GB on disk"],
-        [[row.run, row.model, f"{row.pictures:,.0f}", *_summed([row])] for row in rows],
+        ["run", "model", "images", "FLOPs", "hours", "GB on disk"],
+        [[row.run, row.model, f"{row.images:,.0f}", *_summed([row])] for row in rows],
     )
     of_each: dict[str, list[Cost]] = {}
     for row in rows:

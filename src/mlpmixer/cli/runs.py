@@ -29,13 +29,13 @@ def runs(
         where: Only those of which this holds: optim.lr=0.001, model.name!=mixer_nano, test>=0.9; may be given again.
         state: Only those that are finished, that can go on, that lost their loss, or whose files are not
             what a run writes.
-        sort: By test, dev, best, epoch or changed, highest first; by name, or by a line of the recipe.
+        sort: By test, val, best, epoch or changed, highest first; by name, or by a line of the recipe.
         limit: At most so many, at least 1.
         curves: Draw their accuracy by epoch, over each other, into this .svg file.
         json: Print JSON, with whole recipes.
     """
+    from mlpmixer.draw.svg import document
     from mlpmixer.report.compare import comparison, overlay
-    from mlpmixer.report.svg import document
     from mlpmixer.run import index
 
     if curves is not None:

@@ -55,11 +55,11 @@ def train(
             return
         picked, result = points[0], points[0].result
         if json:
-            rows = [{**point.values, "folder": str(point.result.folder), "dev": point.result.dev} for point in points]
+            rows = [{**point.values, "folder": str(point.result.folder), "val": point.result.val} for point in points]
             print(to_json({"points": rows, "test": result.test}))
             return
         rows = [[*map(str, p.values.values()), f"{p.score:.2%}", str(p.result.folder)] for p in points]
-        print_table([*axes, "dev", "folder"], rows, f"picked by dev: {picked.result.folder}")
+        print_table([*axes, "val", "folder"], rows, f"picked by val: {picked.result.folder}")
     else:
         from mlpmixer.train.loop import fit
 
@@ -67,13 +67,13 @@ def train(
         if not speaks_for_all():
             return
         if json:
-            shown = {"folder": str(result.folder), "weights": str(result.weights), "dev": result.dev}
+            shown = {"folder": str(result.folder), "weights": str(result.weights), "val": result.val}
             print(to_json({**shown, "test": result.test}))
             return
-    for name, found in {"dev": result.dev, "test": result.test}.items():
+    for name, found in {"val": result.val, "test": result.test}.items():
         if found is not None:
-            say(f"{result.of.get(name, name):4}  {found['top1']:.2%} of {found['count']:,.0f} pictures right")
-    say(f"{result.weights}   (mixer predict PICTURE --weights {result.folder})")
+            say(f"{result.of.get(name, name):4}  {found['top1']:.2%} of {found['count']:,.0f} images right")
+    say(f"{result.weights}   (mixer predict IMAGE --weights {result.folder})")
 
 
 def _axes(grid: Sequence[str]) -> dict[str, list[str]]:

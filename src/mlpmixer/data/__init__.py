@@ -1,8 +1,8 @@
 """Data sets: `open(spec)` finds out what `spec` is and returns its classes and splits.
 
-A spec is the name of a known data set (`KNOWN`), `hf:NAME`, a folder of pictures (`root/class/*.jpg`, or that within
+A spec is the name of a known data set (`KNOWN`), `hf:NAME`, a folder of images (`root/class/*.jpg`, or that within
 train/, val/ and test/), a folder made by `mixer pack` or by `save_to_disk` of the library datasets, a list in a .csv,
-.tsv or .parquet file, .parquet files with the pictures themselves, or WebDataset shards (`shards-{000..011}.tar`, here
+.tsv or .parquet file, .parquet files with the images themselves, or WebDataset shards (`shards-{000..011}.tar`, here
 or behind http). Behind a list or .parquet stands what its columns are called: `photos.parquet?image=foto&label=kind`.
 """
 
@@ -31,8 +31,8 @@ def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
     strict: refuse a folder with a link to a folder that it lies in; otherwise such links are left out.
     """
     from mlpmixer.data.sources import cifar, folder, hub, lists, packed, parquet, shards, tfds
+    from mlpmixer.data.sources.builtin import KNOWN
     from mlpmixer.data.sources.fashion_mnist import has_fashion_mnist, open_fashion_mnist
-    from mlpmixer.data.sources.known import KNOWN
     from mlpmixer.data.sources.vtab import open_task
     from mlpmixer.data.sources.vtab_lists import is_vtab, open_vtab
 
@@ -61,7 +61,7 @@ def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
     )
     try:
         path = Path(text).absolute()
-        opens = next((opens for recognises, opens in kinds if text and recognises(path)), None)
+        opens = next((opens for recognizes, opens in kinds if text and recognizes(path)), None)
         if opens is None:
             raise _unknown(text, path, KNOWN)
         if columns and not isinstance(opens, partial):
@@ -95,6 +95,6 @@ def _unknown(text: str, path: Path, known: Collection[str]) -> DataError:
         known_here = [*known, *beside] if path.name == text else beside
         what = f"there is no data set {text!r}{nearest(path.name, known_here)}"
     return DataError(
-        f"{what} (give {', '.join(known)}, hf:NAME, a folder with a folder of pictures for each class, a .csv, .tsv or "
+        f"{what} (give {', '.join(known)}, hf:NAME, a folder with a folder of images for each class, a .csv, .tsv or "
         ".parquet list, or .tar shards)"
     )

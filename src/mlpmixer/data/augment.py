@@ -1,4 +1,4 @@
-"""Training pictures, each time a little different."""
+"""Training images, each time a little different."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mlpmixer.data.preprocess import prepare, resize
 from mlpmixer.errors import DataError, UsageError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
 
 
 class Augmentation:
-    """A decoded picture → uint8 (3, H, W), by crop, mirror, policy and erasing, in this order.
+    """A decoded image → uint8 (3, H, W), by crop, mirror, policy and erasing, in this order.
 
-    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `evaluation`: how pictures
+    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `evaluation`: how images
     are prepared to be measured, which gives H and W, and is what the "resize" crop does as well; the others scale
     bilinearly, with antialiasing.
     """
@@ -32,11 +32,11 @@ class Augmentation:
         self.covering = Preprocessing(resize=max(size), crop=size)
         self.inception = policies.v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
         self.policy = policies.policy(how)
-        self.erase = policies.v2.RandomErasing(how.erase, value=127)  # grey, about 0 to the model
+        self.erase = policies.v2.RandomErasing(how.erase, value=127)  # gray, about 0 to the model
 
-    def __call__(self, picture: Image.Image | np.ndarray) -> UInt8[Tensor, "3 H W"]:
-        """`picture`: what `decode` or `pixels` gives."""
-        pixels = self._crop(np.asarray(picture))
+    def __call__(self, image: Image.Image | np.ndarray) -> UInt8[Tensor, "3 H W"]:
+        """`image`: what `decode` or `pixels` gives."""
+        pixels = self._crop(np.asarray(image))
         if self.how.flip and torch.rand(()) < 0.5:
             pixels = pixels.flip(2)
         if self.policy is not None:
@@ -45,53 +45,53 @@ class Augmentation:
             pixels = self.erase(pixels)
         return pixels.contiguous()
 
-    def _crop(self, picture: np.ndarray) -> Tensor:
+    def _crop(self, image: np.ndarray) -> Tensor:
         height, width = self.size
         match self.how.crop:
             case "inception":
-                box = self.inception.make_params([torch.empty(1).expand(3, *picture.shape[:2])])
-                return resize(_part(picture, **box), self.size)
+                box = self.inception.make_params([torch.empty(1).expand(3, *image.shape[:2])])
+                return resize(_part(image, **box), self.size)
             case "window":
-                return resize(_window(picture, self.how.area), self.size)
+                return resize(_window(image, self.how.area), self.size)
             case "pad":
-                pixels = prepare(picture, self.covering)
+                pixels = prepare(image, self.covering)
                 by = self.how.padding
                 top, left = torch.randint(2 * by + 1, (2,)).tolist()
                 return F.pad(pixels, (by, by, by, by))[:, top : top + height, left : left + width]
             case "resize":
-                return prepare(picture, self.evaluation)
+                return prepare(image, self.evaluation)
             case "none":
-                if picture.shape[:2] != self.size:
-                    rows, columns = picture.shape[:2]
+                if image.shape[:2] != self.size:
+                    rows, columns = image.shape[:2]
                     raise DataError(
-                        f"a picture has {rows}×{columns} pixels and the model wants {height}×{width}; "
+                        f"an image has {rows}×{columns} pixels and the model wants {height}×{width}; "
                         'set augment.crop to "inception", "pad" or "resize"'
                     )
-                return _cut(picture, 0, 0, height, width)
+                return _cut(image, 0, 0, height, width)
 
 
-def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> Tensor:
-    """Copied, so that no picture of a data set is ever written to."""
-    return torch.from_numpy(np.array(_part(picture, top, left, height, width))).permute(2, 0, 1)
+def _cut(image: np.ndarray, top: int, left: int, height: int, width: int) -> Tensor:
+    """Copied, so that no image of a data set is ever written to."""
+    return torch.from_numpy(np.array(_part(image, top, left, height, width))).permute(2, 0, 1)
 
 
-def _part(picture: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    return picture[top : top + height, left : left + width]
+def _part(image: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    return image[top : top + height, left : left + width]
 
 
-def _window(picture: np.ndarray, area: tuple[float, float]) -> np.ndarray:
-    """As large a part as `area` says, somewhere; made square, it is a square part of the picture made square."""
-    rows, columns = picture.shape[:2]
+def _window(image: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+    """As large a part as `area` says, somewhere; made square, it is a square part of the image made square."""
+    rows, columns = image.shape[:2]
     side = float(torch.empty(1).uniform_(*area)) ** 0.5
     height, width = max(1, round(side * rows)), max(1, round(side * columns))
     top, left = (int(torch.randint(left_over + 1, ())) for left_over in (rows - height, columns - width))
-    return _part(picture, top, left, height, width)
+    return _part(image, top, left, height, width)
 
 
 def _check(how: Augment) -> None:
     low, high = how.area
     if not 0 < low <= high <= 1:
-        raise UsageError(f"augment.area is {low} to {high}: must be shares of a picture, above 0 and at most 1")
+        raise UsageError(f"augment.area is {low} to {high}: must be shares of an image, above 0 and at most 1")
     narrow, wide = how.ratio
     if not 0 < narrow <= wide:
         raise UsageError(f"augment.ratio is {narrow} to {wide}: must be from narrow to wide, above 0")

@@ -1,4 +1,4 @@
-"""What every source of pictures becomes: named splits of labelled pictures, each in a fixed order."""
+"""What every source of images becomes: named splits of labeled images, each in a fixed order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlpmixer.data.pictures import Picture
+from mlpmixer.data.images import ImageInput
 from mlpmixer.errors import DataError, nearest
 from mlpmixer.text import fault, printable
 
@@ -18,7 +18,7 @@ SPLIT = re.compile(r"\w[\w .+-]{0,99}")  # what a split may be called: files get
 
 
 class Split(ABC):
-    """Labelled pictures by number. It holds where they are, never what they show, so worker processes share it cheaply.
+    """Labeled images by number. It holds where they are, never what they show, so worker processes share it cheaply.
 
     `labels`: (N,) int64, each a position in the data set's classes.
     """
@@ -29,29 +29,29 @@ class Split(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def read(self, index: int) -> Picture:
-        """The picture as `pictures.decode` takes it: a path, the bytes of a file, or pixels."""
+    def read(self, index: int) -> ImageInput:
+        """The image as `images.decode` takes it: a path, the bytes of a file, or pixels."""
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """Where a person finds the picture: a path, or a place in a larger file."""
+        """Where a person finds the image: a path, or a place in a larger file."""
 
     def trace(self, index: int) -> bytes:
-        """What tells the picture from others, wherever its data set lies: some of what is read of it."""
-        picture = self.read(index)
-        if isinstance(picture, np.ndarray):
-            return picture[:: max(1, len(picture) // 8)].tobytes()
-        return picture if isinstance(picture, bytes) else b""
+        """What tells the image from others, wherever its data set lies: some of what is read of it."""
+        image = self.read(index)
+        if isinstance(image, np.ndarray):
+            return image[:: max(1, len(image) // 8)].tobytes()
+        return image if isinstance(image, bytes) else b""
 
 
 class Part(Split):
-    """Some of another split's pictures, in the order of `indices`; `new_labels` where classes were renumbered."""
+    """Some of another split's images, in the order of `indices`; `new_labels` where classes were renumbered."""
 
     def __init__(self, whole: Split, indices: np.ndarray, new_labels: np.ndarray | None = None):
         self.whole, self.indices = whole, indices
         self.labels = whole.labels[indices] if new_labels is None else new_labels
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> ImageInput:
         return self.whole.read(int(self.indices[index]))
 
     def where(self, index: int) -> str:
@@ -69,7 +69,7 @@ class Joined(Split):
         self.labels = np.concatenate([part.labels for part in parts])
         self.ends = np.cumsum([len(part) for part in parts])
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> ImageInput:
         part, within = self._place(index)
         return part.read(within)
 
@@ -87,14 +87,14 @@ class Joined(Split):
 
 
 class Pixels(Split):
-    """Pictures of one size that are in memory or memory-mapped: (N, H, W) or (N, H, W, 3), uint8."""
+    """Images of one size that are in memory or memory-mapped: (N, H, W) or (N, H, W, 3), uint8."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, name: str):
         assert pixels.dtype == np.uint8
         assert len(pixels) == len(labels)
         self.pixels, self.labels, self.name = pixels, labels.astype(np.int64), name
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> ImageInput:
         return self.pixels[index]
 
     def where(self, index: int) -> str:

@@ -16,7 +16,7 @@ MAY_BE_TURNED = (b"Exif\x00\x00", b"tiff:Orientation")  # all that says so begin
 
 
 def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
-    """The pixels (height, width, 3) of an upright JPEG of usual colours; None where Pillow is to decode it.
+    """The pixels (height, width, 3) of an upright JPEG of usual colors; None where Pillow is to decode it.
 
     Both call the same library with the same settings, so the pixels are the same, bit for bit. simplejpeg refuses all
     that the library so much as warns of: Pillow then decides whether it is damage.
@@ -25,10 +25,10 @@ def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or _turned(data):
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colours not in ("YCbCr", "RGB", "Gray"):
+    if colors not in ("YCbCr", "RGB", "Gray"):
         return None
     limits.check_pixels(height, width)
     a_pixel = ROOM_A_JPEG_PIXEL if limits.check_scans(data, height, width) <= 3 else ROOM_A_PIXEL
@@ -44,7 +44,7 @@ def orientation(image: Image.Image) -> int:
     """How it is to be turned or mirrored, 1 to 8, as Exif counts; 1 where its metadata cannot be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # odd metadata is no reason to refuse a picture
+    except Exception:  # odd metadata is no reason to refuse an image
         return 1
     return found if isinstance(found, int) else 1
 

@@ -1,4 +1,4 @@
-"""Limits on what decoding one picture may cost, checked before it is decoded.
+"""Limits on what decoding one image may cost, checked before it is decoded.
 
 A file of some kilobytes can claim hundreds of millions of pixels, or thousands of passes over them. Nothing here looks
 at more than a file's bytes and the size that its header claims.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mlpmixer.errors import PictureError, UsageError
+from mlpmixer.errors import ImageError, UsageError
 from mlpmixer.files import size
 
 VARIABLE = "MLPMIXER_MAX_PIXELS"
@@ -24,14 +24,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 WORK = 2_000_000_000  # pixels times scans of a JPEG: about two seconds
 NOTES = 32  # blocks of Exif in a JPEG, which Pillow joins one by one: a photograph has one, with all its previews a few
 DIGITS = 1 << 22  # bytes of a PPM that is written in digits, which are read one by one
-ROOM = 2 << 30  # bytes that pictures may take together while they are decoded
+ROOM = 2 << 30  # bytes that images may take together while they are decoded
 ROOM_A_PIXEL = 16  # at most, with all copies: RGBA on white
 ROOM_A_JPEG_PIXEL = 4
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture may have at most: bytes of its file, pixels, scans of a JPEG (a photograph has up to a dozen);
+    """What one image may have at most: bytes of its file, pixels, scans of a JPEG (a photograph has up to a dozen);
     and the formats that are decoded, as Pillow calls them."""
 
     bytes: int = 1 << 29
@@ -41,15 +41,15 @@ class Limits:
 
     def check_bytes(self, data: bytes) -> None:
         if len(data) > self.bytes:
-            raise PictureError(f"is larger than {size(self.bytes)}")
+            raise ImageError(f"is larger than {size(self.bytes)}")
         if data.startswith(b"\xff\xd8") and (notes := data.count(b"Exif\0\0")) > NOTES:
-            raise PictureError(f"has {notes:,} blocks of Exif; that is a mistake or an attack")
+            raise ImageError(f"has {notes:,} blocks of Exif; that is a mistake or an attack")
         if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
-            raise PictureError("is a large picture in digits; save it as PNG")
+            raise ImageError("is a large image in digits; save it as PNG")
 
     def check_pixels(self, height: int, width: int) -> None:
         if height * width > self.pixels:
-            raise PictureError(
+            raise ImageError(
                 f"has {height * width / 1e6:,.0f} million pixels, and {self.pixels / 1e6:,.0f} million are allowed; "
                 f"scale it down, or set {VARIABLE}"
             )
@@ -58,7 +58,7 @@ class Limits:
         """Of a JPEG, once its size is known. How many there are."""
         scans = data.count(b"\xff\xda")
         if scans > self.scans or scans * height * width > WORK:
-            raise PictureError(
+            raise ImageError(
                 f"is stored in {scans:,} passes over {height * width / 1e6:,.0f} million pixels; that is a mistake or "
                 "an attack"
             )

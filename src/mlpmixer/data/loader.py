@@ -1,8 +1,8 @@
 """Batches for training and for measuring, in an order that follows from (seed, position) alone.
 
-Training pictures form one endless stream: epoch after epoch, each in an order of its own. Step t takes the positions
+Training images form one endless stream: epoch after epoch, each in an order of its own. Step t takes the positions
 from t·B to (t + 1)·B; each device takes its share of them, and cuts that into parts if asked to. What happens to a
-picture is drawn from its position. So nothing depends on how many processes load, and the state of a loader is a step.
+image is drawn from its position. So nothing depends on how many processes load, and the state of a loader is a step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mlpmixer.data.chance import draw, shuffled
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.pictures import pixels
-from mlpmixer.errors import DataError, MixerError, PictureError
+from mlpmixer.data.images import pixels
+from mlpmixer.data.rng import draw, shuffled
+from mlpmixer.errors import DataError, ImageError, MixerError
 from mlpmixer.files import size
+from mlpmixer.machine.processes import cores
 
 PREFETCH = 2  # batches that each process is ahead
 
@@ -45,7 +46,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: Tensor
-    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of pictures that could not be read
+    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of images that could not be read
 
     def first(self, count: int) -> Batch:
         return Batch(self.images[:count], self.labels[:count], self.indices[:count])
@@ -73,14 +74,14 @@ class Share:
 
 
 class Stream:
-    """The endless sequence of training pictures."""
+    """The endless sequence of training images."""
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
         self._orders: dict[int, np.ndarray] = {}
 
     def __getitem__(self, position: int) -> int:
-        """Which picture stands there."""
+        """Which image stands there."""
         epoch, place = divmod(position, self.count)
         if epoch not in self._orders:
             # A batch may touch two epochs, and mixing looks back once more.
@@ -105,10 +106,10 @@ def train_batches(
 ) -> Generator[list[Batch]]:
     """For each step, this device's share of the batch, in parts of at most `micro_batch` (0: in one).
 
-    With `one_before`, a part has the picture before its own in front, as `mix` wants it.
+    With `one_before`, a part has the image before its own in front, as `mix` wants it.
     """
     if batch_size % share.ranks:
-        raise DataError(f"a batch of {batch_size} pictures cannot be shared evenly by {share.ranks} devices")
+        raise DataError(f"a batch of {batch_size} images cannot be shared evenly by {share.ranks} devices")
     mine = batch_size // share.ranks
     micro_batch = min(micro_batch or mine, mine)
     starts = range(share.rank * mine, (share.rank + 1) * mine, micro_batch)
@@ -122,8 +123,8 @@ def train_batches(
                     places.insert(0, (start - 1) % batch_size)
                 yield [(step * batch_size + place, stream[step * batch_size + place]) for place in places]
 
-    pictures = _Pictures(split, prepare, seed, skip_broken, int(one_before))
-    parts = _load(pictures, wanted(), micro_batch + int(one_before), workers, pin)
+    images = _Images(split, prepare, seed, skip_broken, int(one_before))
+    parts = _load(images, wanted(), micro_batch + int(one_before), workers, pin)
     return _together(parts, len(steps), len(starts))
 
 
@@ -137,39 +138,38 @@ def all_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """This device's share of all pictures, once, in order. Broken ones stop it, or are left out.
+    """This device's share of all images, once, in order. Broken ones stop it, or are left out.
 
     Each device gets as many batches as any other, since they may have to work in step; the last may be empty.
     """
     mine = range(share.rank, len(split), share.ranks)
     most = range(0, len(split), share.ranks)
     wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(most), batch_size))
-    return _load(_Pictures(split, prepare, None, skip_broken), wanted, batch_size, workers, pin)
+    return _load(_Images(split, prepare, None, skip_broken), wanted, batch_size, workers, pin)
 
 
 def usual_workers() -> int:
     """Half of the cores that this process may use; 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // 2, 1), 8)
+    return min(max(cores() // 2, 1), 8)
 
 
 def lost_worker(error: Exception) -> DataError | None:
-    """What it means for a person, if a process that loads pictures has died.
+    """What it means for a person, if a process that loads images has died.
 
     torch raises that in the main process wherever it is just then, so callers have to ask as well.
     """
     if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
         return None
     return DataError(
-        "a process that loads pictures was killed, perhaps for want of memory (in a container, of shared memory: "
+        "a process that loads images was killed, perhaps for want of memory (in a container, of shared memory: "
         "--shm-size); take fewer with --machine.workers, or none with 0"
     )
 
 
-class _Pictures(Dataset[Any]):
+class _Images(Dataset[Any]):
     """The side that runs in the worker processes.
 
-    `seed` is None where nothing is left to chance. `ahead`: how many pictures in front are there for mixing only;
+    `seed` is None where nothing is left to chance. `ahead`: how many images in front are there for mixing only;
     another part reports them if they are broken. `ring`: places for batches in memory that is shared with the main
     process, taken in turn. (Memory that is shared anew for each batch costs more than to fill it.)
     """
@@ -187,31 +187,33 @@ class _Pictures(Dataset[Any]):
             index = first_choice
             for again in range(1, 101):
                 try:
-                    images.append(self._picture(position, index))
+                    images.append(self._image(position, index))
                     indices.append(index)
                     break
-                except PictureError as error:
+                except ImageError as error:
                     if not self.skip_broken:
                         where = self.split.where(index)
                         what = str(error) if where in str(error) else f"{error} ({where})"  # files are named already
-                        return f'{what}; mend or remove it (`mixer doctor` lists all), or set data.broken to "skip"'
+                        return (
+                            f'{what}; mend or remove it (`mixer doctor` lists all), or set data.on_bad_image to "skip"'
+                        )
                     if number >= self.ahead:
                         broken.append((self.split.where(index), str(error)))
                 except MixerError as error:
                     return f"{error} ({self.split.where(index)})"
                 if self.seed is None:
-                    break  # each picture is wanted once: no other can stand for it
+                    break  # each image is wanted once: no other can stand for it
                 index = draw("instead", self.seed, position, again) % len(self.split)
             else:
-                return f"100 pictures in a row cannot be read, the last at {self.split.where(index)}"
+                return f"100 images in a row cannot be read, the last at {self.split.where(index)}"
         labels = torch.from_numpy(self.split.labels[indices].copy())
         return Batch(self._stacked(images, turn), labels, torch.tensor(indices, dtype=torch.int64), broken)
 
-    def _picture(self, position: int, index: int) -> Tensor:
-        picture = pixels(self.split.read(index))
+    def _image(self, position: int, index: int) -> Tensor:
+        image = pixels(self.split.read(index))
         if self.seed is not None:
-            torch.default_generator.manual_seed(draw("picture", self.seed, position))
-        return self.prepare(picture)
+            torch.default_generator.manual_seed(draw("image", self.seed, position))
+        return self.prepare(image)
 
     def _stacked(self, images: list[Tensor], turn: int) -> Tensor:
         if not images:
@@ -222,11 +224,11 @@ class _Pictures(Dataset[Any]):
         return torch.empty(0, dtype=torch.uint8)  # the main process knows where to look
 
     def shape(self) -> torch.Size:
-        """Of every prepared picture."""
+        """Of every prepared image."""
         try:
             return self.prepare(np.zeros((1, 1, 3), dtype=np.uint8)).shape
         except MixerError:  # what changes no sizes takes the right one only
-            return self._picture(0, 0).shape
+            return self._image(0, 0).shape
 
 
 def _together(parts: Iterator[Batch], steps: int, parts_a_step: int) -> Generator[list[Batch]]:
@@ -235,20 +237,20 @@ def _together(parts: Iterator[Batch], steps: int, parts_a_step: int) -> Generato
 
 
 def _load(
-    pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], at_most: int, workers: int, pin: bool
+    images: _Images, wanted: Iterator[list[tuple[int, int]]], at_most: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """at_most: pictures in a batch."""
+    """at_most: images in a batch."""
     ring = None
     if workers:
         # A place for each batch that is under way, for the one that is copied here, and one to spare.
         places = workers * PREFETCH + 2
         shape = None
         with suppress(MixerError):  # the process that meets it says so better
-            shape = pictures.shape()
+            shape = images.shape()
         if shape is not None:
-            ring = pictures.ring = _shared(places, at_most, *shape)
+            ring = images.ring = _shared(places, at_most, *shape)
     try:
-        for turn, batch in enumerate(_started(pictures, wanted, workers, pin and ring is None)):
+        for turn, batch in enumerate(_started(images, wanted, workers, pin and ring is None)):
             if isinstance(batch, str):
                 break
             if ring is not None and len(batch.indices):
@@ -272,13 +274,13 @@ def _shared(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
         raise DataError(
-            f"there is no room for {size(math.prod(shape))} of pictures in memory that processes share (in a "
+            f"there is no room for {size(math.prod(shape))} of images in memory that processes share (in a "
             "container, --shm-size gives it more); load with fewer processes by --machine.workers, or without by 0"
         ) from error
 
 
 def _started(
-    pictures: _Pictures, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool
+    images: _Images, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool
 ) -> Iterator[Batch | str]:
     with warnings.catch_warnings():
         # Whoever asks for more processes than cores means it; and to fork beside its own threads is torch's own way.
@@ -286,7 +288,7 @@ def _started(
         warnings.filterwarnings("ignore", message="This process .* is multi-threaded", category=DeprecationWarning)
         return iter(
             DataLoader(
-                pictures,
+                images,
                 batch_size=None,
                 sampler=enumerate(wanted),  # pyright: ignore[reportArgumentType] (an iterator is enough)
                 num_workers=workers,

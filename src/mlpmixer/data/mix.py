@@ -1,8 +1,8 @@
-"""Mixup and cutmix: each picture of a batch is blended with the one before it, and so are their labels.
+"""Mixup and cutmix: each image of a batch is blended with the one before it, and so are their labels.
 
 The amount is drawn once for each batch of the run, so that all its parts, on any number of devices, agree. A part
-brings one picture more, in front: the last of the part before it. So the whole batch is rolled by one, wherever it is
-cut; what is paired with the first picture is the batch's last.
+brings one image more, in front: the last of the part before it. So the whole batch is rolled by one, wherever it is
+cut; what is paired with the first image is the batch's last.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mlpmixer.data.chance import draw
+from mlpmixer.data.rng import draw
 from mlpmixer.recipe import Augment
 
 
 @dataclass(frozen=True)
 class Mix:
-    """`keep`: the share of each picture that stays. `box`: for cutmix, the (top, bottom, left, right) that does not,
+    """`keep`: the share of each image that stays. `box`: for cutmix, the (top, bottom, left, right) that does not,
     as shares of the sides."""
 
     keep: float
@@ -51,7 +51,7 @@ def mix_of(how: Augment, seed: int, step: int) -> Mix | None:
         return None
     if how.mixup > 0 and (how.cutmix == 0 or chance.random() < 0.5):
         a = chance.beta(how.mixup, how.mixup)
-        return Mix(max(a, 1 - a))  # the authors' form: a picture is never the smaller share of itself
+        return Mix(max(a, 1 - a))  # the authors' form: an image is never the smaller share of itself
     side = float(np.sqrt(1 - chance.beta(how.cutmix, how.cutmix)))
     middle_row, middle_column = chance.random(2)
     edges = (middle_row - side / 2, middle_row + side / 2, middle_column - side / 2, middle_column + side / 2)

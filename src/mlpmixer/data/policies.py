@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from mlpmixer.data.rand_augment import RandAugment, as_image, as_tensor
-from mlpmixer.data.small_pictures import AutoAugment, TrivialAugment
+from mlpmixer.data.small_images import AutoAugment, TrivialAugment
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.recipe import Augment
 

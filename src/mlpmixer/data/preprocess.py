@@ -1,4 +1,4 @@
-"""From a picture to the numbers a model expects, as its passport says."""
+"""From an image to the numbers a model expects, as its metadata says."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.scramble import scrambled
-from mlpmixer.errors import PictureError
+from mlpmixer.errors import ImageError
 from mlpmixer.kernels.resize import resized
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 
 LONGEST = 100_000  # pixels of a long side, once the short one has its size: beyond, a small file takes all memory
 
 
 def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Tensor, "3 H W"]:
-    """Resize, centre crop, normalise; in float32. A side that ends up short of the crop is padded with black."""
-    return normalise(prepare(image, how), how)
+    """Resize, center crop, normalize; in float32. A side that ends up short of the crop is padded with black."""
+    return normalize(prepare(image, how), how)
 
 
 def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor, "3 H W"]:
-    """Resize and centre crop: the part that is done picture by picture, and ships bytes."""
-    picture = np.asarray(image)
-    height, width = picture.shape[:2]
+    """Resize and center crop: the part that is done image by image, and ships bytes."""
+    array = np.asarray(image)
+    height, width = array.shape[:2]
     require_proportions(height, width, how.resize)
     size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
     rows, columns = how.crop
     if rows > size[0] or columns > size[1]:
-        return centre_crop(resize(picture, size, how.interpolation), how.crop).contiguous()
-    return resize(picture, size, how.interpolation, (*_middle(size, how.crop), rows, columns))
+        return center_crop(resize(array, size, how.interpolation), how.crop).contiguous()
+    return resize(array, size, how.interpolation, (*_middle(size, how.crop), rows, columns))
 
 
-def normalise(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
+def normalize(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
     """(value − mean) / std of values in [0, 1], in float32, and in the order that `how` says.
 
     The part that is done to whole batches, on their device.
@@ -51,18 +51,18 @@ def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:
 
 
 def resize(
-    picture: UInt8[np.ndarray, "H W 3"],
+    image: UInt8[np.ndarray, "H W 3"],
     size: tuple[int, int],
     interpolation: str = "bilinear",
     window: tuple[int, int, int, int] | None = None,
 ) -> UInt8[Tensor, "3 H2 W2"]:
     """Scaled with antialiasing. `window`: only these (top, left, rows, columns) of the result."""
-    require_proportions(picture.shape[0], picture.shape[1], min(size))
+    require_proportions(image.shape[0], image.shape[1], min(size))
     window = window or (0, 0, *size)
-    found = resized(picture, size, window, interpolation)
+    found = resized(image, size, window, interpolation)
     if found is not None:
         return found
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if tuple(pixels.shape[1:]) != size:
         # The fastest is a table with its channels last. Its strides must say so, as those of pixels[None] would not.
         batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
@@ -71,7 +71,7 @@ def resize(
     return pixels[:, top : top + rows, left : left + columns].contiguous()
 
 
-def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
+def center_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
     (height, width), (rows, columns) = pixels.shape[-2:], crop
     down, right = max(rows - height, 0), max(columns - width, 0)
     if down or right:
@@ -81,11 +81,11 @@ def centre_crop(pixels: Tensor, crop: tuple[int, int]) -> Tensor:
 
 
 def require_proportions(height: int, width: int, pixels: int) -> None:
-    """Refuse a picture so narrow that it is absurd to scale it until its short side has so many `pixels`."""
+    """Refuse an image so narrow that it is absurd to scale it until its short side has so many `pixels`."""
     short, long = sorted((height, width))
     if not short or long * pixels > LONGEST * short:
-        raise PictureError(
-            f"a picture of {width:,}×{height:,} pixels is too narrow: with a short side of {pixels:,} pixels, its long "
+        raise ImageError(
+            f"an image of {width:,}×{height:,} pixels is too narrow: with a short side of {pixels:,} pixels, its long "
             f"one would be above {LONGEST:,}; crop it"
         )
 

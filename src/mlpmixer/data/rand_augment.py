@@ -1,6 +1,6 @@
 """RandAugment as the authors had it. Import this late: it brings torchvision.
 
-Large pictures are faster as PIL images, and small ones, for most operations, as tensors.
+Large images are faster as PIL images, and small ones, for most operations, as tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ V: Any = v2.functional  # they take PIL images as well; their annotations know o
 
 Form = Tensor | Image.Image
 
-GREY = 128  # where nothing of the picture is left
+GRAY = 128  # where nothing of the image is left
 SMALL = 64 * 64  # pixels, up to which tensors are faster
 
 
@@ -34,8 +34,8 @@ class RandAugment:
     They are the authors' in their code, and so is the scale of m: an operation's usual range ends at 10, but m goes on
     (15 turns by 45 degrees). Torchvision's own RandAugment has fourteen operations and a scale of its own, on which 30
     is about as strong as 10 here. What differs from the authors: TranslateX, TranslateY and Cutout are in proportion
-    to the picture and equal theirs at 224 pixels, where theirs are in pixels at any size; Contrast is around the
-    picture's mean grey, where theirs is around one that follows from its size alone; and what is moved may be rounded
+    to the image and equal theirs at 224 pixels, where theirs are in pixels at any size; Contrast is around the
+    image's mean gray, where theirs is around one that follows from its size alone; and what is moved may be rounded
     to the pixel beside.
     """
 
@@ -43,96 +43,96 @@ class RandAugment:
         self.layers, self.m = layers, m
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        picture: Form = pixels
+        image: Form = pixels
         for drawn, side in torch.rand(self.layers, 2).tolist():
             operation = OPERATIONS[int(drawn * len(OPERATIONS))]
             signed = operation in EITHER_WAY and side < 0.5
-            picture = operation(picture, -self.m if signed else self.m)
-        return as_tensor(picture)
+            image = operation(image, -self.m if signed else self.m)
+        return as_tensor(image)
 
 
-def auto_contrast(picture: Form, m: int) -> Form:  # noqa: ARG001 (it knows no strength; so do the next two)
-    return V.autocontrast(_quicker(picture))
+def auto_contrast(image: Form, m: int) -> Form:  # noqa: ARG001 (it knows no strength; so do the next two)
+    return V.autocontrast(_quicker(image))
 
 
-def equalize(picture: Form, m: int) -> Form:  # noqa: ARG001
-    return V.equalize(_quicker(picture))
+def equalize(image: Form, m: int) -> Form:  # noqa: ARG001
+    return V.equalize(_quicker(image))
 
 
-def invert(picture: Form, m: int) -> Form:  # noqa: ARG001
-    return V.invert(_quicker(picture))
+def invert(image: Form, m: int) -> Form:  # noqa: ARG001
+    return V.invert(_quicker(image))
 
 
-def rotate(picture: Form, m: int) -> Image.Image:
+def rotate(image: Form, m: int) -> Image.Image:
     """By 3·m degrees."""
-    return as_image(picture).rotate(3 * m, fillcolor=(GREY, GREY, GREY))
+    return as_image(image).rotate(3 * m, fillcolor=(GRAY, GRAY, GRAY))
 
 
-def shear_x(picture: Form, m: int) -> Image.Image:
-    return _moved(picture, (1, 0.03 * m, 0, 0, 1, 0))
+def shear_x(image: Form, m: int) -> Image.Image:
+    return _moved(image, (1, 0.03 * m, 0, 0, 1, 0))
 
 
-def shear_y(picture: Form, m: int) -> Image.Image:
-    return _moved(picture, (1, 0, 0, 0.03 * m, 1, 0))
+def shear_y(image: Form, m: int) -> Image.Image:
+    return _moved(image, (1, 0, 0, 0.03 * m, 1, 0))
 
 
-def translate_x(picture: Form, m: int) -> Image.Image:
+def translate_x(image: Form, m: int) -> Image.Image:
     """By m·10/224 of the width."""
-    image = as_image(picture)
-    return _moved(image, (1, 0, int(m * 10 / 224 * image.width), 0, 1, 0))
+    pil = as_image(image)
+    return _moved(pil, (1, 0, int(m * 10 / 224 * pil.width), 0, 1, 0))
 
 
-def translate_y(picture: Form, m: int) -> Image.Image:
-    image = as_image(picture)
-    return _moved(image, (1, 0, 0, 0, 1, int(m * 10 / 224 * image.height)))
+def translate_y(image: Form, m: int) -> Image.Image:
+    pil = as_image(image)
+    return _moved(pil, (1, 0, 0, 0, 1, int(m * 10 / 224 * pil.height)))
 
 
-def color(picture: Form, m: int) -> Image.Image:
-    """Greyer up to m = 5, then more colourful; the next three alike. (One pass where Pillow's own takes three.)"""
+def color(image: Form, m: int) -> Image.Image:
+    """Grayer up to m = 5, then more colorful; the next three alike. (One pass where Pillow's own takes three.)"""
     much = 0.1 + 0.18 * m
     red, green, blue = ((1 - much) * share for share in (0.299, 0.587, 0.114))  # of the brightness
     rows = (red + much, green, blue, 0), (red, green + much, blue, 0), (red, green, blue + much, 0)
-    return as_image(picture).convert("RGB", sum(rows, ()))
+    return as_image(image).convert("RGB", sum(rows, ()))
 
 
-def contrast(picture: Form, m: int) -> Form:
-    return V.adjust_contrast(_quicker(picture), 0.1 + 0.18 * m)
+def contrast(image: Form, m: int) -> Form:
+    return V.adjust_contrast(_quicker(image), 0.1 + 0.18 * m)
 
 
-def brightness(picture: Form, m: int) -> Form:
-    return V.adjust_brightness(_quicker(picture), 0.1 + 0.18 * m)
+def brightness(image: Form, m: int) -> Form:
+    return V.adjust_brightness(_quicker(image), 0.1 + 0.18 * m)
 
 
-def sharpness(picture: Form, m: int) -> Image.Image:
+def sharpness(image: Form, m: int) -> Image.Image:
     """Away from the mean of 3×3 pixels, of which the middle counts five times; the border stays as it is."""
     much = 0.1 + 0.18 * m
     blur = (1 - much) / 13
     weights = [*[blur] * 4, much + 5 * blur, *[blur] * 4]
-    return as_image(picture).filter(ImageFilter.Kernel((3, 3), weights, scale=1))
+    return as_image(image).filter(ImageFilter.Kernel((3, 3), weights, scale=1))
 
 
-def posterize(picture: Form, m: int) -> Form:
+def posterize(image: Form, m: int) -> Form:
     """Keeps 0.4·m bits of each value, at least 1: the larger m, the milder, and nothing from 20 on."""
-    return V.posterize(_quicker(picture), min(max(4 * m // 10, 1), 8))
+    return V.posterize(_quicker(image), min(max(4 * m // 10, 1), 8))
 
 
-def solarize(picture: Form, m: int) -> Form:
+def solarize(image: Form, m: int) -> Form:
     """Inverts values from 25.6·m on: nothing from 10 on."""
-    return V.solarize(_quicker(picture), 256 * m // 10) if m < 10 else picture
+    return V.solarize(_quicker(image), 256 * m // 10) if m < 10 else image
 
 
-def solarize_add(picture: Form, m: int) -> Image.Image:
+def solarize_add(image: Form, m: int) -> Image.Image:
     """Adds 11·m to values below 128."""
-    return as_image(picture).point(_sums(m))
+    return as_image(image).point(_sums(m))
 
 
-def cutout(picture: Form, m: int) -> Image.Image:
-    """Greys a square whose side is m·8/224 of the picture's shorter one, around any pixel."""
-    image = as_image(picture).copy()
-    reach = int(m * 4 / 224 * min(image.size))
-    x, y = (int(torch.randint(side, ())) for side in image.size)
-    image.paste((GREY, GREY, GREY), (x - reach, y - reach, x + reach, y + reach))
-    return image
+def cutout(image: Form, m: int) -> Image.Image:
+    """Grays a square whose side is m·8/224 of the image's shorter one, around any pixel."""
+    pil = as_image(image).copy()
+    reach = int(m * 4 / 224 * min(pil.size))
+    x, y = (int(torch.randint(side, ())) for side in pil.size)
+    pil.paste((GRAY, GRAY, GRAY), (x - reach, y - reach, x + reach, y + reach))
+    return pil
 
 
 OPERATIONS: tuple[Callable[[Form, int], Form], ...] = (
@@ -156,19 +156,19 @@ OPERATIONS: tuple[Callable[[Form, int], Form], ...] = (
 EITHER_WAY = {rotate, shear_x, shear_y, translate_x, translate_y}  # by m or by −m
 
 
-def as_tensor(picture: Form) -> Tensor:
-    if isinstance(picture, Tensor):
-        return picture
-    return torch.from_numpy(np.array(np.asarray(picture).transpose(2, 0, 1), order="C"))
+def as_tensor(image: Form) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
-def as_image(picture: Form) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) if isinstance(picture, Tensor) else picture
+def as_image(image: Form) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) if isinstance(image, Tensor) else image
 
 
-def _quicker(picture: Form) -> Form:
-    height, width = V.get_size(picture)
-    return as_tensor(picture) if height * width <= SMALL else as_image(picture)
+def _quicker(image: Form) -> Form:
+    height, width = V.get_size(image)
+    return as_tensor(image) if height * width <= SMALL else as_image(image)
 
 
 @functools.cache
@@ -177,7 +177,7 @@ def _sums(m: int) -> list[int]:
     return 3 * [min(value + 11 * m, 255) if value < 128 else value for value in range(256)]
 
 
-def _moved(picture: Form, output_to_input: tuple[float, ...]) -> Image.Image:
+def _moved(image: Form, output_to_input: tuple[float, ...]) -> Image.Image:
     """Each pixel of the result is the nearest one to where the affine map points."""
-    image = as_image(picture)
-    return image.transform(image.size, Image.Transform.AFFINE, output_to_input, fillcolor=(GREY, GREY, GREY))
+    pil = as_image(image)
+    return pil.transform(pil.size, Image.Transform.AFFINE, output_to_input, fillcolor=(GRAY, GRAY, GRAY))

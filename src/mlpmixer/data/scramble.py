@@ -1,7 +1,7 @@
-"""Pixels in another order, the same for all pictures: does a model need to know what lies beside what? (Section 3.4.)
+"""Pixels in another order, the same for all images: does a model need to know what lies beside what? (Section 3.4.)
 
 "patches": patches change places, and the pixels within a patch too, in all patches alike. To a Mixer this is nothing
-but another order of its weights. "pixels": all pixels of the picture change places.
+but another order of its weights. "pixels": all pixels of the image change places.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from mlpmixer.data.chance import shuffled
+from mlpmixer.data.rng import shuffled
 from mlpmixer.errors import DataError
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
 
 
 def scrambled(images: Shaped[Tensor, "*B 3 H W"], how: Preprocessing) -> Shaped[Tensor, "*B 3 H W"]:
@@ -26,7 +26,7 @@ def scrambled(images: Shaped[Tensor, "*B 3 H W"], how: Preprocessing) -> Shaped[
 
 
 def order_of_patches(rows: int, columns: int) -> Int[np.ndarray, " S"]:
-    """For each place of the scrambled picture, the place that it shows."""
+    """For each place of the scrambled image, the place that it shows."""
     return shuffled(rows * columns, "patches")
 
 
@@ -36,11 +36,11 @@ def order_within(patch: int) -> Int[np.ndarray, " PP"]:
 
 @lru_cache
 def _order(scramble: str, patch: int, height: int, width: int) -> Int[np.ndarray, " HW"]:
-    """For each pixel of the scrambled picture, in raster order, the pixel that it shows."""
+    """For each pixel of the scrambled image, in raster order, the pixel that it shows."""
     if scramble == "pixels":
         return shuffled(height * width, "pixels")
     if height % patch or width % patch:
-        raise DataError(f"pictures of {height}×{width} cannot be cut into patches of {patch} to be scrambled")
+        raise DataError(f"images of {height}×{width} cannot be cut into patches of {patch} to be scrambled")
     rows, columns = height // patch, width // patch
     pixels = np.arange(height * width).reshape(rows, patch, columns, patch).transpose(0, 2, 1, 3)
     moved = pixels.reshape(rows * columns, patch * patch)[order_of_patches(rows, columns)][:, order_within(patch)]

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import torch
 
+from mlpmixer.metadata import LayerPrecision
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Plan
 
 # In which numbers each engine computes. The first that can run is as a rule the fastest.
 CPU = {
@@ -31,7 +31,9 @@ def table(device: torch.device) -> dict[str, tuple[str, ...]]:
     return CPU if device.type == "cpu" else GPU
 
 
-def why_not(model: Classifier, name: str, precision: str, device: torch.device, plans: Sequence[Plan]) -> str | None:
+def why_not(
+    model: Classifier, name: str, precision: str, device: torch.device, layer_precisions: Sequence[LayerPrecision]
+) -> str | None:
     """None: nothing."""
     if precision not in table(device).get(name, ()):
         there = ", ".join(f"{engine} ({'/'.join(numbers)})" for engine, numbers in table(device).items())
@@ -48,6 +50,6 @@ def why_not(model: Classifier, name: str, precision: str, device: torch.device, 
 
         if (reason := kernels.why_not(model)) is not None:
             return reason
-        if precision == "int8" and not plans:
-            return "this model is not quantised: mixer export RUN --to safetensors --precision int8 --data PICTURES"
+        if precision == "int8" and not layer_precisions:
+            return "this model is not quantized: mixer export RUN --to safetensors --precision int8 --data IMAGES"
     return None

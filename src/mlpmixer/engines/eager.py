@@ -7,10 +7,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Eager:

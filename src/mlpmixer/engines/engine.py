@@ -1,4 +1,4 @@
-"""The seam: a finished model in, an engine out, and bytes of pictures through it."""
+"""The seam: a finished model in, an engine out, and bytes of images through it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.engines import availability
 from mlpmixer.errors import UsageError
+from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Kind, Plan, Preprocessing
 
 Name = Literal["eager", "compiled", "kernels", "openvino", "onnx", "triton"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
@@ -27,7 +27,7 @@ class Answers(NamedTuple):
 
 
 class Engine:
-    """`engine(pixels)`: any number of prepared pictures (N, 3, H, W), as bytes. May be called from several threads.
+    """`engine(pixels)`: any number of prepared images (N, 3, H, W), as bytes. May be called from several threads.
 
     `batch`: how many go through at a time; the same number each time for those that are made for one (`fixed`).
     """
@@ -41,15 +41,15 @@ class Engine:
         *,
         batch: int,
         device: torch.device,
-        plans: tuple[Plan, ...] = (),
+        layer_precisions: tuple[LayerPrecision, ...] = (),
     ):
-        reason = availability.why_not(model, name, precision, device, plans)
+        reason = availability.why_not(model, name, precision, device, layer_precisions)
         if reason is not None:
             raise UsageError(f"the engine {name} in {precision} cannot run this model here: {reason}")
         self.name, self.precision, self.batch = name, precision, batch
         self.fixed = name in ("compiled", "openvino", "triton")
         self._how = how
-        self._run = _build(model, how, name, precision, batch, device, plans)
+        self._run = _build(model, how, name, precision, batch, device, layer_precisions)
 
     def __call__(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Answers:
         pixels = scrambled(pixels, self._how)
@@ -71,14 +71,14 @@ def _build(
     precision: str,
     batch: int,
     device: torch.device,
-    plans: tuple[Plan, ...],
+    layer_precisions: tuple[LayerPrecision, ...],
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     # Each brings a library of its own, which takes its time to be imported.
     if name == "kernels":
         from mlpmixer.engines import kernels
 
         assert isinstance(model, Mixer)
-        return kernels.build(model, how, cast(Kind, precision), plans if precision == "int8" else ())
+        return kernels.build(model, how, cast(Kind, precision), layer_precisions if precision == "int8" else ())
     if name == "triton":
         from mlpmixer.engines import gpu
 

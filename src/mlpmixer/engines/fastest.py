@@ -16,14 +16,16 @@ from typing import get_args
 
 import torch
 
-from mlpmixer import __version__, files, processor
+from mlpmixer import files
 from mlpmixer.download import cache_folder, make_folder
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine, Name, Precision
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.library import library
+from mlpmixer.machine import processor
+from mlpmixer.metadata import LayerPrecision, Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Plan, Preprocessing
+from mlpmixer.version import __version__
 
 Pair = tuple[str, str]  # engine, precision
 
@@ -51,7 +53,7 @@ def start(
     precision: str = "auto",
     batch: int = 32,
     device: torch.device | str = "cpu",
-    plans: tuple[Plan, ...] = (),
+    layer_precisions: tuple[LayerPrecision, ...] = (),
     measure: bool = True,
 ) -> tuple[Engine, Choice]:
     """The engine that was asked for, or the fastest. `measure` False: without trying what was never tried here."""
@@ -59,8 +61,10 @@ def start(
         if given not in ("auto", *known):
             raise UsageError(f"'{given}' is not one of auto, {', '.join(known)}")
     device = torch.device(device)
-    choice = _choose(model, how, engine, precision, batch, device, plans, measure)
-    return Engine(model, how, choice.engine, choice.precision, batch=batch, device=device, plans=plans), choice
+    choice = _choose(model, how, engine, precision, batch, device, layer_precisions, measure)
+    return Engine(
+        model, how, choice.engine, choice.precision, batch=batch, device=device, layer_precisions=layer_precisions
+    ), choice
 
 
 def _choose(
@@ -70,7 +74,7 @@ def _choose(
     precision: str,
     batch: int,
     device: torch.device,
-    plans: tuple[Plan, ...],
+    layer_precisions: tuple[LayerPrecision, ...],
     measure: bool,
 ) -> Choice:
     if engine != "auto" and precision != "auto":
@@ -82,13 +86,13 @@ def _choose(
         if (name == engine or (engine == "auto" and name != "compiled"))  # compiling takes longer than measuring may
         and precision in ("auto", numbers)
     ]
-    reasons = {pair: availability.why_not(model, *pair, device, plans) for pair in asked}
+    reasons = {pair: availability.why_not(model, *pair, device, layer_precisions) for pair in asked}
     able = [pair for pair, reason in reasons.items() if reason is None]
     if not able:
         reason = next(iter(reasons.values()), f"{device.type} has no {engine} in {precision}")
         raise UsageError(f"no engine here can run this model in {precision}: {reason}")
     if able[0] == ("kernels", "int8"):
-        return Choice(*able[0], "the model is quantised")
+        return Choice(*able[0], "the model is quantized")
     if len(able) == 1:
         return Choice(*able[0], "the only one here")
     rates = _remembered(key := _key(model, able, batch, device), able)
@@ -99,7 +103,7 @@ def _choose(
         _remember(key, rates)
     best, *others = sorted(rates, key=lambda pair: -rates[pair])
     compared = "".join(f"; {name} {numbers} {rates[name, numbers]:,.0f}" for name, numbers in others)
-    return Choice(*best, f"{rates[best]:,.0f} pictures/s here{compared}")
+    return Choice(*best, f"{rates[best]:,.0f} images/s here{compared}")
 
 
 def _worth_trying(able: list[Pair]) -> list[Pair]:
@@ -113,7 +117,7 @@ def _worth_trying(able: list[Pair]) -> list[Pair]:
 def _measure(
     model: Classifier, how: Preprocessing, pairs: list[Pair], batch: int, device: torch.device
 ) -> dict[Pair, float]:
-    """Pictures a second, the median of some rounds in turns; without engines that fail, or answer otherwise."""
+    """Images a second, the median of some rounds in turns; without engines that fail, or answer otherwise."""
     height, width = model.config.image_size
     pixels = torch.randint(0, 256, (batch, model.config.in_channels, height, width), dtype=torch.uint8)
     wanted = Engine(model, how, "eager", "fp32", batch=batch, device=device)(pixels[:2])

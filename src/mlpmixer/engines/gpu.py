@@ -13,9 +13,9 @@ from torch import Tensor
 from mlpmixer.engines import kernels
 from mlpmixer.engines.rewrites import takes_bytes
 from mlpmixer.errors import UsageError
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Preprocessing
 
 if TYPE_CHECKING:
     from mlpmixer.engines.gpu_network import Network
@@ -34,7 +34,7 @@ def why_not(model: Classifier, device: torch.device) -> str | None:
     if config.channels % 16 or config.channel_hidden % 16:
         return "channels and channel_hidden must be multiples of 16 for it"
     if not takes_bytes(model):
-        return "the sides of pictures must be multiples of the patch for it"
+        return "the sides of images must be multiples of the patch for it"
     if math.prod(config.grids()[0]) > PLACES:
         return f"it takes up to {PLACES} patches"
     if find_spec("triton") is None:
@@ -67,7 +67,7 @@ def build(model: Mixer, how: Preprocessing, precision: str, batch: int, device: 
 
 
 class Graphed:
-    """A network for a fixed number of pictures: one launch instead of a hundred."""
+    """A network for a fixed number of images: one launch instead of a hundred."""
 
     def __init__(self, network: Network, batch: int, image: tuple[int, int, int], device: torch.device):
         with torch.cuda.device(device):

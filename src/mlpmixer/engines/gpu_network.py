@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmixer.kernels.forward import Half, Parts
-from mlpmixer.kernels.gpu.channels import BYTE, LARGEST, active_bytes, as_bytes, centred, product
-from mlpmixer.kernels.gpu.norms import mean_of_normed, normalised, statistics
+from mlpmixer.kernels.gpu.channels import BYTE, LARGEST, active_bytes, as_bytes, centered, product
+from mlpmixer.kernels.gpu.norms import mean_of_normed, normalized, statistics
 from mlpmixer.kernels.gpu.stem import MIDDLE, patches
 from mlpmixer.kernels.gpu.tokens import Tokens, token_mixing, tokens
 
@@ -91,7 +91,7 @@ class LibraryFirst:
         self.exact, self.ahead = exact, ahead
 
     def __call__(self, x: Tensor) -> Tensor:
-        normed = normalised(x, self.ahead, torch.bfloat16)
+        normed = normalized(x, self.ahead, torch.bfloat16)
         if self.exact:
             return F.gelu(torch.addmm(self.b, normed, self.w.T))
         return torch._addmm_activation(self.b, normed, self.w.T, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
@@ -101,7 +101,7 @@ class FusedFirst:
     """LayerNorm and the GELU are in the product."""
 
     def __init__(self, half: Half, exact: bool, ahead: Tensor):
-        self.w, self.b, self.ahead = centred(half.w1).to(torch.bfloat16), half.b1, ahead
+        self.w, self.b, self.ahead = centered(half.w1).to(torch.bfloat16), half.b1, ahead
         self.before = -(self.w.float() @ ahead)
         self.form = "erf" if exact else "tanh"
 
@@ -129,7 +129,7 @@ class FusedSecond:
 
 
 class BytesFirst:
-    """Rows with mean 0 and variance 1 hold nothing beyond √C, so one factor serves all rows of all pictures."""
+    """Rows with mean 0 and variance 1 hold nothing beyond √C, so one factor serves all rows of all images."""
 
     def __init__(self, half: Half, exact: bool, ahead: Tensor):
         self.rate = 2.0 ** math.floor(math.log2(LARGEST / math.sqrt(half.w1.shape[1])))
@@ -138,14 +138,14 @@ class BytesFirst:
         self.exact, self.ahead = exact, ahead
 
     def __call__(self, x: Tensor) -> Tensor:
-        normed = normalised(x, self.ahead, BYTE, self.rate)
+        normed = normalized(x, self.ahead, BYTE, self.rate)
         form = "erf" if self.exact else "tanh"
         return product(normed, self.w, self.b, scale=self.scale, active=form, dtype=BYTE, factor=ACTIVE)
 
 
 class LibraryBytesFirst(BytesFirst):
     def __call__(self, x: Tensor) -> Tensor:
-        normed = normalised(x, self.ahead, BYTE, self.rate)
+        normed = normalized(x, self.ahead, BYTE, self.rate)
         return active_bytes(library_product(normed, self.w), self.b, self.scale, ACTIVE, exact=self.exact)
 
 

@@ -11,9 +11,9 @@ import torch
 from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
 from mlpmixer.kernels.forward import Forward, Half, Parts
 from mlpmixer.kernels.library import library
+from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
-from mlpmixer.passport import Kind, Plan, Preprocessing
 
 
 def why_not(model: Classifier) -> str | None:
@@ -26,14 +26,14 @@ def why_not(model: Classifier) -> str | None:
     if config.channels % 16 or config.token_hidden % 16 or config.channel_hidden % 16:
         return "channels, token_hidden and channel_hidden must be multiples of 16 for them"
     if not takes_bytes(model):
-        return "the sides of pictures must be multiples of the patch for them"
+        return "the sides of images must be multiples of the patch for them"
     found = library("forward")
     return None if isinstance(found, ctypes.CDLL) else found
 
 
-def build(model: Mixer, how: Preprocessing, kind: Kind, plans: Sequence[Plan] = ()) -> Forward:
-    """`plans`: one for each half of each layer, where they differ or are in bytes; `kind` is of what is around them."""
-    return Forward(parts(model, how), plans or [Plan(kind)] * (2 * model.config.layers), kind)
+def build(model: Mixer, how: Preprocessing, kind: Kind, layer_precisions: Sequence[LayerPrecision] = ()) -> Forward:
+    """`layer_precisions`: one for each half of each layer, where they differ or are in bytes; `kind`: of the rest."""
+    return Forward(parts(model, how), layer_precisions or [LayerPrecision(kind)] * (2 * model.config.layers), kind)
 
 
 @torch.no_grad()

@@ -11,14 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 
 OPSET = 20  # the first with the GELU as one operation
 
 
 def convert(model: Classifier, how: Preprocessing) -> bytes:
-    """An ONNX file: `pixels`, any number of pictures, in; `features` and `logits` out."""
+    """An ONNX file: `pixels`, any number of images, in; `features` and `logits` out."""
     network = Rewritten(model, how)
     pixels = torch.zeros(2, model.config.in_channels, *model.config.image_size, dtype=torch.uint8)
     file = io.BytesIO()

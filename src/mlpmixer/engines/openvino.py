@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
 
 # OpenVINO and nncf would tell their makers over the network what they convert; without this package they do not.
 sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
@@ -24,7 +24,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def convert(model: Classifier, how: Preprocessing, batch: int | None) -> Any:
-    """An OpenVINO model: `pixels` in, `features` and `logits` out. `batch` None: any number of pictures."""
+    """An OpenVINO model: `pixels` in, `features` and `logits` out. `batch` None: any number of images."""
     import openvino
 
     network = Rewritten(model, how, in_rows=True)
@@ -42,7 +42,7 @@ def convert(model: Classifier, how: Preprocessing, batch: int | None) -> Any:
 
 
 class OpenVino:
-    """Of a fixed number of pictures at a time, on as many threads as PyTorch has."""
+    """Of a fixed number of images at a time, on as many threads as PyTorch has."""
 
     def __init__(self, model: Classifier, how: Preprocessing, precision: str, batch: int):
         self._run = compiled(convert(model, how, batch), precision)

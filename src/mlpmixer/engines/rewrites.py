@@ -1,4 +1,4 @@
-"""A finished model's function, written more cheaply: what is done once to weights need not be done to each picture.
+"""A finished model's function, written more cheaply: what is done once to weights need not be done to each image.
 
 Each rewrite keeps the function, but for rounding. docs/benchmarks.md says what each gains.
 """
@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mlpmixer.models.bit import Bit, StandardizedConv
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.models.bit import BiT, StandardizedConv
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
 from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
-from mlpmixer.models.vit import Vit, VitBlock
-from mlpmixer.passport import Preprocessing
+from mlpmixer.models.vit import ViT, ViTBlock
 
 
 class Rewritten(nn.Module):
@@ -30,14 +30,14 @@ class Rewritten(nn.Module):
     ):
         super().__init__()
         model = copy.deepcopy(model).float().eval().requires_grad_(False)
-        self.normalise: nn.Module = nn.Identity()
+        self.normalize: nn.Module = nn.Identity()
         if takes_bytes(model):
-            assert isinstance(model, Mixer | Vit)
-            normalise_within(model.stem, how, dtype)
+            assert isinstance(model, Mixer | ViT)
+            normalize_within(model.stem, how, dtype)
         else:
-            self.normalise = Normalise(how)
-        if isinstance(model, Bit):
-            standardise(model)
+            self.normalize = Normalize(how)
+        if isinstance(model, BiT):
+            standardize(model)
         else:
             merge_norms(model)
         if in_rows:
@@ -48,14 +48,14 @@ class Rewritten(nn.Module):
         self.dtype = dtype
 
     def forward(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B classes"]]:
-        features = self.body(self.normalise(pixels.to(self.dtype)))
+        features = self.body(self.normalize(pixels.to(self.dtype)))
         logits = features[:, :0] if isinstance(self.head, nn.Identity) else self.head(features)
         return features.float(), logits.float()
 
 
 def takes_bytes(model: Classifier) -> bool:
-    """Whether normalisation can become a part of the stem: not where that pads what is normalised already."""
-    return isinstance(model, Mixer | Vit) and not any(model.stem.padding)
+    """Whether normalization can become a part of the stem: not where that pads what is normalized already."""
+    return isinstance(model, Mixer | ViT) and not any(model.stem.padding)
 
 
 def values_of_bytes(how: Preprocessing) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
@@ -64,7 +64,7 @@ def values_of_bytes(how: Preprocessing) -> tuple[Float[Tensor, " 3"], Float[Tens
     return 1 / (255 * std), 255 * mean
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """What nothing else could take over."""
 
     def __init__(self, how: Preprocessing):
@@ -77,9 +77,9 @@ class Normalise(nn.Module):
 
 
 @torch.no_grad()
-def normalise_within(stem: PatchStem, how: Preprocessing, dtype: torch.dtype) -> None:
+def normalize_within(stem: PatchStem, how: Preprocessing, dtype: torch.dtype) -> None:
     """W · scale · (byte − shift) + b, as one map. Bytes are exact in bfloat16; the map is rounded to `dtype` first, so
-    that what the rounding does to the mean of all pictures goes into the bias."""
+    that what the rounding does to the mean of all images goes into the bias."""
     scale, shift = values_of_bytes(how)
     weight, bias = stem.patches.weight, stem.patches.bias
     assert bias is not None
@@ -92,7 +92,7 @@ def merge_norms(model: Classifier) -> None:
     for block in model.modules():
         if isinstance(block, MixerBlock):
             merge_norm(block.norm2, block.channel_mixing.fc1)
-        if isinstance(block, VitBlock):
+        if isinstance(block, ViTBlock):
             merge_norm(block.norm1, block.attention.qkv)
             merge_norm(block.norm2, block.mlp.fc1)
 
@@ -155,8 +155,8 @@ def _linear(columns: nn.Module) -> nn.Linear:
     return linear
 
 
-def standardise(model: Bit) -> None:
-    """Plain convolutions with the kernels that the standardised ones would make of theirs each time."""
+def standardize(model: BiT) -> None:
+    """Plain convolutions with the kernels that the standardized ones would make of theirs each time."""
     for module in list(model.modules()):
         for name, conv in list(module.named_children()):
             if isinstance(conv, StandardizedConv):

@@ -39,9 +39,9 @@ class Trainable(nn.Module):
     half less memory in training, for some hundredths of the speed.
     """
 
-    def __init__(self, model: Mixer, *, lean: bool = False):
+    def __init__(self, model: Mixer, *, low_memory: bool = False):
         super().__init__()
-        self.model, self.lean = model, lean
+        self.model, self.low_memory = model, low_memory
 
     def forward(self, images: Tensor) -> Tensor:
         model, exact = self.model, self.model.config.gelu == "erf"
@@ -51,7 +51,7 @@ class Trainable(nn.Module):
             assert isinstance(block, MixerBlock)
             if _is_plain(block):
                 half = _half(block.norm1, block.token_mixing)
-                x = token_mixing(x, half, block.drop.scale(x), exact=exact, lean=self.lean)
+                x = token_mixing(x, half, block.drop.scale(x), exact=exact, low_memory=self.low_memory)
             else:
                 x = block.mix_tokens(x).to(torch.bfloat16)
             x = channel_mixing(x, _half(block.norm2, block.channel_mixing), block.drop.scale(x), exact=exact)

@@ -15,7 +15,7 @@ STUDIES = {
     "table1": "how many parameters have the seven Mixers? (Table 1)",
     "table2": "what do the largest models reach at higher resolution? (Table 2)",
     "table3": "what do all models reach after pre-training and fine-tuning? (Table 3)",
-    "vtab": "what is learnt from 1,000 pictures, on 19 tasks? (VTAB-1k)",
+    "vtab": "what is learnt from 1,000 images, on 19 tasks? (VTAB-1k)",
     "pareto": "which models lose to no other in accuracy and cost, or speed? (Fig. 2 left)",
     "data-scale": "what is more data worth, to a Mixer, a ViT and a ResNet? (section 3.3, Fig. 2 right)",
     "model-scale": "what is a larger model worth? (Fig. 3)",

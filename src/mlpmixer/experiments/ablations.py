@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
-from mlpmixer.experiments.opponents import MIXER
+from mlpmixer.experiments.base_recipes import FEW_OF, SEEDS, base
+from mlpmixer.experiments.baselines import MIXER
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
-from mlpmixer.measures.intervals import of_mean
+from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.recipe import Model, Option
 from mlpmixer.recipes import toml
 

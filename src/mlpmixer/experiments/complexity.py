@@ -1,6 +1,6 @@
 """Section 2: the cost of a Mixer grows linearly with the number of patches, that of a ViT quadratically.
 
-Counted, and timed on the device at hand, in turns: the same two networks for pictures of more and more pixels.
+Counted, and timed on the device at hand, in turns: the same two networks for images of more and more pixels.
 """
 
 from __future__ import annotations

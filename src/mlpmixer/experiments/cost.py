@@ -1,4 +1,4 @@
-"""What a study would cost, before anything is run: pictures, operations, hours of a device, room on the disk."""
+"""What a study would cost, before anything is run: images, operations, hours of a device, room on the disk."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 import torch
 
-from mlpmixer.data.choose import choose
+from mlpmixer.data.select import choose
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
+from mlpmixer.machine.description import matrix_rate
+from mlpmixer.machine.devices import device_of
 from mlpmixer.models import describe
 from mlpmixer.models.measure import counted
 from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Recipe
-from mlpmixer.train.machine import matrix_rate
-from mlpmixer.train.team import device_of
 
 # Operations a second that a large accelerator keeps up in training: a third of what an H100 multiplies in bf16 at most.
 LARGE = 330e12
 KEPT_UP = 1 / 3  # of the rate of matrix products, on this machine too
 
-# Training pictures of sets that may not be here.
-PICTURES = {
+# Training images of sets that may not be here.
+IMAGES = {
     "imagenet": 1_281_167,
     "imagenet21k": 14_197_122,
     "my-large-set": 300_000_000,
@@ -45,7 +45,7 @@ class Cost:
 
     run: str
     model: str
-    pictures: float
+    images: float
     flops: float
     hours: float
     disk: float
@@ -78,7 +78,7 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
     if key not in known:
         known[key] = counted(wanted.name, image_size=size, **options)
     gmacs, params = known[key]
-    of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_pictures(recipe)
+    of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_images(recipe)
     seen = max(of_epochs, (recipe.train.steps or recipe.train.least_steps) * recipe.train.batch_size)
     passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
     flops = passes * seen * gmacs * 2e9
@@ -87,12 +87,12 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
     return Cost(plan.folder, wanted.name, seen, flops, flops / rate / 3600, 4 * params * copies)
 
 
-def _training_pictures(recipe: Recipe) -> float:
+def _training_images(recipe: Recipe) -> float:
     """Counted where they are at hand, otherwise by what is known of the set."""
     how = recipe.data
-    if how.source in PICTURES:
-        held = float(how.dev.rpartition(" or ")[2].rstrip("% ")) / 100 if how.dev.endswith("%") else 0.0
-        return math.floor(PICTURES[how.source] * (1 - held) * how.share)
+    if how.source in IMAGES:
+        held = float(how.val.rpartition(" or ")[2].rstrip("% ")) / 100 if how.val.endswith("%") else 0.0
+        return math.floor(IMAGES[how.source] * (1 - held) * how.share)
     try:
         return len(choose(how).train)
     except MixerError:

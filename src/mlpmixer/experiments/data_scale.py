@@ -1,15 +1,15 @@
 """Section 3.3 and Fig. 2, right: 3, 10, 30 and 100 % of the data, all for the same number of steps.
 
-Linear 5-shot accuracy on frozen features, and top-1; of the weights that did best on the dev split, as the paper stops
-early. The few shots are ImageNet's; on a small scale, those of the data that was learnt from.
+Linear 5-shot accuracy on frozen features, and top-1; of the weights that did best on the validation split, as the paper
+stops early. The few shots are ImageNet's; on a small scale, those of the data that was learnt from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
-from mlpmixer.experiments.opponents import opponents
+from mlpmixer.experiments.base_recipes import FEW_OF, SEEDS, base
+from mlpmixer.experiments.baselines import opponents
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import toml
@@ -41,9 +41,9 @@ def plans(scale: Scale) -> list[Plan]:
                     {"data.share": share, "data.seed": seed, "train.seed": seed, "train.keep": "best"},
                 )
                 if scale == "paper":
-                    recipe = toml.change(recipe, {"train.epochs": EPOCHS[said], "data.dev": "1%", "data.test": "auto"})
+                    recipe = toml.change(recipe, {"train.epochs": EPOCHS[said], "data.val": "1%", "data.test": "auto"})
                 else:
-                    # The same looks at the dev split for all, however long their epochs are.
+                    # The same looks at the validation split for all, however long their epochs are.
                     steps = STEPS[scale]
                     few = {"train.steps": steps, "train.batch_size": BATCH[scale], "optim.warmup_steps": steps // 8}
                     looks = _epochs(BATCH[scale], steps / 10, said, scale)

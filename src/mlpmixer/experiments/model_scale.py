@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
+from mlpmixer.experiments.base_recipes import FEW_OF, SEEDS, base
 from mlpmixer.experiments.study import Done, Finding, Key, Plan, Scale, Study, Told, apart, cells, over_seeds
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import toml

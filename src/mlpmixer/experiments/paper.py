@@ -88,6 +88,6 @@ _other = partial(Row, "", epochs=None)
 OTHERS = (
     _other("HaloNet-H4", "ImageNet-21k", imagenet=85.8, speed=120, core_days=100),
     _other("NFNet-F4+", "JFT-300M", imagenet=89.2, speed=46, core_days=1860),
-    _other("MPL", "weakly labelled", imagenet=90.0, real=91.12, core_days=20480),
-    _other("ALIGN", "weakly labelled", imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
+    _other("MPL", "weakly labeled", imagenet=90.0, real=91.12, core_days=20480),
+    _other("ALIGN", "weakly labeled", imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
 )

@@ -1,6 +1,6 @@
 """Section 3.4 and Fig. 4: what is lost when pixels change places, in a Mixer and in a convolutional network.
 
-And the exact form of the Mixer's side: with its first weights in the same order as its pictures, it learns the same.
+And the exact form of the Mixer's side: with its first weights in the same order as its images, it learns the same.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from mlpmixer import data
-from mlpmixer.experiments.bases import FEW_OF, SEEDS, base
-from mlpmixer.experiments.opponents import BIT, MIXER
+from mlpmixer.experiments.base_recipes import FEW_OF, SEEDS, base
+from mlpmixer.experiments.baselines import BIT, MIXER
 from mlpmixer.experiments.permuted import permuted
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, alike, apart, cells, over_seeds
 from mlpmixer.models import describe
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.train.begin import begin
+from mlpmixer.train.init_model import begin
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save
 
@@ -43,7 +43,7 @@ def plans(scale: Scale) -> list[Plan]:
 
 
 class Exactly:
-    """Two runs that should be one: the same first weights, once with those and the pictures in another order."""
+    """Two runs that should be one: the same first weights, once with those and the images in another order."""
 
     def __init__(self, recipe: Recipe):
         # In float32, and without chance that would fall on other places.

@@ -1,4 +1,4 @@
-"""The exact side of section 3.4: a Mixer that does with scrambled pictures what another does with the original ones."""
+"""The exact side of section 3.4: a Mixer that does with scrambled images what another does with the original ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mlpmixer.models.mixer import Mixer, MixerBlock
 
 
 def permuted(model: Mixer) -> Mixer:
-    """A copy with the same weights in another order: for pictures that are scrambled by patches.
+    """A copy with the same weights in another order: for images that are scrambled by patches.
 
     The stem's weights follow the pixels within a patch; what token mixing reads and writes follows the patches. All
-    else knows no places. Since optimisers treat each weight by itself, both also learn the same.
+    else knows no places. Since optimizers treat each weight by itself, both also learn the same.
     """
     config = model.config
     if config.untied or config.groups > 1 or config.pyramid:
         raise UsageError("only the plain Mixer is put into another order")
-    assert model.passport is not None
+    assert model.metadata is not None
     places = torch.from_numpy(order_of_patches(*grid(config.image_size, config.patch_size)))
     pixels = torch.from_numpy(order_within(config.patch_size))
     other = copy.deepcopy(model)
@@ -35,6 +35,6 @@ def permuted(model: Mixer) -> Mixer:
             block.token_mixing.fc1.weight.copy_(old.token_mixing.fc1.weight[:, places])
             block.token_mixing.fc2.weight.copy_(old.token_mixing.fc2.weight[places])
             block.token_mixing.fc2.bias.copy_(old.token_mixing.fc2.bias[places])
-    how = dataclasses.replace(model.passport.preprocessing, scramble="patches", scramble_patch=config.patch_size)
-    other.passport = dataclasses.replace(model.passport, preprocessing=how)
+    how = dataclasses.replace(model.metadata.preprocessing, scramble="patches", scramble_patch=config.patch_size)
+    other.metadata = dataclasses.replace(model.metadata, preprocessing=how)
     return other

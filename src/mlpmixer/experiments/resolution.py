@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.experiments.bases import SEEDS, base
-from mlpmixer.experiments.opponents import MIXER
+from mlpmixer.experiments.base_recipes import SEEDS, base
+from mlpmixer.experiments.baselines import MIXER
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml

@@ -6,8 +6,8 @@ from __future__ import annotations
 from mlpmixer.bench.scaling import batches_in_turns
 from mlpmixer.engines.engine import Engine
 from mlpmixer.experiments.study import Done
-from mlpmixer.passport import Preprocessing
-from mlpmixer.train.team import device_of
+from mlpmixer.machine.devices import device_of
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.weights.load import load
 
 BATCHES = (1, 8, 32, 128)

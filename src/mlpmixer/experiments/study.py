@@ -20,28 +20,29 @@ import torch
 from mlpmixer import data as dataset
 from mlpmixer.data.sources import vtab
 from mlpmixer.errors import DataError, UsageError
-from mlpmixer.experiments.cards import own_card
-from mlpmixer.experiments.evaluate import evaluate
-from mlpmixer.measures.intervals import of_mean
+from mlpmixer.evaluation.card_files import own_card
+from mlpmixer.evaluation.evaluate import evaluate
+from mlpmixer.machine.description import describe_machine
+from mlpmixer.machine.devices import device_of
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder, training_seconds
 from mlpmixer.train.loop import fit
-from mlpmixer.train.machine import describe_machine
-from mlpmixer.train.team import Team, device_of
 
 Scale = Literal["tiny", "small", "paper"]
 Key = tuple[tuple[str, str], ...]
 
 REAL = "real.json"  # ReaL's labels, beside the data sets
-KNOWN = 50_000  # pictures that few shots are picked from, where they are of another set: 50 of each class of ImageNet
+KNOWN = 50_000  # images that few shots are picked from, where they are of another set: 50 of each class of ImageNet
 
 
 @dataclass(frozen=True)
 class Plan:
     """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
     `weights`: where those are that it begins with, in the study's folder; they are made there if need be, as its recipe
-    wants them. `real`: ReaL's label file, where its test pictures are ImageNet's. `few_of`: the set whose pictures are
+    wants them. `real`: ReaL's label file, where its test images are ImageNet's. `few_of`: the set whose images are
     the few shots; empty: its own."""
 
     cell: Mapping[str, str]
@@ -58,8 +59,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run. `card`: of its test pictures. `curve`: (epoch, share right on dev). `losses`: in training, one
-    for each line of metrics. `dev`: share right in the end. `hours`: of training. `learnt`: what its features hold of
+    """A finished run. `card`: of its test images. `curve`: (epoch, share right on val). `losses`: in training, one
+    for each line of metrics. `val`: share right in the end. `hours`: of training. `learnt`: what its features hold of
     the set of few shots."""
 
     plan: Plan
@@ -67,7 +68,7 @@ class Done:
     card: Mapping[str, Any]
     curve: Sequence[tuple[float, float]] = ()
     losses: Sequence[float] = ()
-    dev: float = 0.0
+    val: float = 0.0
     hours: float = 0.0
     learnt: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,7 +77,7 @@ class Done:
         return self.card["top1"]["value"]
 
     def shots(self, count: int) -> float:
-        """Linear few-shot accuracy, the mean over its picks; nan where a class has too few pictures."""
+        """Linear few-shot accuracy, the mean over its picks; nan where a class has too few images."""
         found = self.learnt["few_shot"].get(str(count))
         return found["mean"] if found else math.nan
 
@@ -233,11 +234,11 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
         machine = plan.recipe.machine
         card = evaluate(folder, real=plan.real, device=machine.device, workers=machine.workers)
     lines = RunFolder(folder).metrics()
-    curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "dev"]
+    curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "val"]
     steps = [line for line in lines if line["kind"] == "train"]
-    dev = result.dev["top1"] if result.dev else math.nan
+    val = result.val["top1"] if result.val else math.nan
     hours = training_seconds(lines, recipe.train.batch_size) / 3600
-    return Done(plan, folder, card, curve, [line["loss"] for line in steps], dev, hours, _learnt(plan, folder, card))
+    return Done(plan, folder, card, curve, [line["loss"] for line in steps], val, hours, _learnt(plan, folder, card))
 
 
 def _learnt(plan: Plan, folder: Path, card: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -306,5 +307,5 @@ def _record(
         "paper": told.paper,
         "curves": told.curves,
         "runs": [plan.folder for plan in plans],
-        "machine": describe_machine(Team(device)),
+        "machine": describe_machine(Group(device)),
     }

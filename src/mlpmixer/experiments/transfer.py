@@ -1,7 +1,7 @@
 """Tables 2 and 3: weights that were pre-trained once, fine-tuned on several tasks, as the paper does it.
 
-Each learning rate of a grid is tried; the one that is best on the dev split is run with two more seeds, and the mean
-over the three is what counts on the test split.
+Each learning rate of a grid is tried; the one that is best on the validation split is run with two more seeds, and the
+mean over the three is what counts on the test split.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mlpmixer.experiments import paper
-from mlpmixer.experiments.bases import base
-from mlpmixer.experiments.cost import PICTURES
-from mlpmixer.experiments.opponents import opponents
+from mlpmixer.experiments.base_recipes import base
+from mlpmixer.experiments.baselines import opponents
+from mlpmixer.experiments.cost import IMAGES
 from mlpmixer.experiments.speed import speed
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Told, over_seeds
 from mlpmixer.recipe import Model, Recipe
@@ -61,7 +61,7 @@ class Entry:
 def entries(
     scale: Scale, table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape = "short_side"
 ) -> list[Entry]:
-    """`measured`: how the paper prepared the pictures that the figures of this table are of."""
+    """`measured`: how the paper prepared the images that the figures of this table are of."""
     return _papers(table, tasks, measured) if scale == "paper" else _own(scale)
 
 
@@ -81,7 +81,7 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
             rates = tuple(float(rate) for rate in grid.split(","))
             if row.model.startswith("bit") and row.size != 224:  # BiT's own, that the paper quotes
                 side = 32 if task.startswith("cifar") else row.size
-                recipe = bit_hyper_rule(recipe, PICTURES[task], side, BIT_SIDES_OF_LARGEST)
+                recipe = bit_hyper_rule(recipe, IMAGES[task], side, BIT_SIDES_OF_LARGEST)
                 rates = (recipe.optim.lr,)
             tuned[task] = (recipe, rates)
         name = f"{row.said}, {row.data}{epochs}{size}"
@@ -98,7 +98,7 @@ def pre_training(row: paper.Row) -> Recipe:
 
 
 def _own(scale: Scale) -> list[Entry]:
-    """Half of the clothes, then the other half with few pictures; or CIFAR-10, then clothes with few pictures."""
+    """Half of the clothes, then the other half with few images; or CIFAR-10, then clothes with few images."""
     first: dict[str, Any] = {}
     if scale == "tiny":
         first = {"data.classes": "T-shirt/top,Trouser,Pullover,Dress,Coat"}
@@ -107,7 +107,7 @@ def _own(scale: Scale) -> list[Entry]:
         task = {"data.source": "fashion_mnist_small", "data.shots": 50, "train.steps": 500}
     common = {
         "augment.padding": 2,
-        "data.dev": "10%",
+        "data.val": "10%",
         "train.batch_size": 32,
         "loss.smoothing": 0.0,
         "optim.name": "sgd",
@@ -172,12 +172,12 @@ def _as_pretrained(one: Done) -> str:
 
 
 def best_rates(done: Sequence[Done]) -> dict[tuple[str, str], str]:
-    """(model, task) → the learning rate that is best on the dev split."""
+    """(model, task) → the learning rate that is best on the validation split."""
     tried: dict[tuple[str, str], list[Done]] = {}
     for one in done:
         if "lr" in one.plan.cell and one.plan.recipe.train.seed == 0:
             tried.setdefault(_task(one), []).append(one)
-    return {key: max(runs, key=lambda run: run.dev).plan.cell["lr"] for key, runs in tried.items()}
+    return {key: max(runs, key=lambda run: run.val).plan.cell["lr"] for key, runs in tried.items()}
 
 
 def _task(one: Done) -> tuple[str, str]:

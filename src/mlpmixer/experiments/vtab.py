@@ -1,6 +1,6 @@
-"""VTAB-1k: 19 tasks of 1,000 pictures each. What is there is run, what is missing is named, a mean says of how many.
+"""VTAB-1k: 19 tasks of 1,000 images each. What is there is run, what is missing is named, a mean says of how many.
 
---data is a folder that has the tasks, as data/sources/vtab.py says. A learning rate is picked with 200 of the pictures;
+--data is a folder that has the tasks, as data/sources/vtab.py says. A learning rate is picked with 200 of the images;
 then all 1,000 are learnt from.
 """
 
@@ -52,8 +52,8 @@ def then(_scale: Scale, done: Sequence[Done]) -> list[Plan]:
         tried.setdefault(one.plan.cell["task"], []).append(one)
     found = []
     for task, runs in tried.items():
-        best = max(runs, key=lambda run: run.dev)
-        whole = toml.change(best.plan.recipe, {"data.train": "train+val", "data.dev": ""})
+        best = max(runs, key=lambda run: run.val)
+        whole = toml.change(best.plan.recipe, {"data.train": "train+val", "data.val": ""})
         found.append(Plan({"task": task, "stage": "all 1,000"}, whole))
     return found
 

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mlpmixer.data.preprocess import normalise, prepare, resize, short_side
+from mlpmixer.data.preprocess import normalize, prepare, resize, short_side
 from mlpmixer.errors import DataError, MixerError
+from mlpmixer.export.check_images import Images, each
 from mlpmixer.export.job import Job, Run
-from mlpmixer.export.pictures import Pictures, each
-from mlpmixer.measures.intervals import wilson
-from mlpmixer.passport import Preprocessing
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.intervals import wilson
 
-AT_ONCE = 16  # pictures
-BATCHES = (1, 16)  # pictures at once when the speed is measured
+AT_ONCE = 16  # images
+BATCHES = (1, 16)  # images at once when the speed is measured
 ROUNDS = 5
 SECONDS = 30.0  # of measuring a batch, after which no further round begins
 
-Watch = Callable[[str, int, int], None]  # what is done, how many pictures of how many
+Watch = Callable[[str, int, int], None]  # what is done, how many images of how many
 
 
 class Refused(MixerError):
@@ -36,7 +36,7 @@ class Refused(MixerError):
 
 @dataclass(frozen=True)
 class Bar:
-    """What a file must reach: the same label as the model for such a share of pictures, scores no further off, and such
+    """What a file must reach: the same label as the model for such a share of images, scores no further off, and such
     a share of the model's accuracy where labels are known."""
 
     alike: float
@@ -46,19 +46,19 @@ class Bar:
 
 BARS = {"fp32": Bar(0.999, 1e-3), "bf16": Bar(0.995), "fp16": Bar(0.995), "int8": Bar(0.99, accuracy=0.99)}
 # Other people's resizing may be a level off in some pixels of a hundred. The scores follow; the function is held to its
-# bar on pictures that need no resizing.
+# bar on images that need no resizing.
 RESIZED = 0.1
-# Of pictures that a model is not for, its label is a toss-up now and then. Where its two best scores are no further
-# apart than this, another label says nothing against a file; where pictures are of its kind, every label counts.
+# Of images that a model is not for, its label is a toss-up now and then. Where its two best scores are no further
+# apart than this, another label says nothing against a file; where images are of its kind, every label counts.
 UNSURE = 0.1
 
 
 @dataclass
 class Tally:
-    """Of one way to run a file, on one kind of pictures. `counted`: those whose label must be the same."""
+    """Of one way to run a file, on one kind of images. `counted`: those whose label must be the same."""
 
     way: str
-    pictures: str
+    images: str
     bar: Bar | None
     count: int = 0
     alike: int = 0
@@ -90,17 +90,15 @@ class Tally:
             return "some of its scores are no numbers"
         if self.bar.accuracy is not None and right:
             if self.right < self.bar.accuracy * right:
-                return f"it is right for {self.right} of {self.count} pictures, the model for {right}"
+                return f"it is right for {self.right} of {self.count} images, the model for {right}"
         elif self.counted_alike < self.bar.alike * self.counted:
-            return (
-                f"it gives {self.counted - self.counted_alike} of {self.counted} pictures another label than the model"
-            )
+            return f"it gives {self.counted - self.counted_alike} of {self.counted} images another label than the model"
         if self.bar.scores is not None and self.furthest > self.bar.scores:
             return f"its scores are up to {self.furthest:.2g} from the model's, allowed are {self.bar.scores:g}"
         return None
 
 
-def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, watch: Watch) -> dict[str, object]:
+def check(job: Job, ways: dict[str, Run], images: Images, *, resizes: bool, watch: Watch) -> dict[str, object]:
     """`ways` to run the file, of which the first must hold. `resizes`: whether the file does so by other people's code.
 
     The report; a file that is too far off raises `Refused`.
@@ -111,26 +109,26 @@ def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, 
     whole = [Tally(way, "as they are", loosened if way == first else None) for way in ways]
     ready = Tally(first, "resized beforehand", bar)
     right = done = 0
-    for numbers, some in _chunks(pictures, job.how):
-        labels = pictures.asked.labels[numbers]
-        some = [_taken(picture, job) for picture in some]
+    for numbers, some in _chunks(images, job.how):
+        labels = images.asked.labels[numbers]
+        some = [_taken(image, job) for image in some]
         wanted = _answers(some, job)
         for tally in whole:
-            tally.add(wanted, _run(ways[tally.way], some), labels, pictures.theirs)
+            tally.add(wanted, _run(ways[tally.way], some), labels, images.theirs)
         if resizes and job.size == "dynamic" and bar.scores is not None:
-            found = _run(ways[first], [_resized(picture, job) for picture in some])
-            ready.add(wanted, found, labels, pictures.theirs)
+            found = _run(ways[first], [_resized(image, job) for image in some])
+            ready.add(wanted, found, labels, images.theirs)
         right += int((wanted.argmax(1) == labels).sum())
         done += len(some)
-        watch("checking", done, len(pictures.asked))
+        watch("checking", done, len(images.asked))
     if not done:
-        raise DataError(f"no picture of {pictures.origin} can be read; `mixer doctor` says more")
+        raise DataError(f"no image of {images.origin} can be read; `mixer doctor` says more")
     tallies = [tally for tally in (*whole, ready) if tally.count]
-    known = right if pictures.labelled else None
+    known = right if images.labeled else None
     report: dict[str, object] = {
-        "pictures": {"from": pictures.origin, "count": done, "labelled": pictures.labelled},
-        "agreement": [_row(tally, pictures.labelled) for tally in tallies],
-        "accuracy": _share(right, done) if pictures.labelled else None,
+        "images": {"from": images.origin, "count": done, "labeled": images.labeled},
+        "agreement": [_row(tally, images.labeled) for tally in tallies],
+        "accuracy": _share(right, done) if images.labeled else None,
     }
     for tally in tallies:
         if (fault := tally.fault(known)) is not None:
@@ -138,14 +136,14 @@ def check(job: Job, ways: dict[str, Run], pictures: Pictures, *, resizes: bool, 
     return report
 
 
-def speeds(job: Job, ways: dict[str, Run], pictures: Pictures) -> list[dict[str, object]]:
-    """Pictures a second of the model and of the file, from pixels to scores: medians of a few batches, in turns."""
-    _, picture = next(each(pictures.asked, job.how))
-    picture = _taken(picture, job)
+def speeds(job: Job, ways: dict[str, Run], images: Images) -> list[dict[str, object]]:
+    """Images a second of the model and of the file, from pixels to scores: medians of a few batches, in turns."""
+    _, image = next(each(images.asked, job.how))
+    image = _taken(image, job)
     systems: dict[str, Run] = {"PyTorch, eager": lambda several: _answers(list(several), job), **ways}
     rows: list[dict[str, object]] = []
     for batch in BATCHES:
-        several = np.repeat(picture[None], batch, axis=0)
+        several = np.repeat(image[None], batch, axis=0)
         taken: dict[str, list[float]] = {name: [] for name in systems}
         for run in systems.values():
             run(several)
@@ -158,16 +156,16 @@ def speeds(job: Job, ways: dict[str, Run], pictures: Pictures) -> list[dict[str,
             if time.perf_counter() - began > SECONDS:
                 break
         for name, seconds in taken.items():
-            rows.append({"way": name, "batch": batch, "pictures_per_s": batch / statistics.median(seconds)})
+            rows.append({"way": name, "batch": batch, "images_per_s": batch / statistics.median(seconds)})
     return rows
 
 
-def _chunks(pictures: Pictures, how: Preprocessing) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def _chunks(images: Images, how: Preprocessing) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     numbers: list[int] = []
     read: list[np.ndarray] = []
-    for number, picture in each(pictures.asked, how):
+    for number, image in each(images.asked, how):
         numbers.append(number)
-        read.append(picture)
+        read.append(image)
         if len(read) == AT_ONCE:
             yield numbers, read
             numbers, read = [], []
@@ -175,52 +173,52 @@ def _chunks(pictures: Pictures, how: Preprocessing) -> Iterator[tuple[list[int],
         yield numbers, read
 
 
-def _taken(picture: np.ndarray, job: Job) -> np.ndarray:
-    """The picture as the file takes it."""
+def _taken(image: np.ndarray, job: Job) -> np.ndarray:
+    """The image as the file takes it."""
     if job.size == "prepared":
-        return prepare(picture, job.how).permute(1, 2, 0).numpy()
-    return picture if job.size == "dynamic" else _scaled(picture, job.size, job)
+        return prepare(image, job.how).permute(1, 2, 0).numpy()
+    return image if job.size == "dynamic" else _scaled(image, job.size, job)
 
 
-def _resized(picture: np.ndarray, job: Job) -> np.ndarray:
+def _resized(image: np.ndarray, job: Job) -> np.ndarray:
     """At the size where all that is left to do is to cut out the middle."""
-    side, (height, width) = job.how.resize, picture.shape[:2]
-    return _scaled(picture, (side, side) if job.how.shape == "stretch" else short_side(height, width, side), job)
+    side, (height, width) = job.how.resize, image.shape[:2]
+    return _scaled(image, (side, side) if job.how.shape == "stretch" else short_side(height, width, side), job)
 
 
-def _scaled(picture: np.ndarray, size: tuple[int, int], job: Job) -> np.ndarray:
-    return resize(picture, size, job.how.interpolation).permute(1, 2, 0).numpy()
+def _scaled(image: np.ndarray, size: tuple[int, int], job: Job) -> np.ndarray:
+    return resize(image, size, job.how.interpolation).permute(1, 2, 0).numpy()
 
 
-def _answers(pictures: list[np.ndarray], job: Job) -> Float[np.ndarray, "N K"]:
+def _answers(images: list[np.ndarray], job: Job) -> Float[np.ndarray, "N K"]:
     """The model's own."""
     if job.size == "prepared":
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     else:
-        pixels = torch.stack([prepare(picture, job.how) for picture in pictures])
+        pixels = torch.stack([prepare(image, job.how) for image in images])
     with torch.inference_mode():
-        return job.model(normalise(pixels, job.how)).softmax(dim=1).numpy()
+        return job.model(normalize(pixels, job.how)).softmax(dim=1).numpy()
 
 
-def _run(run: Run, pictures: list[np.ndarray]) -> Float[np.ndarray, "N K"]:
-    """Neighbours of one size go together."""
+def _run(run: Run, images: list[np.ndarray]) -> Float[np.ndarray, "N K"]:
+    """Neighbors of one size go together."""
     found: list[np.ndarray] = []
     begin = 0
-    for end in range(1, len(pictures) + 1):
-        if end == len(pictures) or pictures[end].shape != pictures[begin].shape:
-            found.append(run(np.stack(pictures[begin:end])))
+    for end in range(1, len(images) + 1):
+        if end == len(images) or images[end].shape != images[begin].shape:
+            found.append(run(np.stack(images[begin:end])))
             begin = end
     return np.concatenate(found)
 
 
-def _row(tally: Tally, labelled: bool) -> dict[str, object]:
+def _row(tally: Tally, labeled: bool) -> dict[str, object]:
     return {
         "way": tally.way,
-        "pictures": tally.pictures,
+        "images": tally.images,
         "alike": tally.alike / tally.count,
         "counted": tally.counted,
         "furthest": tally.furthest,
-        "accuracy": _share(tally.right, tally.count) if labelled else None,
+        "accuracy": _share(tally.right, tally.count) if labeled else None,
         "bar": None if tally.bar is None else vars(tally.bar),
     }
 

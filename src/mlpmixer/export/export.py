@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from mlpmixer.errors import UsageError, nearest
-from mlpmixer.export import card, pictures
+from mlpmixer.export import card, check_images
 from mlpmixer.export.check import Watch, check, speeds
 from mlpmixer.export.formats import FORMATS, Format, code
 from mlpmixer.export.job import Job, Size
-from mlpmixer.measures.intervals import wilson
+from mlpmixer.metrics.intervals import wilson
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.weights.load import load
@@ -33,7 +33,7 @@ def export(
     data: str | os.PathLike[str] | None = None,
     size: Size = "dynamic",
     count: int = 1000,
-    licence: str = "unknown",
+    license: str = "unknown",
     force: bool = False,
     watch: Watch = lambda *_: None,
 ) -> dict[str, Any]:
@@ -43,29 +43,29 @@ def export(
     to: a name in `FORMATS`.
     output: the file; by default named after `source`, here.
     precision: in what numbers the file keeps its weights; int8 computes in them as well.
-    data: pictures to check with, and to calibrate int8 with: what `mlpmixer.data.open` takes, or a folder of pictures.
-    size: of the pictures that the file takes.
-    count: pictures to check with at most.
-    licence: of the weights, for the card.
+    data: images to check with, and to calibrate int8 with: what `mlpmixer.data.open` takes, or a folder of images.
+    size: of the images that the file takes.
+    count: images to check with at most.
+    license: of the weights, for the card.
     force: whether files of that name may be replaced.
     """
     form = _format(to, precision, size)
     if count < 1:
-        raise UsageError(f"it takes 1 picture or more to check a file; got {count}")
+        raise UsageError(f"it takes 1 image or more to check a file; got {count}")
     model = _model(source)
     paths = _paths(source, output, form, precision)
     taken = [path for path in paths if path.exists()]
     if taken and not force:
         raise UsageError(f"{taken[0]} exists; replace it with --force, or choose another --output")
-    found = pictures.find(os.fspath(source), data, model, count)
-    assert model.passport is not None
+    found = check_images.find(os.fspath(source), data, model, count)
+    assert model.metadata is not None
     job = Job(
         model=model,
-        passport=model.passport,
+        info=model.metadata,
         precision=precision,
         size=size,
-        licence=licence,
-        calibration=found.calibration(model.passport.preprocessing) if precision == "int8" else None,
+        license=license,
+        calibration=found.calibration(model.metadata.preprocessing) if precision == "int8" else None,
     )
     with _beside(paths) as parts:
         watch("converting", 0, 1)
@@ -109,7 +109,7 @@ def _model(source: str | os.PathLike[str]) -> Classifier:
     if model.config.num_classes == 0:
         raise UsageError(f"{source} has no head, so it has no labels to give")
     if model.config.in_channels != 3:
-        raise UsageError(f"{source} takes pictures of {model.config.in_channels} channels; files take red, green, blue")
+        raise UsageError(f"{source} takes images of {model.config.in_channels} channels; files take red, green, blue")
     return model
 
 
@@ -160,7 +160,7 @@ def _beside(paths: list[Path]) -> Iterator[list[Path]]:
 def _measured_by_the_run(source: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a run folder knows of its own accuracy, as a share with Wilson's interval."""
     result = RunFolder(source).result()
-    for split in ("test", "dev"):
+    for split in ("test", "val"):
         found = (result or {}).get(split)
         if found:
             low, high = wilson(found["top1"] * found["count"], found["count"])

@@ -1,4 +1,4 @@
-"""What is to be exported: a model, and how the file is to take its pictures."""
+"""What is to be exported: a model, and how the file is to take its images."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from mlpmixer import __version__
 from mlpmixer.data.scramble import scrambled
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Passport, Preprocessing
 from mlpmixer.text import to_json
+from mlpmixer.version import __version__
 
-# What the file is given: pictures of any size; of one size; or prepared ones, of the model's own size.
+# What the file is given: images of any size; of one size; or prepared ones, of the model's own size.
 Size = Literal["dynamic", "prepared"] | tuple[int, int]
 
-Run = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N classes"]]  # pictures in, scores out
+Run = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N classes"]]  # images in, scores out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`model` in float32. `calibration`: prepared pictures from which int8 takes the ranges of its tables."""
+    """`model` in float32. `calibration`: prepared images from which int8 takes the ranges of its tables."""
 
     model: Classifier
-    passport: Passport
+    info: ModelInfo
     precision: str
     size: Size
-    licence: str
+    license: str
     calibration: UInt8[Tensor, "N 3 H W"] | None = None
 
     @property
     def how(self) -> Preprocessing:
-        return self.passport.preprocessing
+        return self.info.preprocessing
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.passport.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
+        return self.info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
 
     @property
     def taken(self) -> tuple[int | str, ...]:
-        """The shape of `pictures`, with a word for each side that is free."""
+        """The shape of `images`, with a word for each side that is free."""
         if self.size == "dynamic":
             return "batch", "height", "width", 3
         return "batch", *(self.how.crop if self.size == "prepared" else self.size), 3
 
     @property
     def may_lack(self) -> bool:
-        """Whether a picture may end up short of the crop, and is padded then."""
+        """Whether an image may end up short of the crop, and is padded then."""
         return self.how.resize < max(self.how.crop)
 
     @property
     def order(self) -> Int[np.ndarray, " HW"] | None:
-        """For each pixel of a scrambled picture, the prepared one's that it shows; None: as they are."""
+        """For each pixel of a scrambled image, the prepared one's that it shows; None: as they are."""
         if self.how.scramble == "none":
             return None
         import torch
@@ -65,11 +65,11 @@ class Job:
 
     def about(self) -> dict[str, Any]:
         """What travels inside of the file."""
-        inside = "nothing: prepared pictures are taken" if self.size == "prepared" else "resize, centre crop, normalise"
+        inside = "nothing: prepared images are taken" if self.size == "prepared" else "resize, center crop, normalize"
         return {
             "model": self.model.name,
             "classes": list(self.classes),
-            "input": {"name": "pictures", "type": "uint8", "shape": list(self.taken), "colours": "RGB"},
+            "input": {"name": "images", "type": "uint8", "shape": list(self.taken), "colors": "RGB"},
             "outputs": {
                 "label": "position of the likeliest class",
                 "scores": "probabilities of all classes",
@@ -77,8 +77,8 @@ class Job:
             },
             "preprocessing": {"inside": inside, **asdict(self.how)},
             "precision": self.precision,
-            "provenance": {name: text for name, text in self.passport.provenance.items() if name != "quirks"},
-            "licence": self.licence,
+            "provenance": {name: text for name, text in self.info.provenance.items() if name != "quirks"},
+            "license": self.license,
             "mlpmixer": __version__,
         }
 

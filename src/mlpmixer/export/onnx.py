@@ -1,4 +1,4 @@
-"""ONNX: three graphs, one after the other. Pictures are prepared, the network answers, the answer gets its name."""
+"""ONNX: three graphs, one after the other. Images are prepared, the network answers, the answer gets its name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ USE = """\
 import numpy, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession("{file}")
-picture = numpy.asarray(Image.open("{picture}").convert("RGB"){resized})
-name, scores = session.run(["name", "scores"], {{"pictures": picture[None]}})
+image = numpy.asarray(Image.open("{image}").convert("RGB"){resized})
+name, scores = session.run(["name", "scores"], {{"images": image[None]}})
 print(name[0], scores.max())
 """
 
@@ -46,18 +46,18 @@ def write(job: Job, path: Path) -> None:
 def start(path: Path, _job: Job) -> dict[str, Run]:
     """ONNX Runtime computes in float32, whatever the file keeps its weights in."""
     session = engine.session(str(path))
-    return {"ONNX Runtime": lambda pictures: session.run(["scores"], {"pictures": pictures})[0]}
+    return {"ONNX Runtime": lambda images: session.run(["scores"], {"images": images})[0]}
 
 
 def prepare(job: Job) -> str:
-    """`mlpmixer.data.preprocess.prepare` in ONNX's own words, for a batch of pictures of one size."""
+    """`mlpmixer.data.preprocess.prepare` in ONNX's own words, for a batch of images of one size."""
     how, (rows, columns) = job.how, job.how.crop
     shape = ",".join(map(str, job.taken))
-    lines = ["upright = Transpose<perm=[0,3,1,2]>(pictures)"]
+    lines = ["upright = Transpose<perm=[0,3,1,2]>(images)"]
     last = "upright"
     if job.size != "prepared":
         lines += _size(job)
-        # As Pillow and PyTorch have it: a wider filter where pictures shrink, and none of it beyond the edges.
+        # As Pillow and PyTorch have it: a wider filter where images shrink, and none of it beyond the edges.
         mode = {"bilinear": 'mode="linear"', "bicubic": 'mode="cubic", cubic_coeff_a=-0.5'}[how.interpolation]
         lines += [
             "others = Shape<start=0,end=2>(upright)",
@@ -103,11 +103,11 @@ def prepare(job: Job) -> str:
         last = "scrambled"
     lines += [f"prepared = Identity({last})"]
     body = "\n  ".join(lines)
-    return f"prepare (uint8[{shape}] pictures) => (uint8[batch,3,{rows},{columns}] prepared) {{\n  {body}\n}}"
+    return f"prepare (uint8[{shape}] images) => (uint8[batch,3,{rows},{columns}] prepared) {{\n  {body}\n}}"
 
 
 def _size(job: Job) -> list[str]:
-    """Of the picture before the centre is cut out: (height, width)."""
+    """Of the image before the center is cut out: (height, width)."""
     resize = job.how.resize
     if job.how.shape == "stretch":
         return [f"size = Constant<value_ints=[{resize},{resize}]>()"]

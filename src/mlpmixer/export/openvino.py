@@ -1,4 +1,4 @@
-"""OpenVINO: pictures are prepared by operations before the network, and the answer is made by some after it."""
+"""OpenVINO: images are prepared by operations before the network, and the answer is made by some after it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpmixer import processor
 from mlpmixer.engines import openvino as engine
 from mlpmixer.export.job import Job, Run
+from mlpmixer.machine import processor
 
 USE = """\
 import numpy, openvino
@@ -21,8 +21,8 @@ from PIL import Image
 core = openvino.Core()
 network = core.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
 classes = json.loads(core.read_model("{file}").get_rt_info(["mlpmixer", "classes"]).value)
-picture = numpy.asarray(Image.open("{picture}").convert("RGB"){resized})
-answer = network(picture[None])
+image = numpy.asarray(Image.open("{image}").convert("RGB"){resized})
+answer = network(image[None])
 print(classes[answer["label"][0]], answer["scores"].max())
 """
 
@@ -33,10 +33,10 @@ def write(job: Job, path: Path) -> None:
 
     network = engine.convert(job.model, job.how, None)
     if job.precision == "int8":
-        network = quantised(network, job)
+        network = quantized(network, job)
     shape = openvino.PartialShape([-1 if isinstance(side, str) else side for side in job.taken])
-    pictures = _named(ops.parameter(shape, openvino.Type.u8), "pictures")
-    prepared = prepare(pictures, job)
+    images = _named(ops.parameter(shape, openvino.Type.u8), "images")
+    prepared = prepare(images, job)
     for place in network.inputs[0].get_target_inputs():
         place.replace_source_output(prepared.output(0))
     features, logits = (output.get_node().input_value(0) for output in network.outputs)
@@ -44,7 +44,7 @@ def write(job: Job, path: Path) -> None:
     label = ops.squeeze(ops.topk(scores, np.int64(1), 1, "max", "none", "i64").output(1), _whole(1))
     found = openvino.Model(  # pyright: ignore[reportGeneralTypeIssues] (which takes it for another class)
         [_named(label, "label"), _named(scores, "scores"), _named(ops.convert(features, "f32"), "features")],
-        [pictures],
+        [images],
         job.model.name,
     )
     for name, text in job.metadata().items():
@@ -65,10 +65,10 @@ def start(path: Path, _job: Job) -> dict[str, Run]:
 
 def _started(path: Path, settings: dict[str, Any]) -> Run:
     network = engine.core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads(), **settings})
-    return lambda pictures: network(np.ascontiguousarray(pictures))["scores"]
+    return lambda images: network(np.ascontiguousarray(images))["scores"]
 
 
-def quantised(network: Any, job: Job) -> Any:
+def quantized(network: Any, job: Job) -> Any:
     import nncf
 
     assert job.calibration is not None
@@ -80,18 +80,18 @@ def quantised(network: Any, job: Job) -> Any:
         )
 
 
-def prepare(pictures: Any, job: Job) -> Any:
-    """`mlpmixer.data.preprocess.prepare` for a batch of pictures of one size: (N, H, W, 3) → (N, 3, rows, columns).
+def prepare(images: Any, job: Job) -> Any:
+    """`mlpmixer.data.preprocess.prepare` for a batch of images of one size: (N, H, W, 3) → (N, 3, rows, columns).
 
     To resize is a product with a matrix from either side. (OpenVINO's own way that agrees with Pillow, bilinear_pillow,
     takes ten times as long.)
     """
     import openvino.opset13 as ops
 
-    upright = ops.transpose(pictures, _whole(0, 3, 1, 2))
+    upright = ops.transpose(images, _whole(0, 3, 1, 2))
     if job.size != "prepared":
         how = job.how
-        sides = ops.gather(ops.shape_of(pictures, "i64"), _whole(1, 2), np.int64(0))
+        sides = ops.gather(ops.shape_of(images, "i64"), _whole(1, 2), np.int64(0))
         size = ops.constant(_whole(how.resize, how.resize))
         if how.shape == "short_side":
             shorter = ops.reduce_min(sides, _whole(0), True)

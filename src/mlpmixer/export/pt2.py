@@ -14,17 +14,17 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from mlpmixer.data.scramble import scrambled
-from mlpmixer.engines.eager import DTYPES
 from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.export.job import Job, Run
+from mlpmixer.machine.dtypes import DTYPES
 
 USE = """\
 import numpy, torch
 from PIL import Image
 said = {{"classes": ""}}
 network = torch.export.load("{file}", extra_files=said).module()
-picture = numpy.array(Image.open("{picture}").convert("RGB"){resized})
-answer = network(torch.from_numpy(picture)[None])
+image = numpy.array(Image.open("{image}").convert("RGB"){resized})
+answer = network(torch.from_numpy(image)[None])
 print(json.loads(said["classes"])[answer["label"][0]], answer["scores"].max().item())
 """
 
@@ -37,7 +37,7 @@ def write(job: Job, path: Path) -> None:
     file = io.BytesIO()
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of torch, about its own future
         program = torch.export.export(
-            Answering(job).eval(), (torch.zeros(sides, dtype=torch.uint8),), dynamic_shapes={"pictures": free}
+            Answering(job).eval(), (torch.zeros(sides, dtype=torch.uint8),), dynamic_shapes={"images": free}
         )
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # where things lie on this machine
@@ -49,23 +49,23 @@ def start(path: Path, _job: Job) -> dict[str, Run]:
     with warnings.catch_warnings(action="ignore"):
         network = torch.export.load(path).module()
 
-    def run(pictures: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return network(torch.from_numpy(np.array(pictures)))["scores"].numpy()
+            return network(torch.from_numpy(np.array(images)))["scores"].numpy()
 
     return {"torch.export": run}
 
 
 class Answering(nn.Module):
-    """From pictures of one size to labels, without a step that depends on what that size is."""
+    """From images of one size to labels, without a step that depends on what that size is."""
 
     def __init__(self, job: Job):
         super().__init__()
         self.job = job
         self.network = Rewritten(job.model, job.how, DTYPES[job.precision])
 
-    def forward(self, pictures: UInt8[Tensor, "B H W 3"]) -> dict[str, Tensor]:
-        pixels = pictures.permute(0, 3, 1, 2)
+    def forward(self, images: UInt8[Tensor, "B H W 3"]) -> dict[str, Tensor]:
+        pixels = images.permute(0, 3, 1, 2)
         if self.job.size != "prepared":
             pixels = self.prepare(pixels)
         features, logits = self.network(scrambled(pixels, self.job.how))

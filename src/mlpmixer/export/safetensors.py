@@ -11,8 +11,8 @@ import torch
 
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.engines import fastest
-from mlpmixer.engines.eager import DTYPES
 from mlpmixer.export.job import Job, Run
+from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save
@@ -20,24 +20,26 @@ from mlpmixer.weights.save import save
 USE = """\
 import mlpmixer
 predictor = mlpmixer.Predictor("{file}")
-found = predictor("{picture}")
+found = predictor("{image}")
 print(found.label, found.score)
 """
 
 
 def write(job: Job, path: Path) -> None:
-    save(_in_few_bits(job), path, provenance=_licence(job))
+    save(_in_few_bits(job), path, provenance=_license(job))
 
 
 def start(path: Path, job: Job) -> dict[str, Run]:
     """In the numbers of the file; but not in float16, which few processors compute in."""
     model = load(path, dtype=torch.float32)
-    assert model.passport is not None
+    assert model.metadata is not None
     numbers = "fp32" if job.precision == "fp16" else job.precision
-    engine, chosen = fastest.start(model, job.how, precision=numbers, plans=model.passport.plans, measure=False)
+    engine, chosen = fastest.start(
+        model, job.how, precision=numbers, layer_precisions=model.metadata.layer_precisions, measure=False
+    )
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        logits = engine(torch.stack([prepare(picture, job.how) for picture in pictures])).logits
+    def run(images: np.ndarray) -> np.ndarray:
+        logits = engine(torch.stack([prepare(image, job.how) for image in images])).logits
         return logits.softmax(dim=1).numpy()
 
     return {f"mlpmixer, {chosen.engine} in {chosen.precision}": run}
@@ -45,14 +47,14 @@ def start(path: Path, job: Job) -> dict[str, Run]:
 
 def _in_few_bits(job: Job) -> Classifier:
     if job.precision == "int8":
-        from mlpmixer.engines.quantise import quantise
+        from mlpmixer.engines.quantize import quantize
 
         assert job.calibration is not None
-        return quantise(job.model, job.how, job.calibration).model
+        return quantize(job.model, job.how, job.calibration).model
     model = copy.deepcopy(job.model)
-    model.passport = dataclasses.replace(job.passport, plans=())
+    model.metadata = dataclasses.replace(job.info, layer_precisions=())
     return model.to(DTYPES[job.precision])
 
 
-def _licence(job: Job) -> dict[str, str]:
-    return {} if job.licence == "unknown" else {"licence": job.licence}
+def _license(job: Job) -> dict[str, str]:
+    return {} if job.license == "unknown" else {"license": job.license}

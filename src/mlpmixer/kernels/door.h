@@ -46,7 +46,7 @@ struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
 
-// Uninitialised memory on its own cache lines, and a line after it.
+// Uninitialized memory on its own cache lines, and a line after it.
 template <class T>
 using Array = std::unique_ptr<T[], Free>;
 

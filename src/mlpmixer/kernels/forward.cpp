@@ -1,4 +1,4 @@
-// A plain Mixer's answers on CPUs with AVX-512: bytes of pictures in, logits out, in float32, bfloat16, int8 or a mixture.
+// A plain Mixer's answers on CPUs with AVX-512: bytes of images in, logits out, in float32, bfloat16, int8 or a mixture.
 //
 // All products are one routine, `product`: A (rows, depth) times B (depth, columns). The depth is cut into words of 32
 // bits: one float, two bfloat16 or four bytes. A word of A goes to all lanes and is multiplied with a vector of 16 words
@@ -8,7 +8,7 @@
 // with AMX multiply 16 rows with 16 columns, 16 words deep, in one instruction; they read the same tables.
 //
 // The table of tokens is float32 throughout. Each half of each layer has its own kind of numbers, in which it is
-// normalised and multiplied; a half's hidden table never leaves the cache. Sums are in float32, those of bytes are exact.
+// normalized and multiplied; a half's hidden table never leaves the cache. Sums are in float32, those of bytes are exact.
 // Threads take whole shares that do not depend on each other, so equal input gives equal output, bit for bit.
 
 #include <immintrin.h>
@@ -275,8 +275,8 @@ struct Half {
 
 struct Model {
     int32_t kind;  // of the stem's numbers; the head's are the same, or bfloat16 where these are bytes
-    int32_t rows, columns, patch, colours, tokens, channels, layers, classes, exact;
-    const Word* stem;  // (colours · patch², channels), packed
+    int32_t rows, columns, patch, colors, tokens, channels, layers, classes, exact;
+    const Word* stem;  // (colors · patch², channels), packed
     const float *stem_scale, *stem_bias;
     const Half* halves;  // token mixing, channel mixing, token mixing, …
     const float *gamma, *beta;
@@ -290,8 +290,8 @@ namespace {
 // What all threads share while a batch passes.
 struct Tables {
     int threads;         // shares are cut for so many, however many there are in the end
-    Array<float> x;      // (pictures · tokens, channels)
-    Array<Word> normed;  // of token mixing: packed, picture by picture; of channel mixing apart: row by row
+    Array<float> x;      // (images · tokens, channels)
+    Array<Word> normed;  // of token mixing: packed, image by image; of channel mixing apart: row by row
     Array<Word> active;  // of channel mixing apart
 };
 
@@ -312,18 +312,18 @@ void copy(const uint8_t* from, int count, bf16* to) {
 }
 
 template <class N>
-void stem(const Model& m, const uint8_t* images, int pictures, Tables& tables, Desk& desk) {
+void stem(const Model& m, const uint8_t* images, int images, Tables& tables, Desk& desk) {
     float* x = tables.x.get();
-    const int side = m.patch, across = m.columns / side, depth = m.colours * side * side, in = words<N>(depth);
-    const int count = up(parts(pictures * m.tokens, N::BLOCK), tables.threads);
+    const int side = m.patch, across = m.columns / side, depth = m.colors * side * side, in = words<N>(depth);
+    const int count = up(parts(images * m.tokens, N::BLOCK), tables.threads);
 #pragma omp for schedule(static)
     for (int i = 0; i < count; i++) {
-        const Part part(pictures * m.tokens, i, count);
+        const Part part(images * m.tokens, i, count);
         for (int r = part.begin; r < part.end; r++) {
-            const uint8_t* image = images + size_t(r / m.tokens) * m.colours * m.rows * m.columns;
+            const uint8_t* image = images + size_t(r / m.tokens) * m.colors * m.rows * m.columns;
             const int token = r % m.tokens, top = token / across * side, left = token % across * side;
             auto* to = (typename N::Number*)(desk.normed.get() + size_t(r - part.begin) * in);
-            for (int c = 0; c < m.colours; c++)
+            for (int c = 0; c < m.colors; c++)
                 for (int y = 0; y < side; y++, to += side)
                     copy(image + (size_t(c) * m.rows + top + y) * m.columns + left, side, to);
             std::fill(to, to + in * N::NUMBERS - depth, 0);
@@ -337,14 +337,14 @@ void stem(const Model& m, const uint8_t* images, int pictures, Tables& tables, D
     }
 }
 
-// x + W2 · gelu(W1 · LN(x)), a panel of a picture's channels at a time.
+// x + W2 · gelu(W1 · LN(x)), a panel of an image's channels at a time.
 template <class N, class Left>
-void token_mixing(const Model& m, const Half& h, int pictures, Tables& tables, Desk& desk) {
+void token_mixing(const Model& m, const Half& h, int images, Tables& tables, Desk& desk) {
     constexpr int K = N::NUMBERS;
     const int in = words<N>(m.tokens), between = words<N>(h.hidden), across = panels<N>(m.channels);
     const size_t table = packed<N>(m.tokens, m.channels);
 #pragma omp for schedule(static)
-    for (int i = 0; i < pictures * in; i++) {
+    for (int i = 0; i < images * in; i++) {
         const int s = i % in * K, there = std::min(K, m.tokens - s);
         const float* x = tables.x.get() + (size_t(i / in) * m.tokens + s) * m.channels;
         Word* normed = tables.normed.get() + i / in * table;
@@ -366,7 +366,7 @@ void token_mixing(const Model& m, const Half& h, int pictures, Tables& tables, D
     }
     Word* active = desk.active.get();
 #pragma omp for schedule(static)
-    for (int i = 0; i < pictures * across; i++) {
+    for (int i = 0; i < images * across; i++) {
         const int panel = i % across;
         float* x = tables.x.get() + size_t(i / across) * m.tokens * m.channels;
         const Word* normed = tables.normed.get() + i / across * table;
@@ -389,7 +389,7 @@ void token_mixing(const Model& m, const Half& h, int pictures, Tables& tables, D
 }
 
 template <class N>
-void normalise(const float* x, int rows, const Model& m, const Half& h, typename N::Number* normed) {
+void normalize(const float* x, int rows, const Model& m, const Half& h, typename N::Number* normed) {
     for (int r = 0; r < rows; r++) {
         const float* row = x + size_t(r) * m.channels;
         const Norm norm(row, m.channels);
@@ -400,9 +400,9 @@ void normalise(const float* x, int rows, const Model& m, const Half& h, typename
 
 // x + gelu(LN(x) · W1) · W2, a block of rows at a time.
 template <class N>
-void channel_mixing(const Model& m, const Half& h, int pictures, Tables& tables, Desk& desk) {
+void channel_mixing(const Model& m, const Half& h, int images, Tables& tables, Desk& desk) {
     using Number = typename N::Number;
-    const int all_rows = pictures * m.tokens, count = up(parts(all_rows, N::BLOCK), tables.threads);
+    const int all_rows = images * m.tokens, count = up(parts(all_rows, N::BLOCK), tables.threads);
     const int in = words<N>(m.channels), between = words<N>(h.hidden), chunk = std::min(N::CHUNK, up(h.hidden, PANEL<N>));
     auto *normed = (Number*)desk.normed.get(), *active = (Number*)desk.active.get();
 #pragma omp for schedule(static)
@@ -411,7 +411,7 @@ void channel_mixing(const Model& m, const Half& h, int pictures, Tables& tables,
         const int rows = part.size();
         if (rows == 0) continue;
         float* x = tables.x.get() + size_t(part.begin) * m.channels;
-        normalise<N>(x, rows, m, h, normed);
+        normalize<N>(x, rows, m, h, normed);
         for (int begin = 0; begin < h.hidden; begin += chunk) {
             const int wide = std::min(chunk, h.hidden - begin), first = begin / PANEL<N>;
             product<N>((const Word*)normed, in, rows, h.w1, int64_t(in) * PANEL<N>, in, h.hidden, first,
@@ -436,15 +436,15 @@ void channel_mixing(const Model& m, const Half& h, int pictures, Tables& tables,
 
 // The same for few rows: threads share the columns instead, so that each reads its part of the weights only.
 template <class N>
-void channel_mixing_apart(const Model& m, const Half& h, int pictures, Tables& tables) {
-    const int rows = pictures * m.tokens, threads = tables.threads;
+void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tables) {
+    const int rows = images * m.tokens, threads = tables.threads;
     const int in = words<N>(m.channels), between = words<N>(h.hidden);
     auto* normed = (typename N::Number*)tables.normed.get();
     auto* active = (typename N::Number*)tables.active.get();
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
         const Part part(rows, t, threads);
-        normalise<N>(tables.x.get() + size_t(part.begin) * m.channels, part.size(), m, h, normed + size_t(part.begin) * m.channels);
+        normalize<N>(tables.x.get() + size_t(part.begin) * m.channels, part.size(), m, h, normed + size_t(part.begin) * m.channels);
     }
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
@@ -478,20 +478,20 @@ bool few(int kind, int rows, int threads) { return rows < threads * std::max(128
 int block(int kind, int rows, int threads) { return parts(rows, up(parts(rows, rows_at_once(kind)), threads)) + 2 * UNIT<I8>; }
 
 template <class N, class Left = N>
-void layer_half(const Model& m, int half, int pictures, Tables& tables, Desk& desk) {
+void layer_half(const Model& m, int half, int images, Tables& tables, Desk& desk) {
     const Half& h = m.halves[half];
     if (half % 2 == 0)
-        token_mixing<N, Left>(m, h, pictures, tables, desk);
-    else if (few(N::NUMBERS, pictures * m.tokens, tables.threads))
-        channel_mixing_apart<N>(m, h, pictures, tables);
+        token_mixing<N, Left>(m, h, images, tables, desk);
+    else if (few(N::NUMBERS, images * m.tokens, tables.threads))
+        channel_mixing_apart<N>(m, h, images, tables);
     else
-        channel_mixing<N>(m, h, pictures, tables, desk);
+        channel_mixing<N>(m, h, images, tables, desk);
 }
 
 // The mean over places of LN(x); its scale and shift are applied to the mean.
-void pool(const Model& m, int pictures, const float* x, float* features) {
+void pool(const Model& m, int images, const float* x, float* features) {
 #pragma omp for schedule(static)
-    for (int p = 0; p < pictures; p++) {
+    for (int p = 0; p < images; p++) {
         float* mean = features + size_t(p) * m.channels;
         std::fill(mean, mean + m.channels, 0.f);
         for (int s = 0; s < m.tokens; s++) {
@@ -507,14 +507,14 @@ void pool(const Model& m, int pictures, const float* x, float* features) {
 }
 
 template <class N>
-void head(const Model& m, int pictures, const float* features, float* logits, int threads, Desk& desk) {
+void head(const Model& m, int images, const float* features, float* logits, int threads, Desk& desk) {
     const int in = words<N>(m.channels), wide = up(m.classes, PANEL<N>);
     auto* rows = (typename N::Number*)desk.normed.get();  // each thread its own: a small table
-    for (int i = 0; i < pictures * m.channels; i += 16) store<N>(rows + i, load(features + i), {});
+    for (int i = 0; i < images * m.channels; i += 16) store<N>(rows + i, load(features + i), {});
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
         const Part part(panels<N>(m.classes), t, threads);
-        product<N>((const Word*)rows, in, pictures, m.head, int64_t(in) * PANEL<N>, in, wide, part.begin, part.end, 1,
+        product<N>((const Word*)rows, in, images, m.head, int64_t(in) * PANEL<N>, in, wide, part.begin, part.end, 1,
                    [&](int r, int c, const __m512* sums, int count) {
                        const __m512 bias = load(m.head_bias + c);  // padded as the panels are
                        const __mmask16 there = c + 16 <= m.classes ? 0xffff : c >= m.classes ? 0 : (1 << (m.classes - c)) - 1;
@@ -528,17 +528,17 @@ void head(const Model& m, int pictures, const float* features, float* logits, in
 struct Room {
     size_t normed = 1, active = 1, desk_normed = 1, desk_active = 1;
 
-    Room(const Model& m, int pictures, int threads) {
+    Room(const Model& m, int images, int threads) {
         for (int kind : {m.kind, m.kind == 4 ? 2 : m.kind}) {
-            const int rows = block(kind, pictures * m.tokens, threads);
-            grow(desk_normed, rows, parts(m.colours * m.patch * m.patch, kind));
-            grow(desk_normed, pictures, parts(m.channels, kind));  // the head's
+            const int rows = block(kind, images * m.tokens, threads);
+            grow(desk_normed, rows, parts(m.colors * m.patch * m.patch, kind));
+            grow(desk_normed, images, parts(m.channels, kind));  // the head's
         }
         for (int i = 0; i < 2 * m.layers; i++) {
             const Half& h = m.halves[i];
-            const int rows = pictures * m.tokens;
+            const int rows = images * m.tokens;
             if (i % 2 == 0) {
-                grow(normed, pictures, size_t(parts(m.tokens, h.kind)) * up(m.channels, 64));
+                grow(normed, images, size_t(parts(m.tokens, h.kind)) * up(m.channels, 64));
                 grow(desk_active, parts(h.hidden, h.kind), 64);
             } else if (few(h.kind, rows, threads)) {
                 grow(normed, rows, parts(m.channels, h.kind));
@@ -553,30 +553,30 @@ struct Room {
     static void grow(size_t& room, size_t rows, size_t words) { room = std::max(room, rows * words); }
 };
 
-// images (pictures, colours, rows, columns) → features (pictures, channels) and logits (pictures, classes).
-int32_t answers(const Model* model, const uint8_t* images, int pictures, int threads, float* features, float* logits) {
+// images (images, colors, rows, columns) → features (images, channels) and logits (images, classes).
+int32_t answers(const Model* model, const uint8_t* images, int images, int threads, float* features, float* logits) {
     const Model& m = *model;
-    for (const int64_t each : {m.tokens, m.channels}) size(pictures * each);  // rows, and numbers, that are counted
-    const Room room(m, pictures, threads);
-    Tables tables{threads, array<float>(size_t(pictures) * m.tokens * m.channels), array<Word>(room.normed), array<Word>(room.active)};
+    for (const int64_t each : {m.tokens, m.channels}) size(images * each);  // rows, and numbers, that are counted
+    const Room room(m, images, threads);
+    Tables tables{threads, array<float>(size_t(images) * m.tokens * m.channels), array<Word>(room.normed), array<Word>(room.active)};
     Team team;
 #pragma omp parallel num_threads(threads)
     {
         Desk desk{array_or_none<Word>(room.desk_normed), array_or_none<Word>(room.desk_active)};
         const MatrixUnit unit;
         if (team.has(desk.normed, desk.active)) {
-            if (m.kind == 1) stem<F32>(m, images, pictures, tables, desk);
-            if (m.kind == 2) stem<Bf16>(m, images, pictures, tables, desk);
-            if (m.kind == 4) stem<I8>(m, images, pictures, tables, desk);
+            if (m.kind == 1) stem<F32>(m, images, images, tables, desk);
+            if (m.kind == 2) stem<Bf16>(m, images, images, tables, desk);
+            if (m.kind == 4) stem<I8>(m, images, images, tables, desk);
             for (int i = 0; i < 2 * m.layers; i++) {
                 const int kind = m.halves[i].kind;
-                if (kind == 1) layer_half<F32>(m, i, pictures, tables, desk);
-                if (kind == 2) layer_half<Bf16>(m, i, pictures, tables, desk);
-                if (kind == 4) layer_half<I8, I8Left>(m, i, pictures, tables, desk);
+                if (kind == 1) layer_half<F32>(m, i, images, tables, desk);
+                if (kind == 2) layer_half<Bf16>(m, i, images, tables, desk);
+                if (kind == 4) layer_half<I8, I8Left>(m, i, images, tables, desk);
             }
-            pool(m, pictures, tables.x.get(), features);
-            if (m.classes && m.kind == 1) head<F32>(m, pictures, features, logits, threads, desk);
-            if (m.classes && m.kind != 1) head<Bf16>(m, pictures, features, logits, threads, desk);
+            pool(m, images, tables.x.get(), features);
+            if (m.classes && m.kind == 1) head<F32>(m, images, features, logits, threads, desk);
+            if (m.classes && m.kind != 1) head<Bf16>(m, images, features, logits, threads, desk);
         }
     }
     team.require();
@@ -622,8 +622,8 @@ int32_t multiply_in(int kind, int rows, int depth, int columns, int times, int t
 
 extern "C" {
 
-int32_t forward(const Model* model, const uint8_t* images, int64_t pictures, int64_t threads, float* features, float* logits) {
-    return answered(answers, model, images, pictures, threads, features, logits);
+int32_t forward(const Model* model, const uint8_t* images, int64_t images, int64_t threads, float* features, float* logits) {
+    return answered(answers, model, images, images, threads, features, logits);
 }
 
 // The product by itself, on tables that stay in the cache, `times` over on each thread: as fast as these cores multiply.

@@ -1,6 +1,6 @@
-"""A plain Mixer's answers computed by `forward.cpp`: bytes of pictures in, features and logits out.
+"""A plain Mixer's answers computed by `forward.cpp`: bytes of images in, features and logits out.
 
-Weights are packed once, in the kinds of numbers that a plan names for each half of each layer. What bytes stand for is
+Weights are packed once, in the kinds of numbers that a layer names for each half of each layer. What bytes stand for is
 fixed beforehand, too: weights have a scale for each output, activations a range for each table.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.library import MOST, address, library
-from mlpmixer.passport import Kind, Plan
+from mlpmixer.metadata import Kind, LayerPrecision
 
 NUMBERS: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
 PANEL: dict[Kind, int] = {"fp32": 64, "bf16": 64, "int8": 32}  # columns
@@ -38,7 +38,7 @@ class Half:
 class Parts:
     """A plain Mixer, taken apart. The stem's map takes patches of values from 0 to 255, minus `shift`."""
 
-    image: tuple[int, int, int]  # colours, rows, columns
+    image: tuple[int, int, int]  # colors, rows, columns
     patch: int
     exact: bool  # the erf form of the GELU
     stem: Float[Tensor, "C depth"]
@@ -52,11 +52,11 @@ class Parts:
 
 
 class Forward:
-    """May be called from several threads. `plans`: one for each half; `kind`: of the stem and the head."""
+    """May be called from several threads. `layer_precisions`: one for each half; `kind`: of the stem and the head."""
 
-    def __init__(self, parts: Parts, plans: Sequence[Plan], kind: Kind):
+    def __init__(self, parts: Parts, layer_precisions: Sequence[LayerPrecision], kind: Kind):
         _check(parts)
-        colours, rows, columns = parts.image
+        colors, rows, columns = parts.image
         tokens = (rows // parts.patch) * (columns // parts.patch)
         self.image = parts.image
         self.channels = parts.stem.shape[0]
@@ -68,15 +68,15 @@ class Forward:
             parts.stem_bias - (stem.float() * scale[:, None]) @ parts.shift
         )  # of what the rounded map would make of it
         halves = (_Half * len(parts.halves))()
-        for i, (half, plan) in enumerate(zip(parts.halves, plans, strict=True)):
-            halves[i] = self._half(half, plan, token_mixing=i % 2 == 0)
+        for i, (half, layer) in enumerate(zip(parts.halves, layer_precisions, strict=True)):
+            halves[i] = self._half(half, layer, token_mixing=i % 2 == 0)
         head, head_bias = None, None
         if parts.head is not None and parts.head_bias is not None:
             head_kind: Kind = "fp32" if kind == "fp32" else "bf16"
             head = _packed(as_numbers(parts.head, head_kind)[0], head_kind)
             head_bias = torch.nn.functional.pad(parts.head_bias, (0, -self.classes % PANEL[head_kind]))
         self._model = _Model(
-            *(NUMBERS[kind], rows, columns, parts.patch, colours, tokens, self.channels),
+            *(NUMBERS[kind], rows, columns, parts.patch, colors, tokens, self.channels),
             *(len(parts.halves) // 2, self.classes, int(parts.exact)),
             *map(self._at, (_packed(stem, kind), scale, bias)),
             ctypes.cast(halves, ctypes.c_void_p),
@@ -87,7 +87,7 @@ class Forward:
     def __call__(self, images: UInt8[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B classes"]]:
         """The features before the head, and the logits."""
         if (*images.shape[1:],) != self.image:
-            raise UsageError(f"pictures are {(*images.shape[1:],)} and the model takes {self.image}")
+            raise UsageError(f"images are {(*images.shape[1:],)} and the model takes {self.image}")
         found = library("forward")
         if isinstance(found, str):
             raise UsageError(f"the kernels cannot be used: {found}")
@@ -101,23 +101,23 @@ class Forward:
             )
         return features, logits
 
-    def _half(self, half: Half, plan: Plan, *, token_mixing: bool) -> _Half:
-        w1, scale1 = as_numbers(half.w1, plan.kind)
-        w2, scale2 = as_numbers(half.w2, plan.kind)
+    def _half(self, half: Half, layer: LayerPrecision, *, token_mixing: bool) -> _Half:
+        w1, scale1 = as_numbers(half.w1, layer.kind)
+        w2, scale2 = as_numbers(half.w2, layer.kind)
         b1, b2 = half.b1, half.b2
         bytes1, bytes2 = _Bytes(1, 0), _Bytes(1, 0)
-        if plan.kind == "int8":
+        if layer.kind == "int8":
             # Sums of (byte − zero) · weight: the zero's part is known beforehand.
-            scale1, scale2 = scale1 * plan.normed.scale, scale2 * plan.active.scale
-            b1 = b1 - scale1 * plan.normed.zero * w1.float().sum(dim=1)
-            b2 = b2 - scale2 * plan.active.zero * w2.float().sum(dim=1)
-            bytes1 = _Bytes(1 / plan.normed.scale, plan.normed.zero)
-            bytes2 = _Bytes(1 / plan.active.scale, plan.active.zero)
+            scale1, scale2 = scale1 * layer.normed.scale, scale2 * layer.active.scale
+            b1 = b1 - scale1 * layer.normed.zero * w1.float().sum(dim=1)
+            b2 = b2 - scale2 * layer.active.zero * w2.float().sum(dim=1)
+            bytes1 = _Bytes(1 / layer.normed.scale, layer.normed.zero)
+            bytes2 = _Bytes(1 / layer.active.scale, layer.active.zero)
         pack = _in_rows if token_mixing else _packed
         hidden = w1.shape[0]
-        first, second = (pack(w, plan.kind) for w in (w1, w2))
+        first, second = (pack(w, layer.kind) for w in (w1, w2))
         pointers = (half.gamma, half.beta, first, scale1, b1, second, scale2, b2)
-        return _Half(NUMBERS[plan.kind], hidden, *map(self._at, pointers), bytes1, bytes2)
+        return _Half(NUMBERS[layer.kind], hidden, *map(self._at, pointers), bytes1, bytes2)
 
     def _at(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -129,10 +129,10 @@ class Forward:
 
 def _check(parts: Parts) -> None:
     """C++ goes by what the sizes say: tensors must be so large."""
-    (colours, rows, columns), patch, channels = parts.image, parts.patch, len(parts.stem)
-    depth = colours * patch**2
+    (colors, rows, columns), patch, channels = parts.image, parts.patch, len(parts.stem)
+    depth = colors * patch**2
     if depth * rows * columns * channels < 1 or rows % patch or columns % patch:
-        raise ValueError(f"the kernels take no pictures of {rows}×{columns} in patches of {patch}")
+        raise ValueError(f"the kernels take no images of {rows}×{columns} in patches of {patch}")
     tokens = (rows // patch) * (columns // patch)
     shapes: list[tuple[Tensor, tuple[int, ...]]] = [(parts.stem, (channels, depth)), (parts.shift, (depth,))]
     shapes += [(tensor, (channels,)) for tensor in (parts.stem_bias, parts.gamma, parts.beta)]
@@ -186,7 +186,7 @@ class _Half(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "rows", "columns", "patch", "colours", "tokens", "channels")),
+        *((name, ctypes.c_int32) for name in ("kind", "rows", "columns", "patch", "colors", "tokens", "channels")),
         *((name, ctypes.c_int32) for name in ("layers", "classes", "exact")),
         *((name, ctypes.c_void_p) for name in ("stem", "stem_scale", "stem_bias", "halves")),
         *((name, ctypes.c_void_p) for name in ("gamma", "beta", "head", "head_bias")),

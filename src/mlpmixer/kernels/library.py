@@ -1,6 +1,6 @@
 """Our own products for CPUs, in C++ files that are compiled once on the machine where they run, and kept.
 
-`mixing.cpp` trains, `forward.cpp` answers, `resize.cpp` scales pictures.
+`mixing.cpp` trains, `forward.cpp` answers, `resize.cpp` scales images.
 
 They are an extra. Without a compiler, or on a processor that lacks the instructions, `library` says why there is none,
 and models run as PyTorch runs them. What was compiled is code: it is loaded only from folders and files no one else
@@ -28,8 +28,9 @@ from typing import Any, Literal
 
 import torch
 
-from mlpmixer import files, processor, text
+from mlpmixer import files, text
 from mlpmixer.download import cache_folder, make_folder
+from mlpmixer.machine import processor
 
 Name = Literal["mixing", "forward", "resize"]
 

@@ -6,7 +6,7 @@
 //
 // All products are one routine, `product`: A (rows, depth) times B (depth, columns). A lies row by row. B is "packed":
 // panels of 64 columns, in each of which a row of the panel holds two rows of B, number by number (the instruction
-// adds two neighbouring products at a time). A tile of 6 by 64 sums is held in 24 registers while all of depth passes;
+// adds two neighboring products at a time). A tile of 6 by 64 sums is held in 24 registers while all of depth passes;
 // then a function of the caller's, `finish`, gets them two rows at a time and does whatever comes next to them. Where
 // there is a matrix unit (AMX), it makes the sums, of the same tables.
 //
@@ -237,7 +237,7 @@ void turn(const uint32_t* from, int64_t from_stride, int rows, int columns, uint
     }
 }
 
-// A row-by-row table (columns, depth) of bfloat16 becomes packed B (depth, columns): pairs along depth are neighbours
+// A row-by-row table (columns, depth) of bfloat16 becomes packed B (depth, columns): pairs along depth are neighbors
 // already, so this turns words of 32 bits. `depth` is a multiple of 32, `columns` of 16.
 void pack_turned(const bf16* table, int columns, int depth, bf16* b) {
     for (int c0 = 0; c0 < columns; c0 += PANEL) {
@@ -377,11 +377,11 @@ void gather(float* to, const float* sums, size_t count, int threads) {
         for (size_t i = 0; i < count; i++) to[i] += sums[t * count + i];
 }
 
-// x + scale · (W2 · gelu(W1 · LN(x) + b1) + b2) for each picture. Tables are (pictures, tokens, channels); `scale` is one
-// number for each picture, or null for 1; `h` (pictures, hidden, channels), or null to do without, and `norms`
-// (pictures, tokens, 2) are kept for the way back.
+// x + scale · (W2 · gelu(W1 · LN(x) + b1) + b2) for each image. Tables are (images, tokens, channels); `scale` is one
+// number for each image, or null for 1; `h` (images, hidden, channels), or null to do without, and `norms`
+// (images, tokens, 2) are kept for the way back.
 int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
-                       const float* w2, const float* b2, const float* scale, int pictures, int tokens, int channels,
+                       const float* w2, const float* b2, const float* scale, int images, int tokens, int channels,
                        int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
@@ -393,13 +393,13 @@ int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, con
     {
         const MatrixUnit unit;
         const auto normed = array_or_none<bf16>(packed(tokens, channels)), active = array_or_none<bf16>(packed(hidden, channels));
-        const Share mine(team.has(normed, active) ? pictures : 0, omp_get_thread_num(), omp_get_num_threads());
-        for (int picture = mine.begin; picture < mine.end; picture++) {
-            const size_t at = size_t(picture) * tokens * channels;
+        const Share mine(team.has(normed, active) ? images : 0, omp_get_thread_num(), omp_get_num_threads());
+        for (int image = mine.begin; image < mine.end; image++) {
+            const size_t at = size_t(image) * tokens * channels;
             const bf16* in = x + at;
-            bf16 *out = y + at, *kept = h ? h + size_t(picture) * hidden * channels : nullptr;
-            float* seen = norms + size_t(picture) * tokens * 2;
-            const __m512 by = _mm512_set1_ps(scale ? scale[picture] : 1.f);
+            bf16 *out = y + at, *kept = h ? h + size_t(image) * hidden * channels : nullptr;
+            float* seen = norms + size_t(image) * tokens * 2;
+            const __m512 by = _mm512_set1_ps(scale ? scale[image] : 1.f);
             for (int s = 0; s < tokens; s += 2) {
                 const bf16 *even = in + size_t(s) * channels, *odd = even + channels;
                 const bool pair = s + 1 < tokens;
@@ -439,7 +439,7 @@ int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, con
 // computed again.
 int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
                         const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
-                        int pictures, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
+                        int images, int tokens, int channels, int hidden, int exact, int threads, bf16* dx,
                         float* dgamma, float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
@@ -467,14 +467,14 @@ int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const floa
         const auto dnormed = array_or_none<float>(size_t(tokens) * channels);
         const auto woven_normed = array_or_none<bf16>(h ? 0 : packed(tokens, channels)), again = array_or_none<bf16>(h ? 0 : inside);
         const bool ready = team.has(normed, given, woven_dy, woven_dh, active, dh, turned_active, turned_dh, dnormed, woven_normed, again);
-        const Share mine(ready ? pictures : 0, t, omp_get_num_threads());
+        const Share mine(ready ? images : 0, t, omp_get_num_threads());
         if (ready) std::fill_n(normed.get() + size_t(tokens) * channels, channels, rounded(1.f));
         float *own1 = sum1.get() + t * wider, *own2 = sum2.get() + t * table, *own_b2 = sum_b2.get() + size_t(t) * tokens;
-        for (int picture = mine.begin; picture < mine.end; picture++) {
-            const size_t at = size_t(picture) * tokens * channels;
-            const bf16 *in = x + at, *kept = h ? h + picture * inside : again.get();
-            const float* seen = norms + size_t(picture) * tokens * 2;
-            const __m512 by = _mm512_set1_ps(scale ? scale[picture] : 1.f);
+        for (int image = mine.begin; image < mine.end; image++) {
+            const size_t at = size_t(image) * tokens * channels;
+            const bf16 *in = x + at, *kept = h ? h + image * inside : again.get();
+            const float* seen = norms + size_t(image) * tokens * 2;
+            const __m512 by = _mm512_set1_ps(scale ? scale[image] : 1.f);
             for (int s = 0; s < tokens; s += 2) {
                 __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
                 for (int c = 0; c < channels; c += 16) {
@@ -701,18 +701,18 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
 extern "C" {
 
 int32_t token_mixing(const bf16* x, const float* gamma, const float* beta, const float* w1, const float* b1,
-                     const float* w2, const float* b2, const float* scale, int64_t pictures, int64_t tokens,
+                     const float* w2, const float* b2, const float* scale, int64_t images, int64_t tokens,
                      int64_t channels, int64_t hidden, int64_t exact, int64_t threads, bf16* y, bf16* h, float* norms) {
-    return answered(tokens_forward, x, gamma, beta, w1, b1, w2, b2, scale, pictures, tokens, channels, hidden, exact,
+    return answered(tokens_forward, x, gamma, beta, w1, b1, w2, b2, scale, images, tokens, channels, hidden, exact,
                     threads, y, h, norms);
 }
 
 int32_t token_mixing_backward(const bf16* dy, const bf16* x, const bf16* h, const float* norms, const float* gamma,
                               const float* beta, const float* w1, const float* b1, const float* w2, const float* scale,
-                              int64_t pictures, int64_t tokens, int64_t channels, int64_t hidden, int64_t exact,
+                              int64_t images, int64_t tokens, int64_t channels, int64_t hidden, int64_t exact,
                               int64_t threads, bf16* dx, float* dgamma, float* dbeta, float* dw1, float* db1,
                               float* dw2, float* db2) {
-    return answered(tokens_backward, dy, x, h, norms, gamma, beta, w1, b1, w2, scale, pictures, tokens, channels,
+    return answered(tokens_backward, dy, x, h, norms, gamma, beta, w1, b1, w2, scale, images, tokens, channels,
                     hidden, exact, threads, dx, dgamma, dbeta, dw1, db1, dw2, db2);
 }
 

@@ -35,10 +35,10 @@ def token_mixing(
     scale: Float[Tensor, " B"] | None,
     *,
     exact: bool,
-    lean: bool = False,
+    low_memory: bool = False,
 ) -> BFloat16[Tensor, "B S C"]:
-    """`scale`: what each picture's branch is multiplied with; None: 1. `exact`: GELU's erf form instead of tanh's."""
-    return _TokenMixing.apply(x.contiguous(), *weights, scale, exact, lean)  # pyright: ignore[reportReturnType]
+    """`scale`: what each image's branch is multiplied with; None: 1. `exact`: GELU's erf form instead of tanh's."""
+    return _TokenMixing.apply(x.contiguous(), *weights, scale, exact, low_memory)  # pyright: ignore[reportReturnType]
 
 
 def channel_mixing(
@@ -73,9 +73,9 @@ class _ChannelMixing(torch.autograd.Function):
 
 
 def _forward(ctx: Any, name: str, x: Tensor, *given: Any) -> Tensor:
-    *weights, scale, exact, lean = given
+    *weights, scale, exact, low_memory = given
     shapes = _Shapes(name, x, weights[2])
-    y, h = torch.empty_like(x), None if lean else x.new_empty(shapes.hidden)
+    y, h = torch.empty_like(x), None if low_memory else x.new_empty(shapes.hidden)
     norms = torch.empty(shapes.norms)
     setting = (*shapes.sizes, int(exact), torch.get_num_threads())
     read = (shapes.table_at(x), *shapes.weights_at(weights), shapes.scale_at(scale))
@@ -102,14 +102,14 @@ class _Shapes:
     """What C++ takes tensors for, and so what they must be before it gets their addresses."""
 
     def __init__(self, name: str, x: Tensor, w1: Tensor):
-        pictures, tokens, channels = self.table = x.shape
+        images, tokens, channels = self.table = x.shape
         columns, hidden = name == "token_mixing", len(w1)
         if not takes(channels, *((hidden, 32) if columns else (16, hidden))) or 0 in (tokens, channels, hidden):
             raise ValueError(f"the kernels' {name} takes no {tokens} tokens × {channels} channels × {hidden} hidden")
         wide = tokens if columns else channels
-        self.sizes = (pictures if columns else pictures * tokens, tokens, channels, hidden)
-        self.hidden = (pictures, hidden, channels) if columns else (pictures, tokens, hidden)
-        self.norms = (pictures, tokens, 2)
+        self.sizes = (images if columns else images * tokens, tokens, channels, hidden)
+        self.hidden = (images, hidden, channels) if columns else (images, tokens, hidden)
+        self.norms = (images, tokens, 2)
         self.weights = ((channels,), (channels,), (hidden, wide), (hidden,), (wide, hidden), (wide,))
 
     def table_at(self, tensor: Tensor) -> int | None:

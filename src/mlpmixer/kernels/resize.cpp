@@ -1,10 +1,10 @@
-// Pictures scaled with antialiasing on CPUs with AVX-512: bytes in, a window of the scaled picture out, its colours apart.
+// Images scaled with antialiasing on CPUs with AVX-512: bytes in, a window of the scaled image out, its colors apart.
 //
 // The same numbers as PyTorch's `interpolate(antialias=True)` of bytes, bit for bit: weights are computed in float64 and
 // rounded to 16 bits, with as many digits as the largest leaves room for; first along rows, then along columns, rounded to
-// bytes after each. What is not in the window is not computed, and the window needs no copy to have its colours apart.
+// bytes after each. What is not in the window is not computed, and the window needs no copy to have its colors apart.
 //
-// Sums are in 32 bits, two products at a time (vpdpwssd). Along a row, 16 sums are 16 neighbouring bytes of the result, red,
+// Sums are in 32 bits, two products at a time (vpdpwssd). Along a row, 16 sums are 16 neighboring bytes of the result, red,
 // green, blue, red, …; which bytes of the row they need is the same in all rows, so it is written down once, as indices
 // of a shuffle over the 64 bytes (vpermb) or 128 (vpermi2b) where they all lie.
 
@@ -20,8 +20,8 @@
 
 namespace {
 
-constexpr int COLOURS = 3, LANES = 16, VECTOR = 64;
-constexpr size_t KEPT = 1 << 24;  // bytes that a thread holds on to for the next picture, at most
+constexpr int COLORS = 3, LANES = 16, VECTOR = 64;
+constexpr size_t KEPT = 1 << 24;  // bytes that a thread holds on to for the next image, at most
 constexpr int64_t WEIGHTS = 1 << 24;  // along a side at most, so that they take neither long nor much memory
 
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
@@ -34,7 +34,7 @@ double cubic(double x) {
     return 0;
 }
 
-// How each place of the result, along one side, is a weighted sum of neighbours. Only places of the window are kept, and
+// How each place of the result, along one side, is a weighted sum of neighbors. Only places of the window are kept, and
 // counted from its begin; but the largest weight of all says how they are rounded.
 struct Side {
     int from, to, begin;
@@ -59,9 +59,9 @@ struct Side {
     bool absurd() const { return int64_t(to) * taps > WEIGHTS; }
 
     void span(int place, int& first, int& count) const {
-        const double centre = scale * (place + 0.5);
-        first = std::max(int(centre - support + 0.5), 0);
-        count = std::clamp(std::min(int(centre + support + 0.5), from) - first, 0, taps);
+        const double center = scale * (place + 0.5);
+        first = std::max(int(center - support + 0.5), 0);
+        count = std::clamp(std::min(int(center + support + 0.5), from) - first, 0, taps);
     }
 
     void weigh() {
@@ -73,10 +73,10 @@ struct Side {
             double* own = place >= 0 && place < int(first.size()) ? &exact[size_t(place) * taps] : other.data();
             int first, count;
             span(i, first, count);
-            const double centre = scale * (i + 0.5);
+            const double center = scale * (i + 0.5);
             double total = 0;
             for (int j = 0; j < count; j++) {
-                const double x = (j + first - centre + 0.5) * shrink;
+                const double x = (j + first - center + 0.5) * shrink;
                 total += own[j] = bicubic ? cubic(x) : triangle(x);
             }
             for (int j = 0; j < count && total != 0; j++) largest = std::max(largest, own[j] /= total);
@@ -95,7 +95,7 @@ struct Side {
     }
 };
 
-// 16 neighbouring bytes of a scaled row.
+// 16 neighboring bytes of a scaled row.
 struct Group {
     int begin;            // byte of the row where the shuffle's 128 begin
     __mmask64 low, high;  // which of them are still in the row
@@ -115,19 +115,19 @@ struct Row {
     Row(const Side& side, int bytes, int width) : side(side), pairs((side.widest + 1) / 2) {
         for (int at = 0; at < bytes; at += LANES) {
             const int last = std::min(at + LANES, bytes) - 1;
-            const int base = COLOURS * side.first[at / COLOURS];
+            const int base = COLORS * side.first[at / COLORS];
             const int left = width - base;
             groups.push_back({base, mask(left), mask(left - VECTOR)});
             for (int pair = 0; pair < pairs; pair++) {
                 alignas(64) std::array<uint8_t, 64> index{};
                 alignas(64) std::array<int32_t, LANES> weight{};
                 for (int lane = 0; at + lane <= last; lane++) {
-                    const int place = (at + lane) / COLOURS, colour = (at + lane) % COLOURS;
+                    const int place = (at + lane) / COLORS, color = (at + lane) % COLORS;
                     weight[lane] = side.both(place, pair);
                     for (int two = 0; two < 2; two++) {
                         const int j = 2 * pair + two;
                         if (j >= side.count[place]) continue;  // its weight is 0
-                        const int offset = COLOURS * (side.first[place] + j) + colour - base;
+                        const int offset = COLORS * (side.first[place] + j) + color - base;
                         reach = std::max(reach, offset + 1);
                         index[4 * lane + 2 * two] = uint8_t(offset);
                     }
@@ -200,54 +200,54 @@ void down(const Side& side, int place, const uint8_t* rows, int stride, int byte
 // red, green, blue, red, … → three rows of `pixels` bytes, `plane` bytes apart. Reads up to 192 bytes at a time.
 void apart(const uint8_t* row, int pixels, uint8_t* result, int64_t plane) {
     struct Indices {
-        __m512i early[COLOURS], late[COLOURS];
-        __mmask64 from_late[COLOURS];
+        __m512i early[COLORS], late[COLORS];
+        __mmask64 from_late[COLORS];
         Indices() {
-            for (int colour = 0; colour < COLOURS; colour++) {
+            for (int color = 0; color < COLORS; color++) {
                 alignas(64) std::array<uint8_t, 64> first{}, second{};
-                from_late[colour] = 0;
+                from_late[color] = 0;
                 for (int i = 0; i < 64; i++) {
-                    const int at = COLOURS * i + colour;
+                    const int at = COLORS * i + color;
                     if (at < 128) first[i] = uint8_t(at);
-                    else second[i] = uint8_t(at - 128), from_late[colour] |= 1ull << i;
+                    else second[i] = uint8_t(at - 128), from_late[color] |= 1ull << i;
                 }
-                early[colour] = _mm512_load_si512(first.data()), late[colour] = _mm512_load_si512(second.data());
+                early[color] = _mm512_load_si512(first.data()), late[color] = _mm512_load_si512(second.data());
             }
         }
     };
     static const Indices indices;
-    for (int at = 0; at < pixels; at += 64, row += 64 * COLOURS) {
+    for (int at = 0; at < pixels; at += 64, row += 64 * COLORS) {
         const __m512i a = _mm512_loadu_si512(row), b = _mm512_loadu_si512(row + 64), c = _mm512_loadu_si512(row + 128);
-        for (int colour = 0; colour < COLOURS; colour++) {
-            const __m512i early = _mm512_permutex2var_epi8(a, indices.early[colour], b);
-            const __m512i all = _mm512_mask_permutexvar_epi8(early, indices.from_late[colour], indices.late[colour], c);
-            _mm512_mask_storeu_epi8(result + colour * plane + at, Row::mask(pixels - at), all);
+        for (int color = 0; color < COLORS; color++) {
+            const __m512i early = _mm512_permutex2var_epi8(a, indices.early[color], b);
+            const __m512i all = _mm512_mask_permutexvar_epi8(early, indices.from_late[color], indices.late[color], c);
+            _mm512_mask_storeu_epi8(result + color * plane + at, Row::mask(pixels - at), all);
         }
     }
 }
 
-// `picture`: `height` rows of `width` pixels, `stride` bytes apart. Of the picture scaled to `tall` × `wide`, `result` gets
-// the window of `rows` × `columns` at (`top`, `left`), colour by colour. It may be shrunk too much for this.
-int32_t resized(const uint8_t* picture, int64_t stride, int height, int width, int tall, int wide, int bicubic, int top, int left,
+// `image`: `height` rows of `width` pixels, `stride` bytes apart. Of the image scaled to `tall` × `wide`, `result` gets
+// the window of `rows` × `columns` at (`top`, `left`), color by color. It may be shrunk too much for this.
+int32_t resized(const uint8_t* image, int64_t stride, int height, int width, int tall, int wide, int bicubic, int top, int left,
                 int rows, int columns, uint8_t* result) {
     Side across(width, wide, left, columns, bicubic), along(height, tall, top, rows, bicubic);
-    const int bytes = COLOURS * columns, room = (bytes + 191) / 192 * 192;
+    const int bytes = COLORS * columns, room = (bytes + 191) / 192 * 192;
     const bool sideways = width != wide, upright = height != tall;
-    if (sideways && (across.absurd() || COLOURS * int64_t(across.widest) > 2 * VECTOR)) return NOT_BY_THESE;
+    if (sideways && (across.absurd() || COLORS * int64_t(across.widest) > 2 * VECTOR)) return NOT_BY_THESE;
     if (upright && along.absurd()) return NOT_BY_THESE;
     if (sideways) across.weigh();
     if (upright) along.weigh();
-    const Row row(across, sideways ? bytes : 0, COLOURS * width);
+    const Row row(across, sideways ? bytes : 0, COLORS * width);
     if (row.reach > 2 * VECTOR) return NOT_BY_THESE;
     const int begin = upright ? along.first[0] : top, end = upright ? along.first[rows - 1] + along.count[rows - 1] : top + rows;
     thread_local std::vector<uint8_t> narrow, line;
     narrow.resize(size_t(end - begin) * room), line.resize(room);
     for (int y = begin; y < end; y += 2) {
         const int next = std::min(y + 1, end - 1);
-        const uint8_t *one = picture + y * stride, *two = picture + next * stride;
+        const uint8_t *one = image + y * stride, *two = image + next * stride;
         uint8_t *to = &narrow[size_t(y - begin) * room], *to2 = &narrow[size_t(next - begin) * room];
         if (sideways) row(one, two, to, to2);
-        else std::copy_n(one + COLOURS * left, bytes, to), std::copy_n(two + COLOURS * left, bytes, to2);
+        else std::copy_n(one + COLORS * left, bytes, to), std::copy_n(two + COLORS * left, bytes, to2);
     }
     for (int y = 0; y < rows; y++) {
         const uint8_t* done = &narrow[size_t(y) * room];
@@ -263,7 +263,7 @@ int32_t resized(const uint8_t* picture, int64_t stride, int height, int width, i
 
 }  // namespace
 
-extern "C" int32_t resize(const uint8_t* picture, int64_t stride, int64_t height, int64_t width, int64_t tall, int64_t wide,
+extern "C" int32_t resize(const uint8_t* image, int64_t stride, int64_t height, int64_t width, int64_t tall, int64_t wide,
                           int64_t bicubic, int64_t top, int64_t left, int64_t rows, int64_t columns, uint8_t* result) {
-    return answered(resized, picture, stride, height, width, tall, wide, bicubic, top, left, rows, columns, result);
+    return answered(resized, image, stride, height, width, tall, wide, bicubic, top, left, rows, columns, result);
 }

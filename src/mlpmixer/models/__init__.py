@@ -45,10 +45,10 @@ MODELS = {
     "bit_r200x3": "bit",
 }
 
-CLASSES = {"mixer": "Mixer", "vit": "Vit", "bit": "Bit"}
+CLASSES = {"mixer": "Mixer", "vit": "ViT", "bit": "BiT"}
 
 
-def names() -> list[str]:
+def list_models() -> list[str]:
     """All models, the paper's Mixers first."""
     return list(MODELS)
 
@@ -64,7 +64,7 @@ def canonical(name: str) -> str:
 def create(
     name: str, *, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, **options: Any
 ) -> Classifier:
-    """A new model, freshly initialised, in training mode.
+    """A new model, freshly initialized, in training mode.
 
     `image_size` is a side or (height, width), in pixels. `options` are fields of the family's config, such as
     `dropout`, `gelu="erf"` or `groups=4`.

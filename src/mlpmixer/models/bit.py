@@ -1,7 +1,7 @@
 """BiT: the ResNets that the paper compares with.
 
 Kolesnikov and others: "Big Transfer" (arXiv 1912.11370). ResNet-v2 (norm and ReLU before each convolution) whose
-kernels are standardised and whose activations are normalised in groups of channels, so that no picture depends on the
+kernels are standardized and whose activations are normalized in groups of channels, so that no image depends on the
 others of its batch. "R50x3" has 50 layers and is 3 times as wide as usual.
 """
 
@@ -19,7 +19,7 @@ from mlpmixer.models.layers import Seen, head, keep, lecun_normal_
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitConfig(ClassifierConfig):
+class BiTConfig(ClassifierConfig):
     units: tuple[int, ...]  # bottleneck units in each stage
     width: int  # times the usual number of channels
 
@@ -29,10 +29,10 @@ class BitConfig(ClassifierConfig):
         self.require_positive("width")
 
 
-_R50 = partial(BitConfig, units=(3, 4, 6, 3))
-_R101 = partial(BitConfig, units=(3, 4, 23, 3))
-_R152 = partial(BitConfig, units=(3, 8, 36, 3))
-_R200 = partial(BitConfig, units=(3, 24, 36, 3))
+_R50 = partial(BiTConfig, units=(3, 4, 6, 3))
+_R101 = partial(BiTConfig, units=(3, 4, 23, 3))
+_R152 = partial(BiTConfig, units=(3, 8, 36, 3))
+_R200 = partial(BiTConfig, units=(3, 24, 36, 3))
 
 SIZES = {
     "bit_r50x1": _R50(width=1),
@@ -56,7 +56,7 @@ class StandardizedConv(nn.Conv2d):
 
     def kernel(self) -> Float[Tensor, "outputs inputs K K"]:
         kernel = self.weight.flatten(1)
-        # Layer norm without scale and shift is exactly this standardisation; 1e-10 is the authors' constant.
+        # Layer norm without scale and shift is exactly this standardization; 1e-10 is the authors' constant.
         return F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
 
     def forward(self, input: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
@@ -91,11 +91,11 @@ class BottleneckUnit(nn.Module):
         return x + self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(y)))))
 
 
-class Bit(Classifier[BitConfig]):
-    """The whole network, for pictures of any size. Its intermediates: `stem`, `stage{i}` and `stage{i}/unit{j}`,
+class BiT(Classifier[BiTConfig]):
+    """The whole network, for images of any size. Its intermediates: `stem`, `stage{i}` and `stage{i}/unit{j}`,
     `features` (B, C, H/32, W/32), `pre_logits`, `logits`."""
 
-    def __init__(self, config: BitConfig, name: str = "bit"):
+    def __init__(self, config: BiTConfig, name: str = "bit"):
         super().__init__(name)
         self.config = config
         channels = 64 * config.width

@@ -1,4 +1,4 @@
-"""What every model here is: a module from pictures to logits that knows its own description."""
+"""What every model here is: a module from images to logits that knows its own description."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError
-from mlpmixer.passport import Passport
+from mlpmixer.metadata import ModelInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ Config = TypeVar("Config", bound=ClassifierConfig, covariant=True)
 class Classifier(nn.Module, Generic[Config]):
     """`model(images)` gives logits; `model(images, intermediates=True)` gives (logits, {name: tensor}) as well.
 
-    `name` is its entry in the table of models, `config` all that is needed to build it again, and `passport` what came
+    `name` is its entry in the table of models, `config` all that is needed to build it again, and `metadata` what came
     with its weights (None while it has none).
     """
 
@@ -60,14 +60,14 @@ class Classifier(nn.Module, Generic[Config]):
     def __init__(self, name: str):
         super().__init__()
         self.name = name
-        self.passport: Passport | None = None
+        self.metadata: ModelInfo | None = None
 
     def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
-        """Stops pictures of another size or number of channels than the weights are made for."""
+        """Stops images of another size or number of channels than the weights are made for."""
         height, width = self.config.image_size
         wanted = (self.config.in_channels, height, width)
         if tuple(images.shape[1:]) != wanted:
             raise UsageError(
-                f"{self.name} takes pictures of {'×'.join(map(str, wanted))} (channels, height, width), "
+                f"{self.name} takes images of {'×'.join(map(str, wanted))} (channels, height, width), "
                 f"got {'×'.join(map(str, images.shape[1:]))}; another size: load(..., image_size=(H, W))"
             )

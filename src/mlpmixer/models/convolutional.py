@@ -40,7 +40,7 @@ class ConvolutionalBlock(nn.Module):
         mixing = block.token_mixing
         self.norm1 = ChannelNorm(block.norm1)
         self.norm2 = ChannelNorm(block.norm2)
-        # One full-field kernel for each hidden unit; the answer of a unit is one number, a 1×1 picture ...
+        # One full-field kernel for each hidden unit; the answer of a unit is one number, a 1×1 image ...
         self.look = convolution(cast(ColumnLinear, mixing.fc1), (rows, columns))
         # ... and a 1×1 convolution makes S numbers of the D_S, one for each place.
         self.spread = convolution(cast(ColumnLinear, mixing.fc2), (1, 1))
@@ -55,7 +55,7 @@ class ConvolutionalBlock(nn.Module):
         return x + self.drop(self.channel_mixing(self.norm2(x)).flatten(2)).view_as(x)
 
     def token_mixing(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        # Kernels shared by all channels: to the convolution, each channel is a picture of its own.
+        # Kernels shared by all channels: to the convolution, each channel is an image of its own.
         alone = x.flatten(0, 1).unsqueeze(1)
         hidden = self.dropout(self.gelu(self.look(alone)))
         return self.dropout(self.spread(hidden)).view_as(x)
@@ -65,7 +65,7 @@ class ConvolutionalBlock(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each place, for channels-first pictures."""
+    """LayerNorm over the channels of each place, for channels-first images."""
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The few parts that the Mixer shares with the networks it is compared with, and how they are initialised."""
+"""The few parts that the Mixer shares with the networks it is compared with, and how they are initialized."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lecun_normal_(weight: Tensor, fan_in: int) -> None:
 
 
 class Linear(nn.Linear):
-    """`x Wᵀ + b` along the last axis, initialised as Flax does."""
+    """`x Wᵀ + b` along the last axis, initialized as Flax does."""
 
     def reset_parameters(self) -> None:
         lecun_normal_(self.weight, self.in_features)
@@ -95,7 +95,7 @@ class Mlp(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Cuts a picture into P×P patches and maps each, with one shared linear map, to C numbers.
+    """Cuts an image into P×P patches and maps each, with one shared linear map, to C numbers.
 
     "Cut, flatten, multiply" is a convolution whose stride is its kernel size. A side that is no multiple of P is padded
     with zeros, half before and half after, as Flax's convolution does.

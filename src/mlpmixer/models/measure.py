@@ -20,8 +20,8 @@ from mlpmixer.models.measured import MEASURED
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """`dimensions` are what each size of a family must say, `places` is S, the patches of a picture (0 for a
-    convolutional network), `gmacs` 10⁹ multiply-adds of a forward pass of one picture, and `activation_mb` the 10⁶
+    """`dimensions` are what each size of a family must say, `places` is S, the patches of an image (0 for a
+    convolutional network), `gmacs` 10⁹ multiply-adds of a forward pass of one image, and `activation_mb` the 10⁶
     bytes that training keeps of it, in float32, for the backward pass."""
 
     name: str
@@ -38,8 +38,8 @@ def measure(name: str, **options: Any) -> Measure:
     """Of the model `create(name, **options)` would make."""
     name = canonical(name)
     config = describe(name, **options)
-    model, picture = _as_shapes(name, config)
-    params, gmacs = _counted(model, picture)
+    model, image = _as_shapes(name, config)
+    params, gmacs = _counted(model, image)
     head = sum(p.numel() for p in model.get_submodule("head").parameters())
     rows, columns = grid(config.image_size, patch) if (patch := getattr(config, "patch_size", 0)) else (0, 0)
     return Measure(
@@ -50,9 +50,8 @@ def measure(name: str, **options: Any) -> Measure:
         params=params,
         params_without_head=params - head,
         gmacs=gmacs,
-        # What a second picture adds; BiT's standardised kernels, say, are kept once however many there are.
-        activation_mb=(kept_for_backward(model, picture.expand(2, -1, -1, -1)) - kept_for_backward(model, picture))
-        / 1e6,
+        # What a second image adds; BiT's standardized kernels, say, are kept once however many there are.
+        activation_mb=(kept_for_backward(model, image.expand(2, -1, -1, -1)) - kept_for_backward(model, image)) / 1e6,
     )
 
 
@@ -64,19 +63,19 @@ def counted(name: str, **options: Any) -> tuple[float, int]:
 
 
 def _as_shapes(name: str, config: Any) -> tuple[nn.Module, Tensor]:
-    """The model and one picture, without numbers."""
+    """The model and one image, without numbers."""
     with torch.device("meta"):
         return build(MODELS[name], config, name).eval(), torch.empty(1, config.in_channels, *config.image_size)
 
 
-def _counted(model: nn.Module, picture: Tensor) -> tuple[int, float]:
+def _counted(model: nn.Module, image: Tensor) -> tuple[int, float]:
     flops = FlopCounterMode(display=False)
     with flops, torch.no_grad():
-        model(picture)
+        model(image)
     return sum(p.numel() for p in model.parameters()), flops.get_total_flops() / 2e9
 
 
-def kept_for_backward(model: nn.Module, pictures: Tensor) -> int:
+def kept_for_backward(model: nn.Module, images: Tensor) -> int:
     """Bytes of all tensors that autograd holds on to after a forward pass, the parameters left out."""
     kept = {p.untyped_storage()._cdata: 0 for p in model.parameters()}
     alive = []  # a storage's address names it only while it lives
@@ -87,7 +86,7 @@ def kept_for_backward(model: nn.Module, pictures: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(pictures)
+        model(images)
     return sum(kept.values())
 
 

@@ -2,20 +2,20 @@
 
 Tolstikhin, Houlsby, Kolesnikov, Beyer and others: "MLP-Mixer: An all-MLP Architecture for Vision" (arXiv 2105.01601).
 
-A picture is cut into S patches and every patch is described by C numbers: a table X with a row for each place (a
+An image is cut into S patches and every patch is described by C numbers: a table X with a row for each place (a
 "token") and a column for each feature (a "channel"). All that happens to the table, layer after layer, is this:
 
     token mixing      U = X + W2 · gelu(W1 · LN(X))         along the columns: places tell each other what they hold
     channel mixing    Y = U + gelu(LN(U) · W3) · W4         along the rows: each place thinks about what it holds
 
 One token-mixing MLP serves all C columns, and one channel-mixing MLP serves all S rows. There is no convolution that
-slides over its neighbours, no attention, and no position embedding: a row of W1 has one weight for each place, so token
+slides over its neighbors, no attention, and no position embedding: a row of W1 has one weight for each place, so token
 mixing knows where things are. The table keeps its shape from the first layer to the last. In the end its rows are
 averaged, and a linear map reads the classes from that average:
 
-    picture → stem → (token mixing → channel mixing) × layers → LN → mean over places → head → logits
+    image → stem → (token mixing → channel mixing) × layers → LN → mean over places → head → logits
 
-The letters are the paper's: B pictures, P patch side, S = HW/P² tokens, C channels, D_S and D_C the hidden widths of
+The letters are the paper's: B images, P patch side, S = HW/P² tokens, C channels, D_S and D_C the hidden widths of
 the two MLPs. D_S does not grow with S, so the cost is linear in the number of pixels, where attention is quadratic.
 """
 
@@ -60,7 +60,7 @@ class MixerConfig(ClassifierConfig):
 
     # What the authors tried beside the Mixer (appendix A.1).
     untied: bool = False  # a token-mixing MLP of its own for each column
-    groups: int = 1  # G: token mixing sees G neighbouring columns at once, as one column of S·G
+    groups: int = 1  # G: token mixing sees G neighboring columns at once, as one column of S·G
     group_projection: bool = False  # a learned linear map deals the channels out to the G groups
     pyramid: tuple[int, ...] = ()  # layers whose token mixing hands on half the rows and half the columns of places
 
@@ -82,8 +82,8 @@ class MixerConfig(ClassifierConfig):
         return [(rows >> n, columns >> n) for n in halvings]
 
 
-# Table 1 of the paper, then smaller ones for small pictures. These keep the paper's proportions, D_S = C/2 and
-# D_C = 4C, and cut their pictures into 49 to 144 patches, as the paper's are cut into 49 to 256.
+# Table 1 of the paper, then smaller ones for small images. These keep the paper's proportions, D_S = C/2 and
+# D_C = 4C, and cut their images into 49 to 144 patches, as the paper's are cut into 49 to 256.
 _S = partial(MixerConfig, layers=8, channels=512, token_hidden=256, channel_hidden=2048)
 _B = partial(MixerConfig, layers=12, channels=768, token_hidden=384, channel_hidden=3072)
 _L = partial(MixerConfig, layers=24, channels=1024, token_hidden=512, channel_hidden=4096)
@@ -184,7 +184,7 @@ class TokenMixing(nn.Module):
         return self.unstack(self.dropout(self.fc2(self.dropout(hidden))))
 
     def stack(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B SG C_G"]:
-        """Puts each G neighbouring columns on top of each other; with G = 1, the usual Mixer, nothing moves."""
+        """Puts each G neighboring columns on top of each other; with G = 1, the usual Mixer, nothing moves."""
         if self.groups == 1:
             return x
         return x.unflatten(2, (-1, self.groups)).permute(0, 3, 1, 2).flatten(1, 2)

@@ -24,7 +24,7 @@ from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, See
 
 
 @dataclass(frozen=True, kw_only=True)
-class VitConfig(ClassifierConfig):
+class ViTConfig(ClassifierConfig):
     layers: int
     patch_size: int
     channels: int
@@ -47,11 +47,11 @@ class VitConfig(ClassifierConfig):
         require("heads", self.channels % self.heads == 0, f"a divisor of {self.channels} channels", self.heads)
 
 
-_Ti = partial(VitConfig, layers=12, channels=192, heads=3, hidden=768)
-_S = partial(VitConfig, layers=12, channels=384, heads=6, hidden=1536)
-_B = partial(VitConfig, layers=12, channels=768, heads=12, hidden=3072)
-_L = partial(VitConfig, layers=24, channels=1024, heads=16, hidden=4096)
-_H = partial(VitConfig, layers=32, channels=1280, heads=16, hidden=5120)
+_Ti = partial(ViTConfig, layers=12, channels=192, heads=3, hidden=768)
+_S = partial(ViTConfig, layers=12, channels=384, heads=6, hidden=1536)
+_B = partial(ViTConfig, layers=12, channels=768, heads=12, hidden=3072)
+_L = partial(ViTConfig, layers=24, channels=1024, heads=16, hidden=4096)
+_H = partial(ViTConfig, layers=32, channels=1280, heads=16, hidden=5120)
 
 SIZES = {
     "vit_ti32": _Ti(patch_size=32),
@@ -67,7 +67,7 @@ SIZES = {
 
 
 def xavier_linear(inputs: int, outputs: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
-    """A linear map initialised as ViT's authors do; `parts` maps that share their input lie in one matrix."""
+    """A linear map initialized as ViT's authors do; `parts` maps that share their input lie in one matrix."""
     linear = nn.Linear(inputs, parts * outputs)
     for part in linear.weight.chunk(parts):
         nn.init.xavier_uniform_(part)
@@ -78,7 +78,7 @@ def xavier_linear(inputs: int, outputs: int, *, parts: int = 1, bias_std: float 
 class Attention(nn.Module):
     """Each place asks all places, and takes the mean of their values weighted by how well their keys answer."""
 
-    def __init__(self, config: VitConfig):
+    def __init__(self, config: ViTConfig):
         super().__init__()
         self.heads = config.heads
         self.qkv = xavier_linear(config.channels, config.channels, parts=3)
@@ -101,8 +101,8 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class VitBlock(nn.Module):
-    def __init__(self, config: VitConfig, layer: int):
+class ViTBlock(nn.Module):
+    def __init__(self, config: ViTConfig, layer: int):
         super().__init__()
         self.name = f"block{layer}"
         self.norm1 = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
@@ -122,11 +122,11 @@ class VitBlock(nn.Module):
         return keep(seen, self.name, x + self.drop(thought))
 
 
-class Vit(Classifier[VitConfig]):
+class ViT(Classifier[ViTConfig]):
     """The whole network. Its intermediates: `stem` (before positions), `block{i}/attention`, `block{i}/mlp`,
     `block{i}`, `tokens`, `pre_logits`, `logits`. With a class token, it is row 0 of all tables but the stem's."""
 
-    def __init__(self, config: VitConfig, name: str = "vit"):
+    def __init__(self, config: ViTConfig, name: str = "vit"):
         super().__init__(name)
         self.config = config
         rows, columns = grid(config.image_size, config.patch_size)
@@ -135,7 +135,7 @@ class Vit(Classifier[VitConfig]):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.channels)) if config.pool == "token" else None
         self.position = nn.Parameter(torch.empty(1, places, config.channels).normal_(std=0.02))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(VitBlock(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(ViTBlock(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
         self.representation = (
             nn.Sequential(xavier_linear(config.channels, config.representation), nn.Tanh())

@@ -1,6 +1,6 @@
-"""The same on the machines of a Ray cluster: every picture is answered once, even if processes are killed meanwhile.
+"""The same on the machines of a Ray cluster: every image is answered once, even if processes are killed meanwhile.
 
-Weights travel through Ray; pictures are read where they are answered, so they must lie under the same paths there.
+Weights travel through Ray; images are read where they are answered, so they must lie under the same paths there.
 mlpmixer must be installed on all machines.
 """
 
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlpmixer.errors import MixerError, PictureError, RunError, UsageError
+from mlpmixer.errors import ImageError, MixerError, RunError, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.job import Piece
 from mlpmixer.predict.predictor import Prediction, Predictor
 
 CORES = 8  # of a process, at most
 AHEAD = 2  # pieces a process: one in work, one to go on with
-DEATHS = 2  # of processes that had one picture in hand and nothing else: it is to blame
+DEATHS = 2  # of processes that had one image in hand and nothing else: it is to blame
 IN_A_ROW = 12  # deaths without an answer between them
 
 
@@ -37,7 +37,7 @@ class Member:
         self.predictor = Predictor(self.model, **self.settings)
         return str(self.predictor.choice)
 
-    def answer(self, paths: list[str]) -> list[Prediction | PictureError]:
+    def answer(self, paths: list[str]) -> list[Prediction | ImageError]:
         return [found for _, found in self.predictor.stream(paths)]
 
 
@@ -48,7 +48,7 @@ class _Work:
     paths: list[str]
     suspect: bool = False
     deaths: int = 0
-    found: list[Prediction | PictureError] | None = None
+    found: list[Prediction | ImageError] | None = None
 
 
 def pieces(
@@ -183,7 +183,7 @@ class _Team:
             else:
                 work.deaths += 1
                 if work.deaths == DEATHS:
-                    work.found = [PictureError(f"{work.paths[0]} ends the process that reads it")]
+                    work.found = [ImageError(f"{work.paths[0]} ends the process that reads it")]
                 else:
                     todo.appendleft(work)
         self._start()

@@ -1,4 +1,4 @@
-"""What the head is given of each picture, as one growing .npy file: a row a picture, in the order of the answers.
+"""What the head is given of each image, as one growing .npy file: a row an image, in the order of the answers.
 
 The file says how many rows it has, and is a whole one after each batch. Rows are written before the answers that they
 belong to, so that after a kill there are at least as many; those too many are taken away.

@@ -1,4 +1,4 @@
-"""What may be handed to a `Predictor` as a picture, and what of it is decoded."""
+"""What may be handed to a `Predictor` as an image, and what of it is decoded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlpmixer.data.pictures import Picture
-from mlpmixer.errors import PictureError
+from mlpmixer.data.images import ImageInput
+from mlpmixer.errors import ImageError
 from mlpmixer.files import MOST, size
 from mlpmixer.text import printable
 
@@ -24,18 +24,18 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-Input: TypeAlias = Picture | bytearray | memoryview | torch.Tensor | Readable
+Input: TypeAlias = ImageInput | bytearray | memoryview | torch.Tensor | Readable
 ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
 def is_one(given: object) -> bool:
-    """Whether it is meant as one picture, rather than as several (which an array of four sides is)."""
+    """Whether it is meant as one image, rather than as several (which an array of four sides is)."""
     if isinstance(given, np.ndarray | torch.Tensor):
         return given.ndim < 4
     return isinstance(given, ONE) or hasattr(given, "read") or not hasattr(given, "__iter__")
 
 
-def picture_of(given: object) -> Picture:
+def image_of(given: object) -> ImageInput:
     """As what the decoder takes. An open file is read from where it stands, to its end.
 
     Tensors are (3, H, W) or (1, H, W) as torch has them, or else channels-last: (H, W, 3), or 4 or 1; where both would
@@ -49,24 +49,22 @@ def picture_of(given: object) -> Picture:
         return _from_tensor(given)
     if hasattr(given, "read"):
         return _read(given)  # pyright: ignore[reportArgumentType]
-    raise PictureError(f"a picture is {TAKEN}, not {_kind(given)}")
+    raise ImageError(f"an image is {TAKEN}, not {_kind(given)}")
 
 
 def name_of(given: object) -> str:
     """For a message about it."""
-    return printable(os.fspath(given)) if isinstance(given, str | os.PathLike) else "the picture"
+    return printable(os.fspath(given)) if isinstance(given, str | os.PathLike) else "the image"
 
 
 def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
     shape = tuple(tensor.shape)
     if tensor.dtype != torch.uint8 or len(shape) not in (2, 3):
-        raise PictureError(
-            f"a tensor must be uint8 (3, height, width) or (height, width, 3), not {tensor.dtype} {shape}"
-        )
+        raise ImageError(f"a tensor must be uint8 (3, height, width) or (height, width, 3), not {tensor.dtype} {shape}")
     if len(shape) == 3 and shape[0] in (1, 3):
         tensor = tensor.movedim(0, 2)
     elif len(shape) == 3 and shape[2] not in (1, 3, 4):
-        raise PictureError(f"a tensor must have 3 channels, or 1, in front or at the end, not the shape {shape}")
+        raise ImageError(f"a tensor must have 3 channels, or 1, in front or at the end, not the shape {shape}")
     if tensor.ndim == 3 and tensor.shape[2] == 1:
         tensor = tensor[:, :, 0]
     return tensor.detach().cpu().numpy()
@@ -77,17 +75,17 @@ def _read(file: Readable) -> bytes:
     try:
         while part := file.read(CHUNK):
             if not isinstance(part, bytes | bytearray | memoryview):
-                raise PictureError(f"an open file must give bytes, and this one gives {_kind(part)}")
+                raise ImageError(f"an open file must give bytes, and this one gives {_kind(part)}")
             parts.append(part)
             length += len(part)
             if length > MOST:
-                raise PictureError(f"the open file goes on after {size(MOST)}; no picture does")
+                raise ImageError(f"the open file goes on after {size(MOST)}; no image does")
     except (OSError, ValueError, TypeError) as error:  # closed, not for reading, or cut off
-        if isinstance(error, PictureError):
+        if isinstance(error, ImageError):
             raise
-        raise PictureError(f"the open file cannot be read ({printable(error, most=200)})") from error
+        raise ImageError(f"the open file cannot be read ({printable(error, most=200)})") from error
     if not parts:
-        raise PictureError("the open file is at its end; seek(0) leads back to its beginning")
+        raise ImageError("the open file is at its end; seek(0) leads back to its beginning")
     return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Very many pictures into a file: gone on with after any end, and left in order by Ctrl-C."""
+"""Very many images into a file: gone on with after any end, and left in order by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlpmixer import files
-from mlpmixer.errors import PictureError, RunError, UsageError
-from mlpmixer.predict import embeddings, written
+from mlpmixer.errors import ImageError, RunError, UsageError
+from mlpmixer.predict import embeddings, writers
 from mlpmixer.predict.predictor import Prediction, Predictor
-from mlpmixer.predict.seen import Seen
-from mlpmixer.predict.written import Format, Record, Writer
+from mlpmixer.predict.resume_index import Seen
+from mlpmixer.predict.writers import Format, Record, Writer
 
-Piece = list[tuple[str, Prediction | PictureError]]
+Piece = list[tuple[str, Prediction | ImageError]]
 
 CLOSE = 0.05  # what an engine may change of a score
 
 
 @dataclass
 class Output:
-    """`file`: None, if it is standard output. `seen`: the pictures that an earlier run wrote. `held`: until it is
+    """`file`: None, if it is standard output. `seen`: the images that an earlier run wrote. `held`: until it is
     closed."""
 
     writer: Writer
@@ -37,7 +37,7 @@ class Output:
 
     def still_to_do(self, paths: Iterable[str], skipped: Callable[[], object]) -> Iterator[str]:
         for path in paths:
-            if self.seen is not None and written.spelled(path) in self.seen:
+            if self.seen is not None and writers.spelled(path) in self.seen:
                 skipped()
             else:
                 yield path
@@ -125,9 +125,9 @@ def _opened(
             if path is not None and path.exists():
                 raise UsageError(f"{path} is there already; go on with it with --resume, or remove it")
     if not file.exists():
-        return Output(written.new(file, kind, top), file, rows and embeddings.Embeddings(rows, width))
+        return Output(writers.new(file, kind, top), file, rows and embeddings.Embeddings(rows, width))
     there, last = 0, None
-    for record in written.records(file, kind):
+    for record in writers.records(file, kind):
         there, last = there + 1, record
     if last is not None:
         _require_the_same(last, file, top, predictor)
@@ -135,8 +135,8 @@ def _opened(
         if there and not rows.exists():
             raise UsageError(f"{file} has {there:,} answers, and {rows} is not there; go on without --embeddings")
         there = min(there, embeddings.rows_in(rows, width))
-    writer = written.go_on(file, kind, top, there)
-    names = (written.spelled(record.path) for record in islice(written.records(file, kind), writer.rows))
+    writer = writers.go_on(file, kind, top, there)
+    names = (writers.spelled(record.path) for record in islice(writers.records(file, kind), writer.rows))
     table = None if rows is None else embeddings.Embeddings(rows, width, writer.rows if rows.exists() else None)
     return Output(writer, file, table, Seen(names))
 
@@ -144,13 +144,13 @@ def _opened(
 def _require_the_same(last: Record, file: Path, top: int, predictor: Callable[[], Predictor]) -> None:
     """That the model and the options are those of the run that began."""
     if last.labels != top:
-        raise UsageError(f"{file} has {last.labels} labels for each picture, not {top}; go on with --top {last.labels}")
+        raise UsageError(f"{file} has {last.labels} labels for each image, not {top}; go on with --top {last.labels}")
     try:
         found = predictor()(last.path)
-    except PictureError:  # is gone since, or its name is no text
+    except ImageError:  # is gone since, or its name is no text
         return
-    scores = {written.spelled(label): score for label, score in found.top}
-    if abs(scores.get(written.spelled(last.label), 0.0) - last.score) > CLOSE:
+    scores = {writers.spelled(label): score for label, score in found.top}
+    if abs(scores.get(writers.spelled(last.label), 0.0) - last.score) > CLOSE:
         raise UsageError(
             f"{file} is of another model or other options: it calls {last.path} {last.label} ({last.score:.1%}), "
             f"and this run {found.label} ({found.score:.1%})"
@@ -162,17 +162,17 @@ def write_all(
     output: Output,
     *,
     first: Callable[[], object],
-    broken: Callable[[PictureError], object],
+    broken: Callable[[ImageError], object],
     done: Callable[[int], object],
 ) -> None:
-    """`first` is called before the first picture is written, `broken` for each that cannot be, `done` with how many
+    """`first` is called before the first image is written, `broken` for each that cannot be, `done` with how many
     more are through."""
     begun = False
     for piece in pieces:
         with uninterrupted():
             answers: list[tuple[str, Prediction]] = []
             for path, found in piece:
-                if isinstance(found, PictureError):
+                if isinstance(found, ImageError):
                     broken(found)
                 else:
                     answers.append((path, found))

@@ -1,7 +1,7 @@
 """Answers as a Parquet data set: a folder of parts, which pandas, Arrow, DuckDB and Spark read as one table.
 
 A Parquet file cannot be added to, and is worth nothing before it is whole. So each part is written under another name
-and then renamed; a run that is killed loses the part that it was about to write, and answers those pictures anew.
+and then renamed; a run that is killed loses the part that it was about to write, and answers those images anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.predict.written import Record, spelled
+from mlpmixer.predict.writers import Record, spelled
 
 ROWS = 2000  # of a part
 

@@ -1,4 +1,4 @@
-"""Which pictures are meant: files as they are named, and all that is below a folder, found little by little."""
+"""Which images are meant: files as they are named, and all that is below a folder, found little by little."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Tell = Callable[[str], object]
 CHUNK = 1 << 16  # bytes; no path is as long
 
 
-def pictures(given: Iterable[str], tell: Tell) -> Iterator[str]:
-    """Files, whether they are there or not, and of each folder the pictures below it: by name, then folder by folder.
+def images(given: Iterable[str], tell: Tell) -> Iterator[str]:
+    """Files, whether they are there or not, and of each folder the images below it: by name, then folder by folder.
 
     Only the names within one folder, and within those that it lies in, are held at a time. `tell` hears of folders that
     cannot be read.
@@ -29,11 +29,11 @@ def pictures(given: Iterable[str], tell: Tell) -> Iterator[str]:
             yield path
             continue
         empty = True
-        for picture in _below(path, frozenset(), tell):
+        for image in _below(path, frozenset(), tell):
             empty = False
-            yield picture
+            yield image
         if empty:
-            raise DataError(f"there are no pictures ({' '.join(EXTENSIONS)}) in {path}{_others(path)}")
+            raise DataError(f"there are no images ({' '.join(EXTENSIONS)}) in {path}{_others(path)}")
 
 
 def names(source: BinaryIO, *, null: bool) -> Iterator[str]:
@@ -45,7 +45,7 @@ def names(source: BinaryIO, *, null: bool) -> Iterator[str]:
             raise UsageError("the names on standard input are ended by NULs, not by ends of lines; say so with -0")
         *whole, rest = (rest + piece).split(end)
         if len(rest) > CHUNK:
-            raise UsageError(f"a name on standard input goes on after {CHUNK:,} bytes; are these names of pictures?")
+            raise UsageError(f"a name on standard input goes on after {CHUNK:,} bytes; are these names of images?")
         yield from _decoded(whole, null)
     yield from _decoded([rest], null)
 
@@ -62,7 +62,7 @@ def _others(folder: str) -> str:
     listed = [f"{count:,} {extension}" for extension, count in found.most_common(4) if extension]
     if not listed:
         return ""
-    return f", but {', '.join(listed)}, which are not read; convert them, to JPEG for instance, if they are pictures"
+    return f", but {', '.join(listed)}, which are not read; convert them, to JPEG for instance, if they are images"
 
 
 def _below(folder: str, above: Places, tell: Tell) -> Iterator[str]:

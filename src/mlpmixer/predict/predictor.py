@@ -1,4 +1,4 @@
-"""Pictures in, ranked labels out."""
+"""Images in, ranked labels out."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mlpmixer.data.pictures import pixels
-from mlpmixer.data.processes import cores
+from mlpmixer.data.images import pixels
 from mlpmixer.engines.engine import Answers
 from mlpmixer.engines.fastest import start
-from mlpmixer.errors import PictureError, RunError, UsageError
+from mlpmixer.errors import ImageError, RunError, UsageError
+from mlpmixer.machine.devices import device_of
+from mlpmixer.machine.forks import compute_here
+from mlpmixer.machine.ordered_pool import in_order
+from mlpmixer.machine.processes import cores
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
-from mlpmixer.predict.forks import compute_here
-from mlpmixer.predict.inputs import TAKEN, Input, is_one, name_of, picture_of
-from mlpmixer.predict.lanes import in_order
-from mlpmixer.predict.views import Views, count, views_of
+from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
+from mlpmixer.predict.tta import Views, count, views_of
 from mlpmixer.text import printable
+from mlpmixer.weights.info import with_info
 from mlpmixer.weights.load import load
-from mlpmixer.weights.passports import with_passport
 
 P = TypeVar("P", bound=Input)
 
 # On a CPU, these compute in the thread that calls them; the others have threads of their own.
 IN_THE_CALLERS_THREAD = ("kernels", "eager")
-PIECE = 16  # pictures for such a thread: with more it is no faster, and at the end others wait for it longer
+PIECE = 16  # images for such a thread: with more it is no faster, and at the end others wait for it longer
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Prediction:
 
 
 class Predictor:
-    """Prepares pictures as the checkpoint's passport says, and names what the model sees in them.
+    """Prepares images as the checkpoint's metadata says, and names what the model sees in them.
 
     `model` is a model, or what `load` takes. `classes` and `preprocessing`: what its outputs are called, and how
-    pictures are prepared, instead of what it came with; one that came with nothing has nameless classes and what is
-    usual for the size of its pictures. `engine` and `precision`: how it is run; "auto" takes what is known to be the
+    images are prepared, instead of what it came with; one that came with nothing has nameless classes and what is
+    usual for the size of its images. `engine` and `precision`: how it is run; "auto" takes what is known to be the
     fastest here, and with `measure` finds that out first, in seconds, once for each machine. `views`: what is averaged
-    over, see predict/views.py. `batch_size`: how many pictures go through at a time; the engines openvino and compiled
+    over, see predict/views.py. `batch_size`: how many images go through at a time; the engines openvino and compiled
     take as long for fewer. `embeddings`: each prediction's `embedding` is what the model's head is given.
 
     May be called from several threads. It can be pickled and copied: it travels as its model and its options, and
@@ -92,18 +93,18 @@ class Predictor:
         if model.config.num_classes == 0:
             raise UsageError("this model has no head, so it has no labels to predict")
         if model.config.in_channels != 3:
-            raise UsageError(f"pictures are read in 3 colours, and this model takes {model.config.in_channels}")
+            raise UsageError(f"images are read in 3 colors, and this model takes {model.config.in_channels}")
         if top < 1 or batch_size < 1:
             raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
-        self.model = with_passport(model, classes, preprocessing)
-        passport = self.model.passport
-        assert passport is not None
-        self.preprocessing = passport.preprocessing
-        self.classes = passport.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
+        self.model = with_info(model, classes, preprocessing)
+        info = self.model.metadata
+        assert info is not None
+        self.preprocessing = info.preprocessing
+        self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
         self.top = min(top, len(self.classes))
         self.views: Views = views
         self.batch_size, self._embeddings = batch_size, embeddings
-        self.device = _device(device)
+        self.device = device_of(device)
         self._views = count(views, self.preprocessing)
         self.engine, self.choice = start(
             self.model,
@@ -112,7 +113,7 @@ class Predictor:
             precision=precision,
             batch=batch_size * self._views,
             device=self.device,
-            plans=passport.plans,
+            layer_precisions=info.layer_precisions,
             measure=measure,
         )
         self._together = self.device.type == "cpu" and self.engine.name in IN_THE_CALLERS_THREAD
@@ -132,41 +133,41 @@ class Predictor:
         self.choice = choice
 
     @overload
-    def __call__(self, pictures: Input) -> Prediction: ...
+    def __call__(self, images: Input) -> Prediction: ...
     @overload
-    def __call__(self, pictures: Iterable[Input]) -> list[Prediction]: ...
-    def __call__(self, pictures: Input | Iterable[Input]) -> Prediction | list[Prediction]:
-        """One picture gives one prediction; a list, or anything else that gives one after the other, gives a list.
+    def __call__(self, images: Iterable[Input]) -> list[Prediction]: ...
+    def __call__(self, images: Input | Iterable[Input]) -> Prediction | list[Prediction]:
+        """One image gives one prediction; a list, or anything else that gives one after the other, gives a list.
 
-        A picture is a path, the bytes of a file, an open binary file, a PIL image, or a uint8 array (height, width[, 3
+        An image is a path, the bytes of a file, an open binary file, a PIL image, or a uint8 array (height, width[, 3
         or 4]) or tensor (3, height, width); see predict/inputs.py.
         """
-        if is_one(pictures):
-            return _or_raise(self.answer([pictures])[0])  # pyright: ignore[reportArgumentType]
-        return [_or_raise(found) for _, found in self.stream(pictures)]  # pyright: ignore[reportArgumentType]
+        if is_one(images):
+            return _or_raise(self.answer([images])[0])  # pyright: ignore[reportArgumentType]
+        return [_or_raise(found) for _, found in self.stream(images)]  # pyright: ignore[reportArgumentType]
 
-    def stream(self, pictures: Iterable[P]) -> Generator[tuple[P, Prediction | PictureError]]:
-        """Each picture with what is in it, or with what is wrong with it, in order; of however many there are.
+    def stream(self, images: Iterable[P]) -> Generator[tuple[P, Prediction | ImageError]]:
+        """Each image with what is in it, or with what is wrong with it, in order; of however many there are.
 
         They are asked for little by little, and no more are held than are in work.
         """
-        for piece in self.pieces(pictures):
+        for piece in self.pieces(images):
             yield from piece
 
-    def pieces(self, pictures: Iterable[P]) -> Generator[list[tuple[P, Prediction | PictureError]]]:
+    def pieces(self, images: Iterable[P]) -> Generator[list[tuple[P, Prediction | ImageError]]]:
         """The same, as many at a time as are done together."""
-        if is_one(pictures):
-            raise UsageError(f"several pictures are asked for here; give a list of them, each {TAKEN}")
+        if is_one(images):
+            raise UsageError(f"several images are asked for here; give a list of them, each {TAKEN}")
         self._require_threads()
         at_once = self.batch_size
         if self._together:
-            fair = math.ceil(len(pictures) / self.lanes) if isinstance(pictures, list | tuple) else PIECE
+            fair = math.ceil(len(images) / self.lanes) if isinstance(images, list | tuple) else PIECE
             at_once = max(1, min(self.batch_size, PIECE, fair))
-        return in_order(self.answer, pictures, lanes=self.lanes, at_once=at_once)
+        return in_order(self.answer, images, lanes=self.lanes, at_once=at_once)
 
     @property
     def lanes(self) -> int:
-        """How many threads read pictures; each answers them too, where the engine allows it."""
+        """How many threads read images; each answers them too, where the engine allows it."""
         return torch.get_num_threads() if self._together else max(2, cores())
 
     @property
@@ -176,16 +177,16 @@ class Predictor:
         blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
         return self._run(blank).features.shape[1]
 
-    def answer(self, pictures: Sequence[Input]) -> list[Prediction | PictureError]:
+    def answer(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
         """In this thread, in one go."""
         self._require_threads()
-        shown = torch.empty(len(pictures), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
-        found: list[Prediction | PictureError | None] = []
+        shown = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
+        found: list[Prediction | ImageError | None] = []
         good = 0
-        for given in pictures:
+        for given in images:
             try:
                 shown[good] = self._prepared(given)
-            except PictureError as error:
+            except ImageError as error:
                 found.append(error)
             except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
                 found.append(_unprepared(given, error))
@@ -194,14 +195,14 @@ class Predictor:
                 good += 1
         answers = iter(self._named(shown[:good]) if good else ())
         whole = [next(answers) if error is None else error for error in found]
-        return [self._no_number(given) if one is None else one for given, one in zip(pictures, whole, strict=True)]
+        return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
     def _prepared(self, given: Input) -> torch.Tensor:
-        read = pixels(picture_of(given))
+        read = pixels(image_of(given))
         try:
             return views_of(read, self.preprocessing, self.views)
-        except PictureError as error:  # knows only its size
-            raise PictureError(f"{name_of(given)}: {error}") from None
+        except ImageError as error:  # knows only its size
+            raise ImageError(f"{name_of(given)}: {error}") from None
 
     def _named(self, shown: torch.Tensor) -> list[Prediction | None]:
         """None: what the model answers is not a number."""
@@ -236,29 +237,19 @@ class Predictor:
             )
         compute_here()
 
-    def _no_number(self, given: object) -> PictureError:
-        return PictureError(
+    def _no_number(self, given: object) -> ImageError:
+        return ImageError(
             f"the model's answer to {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
             "its weights are spoilt, or too large for this precision; try eager in fp32"
         )
 
 
-def _unprepared(given: object, error: MemoryError | RuntimeError) -> PictureError:
+def _unprepared(given: object, error: MemoryError | RuntimeError) -> ImageError:
     why = "there is not enough memory" if isinstance(error, MemoryError) else printable(error, most=200)
-    return PictureError(f"{name_of(given)} cannot be prepared: {why}")
+    return ImageError(f"{name_of(given)} cannot be prepared: {why}")
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"there is no device '{name}' here; auto, cpu, or cuda where there is one") from None
-
-
-def _or_raise(found: Prediction | PictureError) -> Prediction:
-    if isinstance(found, PictureError):
+def _or_raise(found: Prediction | ImageError) -> Prediction:
+    if isinstance(found, ImageError):
         raise found
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlpmixer.errors import RecipeError
-from mlpmixer.passport import MOST_MEAN, STD_RANGE
+from mlpmixer.metadata import MOST_MEAN, STD_RANGE
 from mlpmixer.recipe import Recipe
 
 Rule = tuple[str, Callable[[Any], bool]]
@@ -78,7 +78,7 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{name} must be {wanted}; got {value}")
     if recipe.evaluation.scramble != "none" and recipe.augment.cutmix:
         raise RecipeError(
-            "cutmix cannot be told apart in scrambled pictures; set augment.cutmix or evaluation.scramble off"
+            "cutmix cannot be told apart in scrambled images; set augment.cutmix or evaluation.scramble off"
         )
-    if recipe.train.keep == "best" and recipe.data.dev == "":
-        raise RecipeError('train.keep is "best", and data.dev says that there is no split to tell the best by')
+    if recipe.train.keep == "best" and recipe.data.val == "":
+        raise RecipeError('train.keep is "best", and data.val says that there is no split to tell the best by')

@@ -2,10 +2,10 @@
 
 What differs from data to data stands in `TASKS`, and from recipe to recipe in `FINE_TUNING`. The rest is the same for
 all: a head that begins at zero, batches of 512, SGD with momentum 0.9 and no weight decay, warm-up and then a cosine,
-gradients clipped at norm 1. The paper tries each learning rate of a grid, keeps the best on the dev split, and reports
-the mean of three runs (`--train.seed`); no source says which rate won, and a run without `--grid` takes 0.01.
+gradients clipped at norm 1. The paper tries each learning rate of a grid, keeps the best on the validation split, and
+reports the mean of three runs (`--train.seed`); no source says which rate won, and a run without `--grid` takes 0.01.
 
-Inception crop, mixup and averaged weights did not help Mixer here, says the paper, and are left out: pictures are
+Inception crop, mixup and averaged weights did not help Mixer here, says the paper, and are left out: images are
 scaled and cropped as for measuring, and mirrored. They are measured as for Table 3; `--evaluation.shape stretch` is the
 way of Table 2.
 """
@@ -18,12 +18,12 @@ from functools import partial
 from typing import Literal
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Optim, Recipe, Train
-from mlpmixer.recipes.at_once import AT_ONCE
+from mlpmixer.recipes.micro_batch import AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`every`: epochs from one look at the dev split to the next."""
+    """`every`: epochs from one look at the validation split to the next."""
 
     what: str
     data: Data
@@ -51,33 +51,33 @@ class Row:
 TASKS = {
     "imagenet": Task(
         what="ImageNet",
-        data=Data(source="imagenet", dev="1%", test="val"),
+        data=Data(source="imagenet", val="1%", test="val"),
         steps=20_000,
         every=1.0,
         grid_of_vits="0.003,0.01,0.03,0.06",
     ),
-    "cifar10": Task(what="CIFAR-10", data=Data(source="cifar10", dev="2%", test="test"), steps=10_000, every=5.0),
-    "cifar100": Task(what="CIFAR-100", data=Data(source="cifar100", dev="2%", test="test"), steps=10_000, every=5.0),
+    "cifar10": Task(what="CIFAR-10", data=Data(source="cifar10", val="2%", test="test"), steps=10_000, every=5.0),
+    "cifar100": Task(what="CIFAR-100", data=Data(source="cifar100", val="2%", test="test"), steps=10_000, every=5.0),
     "pets": Task(
         what="Oxford-IIIT Pets",
-        data=Data(source="pets", dev="10%", test="test"),
+        data=Data(source="pets", val="10%", test="test"),
         steps=500,
         warmup_steps=100,
         every=10.0,
     ),
     "flowers": Task(
         what="Oxford Flowers-102",
-        data=Data(source="flowers", dev="10%", test="test"),
+        data=Data(source="flowers", val="10%", test="test"),
         steps=500,
         warmup_steps=100,
         every=10.0,
     ),
-    # 800 pictures in train, 200 in val. The final run, at the rate that won, learns from all 1,000 and so has no dev
-    # split: `--data.train train+val --data.dev ''` instead of `--grid`. Some tasks ask where things are, or which way
+    # 800 images in train, 200 in val. The final run, at the rate that won, learns from all 1,000 and so has no val
+    # split: `--data.train train+val --data.val ''` instead of `--grid`. Some tasks ask where things are, or which way
     # they turn: no mirror.
     "vtab": Task(
         what="one of the 19 tasks of VTAB-1k",
-        data=Data(source="my-vtab-task", dev="val", test="test"),
+        data=Data(source="my-vtab-task", val="val", test="test"),
         steps=2_500,
         every=100.0,
         flip=False,
@@ -89,7 +89,7 @@ TASKS = {
 # Beside ImageNet, Table 3 has only the mean over five sets, and Table 2 that over VTAB's tasks.
 IMAGENET = "{} % (the paper's Table 3; not measured here)"
 FIVE = "{} % on average over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers (the paper's Table 3; not measured here)"
-VTAB = "74.95 % on average over all tasks, large pictures at 448 pixels (the paper's Table 2; not measured here)"
+VTAB = "74.95 % on average over all tasks, large images at 448 pixels (the paper's Table 2; not measured here)"
 
 _b16 = partial(Row, weights="mixer_b16.imagenet21k")
 _l16 = partial(Row, weights="mixer_l16.imagenet21k")
@@ -151,7 +151,7 @@ def of_row(name: str, row: Row) -> Recipe:
 
 
 def mixer_base16_cifar10() -> Recipe:
-    """Their code, unlike the paper, takes the Inception crop; and measures on whole pictures, made square."""
+    """Their code, unlike the paper, takes the Inception crop; and measures on whole images, made square."""
     recipe = fine_tuning("finetune_cifar10_b16")
     return replace(
         recipe,
@@ -170,20 +170,20 @@ def mixer_base16_cifar10() -> Recipe:
     )
 
 
-# BiT's rule: with fewer training pictures than this, so many steps.
+# BiT's rule: with fewer training images than this, so many steps.
 BIT_STEPS = ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))
 BIT_SIDES = (448, 384)  # pixels, scaled to and cropped to
 BIT_SIDES_OF_LARGEST = (512, 480)  # of R152x4
 
 
-def bit_hyper_rule(recipe: Recipe, pictures: int, side: int, sides: tuple[int, int] = BIT_SIDES) -> Recipe:
+def bit_hyper_rule(recipe: Recipe, images: int, side: int, sides: tuple[int, int] = BIT_SIDES) -> Recipe:
     """`recipe` with the steps, the learning rate, the resolution and the mixup that BiT's rule gives.
 
-    pictures: how many there are to train on. side: theirs, about, in pixels. sides: of what is not small.
+    images: how many there are to train on. side: theirs, about, in pixels. sides: of what is not small.
     """
-    steps = next(steps for fewer_than, steps in BIT_STEPS if pictures < fewer_than)
+    steps = next(steps for fewer_than, steps in BIT_STEPS if images < fewer_than)
     scaled, crop = (160, 128) if side < 96 else sides
-    window = (crop / scaled) ** 2  # a crop of the picture scaled to a square is this share of it
+    window = (crop / scaled) ** 2  # a crop of the image scaled to a square is this share of it
     return replace(
         recipe,
         model=replace(recipe.model, image_size=(crop,)),
@@ -191,7 +191,7 @@ def bit_hyper_rule(recipe: Recipe, pictures: int, side: int, sides: tuple[int, i
             crop="window",
             area=(window, window),
             flip=recipe.augment.flip,
-            mixup=0.0 if pictures < 20_000 else 0.1,
+            mixup=0.0 if images < 20_000 else 0.1,
         ),
         evaluation=replace(recipe.evaluation, shape="stretch", resize=crop),
         optim=Optim(
@@ -221,4 +221,4 @@ def bit_cifar10() -> Recipe:
         evaluation=Evaluation(every=TASKS["cifar10"].every),
         machine=Machine(micro_batch=AT_ONCE["bit_r50x1", 128]),
     )
-    return bit_hyper_rule(recipe, pictures=50_000, side=32)
+    return bit_hyper_rule(recipe, images=50_000, side=32)

@@ -1,6 +1,6 @@
 """Pre-training as the paper does it (section 3, appendix B), and the authors' own config for ImageNet.
 
-What differs from row to row stands in `TABLE_4`. The rest is the same for all: pictures of 224 pixels in batches of
+What differs from row to row stands in `TABLE_4`. The rest is the same for all: images of 224 pixels in batches of
 4096, Inception crop and mirror, Adam with weight decay beside the gradient, 10,000 steps of warm-up and then a linear
 decay, gradients clipped at norm 1, no dropout.
 
@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Option, Recipe, Train
-from mlpmixer.recipes.at_once import AT_ONCE
+from mlpmixer.recipes.micro_batch import AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Pictures to train on. `measured`: what the accuracies in the paper's Table 3 are of, for models trained on it."""
+    """Images to train on. `measured`: what the accuracies in the paper's Table 3 are of, for models trained on it."""
 
     data: Data
     what: str
@@ -45,7 +45,7 @@ class Row:
 
 SOURCES = {
     "imagenet": Source(
-        data=Data(source="imagenet", dev="1%", test="val"), what="ImageNet", head_bias=-6.9, measured="ImageNet"
+        data=Data(source="imagenet", val="1%", test="val"), what="ImageNet", head_bias=-6.9, measured="ImageNet"
     ),
     "imagenet21k": Source(
         data=Data(source="imagenet21k"),
@@ -53,7 +53,7 @@ SOURCES = {
         head_bias=-10.0,
         measured="ImageNet after fine-tuning",
     ),
-    # JFT-300M belongs to Google. What stands in for it should be as large: the warm-up alone is 41 million pictures.
+    # JFT-300M belongs to Google. What stands in for it should be as large: the warm-up alone is 41 million images.
     "jft": Source(
         data=Data(source="my-large-set"),
         what="JFT-300M or another large set",

@@ -1,6 +1,6 @@
 """Recipes for one machine: data sets that come with the package or are fetched, and photographs of your own.
 
-`photos` goes on from weights that have seen millions of pictures, and is the one to begin with, if there is a GPU;
+`photos` goes on from weights that have seen millions of images, and is the one to begin with, if there is a GPU;
 `photos_small` takes minutes on any machine; `photos_from_scratch` is for those who want to know what that is worth. Few
 photographs tell the two small ones little (docs/results.md), so these make at least 400 steps of them; and none of the
 three spends more than a tenth of its steps on warm-up.
@@ -11,18 +11,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Option, Recipe, Train
-from mlpmixer.recipes.at_once import AT_ONCE
+from mlpmixer.recipes.micro_batch import AT_ONCE
 
 
 def fashion_mnist() -> Recipe:
-    """The demonstration: pictures that come with the package, and minutes on any machine."""
+    """The demonstration: images that come with the package, and minutes on any machine."""
     return Recipe(
         name="fashion_mnist",
         about=About(
-            what="A Mixer of 0.15 M parameters learns clothes, from pictures that come with the package.",
+            what="A Mixer of 0.15 M parameters learns clothes, from images that come with the package.",
             command="mixer train fashion_mnist",
             hardware="2 cores; 3 minutes in bf16 where they have AVX-512 BF16, as `mixer demo` sees for itself",
-            expect="89.8 to 90.0 % of the 10,000 test pictures right (3 seeds, --train.precision bf16)",
+            expect="89.8 to 90.0 % of the 10,000 test images right (3 seeds, --train.precision bf16)",
             curve=(
                 *((1.0, 74.3), (2.0, 77.7), (3.0, 79.8), (5.0, 82.8), (10.0, 84.2), (15.0, 84.9)),
                 *((20.0, 86.1), (25.0, 87.6), (30.0, 88.7), (35.0, 89.4), (40.0, 89.7)),
@@ -30,7 +30,7 @@ def fashion_mnist() -> Recipe:
             band=5.0,
         ),
         model=Model(name="mixer_pico"),
-        data=Data(source="fashion_mnist_small", dev="5%", test="test"),
+        data=Data(source="fashion_mnist_small", val="5%", test="test"),
         augment=Augment(crop="pad", padding=1, flip=True),
         evaluation=Evaluation(resize=28),
         optim=Optim(name="adamw", lr=0.006, weight_decay=0.1, clip=1.0, warmup_steps=100, schedule="cosine"),
@@ -50,7 +50,7 @@ def cifar10() -> Recipe:
             what="A Mixer of 0.68 M parameters on CIFAR-10, from scratch.",
             command="mixer train cifar10",
             hardware="2 cores with AVX-512 BF16; 4 h 34 min with other work beside it",
-            expect="90.36 % of the 10,000 test pictures right (one seed)",
+            expect="90.36 % of the 10,000 test images right (one seed)",
             curve=(
                 *((10.0, 60.4), (20.0, 69.5), (30.0, 72.7), (50.0, 78.4), (75.0, 81.7), (100.0, 83.2), (125.0, 84.4)),
                 *((150.0, 87.1), (175.0, 86.1), (200.0, 87.9), (225.0, 88.7), (250.0, 89.5), (275.0, 89.9)),
@@ -59,7 +59,7 @@ def cifar10() -> Recipe:
             band=5.0,
         ),
         model=Model(name="mixer_nano", options=FLAT),
-        data=Data(source="cifar10", dev="2%", test="test"),
+        data=Data(source="cifar10", val="2%", test="test"),
         augment=Augment(crop="pad", padding=4, flip=True, policy="auto_augment_cifar10", cutmix=1.0, mix_chance=0.5),
         evaluation=Evaluation(resize=32, every=5.0),
         loss=Loss(smoothing=0.1),
@@ -94,7 +94,7 @@ def photos() -> Recipe:
             expect="depends on the photographs; not measured here",
         ),
         model=Model(name="mixer_b16", weights="mixer_b16.imagenet21k", image_size=(224,)),
-        data=Data(source="my-photos", dev="val or 10%", test="auto"),
+        data=Data(source="my-photos", val="val or 10%", test="auto"),
         augment=Augment(crop="resize", flip=True),
         optim=Optim(
             name="sgd",
@@ -123,7 +123,7 @@ def photos_small() -> Recipe:
             expect="75.9 % of 372 right, of ten kinds of clothes, learnt from 2,761 (3 seeds); 54.1 % from scratch",
         ),
         model=Model(name="mixer_nano", weights="mixer_cifar10", image_size=(64,), options=FLAT),
-        data=Data(source="my-photos", dev="val or 10%", test="auto"),
+        data=Data(source="my-photos", val="val or 10%", test="auto"),
         augment=Augment(crop="inception", area=(0.25, 1.0), flip=True),
         loss=Loss(smoothing=0.1),
         optim=Optim(
@@ -134,7 +134,7 @@ def photos_small() -> Recipe:
 
 
 def photos_from_scratch() -> Recipe:
-    """Patches of 16 pixels, as in the paper's larger models, under a small one; mixed pictures and many epochs."""
+    """Patches of 16 pixels, as in the paper's larger models, under a small one; mixed images and many epochs."""
     return Recipe(
         name="photos_from_scratch",
         about=About(
@@ -144,7 +144,7 @@ def photos_from_scratch() -> Recipe:
             expect="62.1 % of 372 right, of ten kinds of clothes, learnt from 2,761 (one seed)",
         ),
         model=Model(name="mixer_nano", image_size=(224,), options={"patch_size": 16, "stochastic_depth": 0.1}),
-        data=Data(source="my-photos", dev="val or 10%", test="auto"),
+        data=Data(source="my-photos", val="val or 10%", test="auto"),
         augment=Augment(crop="inception", area=(0.25, 1.0), flip=True, mixup=0.3),
         loss=Loss(smoothing=0.1),
         optim=Optim(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mlpmixer.experiments.card import AS_MATRIX
-from mlpmixer.report import page
-from mlpmixer.report.chart import Series, line_chart
-from mlpmixer.report.matrix import confusion_chart
+from mlpmixer.draw import page
+from mlpmixer.draw.chart import Series, line_chart
+from mlpmixer.draw.matrix import confusion_chart
+from mlpmixer.evaluation.card import AS_MATRIX
 
 AS_TABLE = 128  # classes at most that are all listed
 LISTED = 24  # of more
@@ -21,7 +21,7 @@ def card_section(card: Mapping[str, Any]) -> str:
     title = data.get("title", data["split"])  # older cards have none
     parts = [
         page.words(
-            f"{data['count']:,} pictures of {data['classes']:,} classes: {data['source']}, {title}. Prepared: "
+            f"{data['count']:,} images of {data['classes']:,} classes: {data['source']}, {title}. Prepared: "
             f"{how['shape'].replace('_', ' ')} to {how['resize']}, crop {how['crop'][0]}×{how['crop'][1]}.",
             "soft",
         ),
@@ -63,7 +63,7 @@ def shares(card: Mapping[str, Any]) -> list[list[str]]:
     learnt = card.get("learnt", {})
     found = {name: card[key] for key, name in NAMES.items() if key in card}
     if learnt:
-        found[f"the {learnt['neighbours']['nearest']} nearest of {learnt['known']:,}"] = learnt["neighbours"]
+        found[f"the {learnt['neighbors']['nearest']} nearest of {learnt['known']:,}"] = learnt["neighbors"]
         found[f"logistic probe on {learnt['known']:,}"] = learnt["probe"]
     return [
         [
@@ -98,7 +98,7 @@ def _confusion(confusion: Mapping[str, Any]) -> str:
         mistakes = sorted((pair for pair in confusion["pairs"] if pair[0] != pair[1]), key=lambda pair: -pair[2])
         rows = [[names[shown], names[said], f"{count:,}"] for shown, said, count in mistakes[:LISTED]]
         note = f"The pairs most often confused, of {len(mistakes):,}; all of them are in the card's JSON."
-        return page.table(["is", "taken for", "pictures"], rows, note)
+        return page.table(["is", "taken for", "images"], rows, note)
     return page.drawing(confusion_chart(np.array(confusion["matrix"]), names), "Confusion matrix")
 
 
@@ -117,7 +117,7 @@ def _classes(figures: Sequence[Mapping[str, Any]]) -> str:
         ]
         for one in shown
     ]
-    return page.table(["class", "pictures", "recall, %", "precision, %", "F1, %", "mistaken most for"], rows, note)
+    return page.table(["class", "images", "recall, %", "precision, %", "F1, %", "mistaken most for"], rows, note)
 
 
 def _spoilt(found: Mapping[str, Any]) -> str:

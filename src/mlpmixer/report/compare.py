@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlpmixer.draw.chart import LOOKS, Series, line_chart
+from mlpmixer.draw.svg import Drawing
 from mlpmixer.errors import RunError
-from mlpmixer.report.chart import LOOKS, Series, line_chart
-from mlpmixer.report.svg import Drawing
 from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.run.index import Found, differing
 from mlpmixer.text import printable
@@ -19,13 +19,13 @@ MOST_LINES = 4  # of the recipes, in a table
 def comparison(found: Sequence[Found], root: Path) -> tuple[list[str], list[list[str]]]:
     """A table: each run with its figures, and the lines in which their recipes differ."""
     lines = differing(found)[:MOST_LINES] if len(found) > 1 else []
-    head = ["run", "state", "epoch", "dev", "test", *lines, "changed"]
+    head = ["run", "state", "epoch", "val", "test", *lines, "changed"]
     rows = [
         [
             _below(one.path, root),
             f"{one.state}: {printable(one.why, 100)}" if one.why else one.state,
             f"{one.epoch:.4g}" if one.epoch is not None else "–",
-            _percent(one.dev if one.dev is not None else one.best),
+            _percent(one.val if one.val is not None else one.best),
             _percent(one.test),
             *(_short(one.recipe.get(line)) for line in lines),
             _when(one.changed),
@@ -36,11 +36,11 @@ def comparison(found: Sequence[Found], root: Path) -> tuple[list[str], list[list
 
 
 def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
-    """Accuracy on dev by epoch, of as many runs as can be told apart; None where none was measured."""
+    """Accuracy on val by epoch, of as many runs as can be told apart; None where none was measured."""
     lines = []
     for folder, name in zip(folders, names, strict=True):
         try:
-            found = by_epoch(RunFolder(folder).metrics(), "dev", "top1")
+            found = by_epoch(RunFolder(folder).metrics(), "val", "top1")
         except RunError:  # of a run that cannot be read
             continue
         if points := [(epoch, 100 * top1) for epoch, top1 in found]:
@@ -48,7 +48,7 @@ def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
     if not lines:
         return None
     left = f"; the first {len(LOOKS)} of {len(lines)}" if len(lines) > len(LOOKS) else ""
-    return line_chart(f"Right on the dev split, %{left}", lines[: len(LOOKS)], across="epochs", height=330)
+    return line_chart(f"Right on the validation split, %{left}", lines[: len(LOOKS)], across="epochs", height=330)
 
 
 def _below(path: Path, root: Path) -> str:

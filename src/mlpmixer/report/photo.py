@@ -1,4 +1,4 @@
-"""The microscope on one picture: what each layer makes of it, how far its places hear each other, what speaks for the
+"""The interpret on one image: what each layer makes of it, how far its places hear each other, what speaks for the
 answer, and whether that map deserves trust."""
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from mlpmixer.data.pictures import decode
-from mlpmixer.data.preprocess import normalise, prepare
+from mlpmixer.data.images import decode
+from mlpmixer.data.preprocess import normalize, prepare
+from mlpmixer.draw import heatmap
+from mlpmixer.draw.chart import Series, line_chart
 from mlpmixer.errors import UsageError, nearest
-from mlpmixer.microscope.attribution import (
+from mlpmixer.interpret.attribution import (
     by_place,
     deletion_and_insertion,
-    grey,
+    gray,
     integrated_gradients,
     occlusion,
     on_squares,
 )
-from mlpmixer.microscope.influence import places_heard, reach
-from mlpmixer.microscope.places import on_grid
+from mlpmixer.interpret.receptive_field import places_heard, reach
+from mlpmixer.interpret.tokens import on_grid
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
-from mlpmixer.report import heat
-from mlpmixer.report.chart import Series, line_chart
-from mlpmixer.report.exhibits import Exhibit
-from mlpmixer.report.watch import Watch, nobody, watched
+from mlpmixer.report.figures import Exhibit
+from mlpmixer.report.progress import Watch, nobody, watched
 from mlpmixer.report.weights import places_of
 
 RANDOM = 8  # orders by chance, to compare maps with
@@ -42,27 +42,27 @@ SHOWN = 224  # pixels of a photograph
 
 @dataclass(frozen=True)
 class Question:
-    """A picture as the model is given it, and the output that is asked about; None: the one that the model says."""
+    """An image as the model is given it, and the output that is asked about; None: the one that the model says."""
 
     pixels: UInt8[Tensor, "3 H W"]
     output: int | None
 
 
-def question(model: Classifier, picture: str | os.PathLike[str], label: str | None = None) -> Question:
-    assert model.passport is not None
+def question(model: Classifier, image: str | os.PathLike[str], label: str | None = None) -> Question:
+    assert model.metadata is not None
     if model.config.num_classes == 0:
         raise UsageError("this model has no head, so nothing speaks for an answer; leave --image away")
     names = _names(model)
     if label is not None and label not in names:
         raise UsageError(f"the model has no class '{label}'{nearest(label, names)}")
-    how = model.passport.preprocessing
-    pixels = prepare(decode(picture), how)
+    how = model.metadata.preprocessing
+    pixels = prepare(decode(image), how)
     return Question(pixels, None if label is None else names.index(label))
 
 
 def look_at_photo(model: Classifier, asked: Question, watch: Watch = nobody) -> tuple[list[Exhibit], dict[str, Any]]:
-    assert model.passport is not None
-    image = normalise(asked.pixels, model.passport.preprocessing).to(next(model.parameters()))
+    assert model.metadata is not None
+    image = normalize(asked.pixels, model.metadata.preprocessing).to(next(model.parameters()))
     photo = Image.fromarray(asked.pixels.permute(1, 2, 0).numpy()).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
     names = _names(model)
     with torch.inference_mode():
@@ -75,14 +75,14 @@ def look_at_photo(model: Classifier, asked: Question, watch: Watch = nobody) -> 
     shown += _hearing(model, image, figures, watch)
     maps = _maps(model, image, answer, watch)
     for name, (values, caption) in maps.items():
-        shown.append(Exhibit(name, heat.over(photo, values.float().cpu().numpy()), caption))
+        shown.append(Exhibit(name, heatmap.over(photo, values.float().cpu().numpy()), caption))
     shown += _trust(model, image, answer, maps, figures, watch)
     return shown, figures
 
 
 def _names(model: Classifier) -> tuple[str, ...]:
-    assert model.passport is not None
-    return model.passport.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
+    assert model.metadata is not None
+    return model.metadata.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
 
 
 def side_of(model: Classifier) -> int:
@@ -99,11 +99,11 @@ def _activations(model: Classifier, image: Tensor) -> list[Exhibit]:
     for layer in places_of(model):
         table = seen[layer][0].float()
         table = on_grid(model, table.norm(dim=1)) if table.ndim == 2 else table.norm(dim=0)
-        maps.append(heat.larger(heat.unsigned(table.cpu().numpy()), 112))
+        maps.append(heatmap.larger(heatmap.unsigned(table.cpu().numpy()), 112))
     widest = max(one.width for one in maps)
     maps = [one.resize((widest, widest * one.height // one.width), Image.Resampling.NEAREST) for one in maps]
     caption = "The length of each place's row after each layer, from its lowest to its highest."
-    return [Exhibit("activations", heat.sheet(maps, 4, gap=6), caption, pixels=True)]
+    return [Exhibit("activations", heatmap.sheet(maps, 4, gap=6), caption, pixels=True)]
 
 
 def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any], watch: Watch) -> list[Exhibit]:
@@ -126,13 +126,13 @@ def _hearing(model: Classifier, image: Tensor, figures: dict[str, Any], watch: W
         Exhibit(
             "reach",
             line_chart("How far away what a place hears lies, patches", [Series("reach", points)], across="layer"),
-            "The mean distance from which places are acted on, layer after layer, on this picture.",
+            "The mean distance from which places are acted on, layer after layer, on this image.",
         )
     ]
     if len(heard) == rows * columns:
-        maps = [heat.larger(heat.unsigned(heard[place].reshape(rows, columns)), 140) for place in chosen]
-        caption = "What nine places, spread over the picture as these maps are, hear after the last layer."
-        shown.append(Exhibit("heard", heat.sheet(maps, 3, gap=6), caption, pixels=True))
+        maps = [heatmap.larger(heatmap.unsigned(heard[place].reshape(rows, columns)), 140) for place in chosen]
+        caption = "What nine places, spread over the image as these maps are, hear after the last layer."
+        shown.append(Exhibit("heard", heatmap.sheet(maps, 3, gap=6), caption, pixels=True))
     return shown
 
 
@@ -145,7 +145,7 @@ def _maps(model: Classifier, image: Tensor, answer: int, watch: Watch) -> dict[s
     ways: dict[str, tuple[Callable[[], Tensor | None], str]] = {
         "integrated-gradients": (
             lambda: on_squares(integrated_gradients(model, image, answer), side),
-            "Integrated gradients, from grey to the picture: orange speaks for the answer, blue against it.",
+            "Integrated gradients, from gray to the image: orange speaks for the answer, blue against it.",
         ),
         "occlusion": (
             lambda: occlusion(model, image, answer, side),
@@ -189,12 +189,12 @@ def _trust(
     for name, tried in watched("whether that deserves trust", [*orders.items()], watch):
         both = [deletion_and_insertion(model, image, answer, order, side) for order in tried]
         curves[name] = (np.mean([one for one, _ in both], axis=0), np.mean([other for _, other in both], axis=0))
-    nothing = grey(model, image).expand_as(image)
+    nothing = gray(model, image).expand_as(image)
     with torch.inference_mode():
         change = (model(image[None]) - model(nothing[None]))[0, answer]
     figures["integrated gradients"] = {
         "sum": float(maps["integrated-gradients"][0].sum()),
-        "logit beyond grey": float(change),
+        "logit beyond gray": float(change),
     }
     figures["deletion"] = {name: float(one.mean()) for name, (one, _) in curves.items()}
     figures["insertion"] = {name: float(other.mean()) for name, (_, other) in curves.items()}

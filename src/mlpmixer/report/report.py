@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpmixer.draw import page
+from mlpmixer.draw.page import Section
 from mlpmixer.errors import RunError, UsageError
 from mlpmixer.experiments.study import record_name
-from mlpmixer.report import page
 from mlpmixer.report.compare import comparison, overlay
-from mlpmixer.report.page import Section
 from mlpmixer.report.run_section import DAMAGED, Opens, run_sections
 from mlpmixer.report.study_section import study_section
 from mlpmixer.run import index
@@ -34,15 +34,15 @@ def report(
     out: str | os.PathLike[str],
     *,
     data: str | os.PathLike[str] | None = None,
-    pictures: bool = False,
+    images: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Written:
     """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now.
 
-    data: pictures to measure on and to show, instead of those that recipes name.
-    pictures: opens whatever recipes name; otherwise only data sets that have a name here, such as cifar10: a run that
+    data: images to measure on and to show, instead of those that recipes name.
+    images: opens whatever recipes name; otherwise only data sets that have a name here, such as cifar10: a run that
     somebody else has made may name any folder or address.
-    say: hears which pictures are opened, and which are not.
+    say: hears which images are opened, and which are not.
     """
     if not folders:
         raise UsageError("which runs? name their folders: mixer report runs/mine")
@@ -54,7 +54,7 @@ def report(
             raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
         if RunFolder(place).result() is None:
             raise RunError(f"the run in {place} is not finished; the command that began it goes on with it")
-    sections, opens = [], Opens(None if data is None else os.fspath(data), pictures, say)
+    sections, opens = [], Opens(None if data is None else os.fspath(data), images, say)
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
     for place, records in studies.items():

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.data.sources.known import KNOWN
+from mlpmixer.data.sources.builtin import KNOWN
+from mlpmixer.draw import page
+from mlpmixer.draw.page import Section
 from mlpmixer.errors import DataError, MixerError
-from mlpmixer.experiments.cards import own_card
-from mlpmixer.experiments.evaluate import evaluate
+from mlpmixer.evaluation.card_files import own_card
+from mlpmixer.evaluation.evaluate import evaluate
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.report import page
 from mlpmixer.report.card_section import card_section
-from mlpmixer.report.exhibits import together
-from mlpmixer.report.page import Section
-from mlpmixer.report.run_picture import curves, machine, predictions, summary
+from mlpmixer.report.figures import together
+from mlpmixer.report.run_figure import curves, machine, predictions, summary
 from mlpmixer.report.weights import look_at_weights
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
@@ -32,8 +32,8 @@ DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 @dataclass(frozen=True)
 class Opens:
-    """Which pictures a report may open. Some run folders are a stranger's: what their recipes name may be any folder of
-    the user's, whose pictures would then be on a page that is passed on; or an address that would be called.
+    """Which images a report may open. Some run folders are a stranger's: what their recipes name may be any folder of
+    the user's, whose images would then be on a page that is passed on; or an address that would be called.
 
     `data`: to be taken instead. `named`: all that recipes name; else only sets that have a name here. `say` hears what
     is opened, and what is not.
@@ -68,10 +68,10 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     source, closed = opens.source(recipe), ""
     if source is None:
         own = printable(recipe.data.source)
-        closed = f"a report opens '{own}' only if it is told --pictures, or other pictures with --data SOURCE"
-        opens.say(f"{printable(folder)}: no pictures are shown; {closed}")
+        closed = f"a report opens '{own}' only if it is told --images, or other images with --data SOURCE"
+        opens.say(f"{printable(folder)}: no images are shown; {closed}")
     else:
-        opens.say(f"{printable(folder)}: its pictures are read from {printable(source)}")
+        opens.say(f"{printable(folder)}: its images are read from {printable(source)}")
     return [
         Section(f"{prefix}What ran", "".join(ran)),
         Section(f"{prefix}Curves", how_it_went),
@@ -99,8 +99,8 @@ def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str)
             raise DataError(closed)
         taken = toml.change(recipe, {"data.source": source})
         return "".join(page.drawing(one, "Predictions") for one in predictions(taken, model.float()))
-    except MixerError as error:  # the pictures may be on another machine
-        return page.words(f"No pictures are shown: {error}", "warn")
+    except MixerError as error:  # the images may be on another machine
+        return page.words(f"No images are shown: {error}", "warn")
 
 
 def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
@@ -110,8 +110,8 @@ def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     return [
         ["model", f"{recipe.model.name} {recipe.model.weights or 'from scratch'}"],
         ["data", recipe.data.source],
-        ["length", f"{length} of {recipe.train.batch_size} pictures a step, {recipe.train.precision}"],
-        ["optimiser", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],
+        ["length", f"{length} of {recipe.train.batch_size} images a step, {recipe.train.precision}"],
+        ["optimizer", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],
         ["seed", str(recipe.train.seed)],
         *([["to be expected", recipe.about.expect]] if recipe.about.expect else []),
         ["machine", f"{machine.get('processor')}; torch {machine.get('torch')}, mlpmixer {machine.get('mlpmixer')}"],

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.report import page
-from mlpmixer.report.chart import LOOKS, Series, line_chart
-from mlpmixer.report.page import Section
+from mlpmixer.draw import page
+from mlpmixer.draw.chart import LOOKS, Series, line_chart
+from mlpmixer.draw.page import Section
 
 HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
 
@@ -29,9 +29,11 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
         for name, points in record["curves"].items()
         if len(points) > 1
     ]
-    # As many charts as it takes for each line to be told from its neighbours.
+    # As many charts as it takes for each line to be told from its neighbors.
     for start in range(0, len(lines), len(LOOKS)):
-        chart = line_chart("Right on the dev split, %", lines[start : start + len(LOOKS)], across="epochs", height=330)
+        chart = line_chart(
+            "Right on the validation split, %", lines[start : start + len(LOOKS)], across="epochs", height=330
+        )
         parts.append(page.drawing(chart, record["study"]))
     flags = ["--scale", record["scale"], "--folder", str(folder), *record.get("flags", ())]
     parts.append(page.commands([shlex.join(("mixer", "reproduce", record["study"], *flags))]))

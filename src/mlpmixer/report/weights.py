@@ -1,4 +1,4 @@
-"""The microscope on a model's weights: what its first layer and its token mixing look for, and how far it sees."""
+"""The interpret on a model's weights: what its first layer and its token mixing look for, and how far it sees."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpmixer.microscope.influence import half_radius, receptive_fields
-from mlpmixer.microscope.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
+from mlpmixer.draw import heatmap
+from mlpmixer.draw.chart import LOOKS, Series, line_chart
+from mlpmixer.interpret.receptive_field import half_radius, receptive_fields
+from mlpmixer.interpret.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.report import heat
-from mlpmixer.report.chart import LOOKS, Series, line_chart
-from mlpmixer.report.exhibits import Exhibit
-from mlpmixer.report.watch import Watch, nobody, watched
+from mlpmixer.report.figures import Exhibit
+from mlpmixer.report.progress import Watch, nobody, watched
 
-NOISE = 4  # pictures of noise through which receptive fields are looked for
+NOISE = 4  # images of noise through which receptive fields are looked for
 SHEET = 460  # pixels, about, of a sheet of maps
 
 
@@ -47,7 +47,7 @@ def look_at_weights(
     shown.append(
         Exhibit(
             "stem",
-            _sheet([heat.own_range(one) for one in filters]),
+            _sheet([heatmap.own_range(one) for one in filters]),
             f"All {len(filters):,} filters of the stem, low frequency first (Fig. 7).",
             pixels=True,
         )
@@ -62,8 +62,8 @@ def _units(units: np.ndarray, layer: int) -> Exhibit:
     order = [unit for pair in pairs(units) for unit in (pair.unit, pair.opposite) if unit is not None]
     return Exhibit(
         f"units-{layer}",
-        _sheet([heat.signed(units[unit]) for unit in order], together=2),
-        f"Token-mixing units of layer {layer}: each row of W1 as places of the picture, low frequency first, each with "
+        _sheet([heatmap.signed(units[unit]) for unit in order], together=2),
+        f"Token-mixing units of layer {layer}: each row of W1 as places of the image, low frequency first, each with "
         "the unit nearest to its negative (Fig. 5).",
         pixels=True,
     )
@@ -71,7 +71,7 @@ def _units(units: np.ndarray, layer: int) -> Exhibit:
 
 def _sheet(maps: Sequence[np.ndarray], together: int = 1):
     across = max(together, int(np.ceil(np.sqrt(len(maps)))) // together * together)
-    return heat.sheet([heat.larger(one, SHEET // across) for one in maps], across, together=together)
+    return heatmap.sheet([heatmap.larger(one, SHEET // across) for one in maps], across, together=together)
 
 
 def _spectra(model: Mixer, watch: Watch) -> list[Exhibit]:
@@ -89,7 +89,7 @@ def _spectra(model: Mixer, watch: Watch) -> list[Exhibit]:
     return [
         Exhibit(
             "spectra",
-            line_chart("Power of token-mixing units, %", lines, across="cycles over the side of the picture"),
+            line_chart("Power of token-mixing units, %", lines, across="cycles over the side of the image"),
             "At which spatial frequencies token mixing listens.",
         ),
         Exhibit(
@@ -111,14 +111,14 @@ def _fields(model: Classifier, figures: dict[str, Any], watch: Watch) -> list[Ex
     watch("receptive fields", 1, 1)
     radii = [(float(n), half_radius(fields[layer])) for n, layer in enumerate(layers)]
     figures["receptive fields"] = {layer: radius for layer, (_, radius) in zip(layers, radii, strict=True)}
-    maps = [heat.larger(heat.unsigned(np.sqrt(fields[layer])), 120) for layer in layers]
-    sheet = heat.sheet(maps, 4, gap=6)
+    maps = [heatmap.larger(heatmap.unsigned(np.sqrt(fields[layer])), 120) for layer in layers]
+    sheet = heatmap.sheet(maps, 4, gap=6)
     return [
         Exhibit(
             "fields",
             sheet,
             "Effective receptive fields: how strongly each pixel acts on the place in the middle, layer after layer "
-            f"(root of the energy; mean over {NOISE} pictures of noise).",
+            f"(root of the energy; mean over {NOISE} images of noise).",
         ),
         Exhibit(
             "field-radii",

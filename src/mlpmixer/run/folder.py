@@ -2,12 +2,12 @@
 
     recipe.toml        what was run
     machine.json       on what: versions, processor, start
-    picks.json         which pictures, as the seeded choices and a digest of each
+    picks.json         which images, as the seeded choices and a digest of each
     metrics.jsonl      a line each few steps and each measurement
-    broken.jsonl       pictures that could not be read and were replaced
+    broken.jsonl       images that could not be read and were replaced
     diverged.json      where the loss was lost, until the run goes on
     checkpoints/       where it can go on
-    best.safetensors   the weights that did best on the dev split
+    best.safetensors   the weights that did best on the validation split
     weights.safetensors, result.json   at the end
 
 A file is there whole or not at all; lines are added, and what was not finished is cut off when a run goes on.
@@ -97,7 +97,7 @@ class RunFolder:
         if found is None:
             return None
         found["of"] = {name: str(text) for name, text in dict_of(found.get("of")).items()}  # newer than other parts
-        for split in ("dev", "test"):
+        for split in ("val", "test"):
             measured = found.setdefault(split, None)
             sound = isinstance(measured, dict) and is_share(measured.get("top1")) and is_figure(measured.get("count"))
             if measured is not None and not sound:
@@ -162,7 +162,7 @@ class RunFolder:
         ]
 
     def broken(self) -> list[dict[str, Any]]:
-        return [line for line in self._lines("broken.jsonl") if isinstance(line.get("picture"), str)]
+        return [line for line in self._lines("broken.jsonl") if isinstance(line.get("image"), str)]
 
     def begin(self, step: int, recipe: str, machine: dict[str, Any], picks: dict[str, Any]) -> None:
         """Or go on after `step`: what was noted later is forgotten, since it will happen again."""
@@ -183,7 +183,7 @@ class RunFolder:
         self._append("metrics.jsonl", {"step": step, "kind": kind, **values, "time": round(time.time(), 3)})
 
     def note_broken(self, step: int, where: str, why: str) -> None:
-        self._append("broken.jsonl", {"step": step, "picture": where, "why": why})
+        self._append("broken.jsonl", {"step": step, "image": where, "why": why})
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         path, content = self.path / name, (to_json(line) + "\n").encode()

@@ -31,21 +31,21 @@ VERSION = 2  # of the rows
 WATCHED = ("recipe.toml", "metrics.jsonl", "result.json", "diverged.json")
 
 State = Literal["finished", "lost", "unfinished", "unreadable"]
-FIGURES = ("test", "dev", "best", "epoch", "changed")
+FIGURES = ("test", "val", "best", "epoch", "changed")
 WORDS = ("name", "path", "state")
 COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run. `test` and `dev`: shares right in the end; `best`: the best on dev so far; `changed`: seconds since 1970.
+    """A run. `test` and `val`: shares right in the end; `best`: the best on val so far; `changed`: seconds since 1970.
     `recipe`: its lines, such as "optim.lr". `why`: it cannot be read, in a line."""
 
     path: Path
     name: str
     state: State
     test: float | None
-    dev: float | None
+    val: float | None
     best: float | None
     epoch: float | None
     changed: float
@@ -145,12 +145,12 @@ def read(place: Path) -> Found:
     except RunError as error:
         why = str(error).removeprefix(f"{place}{os.sep}")
         return Found(place, place.name, "unreadable", None, None, None, None, changed, {}, why)
-    best = max((top1 for _, top1 in by_epoch(metrics, "dev", "top1") if is_share(top1)), default=None)
+    best = max((top1 for _, top1 in by_epoch(metrics, "val", "top1") if is_share(top1)), default=None)
     epoch = max((line["epoch"] for line in metrics if "epoch" in line), default=None)
-    ends = {split: ((result or {}).get(split) or {}).get("top1") for split in ("test", "dev")}
+    ends = {split: ((result or {}).get(split) or {}).get("top1") for split in ("test", "val")}
     state: State = "finished" if result else "lost" if (place / "diverged.json").exists() else "unfinished"
     name = str(lines.get("name", place.name))
-    return Found(place, name, state, ends["test"], ends["dev"], best, epoch, changed, lines)
+    return Found(place, name, state, ends["test"], ends["val"], best, epoch, changed, lines)
 
 
 def _lines(place: Path, text: str) -> dict[str, Any]:

@@ -9,29 +9,29 @@ import torch.distributed as dist
 
 from mlpmixer.data.loader import lost_worker
 from mlpmixer.errors import MixerError, RunError
+from mlpmixer.machine.distributed import Group
 from mlpmixer.train.memory import ran_out
-from mlpmixer.train.team import Team
 
 
 @contextmanager
-def explained(team: Team) -> Iterator[None]:
+def explained(group: Group) -> Iterator[None]:
     """For a whole run; what is no accident goes through as it is."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if (accident := _accident(error, team)) is not None:
+        if (accident := _accident(error, group)) is not None:
             raise accident from error
         raise
 
 
-def _accident(error: Exception, team: Team) -> MixerError | None:
+def _accident(error: Exception, group: Group) -> MixerError | None:
     if isinstance(error, RuntimeError) and (lost := lost_worker(error)) is not None:
         return lost
     if ran_out(error):
         return RunError(
-            "out of memory outside of a training step; --machine.micro_batch N measures N pictures at once too, and "
+            "out of memory outside of a training step; --machine.micro_batch N measures N images at once too, and "
             "the run goes on where it was"
         )
-    if team.ranks > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    if group.world_size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
         return RunError("another process of this run has gone; what it said is the cause, and the same command goes on")
     return None

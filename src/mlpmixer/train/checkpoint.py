@@ -27,8 +27,8 @@ from torch.utils._pytree import tree_map_only
 
 from mlpmixer import files
 from mlpmixer.errors import RunError
+from mlpmixer.machine.distributed import Group
 from mlpmixer.train.parts import read_into
-from mlpmixer.train.team import Team
 
 SUMS = "sums.json"
 
@@ -36,18 +36,18 @@ SUMS = "sums.json"
 class Checkpoints:
     """To be entered: on leaving, what is being written is finished first, whatever happened."""
 
-    def __init__(self, folder: Path, team: Team, keep: int):
-        self.folder, self.team, self.keep = folder, team, keep
+    def __init__(self, folder: Path, group: Group, keep: int):
+        self.folder, self.group, self.keep = folder, group, keep
         # Another thread talks over a line of its own.
-        self.line: Any = dist.new_group(backend="gloo") if team.ranks > 1 else None
+        self.line: Any = dist.new_group(backend="gloo") if group.world_size > 1 else None
         self.writer: threading.Thread | None = None
         self.trouble: BaseException | None = None
         # One process is what is meant where there is one.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        if team.is_first:
+        if group.is_main:
             for left in [*folder.glob(".writing-*"), *folder.glob(".deleting-*")]:
                 _remove(left)
-        team.wait()
+        group.barrier()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -83,8 +83,8 @@ class Checkpoints:
     def restore(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         """Reads the newest whole checkpoint into the tensors of `state`. Its step, 0 if there is none; and warnings."""
         tensors = tensors_in(state)
-        newest, damaged = self._newest_whole(_most(tensors)) if self.team.is_first else (0, [])
-        newest = self.team.told(newest)
+        newest, damaged = self._newest_whole(_most(tensors)) if self.group.is_main else (0, [])
+        newest = self.group.broadcast(newest)
         if newest:
             try:
                 read_into(tensors, self._path(newest))
@@ -115,8 +115,8 @@ class Checkpoints:
         growing = self.folder / f".writing-{step:09}"
         try:
             writer = FileSystemWriter(growing, single_file_per_rank=True, sync_files=True)
-            save(state, storage_writer=writer, process_group=self.line, no_dist=self.team.ranks == 1)
-            if self.team.is_first:
+            save(state, storage_writer=writer, process_group=self.line, no_dist=self.group.world_size == 1)
+            if self.group.is_main:
                 sums = {}
                 for path in sorted(growing.iterdir()):
                     with path.open("rb") as part:
@@ -130,7 +130,7 @@ class Checkpoints:
                     self._delete(self._path(old))
         except (Exception, CheckpointException) as error:  # told to the main thread, which knows whom to tell
             self.trouble = error.with_traceback(None)  # which would hold the copy of all weights
-            if self.team.is_first:
+            if self.group.is_main:
                 shutil.rmtree(growing, ignore_errors=True)
 
     def _delete(self, path: Path) -> None:
@@ -149,7 +149,7 @@ class Checkpoints:
 
 def tensors_in(state: Mapping[str, Any], above: str = "") -> dict[str, Tensor]:
     """Those in dictionaries within dictionaries, by names such as "model.head.bias". What else there is (the groups of
-    an optimiser) follows from the recipe and the step."""
+    an optimizer) follows from the recipe and the step."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""A grid: one run for each combination of values, each in its own folder, and the best of them by the dev split."""
+"""A grid: one run for each combination of values, each in its own folder, and the best by the validation split."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Point:
 
     @property
     def score(self) -> float:
-        assert self.result.dev is not None
-        return self.result.dev["top1"]
+        assert self.result.val is not None
+        return self.result.val["top1"]
 
 
 def search(
     recipe: Recipe, folder: str | os.PathLike[str], axes: Mapping[str, Sequence[Any]], *, quiet: bool = False
 ) -> list[Point]:
-    """Runs all points, or goes on with those that are not finished; the best on the dev split comes first.
+    """Runs all points, or goes on with those that are not finished; the best on the validation split comes first.
 
     axes: dotted names of a recipe's lines, with the values to try. A point whose loss is lost is left out.
     """
-    if recipe.data.dev == "":
-        raise RecipeError("a grid picks by the dev split, and data.dev says that there is none")
+    if recipe.data.val == "":
+        raise RecipeError("a grid picks by the validation split, and data.val says that there is none")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     # All of them are checked before the first one starts.
     recipes = [toml.change(recipe, combination) for combination in combinations]
@@ -59,7 +59,7 @@ def search(
             "grid.json",
             {
                 "picked": str(points[0].result.folder),
-                "points": [{**p.values, "dev": p.result.dev} for p in points],
+                "points": [{**p.values, "val": p.result.val} for p in points],
                 "lost": lost,
             },
         )

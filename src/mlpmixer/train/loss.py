@@ -10,7 +10,7 @@ from mlpmixer.recipe import Loss
 
 
 def loss_of(logits: Tensor, targets: Tensor, how: Loss) -> Tensor:
-    """For each picture, in nats. `targets`: (B, classes), how much of each class a picture is; rows sum to 1.
+    """For each image, in cross_entropy. `targets`: (B, classes), how much of each class an image is; rows sum to 1.
 
     "softmax": one class of many; the cross-entropy. "sigmoid": each class yes or no by itself; the sum of their binary
     cross-entropies, as the authors pre-train.
@@ -24,7 +24,7 @@ def loss_of(logits: Tensor, targets: Tensor, how: Loss) -> Tensor:
 
 
 def distance_to(teacher: Tensor, logits: Tensor, how: Loss) -> Tensor:
-    """For each picture: the divergence of the student's answer from the teacher's, both softened by the temperature.
+    """For each image: the divergence of the student's answer from the teacher's, both softened by the temperature.
 
     Times T², so that its gradient does not fade as T grows (arXiv 1503.02531).
     """

@@ -1,4 +1,4 @@
-"""When memory runs out: how many pictures at once would fit."""
+"""When memory runs out: how many images at once would fit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def ran_out(error: BaseException) -> bool:
 
 
 def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
-    """Tries half as many, and half of that, until `attempt(pictures)` goes through. None: only says what to try.
+    """Tries half as many, and half of that, until `attempt(images)` goes through. None: only says what to try.
 
     Each with a quarter more than it would advise: what just fits may not the next time, when memory is cut otherwise.
     """
     if attempt is None:
-        return RunError(f"out of memory with {at_once} pictures at once; try --machine.micro_batch {at_once // 2 or 1}")
+        return RunError(f"out of memory with {at_once} images at once; try --machine.micro_batch {at_once // 2 or 1}")
     fits = at_once // 2
     while fits:
         gc.collect()
@@ -41,8 +41,8 @@ def advice(at_once: int, attempt: Callable[[int], object] | None) -> RunError:
                 raise
             fits //= 2
     if not fits:
-        return RunError(f"out of memory with {at_once} pictures at once, and even with 1; take a smaller model")
+        return RunError(f"out of memory with {at_once} images at once, and even with 1; take a smaller model")
     return RunError(
-        f"out of memory with {at_once} pictures at once; {fits} fit: --machine.micro_batch {fits} learns the same in "
+        f"out of memory with {at_once} images at once; {fits} fit: --machine.micro_batch {fits} learns the same in "
         "smaller parts (the run goes on where it was)"
     )

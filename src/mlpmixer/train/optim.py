@@ -1,4 +1,4 @@
-"""Optimisers, what is decayed, and the learning rate of each step."""
+"""Optimizers, what is decayed, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mlpmixer.recipe import Optim
 from mlpmixer.train.lamb import Lamb
 
 
-def optimiser_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
-    """Only kernels are decayed: maps and convolutions, not biases, scales of normalisation or position embeddings."""
+def optimizer_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
+    """Only kernels are decayed: maps and convolutions, not biases, scales of normalization or position embeddings."""
     kernels, others = [], []
     for name, parameter in model.named_parameters():
         is_kernel = name.split(".")[-1] == "weight" and parameter.ndim > 1
@@ -22,9 +22,9 @@ def optimiser_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
     groups = [{"params": kernels, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One pass over all weights, where they are whole arrays.
     fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    optimiser = OPTIMISERS[how.name](groups, how, fused)
-    _fill(optimiser)
-    return optimiser
+    optimizer = OPTIMISERS[how.name](groups, how, fused)
+    _fill(optimizer)
+    return optimizer
 
 
 OPTIMISERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
@@ -37,15 +37,15 @@ OPTIMISERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
 }
 
 
-def _fill(optimiser: torch.optim.Optimizer) -> None:
+def _fill(optimizer: torch.optim.Optimizer) -> None:
     """Makes its state as it is before the first step, so that there is something to restore or to save at any time."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = 0.0  # `lr_at` sets it anew for each step
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
-    optimiser.zero_grad()
-    for state in optimiser.state.values():
+    optimizer.step()
+    optimizer.zero_grad()
+    for state in optimizer.state.values():
         for tensor in state.values():
             tensor.zero_()
 

@@ -22,7 +22,7 @@ from mlpmixer.recipe import Optim
 def look_uphill(parameters: Sequence[nn.Parameter], gradients: Callable[[], object], how: Optim, lr: float) -> None:
     """Turns the gradients at w into those of SAM or GSAM. They may be scaled, both alike, as fp16 wants it.
 
-    gradients: computes them anew, at the same pictures with the same dropout. lr: this step's; as it falls to the last
+    gradients: computes them anew, at the same images with the same dropout. lr: this step's; as it falls to the last
     one, GSAM's rho falls from `rho` to `rho_min`.
     """
     trained = [p for p in parameters if p.grad is not None]

@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.state_dict import (
 from mlpmixer.models import MODELS, build
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.train.checkpoint import Checkpoints
-from mlpmixer.train.update import Update
+from mlpmixer.train.step import Update
 
 
 class State:
-    """`best` is the highest share of the dev split that was right so far; below 0 before any was measured."""
+    """`best` is the highest share of the validation split that was right so far; below 0 before any was measured."""
 
     def __init__(self, update: Update):
         self.update = update
@@ -35,7 +35,7 @@ class State:
         names = [name for name, _ in update.model.named_parameters()]
         state = {
             "model": get_model_state_dict(update.model),
-            "optimiser": get_optimizer_state_dict(update.model, update.optimiser),
+            "optimizer": get_optimizer_state_dict(update.model, update.optimizer),
             "best": self.best,
         }
         if update.average:
@@ -52,7 +52,7 @@ class State:
             return 0, warnings
         # Most was read in place; the rest is told to those who keep it elsewhere.
         set_model_state_dict(update.model, state["model"])
-        set_optimizer_state_dict(update.model, update.optimiser, state["optimiser"])
+        set_optimizer_state_dict(update.model, update.optimizer, state["optimizer"])
         if update.scaler.is_enabled():
             update.scaler.load_state_dict({name: value.item() for name, value in state["scaler"].items()})
         return step, warnings
@@ -82,11 +82,11 @@ def finished(update: Update) -> Classifier | None:
     with averaged(update):
         state = get_model_state_dict(update.model, options=whole)
         state = {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    if not update.team.is_first:
+    if not update.group.is_main:
         return None
     model = update.model
     with torch.device("meta"):
         copy = build(MODELS[model.name], model.config, model.name)
     copy.load_state_dict(state, assign=True)
-    copy.passport = model.passport
+    copy.metadata = model.metadata
     return copy.eval()

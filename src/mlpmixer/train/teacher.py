@@ -1,4 +1,4 @@
-"""Distillation's other side: a finished model that says what it sees in the same pictures."""
+"""Distillation's other side: a finished model that says what it sees in the same images."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 
 from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import RecipeError, nearest
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.passport import Preprocessing
-from mlpmixer.weights.claims import COUNTS, FLOATS
 from mlpmixer.weights.files import look
+from mlpmixer.weights.header import COUNTS, FLOATS
 from mlpmixer.weights.load import load
 
 
 class Teacher:
     """`source`: anything that `load` takes, or `timm:NAME`, or `timm:NAME=FILE` for weights on this machine.
 
-    It sees the student's pictures, augmented and mixed as they are, in its own size and its own scale of values.
+    It sees the student's images, augmented and mixed as they are, in its own size and its own scale of values.
     """
 
     def __init__(self, source: str, student: Classifier, device: torch.device):
-        assert student.passport is not None
-        self.seen = student.passport.preprocessing
+        assert student.metadata is not None
+        self.seen = student.metadata.preprocessing
         if source.startswith("timm:"):
             self.model, self.wants = _from_timm(source.removeprefix("timm:"), student.config.num_classes)
         else:
             self.model = load(source)
-            assert self.model.passport is not None
-            self.wants = self.model.passport.preprocessing
-            ours, theirs = student.passport.classes, self.model.passport.classes
+            assert self.model.metadata is not None
+            self.wants = self.model.metadata.preprocessing
+            ours, theirs = student.metadata.classes, self.model.metadata.classes
             if ours != theirs and (theirs is not None or student.config.num_classes != self.model.config.num_classes):
                 raise RecipeError(
                     f"the teacher {source} knows other classes than the data; a teacher must know the same"

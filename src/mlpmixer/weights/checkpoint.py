@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
+from mlpmixer.metadata import MOST_MEAN, STD_RANGE, ModelInfo, Preprocessing
 from mlpmixer.models import CLASSES, build
-from mlpmixer.models.bit import BitConfig
+from mlpmixer.models.bit import BiTConfig
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.mixer import MixerConfig
-from mlpmixer.models.vit import VitConfig
-from mlpmixer.passport import MOST_MEAN, STD_RANGE, Passport, Preprocessing
+from mlpmixer.models.vit import ViTConfig
 from mlpmixer.text import fault
 from mlpmixer.weights import layouts
-from mlpmixer.weights.claims import ArrayFile, first_line
+from mlpmixer.weights.header import ArrayFile, first_line
 from mlpmixer.weights.infer import config_of, name_of
 from mlpmixer.weights.layouts import Layout, Line
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
-VERSION = 3  # 2: scrambled pictures; 3: plans of quantised Mixers
+VERSION = 4  # 4: "metadata" and "layer_precisions" (0.2.0)
 MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
-MAX_PIXELS = 16_384  # of a side of a prepared picture
-MOST_RANGE = 1e6  # where a table of a quantised Mixer may end; LayerNorm and the GELU give some tens
-CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": VitConfig, "bit": BitConfig}
+MAX_PIXELS = 16_384  # of a side of a prepared image
+MOST_RANGE = 1e6  # where a table of a quantized Mixer may end; LayerNorm and the GELU give some tens
+CONFIGS: dict[str, type[ClassifierConfig]] = {"mixer": MixerConfig, "vit": ViTConfig, "bit": BiTConfig}
 
 
 @dataclass
@@ -70,12 +70,12 @@ class Checkpoint:
     path: Path
     name: str
     config: ClassifierConfig
-    passport: Passport
+    info: ModelInfo
     layout: Layout
     quirks: Quirks = field(default_factory=Quirks)
 
 
-def recognise(
+def recognize(
     file: ArrayFile,
     stored_size: tuple[int, int] | None = None,
     heads: int | None = None,
@@ -84,7 +84,7 @@ def recognise(
     """Our own files say what they are; others are told by their names and shapes, and by what the caller knows."""
     checkpoint = _ours(file) if HEADER in file.metadata else _others(file, stored_size, heads, preprocessing)
     config = checkpoint.config
-    depth = config.layers if isinstance(config, MixerConfig | VitConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
+    depth = config.layers if isinstance(config, MixerConfig | ViTConfig) else sum(config.units)  # pyright: ignore[reportAttributeAccessIssue]
     if depth > MAX_LAYERS:
         raise BrokenFile(f"{file.path} claims {depth:,} layers; no model here has over {MAX_LAYERS}")
     return checkpoint
@@ -97,7 +97,7 @@ def _others(
     theirs = quirks.strip(file.claims)
     if len(theirs) != len(file.claims):
         raise KeyMismatch(f"{file.path} holds two arrays for one place in the model")
-    layout = layouts.recognise(theirs)
+    layout = layouts.recognize(theirs)
     if layout is None:
         shown = ", ".join(list(file.claims)[:4])
         raise KeyMismatch(f"{file.path} is no Mixer, ViT or BiT in a layout known here; its arrays begin with {shown}")
@@ -117,20 +117,20 @@ def _others(
         path=file.path,
         name=name_of(layout.family, config),
         config=config,
-        passport=Passport(preprocessing=preprocessing or Preprocessing.usual(config.image_size), provenance=provenance),
+        info=ModelInfo(preprocessing=preprocessing or Preprocessing.usual(config.image_size), provenance=provenance),
         layout=layout,
         quirks=quirks,
     )
 
 
-def header(model: Classifier, passport: Passport) -> dict[str, str]:
+def header(model: Classifier, info: ModelInfo) -> dict[str, str]:
     """The metadata of our own files: JSON with all that is needed to use the arrays."""
     about = {
         "version": VERSION,
         "name": model.name,
         "family": family_of(model),
         "config": dataclasses.asdict(model.config),
-        "passport": dataclasses.asdict(passport),
+        "metadata": dataclasses.asdict(info),
     }
     written = json.dumps(about, ensure_ascii=False)
     # Half a letter, from a file's name that is no text, is written out, which in JSON means the same.
@@ -149,42 +149,42 @@ def _ours(file: ArrayFile) -> Checkpoint:
             raise BrokenFile(f"{file.path} was written by a newer mlpmixer; update with pip install -U mlpmixer")
         family = about["family"]
         config = converter.structure(about["config"], CONFIGS[family])
-        passport = converter.structure(about["passport"], Passport)
-        check_passport(passport, config)
-        converter.structure(json.loads(passport.provenance.get("quirks", "{}")), Quirks)  # `save` reads them
+        info = converter.structure(about["metadata"], ModelInfo)
+        check_info(info, config)
+        converter.structure(json.loads(info.provenance.get("quirks", "{}")), Quirks)  # `save` reads them
         name = first_line(about["name"])
     except BrokenFile:
         raise
     except Exception as error:  # any way in which the header is not what `header` writes
         raise BrokenFile(f"{file.path} has a header that makes no sense: {first_line(error)}") from error
-    return Checkpoint(file.path, name, config, passport, layouts.own(family))
+    return Checkpoint(file.path, name, config, info, layouts.own(family))
 
 
-def check_passport(passport: Passport, config: ClassifierConfig) -> None:
-    """Stops what would go wrong only when a picture is prepared or a class is named."""
-    if passport.classes is not None:
-        if len(passport.classes) != config.num_classes:
-            raise ValueError(f"{len(passport.classes)} class names for {config.num_classes} classes")
-        if (wrong := fault(passport.classes)) is not None:
+def check_info(info: ModelInfo, config: ClassifierConfig) -> None:
+    """Stops what would go wrong only when an image is prepared or a class is named."""
+    if info.classes is not None:
+        if len(info.classes) != config.num_classes:
+            raise ValueError(f"{len(info.classes)} class names for {config.num_classes} classes")
+        if (wrong := fault(info.classes)) is not None:
             raise ValueError(f"it {wrong}")
-    how = passport.preprocessing
+    how = info.preprocessing
     if not all(1 <= side <= MAX_PIXELS for side in (how.resize, *how.crop)):
-        raise ValueError(f"pictures scaled to {how.resize} and cropped to {how.crop} pixels")
+        raise ValueError(f"images scaled to {how.resize} and cropped to {how.crop} pixels")
     if how.crop != config.image_size:
         cropped, taken = ("×".join(map(str, size)) for size in (how.crop, config.image_size))
-        raise ValueError(f"pictures cropped to {cropped} pixels for a model that takes {taken}")
+        raise ValueError(f"images cropped to {cropped} pixels for a model that takes {taken}")
     if how.scramble_patch < 1:
-        raise ValueError(f"pictures scrambled by patches of {how.scramble_patch} pixels")
+        raise ValueError(f"images scrambled by patches of {how.scramble_patch} pixels")
     low, high = STD_RANGE
     sound = all(abs(value) <= MOST_MEAN for value in how.mean) and all(low <= value <= high for value in how.std)
     if not sound or len(how.mean) != 3 or len(how.std) != 3:
-        raise ValueError(f"pictures with a mean of {how.mean} and a deviation of {how.std}")
+        raise ValueError(f"images with a mean of {how.mean} and a deviation of {how.std}")
     halves = 2 * config.layers if isinstance(config, MixerConfig) else 0
-    if passport.plans and len(passport.plans) != halves:
-        raise ValueError(f"{len(passport.plans)} plans for {halves} halves of layers")
-    for plan in passport.plans:
-        if not all(abs(end) <= MOST_RANGE for table in (plan.normed, plan.active) for end in (table.low, table.high)):
-            raise ValueError(f"a plan without ranges: {plan}")
+    if info.layer_precisions and len(info.layer_precisions) != halves:
+        raise ValueError(f"{len(info.layer_precisions)} layer precisions for {halves} halves of layers")
+    for layer in info.layer_precisions:
+        if not all(abs(end) <= MOST_RANGE for table in (layer.normed, layer.active) for end in (table.low, table.high)):
+            raise ValueError(f"a layer precision without ranges: {layer}")
 
 
 def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Line], dict[str, Tensor]]:
@@ -198,7 +198,7 @@ def lines_of(checkpoint: Checkpoint, config: ClassifierConfig) -> tuple[list[Lin
 
 
 def heads_of(config: ClassifierConfig) -> int:
-    return config.heads if isinstance(config, VitConfig) else 1
+    return config.heads if isinstance(config, ViTConfig) else 1
 
 
 def settle_shapes(checkpoint: Checkpoint, given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from mlpmixer.download import bring, cache_folder, check, require_address
 from mlpmixer.errors import UsageError
-from mlpmixer.weights.ledger import find
+from mlpmixer.weights.model_zoo import find
 
 
 def fetch(
@@ -18,10 +18,10 @@ def fetch(
 ) -> Path:
     """The local path of a checkpoint, downloaded first if it is not there yet.
 
-    `name_or_url` is a name of the ledger or an http(s) address, `cache` the folder (default: `cache_folder()`).
-    `sha256` is the hexadecimal checksum or its first digits, at least 8; by default what the ledger knows of it. A file
-    that is there is returned without looking at network or checksum, unless `sha256` is given. `progress` shows a bar
-    on a terminal.
+    `name_or_url` is a name of the model zoo or an http(s) address, `cache` the folder (default: `cache_folder()`).
+    `sha256` is the hexadecimal checksum or its first digits, at least 8; by default what the model zoo knows of it. A
+    file that is there is returned without looking at network or checksum, unless `sha256` is given. `progress`: shows a
+    bar on a terminal.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise UsageError(f"sha256 is '{sha256}': not 8 to 64 hexadecimal digits")

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, MixerError, UsageError
 from mlpmixer.weights import npz, pth
-from mlpmixer.weights.claims import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim, first_line
+from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim, first_line
 
 
 def look(
     path: str | os.PathLike[str], entry: str | None = None, types: Mapping[str, torch.dtype] = FLOATS
 ) -> ArrayFile:
-    """Recognises a checkpoint by its content, whatever its name. `entry` chooses among several in one .pth. `types`:
+    """Recognizes a checkpoint by its content, whatever its name. `entry` chooses among several in one .pth. `types`:
     of arrays that may be in a .safetensors or .pth file, by safetensors' names for them."""
     path = Path(path)
     try:
@@ -61,9 +61,9 @@ def _reader(
     path: Path, start: bytes, entry: str | None, types: Mapping[str, torch.dtype]
 ) -> Callable[[Path, int], ArrayFile]:
     strangers = {
-        b"\xff\xd8\xff": "a JPEG picture",
-        b"\x89PNG": "a PNG picture",
-        b"GIF8": "a GIF picture",
+        b"\xff\xd8\xff": "a JPEG image",
+        b"\x89PNG": "a PNG image",
+        b"GIF8": "a GIF image",
         b"%PDF": "a PDF document",
         b"\x1f\x8b": "a gzip file",
         b"\x89HDF": "an HDF5 file",
@@ -99,7 +99,7 @@ def _look_safetensors(path: Path, size: int, types: Mapping[str, torch.dtype]) -
     claims, position = {}, 0
     check_names(path, header)
     for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        of_bytes = about["dtype"] == "I8" and f"{name}.scale" in header  # of a quantised model of ours
+        of_bytes = about["dtype"] == "I8" and f"{name}.scale" in header  # of a quantized model of ours
         if about["dtype"] not in types and not of_bytes:
             raise BrokenFile(f"{path} holds {name} as {first_line(about['dtype'])}; weights are floating-point numbers")
         claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else types[about["dtype"]])

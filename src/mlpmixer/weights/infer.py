@@ -9,11 +9,11 @@ from importlib import import_module
 from torch import Tensor
 
 from mlpmixer.errors import KeyMismatch, UsageError
-from mlpmixer.models.bit import BitConfig
+from mlpmixer.models.bit import BiTConfig
 from mlpmixer.models.classifier import ClassifierConfig
 from mlpmixer.models.mixer import MixerConfig
 from mlpmixer.models.vit import SIZES as VIT_SIZES
-from mlpmixer.models.vit import VitConfig
+from mlpmixer.models.vit import ViTConfig
 from mlpmixer.weights.layouts import Layout
 
 Shapes = Mapping[str, Tensor]
@@ -61,14 +61,14 @@ def _mixer(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None) -
     )
 
 
-def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, heads: int | None) -> VitConfig:
+def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, heads: int | None) -> ViTConfig:
     channels, in_channels, patch, _ = _shape(shapes, "stem.patches.weight", 4)
     pool = "token" if "class_token" in shapes else "mean"
     places = _shape(shapes, "position", 3)[1] - (pool == "token")
     heads = heads or {size.channels: size.heads for size in VIT_SIZES.values()}.get(channels)
     if heads is None:
         raise UsageError(f"{channels} channels do not tell the number of attention heads; say it: heads=")
-    return VitConfig(
+    return ViTConfig(
         layers=_count(shapes, "blocks"),
         patch_size=patch,
         channels=channels,
@@ -83,9 +83,9 @@ def _vit(layout: Layout, shapes: Shapes, image_size: tuple[int, int] | None, hea
     )
 
 
-def _bit(shapes: Shapes, image_size: tuple[int, int] | None) -> BitConfig:
+def _bit(shapes: Shapes, image_size: tuple[int, int] | None) -> BiTConfig:
     channels, in_channels, _, _ = _shape(shapes, "stem.weight", 4)
-    return BitConfig(
+    return BiTConfig(
         units=tuple(_count(shapes, f"stages.{stage}") for stage in range(_count(shapes, "stages"))),
         width=max(1, channels // 64),
         image_size=image_size or (224, 224),
@@ -119,5 +119,5 @@ def _classes(shapes: Shapes) -> int:
 def _square(places: int, patch: int) -> tuple[int, int]:
     side = math.isqrt(max(places, 0))
     if side * side != places or places == 0:
-        raise UsageError(f"{places} places make no square; say the picture's size: stored_size=(height, width)")
+        raise UsageError(f"{places} places make no square; say the image's size: stored_size=(height, width)")
     return side * patch, side * patch

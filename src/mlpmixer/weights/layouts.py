@@ -283,7 +283,7 @@ def heads_in(theirs: Mapping[str, Tensor]) -> int | None:
     return next((t.shape[1] for name, t in theirs.items() if name.endswith("/query/kernel") and t.ndim == 3), None)
 
 
-def recognise(keys: Iterable[str]) -> Layout | None:
+def recognize(keys: Iterable[str]) -> Layout | None:
     present = set(keys)
     return next((layout for layout in LAYOUTS if present.issuperset(layout.marks)), None)
 

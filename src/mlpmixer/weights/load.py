@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError, nearest
+from mlpmixer.metadata import ModelInfo
 from mlpmixer.models import build, canonical, revise, sides
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.layers import head
-from mlpmixer.passport import Passport
-from mlpmixer.weights import ledger
-from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, recognise, settle_shapes
-from mlpmixer.weights.claims import ArrayFile
+from mlpmixer.weights import model_zoo
+from mlpmixer.weights.bundled import BUNDLED
+from mlpmixer.weights.checkpoint import Checkpoint, Quirks, heads_of, lines_of, recognize, settle_shapes
 from mlpmixer.weights.fetch import fetch
 from mlpmixer.weights.files import look
-from mlpmixer.weights.quantised import widened
+from mlpmixer.weights.header import ArrayFile
+from mlpmixer.weights.key_check import compare
+from mlpmixer.weights.quantized import widened
 from mlpmixer.weights.resolution import Scheme, change_resolution
-from mlpmixer.weights.shipped import SHIPPED
-from mlpmixer.weights.strict import compare
 
 
 def load(
@@ -41,7 +41,7 @@ def load(
     stored_size: tuple[int, int] | None = None,
     **options: Any,
 ) -> Classifier:
-    """The model in `source`, in evaluation mode, with its passport.
+    """The model in `source`, in evaluation mode, with its metadata.
 
     source: a file, a run folder, an address, or a name that `mixer models --weights` lists.
     num_classes: another number of classes than the file's; needs `fresh=("head",)`.
@@ -58,16 +58,16 @@ def load(
     path, listed = _locate(source)
     file = look(path, entry)
     heads = options.get("heads")
-    checkpoint = recognise(file, stored_size, heads, listed.preprocessing if listed else None)
+    checkpoint = recognize(file, stored_size, heads, listed.preprocessing if listed else None)
     if listed is not None:
         model = model or listed.model
         if listed.gelu is not None:
             options.setdefault("gelu", listed.gelu)
     if model is not None and canonical(model) != checkpoint.name:
         raise UsageError(f"{path} holds a {checkpoint.name}, not a {canonical(model)}")
-    if (crop := checkpoint.passport.preprocessing.crop) != checkpoint.config.image_size:  # of what the ledger says
+    if (crop := checkpoint.info.preprocessing.crop) != checkpoint.config.image_size:  # of what the model zoo says
         made_for, prepared = ("×".join(map(str, size)) for size in (checkpoint.config.image_size, crop))
-        raise UsageError(f"{path} was made for pictures of {made_for} pixels, and {source} is for {prepared}")
+        raise UsageError(f"{path} was made for images of {made_for} pixels, and {source} is for {prepared}")
 
     stored = revise(checkpoint.config, **options)
     _check_classes(path, checkpoint, num_classes, fresh)
@@ -87,17 +87,17 @@ def load(
         loaded.head = head(loaded.head.in_features, config.num_classes, config.head_bias)
     loaded.load_state_dict(state, strict=False, assign=True)  # _read was strict
     loaded.to(dtype or next(iter(dtypes), torch.float32))
-    loaded.passport = _stamp(checkpoint, stored, config)
+    loaded.metadata = _stamp(checkpoint, stored, config)
     return loaded.eval()
 
 
 def glance(source: str | os.PathLike[str]) -> Checkpoint:
     """What a checkpoint is, without reading its numbers."""
     path, listed = _locate(source)
-    return recognise(look(path), preprocessing=listed.preprocessing if listed else None)
+    return recognize(look(path), preprocessing=listed.preprocessing if listed else None)
 
 
-def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
+def _locate(source: str | os.PathLike[str]) -> tuple[Path, model_zoo.Entry | None]:
     name = os.fspath(source)
     if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
         if finished.is_symlink():
@@ -111,11 +111,11 @@ def _locate(source: str | os.PathLike[str]) -> tuple[Path, ledger.Entry | None]:
         return Path(name), None
     if name.startswith(("http://", "https://")):
         return fetch(name), None
-    if name in SHIPPED:
-        return SHIPPED[name], None
-    if name in ledger.LEDGER:
-        return fetch(name), ledger.LEDGER[name]
-    known = [*SHIPPED, *ledger.LEDGER]
+    if name in BUNDLED:
+        return BUNDLED[name], None
+    if name in model_zoo.MODEL_ZOO:
+        return fetch(name), model_zoo.MODEL_ZOO[name]
+    known = [*BUNDLED, *model_zoo.MODEL_ZOO]
     raise UsageError(f"there is no file '{name}' and no known checkpoint of that name{nearest(name, known)}")
 
 
@@ -142,8 +142,8 @@ def _read(
         if part not in parts:
             raise UsageError(f"fresh: the model has no part '{part}'{nearest(part, parts)}")
     kept, wanted = [], {}
-    plans = checkpoint.passport.plans
-    given = widened(checkpoint.quirks.strip(file.claims), plans)
+    layer_precisions = checkpoint.info.layer_precisions
+    given = widened(checkpoint.quirks.strip(file.claims), layer_precisions)
     for line in lines:
         if any(name == part or name.startswith(f"{part}.") for name in line.ours for part in fresh):
             for name in line.theirs:
@@ -155,7 +155,7 @@ def _read(
     given = settle_shapes(checkpoint, given, wanted)
     compare(str(file.path), f"{checkpoint.name} ({checkpoint.layout.name} layout)", wanted, given)
 
-    theirs = widened(checkpoint.quirks.strip(file.read()), plans)
+    theirs = widened(checkpoint.quirks.strip(file.read()), layer_precisions)
     state: dict[str, Tensor] = {}
     for line in kept:
         arrays = line.form.to_ours(tuple(theirs.pop(name).reshape(wanted[name].shape) for name in line.theirs))
@@ -170,19 +170,19 @@ def _prefixes(key: str) -> list[str]:
     return [".".join(words[:n]) for n in range(1, len(words) + 1)]
 
 
-def _stamp(checkpoint: Checkpoint, stored: ClassifierConfig, config: ClassifierConfig) -> Passport:
-    """The passport, for the size and the classes that the model has now."""
-    passport, quirks = checkpoint.passport, checkpoint.quirks
+def _stamp(checkpoint: Checkpoint, stored: ClassifierConfig, config: ClassifierConfig) -> ModelInfo:
+    """The metadata, for the size and the classes that the model has now."""
+    info, quirks = checkpoint.info, checkpoint.quirks
     if config != stored:
         quirks = dataclasses.replace(quirks, shapes={})  # they were those of other arrays
     if quirks != Quirks():
-        noted = {**passport.provenance, "quirks": json.dumps(dataclasses.asdict(quirks))}
-        passport = dataclasses.replace(passport, provenance=noted)
+        noted = {**info.provenance, "quirks": json.dumps(dataclasses.asdict(quirks))}
+        info = dataclasses.replace(info, provenance=noted)
     if config.image_size != stored.image_size:
-        old = passport.preprocessing
+        old = info.preprocessing
         grown = max(new / before for new, before in zip(config.image_size, old.crop, strict=True))
         preprocessing = dataclasses.replace(old, crop=config.image_size, resize=round(old.resize * grown))
-        passport = dataclasses.replace(passport, preprocessing=preprocessing, plans=())
+        info = dataclasses.replace(info, preprocessing=preprocessing, layer_precisions=())
     if config.num_classes != stored.num_classes:
-        passport = dataclasses.replace(passport, classes=None)
-    return passport
+        info = dataclasses.replace(info, classes=None)
+    return info

@@ -1,13 +1,13 @@
-"""The same weights at another picture size.
+"""The same weights at another image size.
 
 All of a Mixer but its token-mixing MLPs works at any number of places. Those have a weight for each place, and there
 are two ways to give them more, or fewer:
 
-"tiles", the paper's (appendix C), for sizes that are whole multiples: the larger picture is K×K tiles of the old size,
+"tiles", the paper's (appendix C), for sizes that are whole multiples: the larger image is K×K tiles of the old size,
 and each tile is mixed as before, by its own copy of the MLP (W1 and W2 become block-diagonal). Each tile then gives
 exactly the tokens it would give alone; D_S and the cost of token mixing grow with K².
 
-"resample", ours, for any height and width: a row of W1 is a picture that the tokens are compared with, and a column of
+"resample", ours, for any height and width: a row of W1 is an image that the tokens are compared with, and a column of
 W2 is one that is painted onto them. Token mixing on the new grid is: bring the tokens to the old grid, mix there, bring
 the answer back. Both changes of grid are linear, so they fold into the weights: W1' = W1·D, W2' = U·W2, b2' = U·b2.
 
@@ -27,7 +27,7 @@ from mlpmixer.errors import UsageError
 from mlpmixer.models.classifier import ClassifierConfig
 from mlpmixer.models.layers import grid
 from mlpmixer.models.mixer import MixerConfig
-from mlpmixer.models.vit import VitConfig
+from mlpmixer.models.vit import ViTConfig
 
 Scheme = Literal["resample", "tiles"]
 Grid = tuple[int, int]
@@ -37,9 +37,9 @@ State = dict[str, Tensor]
 def change_resolution(
     state: State, config: ClassifierConfig, image_size: Grid, scheme: Scheme
 ) -> tuple[State, ClassifierConfig]:
-    """`state` of a model with `config`, made fit for pictures of `image_size`, and the config that it then has."""
+    """`state` of a model with `config`, made fit for images of `image_size`, and the config that it then has."""
     new = dataclasses.replace(config, image_size=image_size)
-    if isinstance(config, VitConfig):
+    if isinstance(config, ViTConfig):
         before, after = grid(config.image_size, config.patch_size), grid(image_size, config.patch_size)
         if scheme == "tiles":
             raise UsageError("tiles is a scheme for Mixers; ViT's position embeddings are resampled")
@@ -102,7 +102,7 @@ def tile(state: State, old: MixerConfig, new: MixerConfig) -> tuple[State, Mixer
 
 
 def tile_places(grid: Grid, tiles: tuple[int, ...]) -> Tensor:
-    """(tiles, places of one): where, in raster order over the whole picture, each place of each tile lies."""
+    """(tiles, places of one): where, in raster order over the whole image, each place of each tile lies."""
     whole = torch.arange(tiles[0] * grid[0] * tiles[1] * grid[1])
     return whole.view(tiles[0], grid[0], tiles[1], grid[1]).transpose(1, 2).reshape(tiles[0] * tiles[1], -1)
 
@@ -132,7 +132,7 @@ def _joined(part: str, arrays: State, like: State) -> State:
 
 
 class Resize:
-    """The linear map that a bicubic resize of a picture of tokens is, from one grid of places to another.
+    """The linear map that a bicubic resize of an image of tokens is, from one grid of places to another.
 
     Towards fewer places it averages what falls together. What is the same everywhere stays so.
     """
@@ -141,13 +141,13 @@ class Resize:
         self.source, self.target = source, target
         self.rows, self.columns = (_resize_side(s, t) for s, t in zip(source, target, strict=True))
 
-    def after(self, pictures: Tensor) -> Tensor:
-        """U·p: pictures (…, source places) become (…, target places)."""
-        pictures = pictures.unflatten(-1, self.source)
-        return torch.einsum("...hw,Hh,Ww->...HW", pictures, self.rows, self.columns).flatten(-2)
+    def after(self, images: Tensor) -> Tensor:
+        """U·p: images (…, source places) become (…, target places)."""
+        images = images.unflatten(-1, self.source)
+        return torch.einsum("...hw,Hh,Ww->...HW", images, self.rows, self.columns).flatten(-2)
 
     def before(self, weights: Tensor) -> Tensor:
-        """w·U: weights (…, target places) of resized pictures become those (…, source places) of the pictures."""
+        """w·U: weights (…, target places) of resized images become those (…, source places) of the images."""
         weights = weights.unflatten(-1, self.target)
         return torch.einsum("...HW,Hh,Ww->...hw", weights, self.rows, self.columns).flatten(-2)
 

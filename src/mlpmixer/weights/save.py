@@ -11,15 +11,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from mlpmixer import __version__
 from mlpmixer.errors import UsageError
+from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
-from mlpmixer.passport import Passport, Preprocessing
+from mlpmixer.version import __version__
 from mlpmixer.weights import files, layouts
 from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
-from mlpmixer.weights.passports import passport_of
-from mlpmixer.weights.quantised import narrowed
+from mlpmixer.weights.info import info_of
+from mlpmixer.weights.quantized import narrowed
 
 LayoutName = Literal["mlpmixer", "timm", "linen", "older", "vit_jax"]
 
@@ -46,7 +46,7 @@ def save(
     The ending chooses the kind of file: `.safetensors` is ours and carries all that is needed to predict, `.npz` is
     the authors', `.pth` is timm's; `layout="timm"` with `.safetensors` is timm's too, `layout="older"` with `.npz` the
     authors' before Linen, and `layout="vit_jax"` a ViT as today's vit_jax names it in memory. Only ours keeps the
-    passport; what is not said here is taken from the model's own.
+    metadata; what is not said here is taken from the model's own.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
@@ -55,18 +55,18 @@ def save(
     layout = layout or possible[0]
     if layout not in possible:
         raise UsageError(f"a {path.suffix} file has the layout {' or '.join(possible)}, not '{layout}'")
-    passport = passport_of(model, classes, preprocessing)
-    origin = {**passport.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"}
-    passport = dataclasses.replace(passport, provenance=origin)
+    info = info_of(model, classes, preprocessing)
+    origin = {**info.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"}
+    info = dataclasses.replace(info, provenance=origin)
     state = model.state_dict()
     if layout == "mlpmixer":
-        files.write(path, kind, narrowed(state, passport.plans), header(model, passport))
+        files.write(path, kind, narrowed(state, info.layer_precisions), header(model, info))
     else:
-        files.write(path, kind, _theirs(model, state, layout, passport), {"format": "pt"})
+        files.write(path, kind, _theirs(model, state, layout, info), {"format": "pt"})
     return path
 
 
-def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, passport: Passport) -> dict[str, Tensor]:
+def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, info: ModelInfo) -> dict[str, Tensor]:
     if isinstance(model, Mixer):
         config = model.config
         if config.untied or config.groups > 1 or config.pyramid or config.group_projection:
@@ -78,11 +78,11 @@ def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, pas
             raise UsageError(f"the {layout} layout has no place for {line.ours[0]}; save as .safetensors")
         arrays = line.form.to_theirs(tuple(state[name] for name in line.ours), heads_of(model.config))
         theirs |= dict(zip(line.theirs, arrays, strict=True))
-    return _quirks_in(passport, layout).restore(theirs)
+    return _quirks_in(info, layout).restore(theirs)
 
 
-def _quirks_in(passport: Passport, layout: str) -> Quirks:
+def _quirks_in(info: ModelInfo, layout: str) -> Quirks:
     """How the file that the model came from departed from this layout, so that it is written the same way again."""
-    if passport.provenance.get("layout") != layout or "quirks" not in passport.provenance:
+    if info.provenance.get("layout") != layout or "quirks" not in info.provenance:
         return Quirks()
-    return Quirks(**json.loads(passport.provenance["quirks"]))
+    return Quirks(**json.loads(info.provenance["quirks"]))

@@ -1,6 +1,6 @@
 """What is wrong with a data set: the examination behind `mixer doctor`.
 
-Every picture is decoded once, and what is kept of it is a row of `FACTS`: a million pictures take half a gigabyte.
+Every image is decoded once, and what is kept of it is a row of `FACTS`: a million images take half a gigabyte.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.doctor import likeness
-from mlpmixer.data.doctor.complaints import COMPLAINTS, Finding
-from mlpmixer.data.doctor.diagnoses import arranged, classes, copies, ignored, odd, unusable
-from mlpmixer.data.doctor.facts import FACTS, facts
-from mlpmixer.data.doctor.looks import Looks, looks
+from mlpmixer.data.doctor import near_duplicates
+from mlpmixer.data.doctor.appearance import Looks, looks
+from mlpmixer.data.doctor.checks import arranged, classes, copies, ignored, odd, unusable
+from mlpmixer.data.doctor.image_stats import FACTS, facts
+from mlpmixer.data.doctor.issues import COMPLAINTS, Finding
 from mlpmixer.data.doctor.sample import Sample
-from mlpmixer.data.pictures import Picture
-from mlpmixer.data.processes import each
+from mlpmixer.data.images import ImageInput
 from mlpmixer.errors import UsageError
+from mlpmixer.machine.processes import each
 
-CHUNK = 32  # pictures that a process is handed at once
+CHUNK = 32  # images that a process is handed at once
 
 
 @dataclass(frozen=True)
 class Examination:
-    """`counts`: (splits, classes), of all pictures even where only a sample was looked at."""
+    """`counts`: (splits, classes), of all images even where only a sample was looked at."""
 
     sample: Sample
     counts: np.ndarray
     usable: int
     findings: tuple[Finding, ...]
-    looks: Looks | None  # without a usable picture there is none
+    looks: Looks | None  # without a usable image there is none
 
     @property
     def healthy(self) -> bool:
@@ -46,7 +46,7 @@ class Examination:
         return {
             "source": data.source,
             "healthy": self.healthy,
-            "pictures": int(self.counts.sum()),
+            "images": int(self.counts.sum()),
             "looked_at": len(self.sample),
             "usable": self.usable,
             "splits": {
@@ -61,12 +61,12 @@ class Examination:
                     "classes": list(finding.classes),
                     "files": dict(finding.files),
                     "paths": list(finding.paths),
-                    "pictures": [place(position) for position in finding.pictures],
+                    "images": [place(position) for position in finding.images],
                     "groups": [[place(position) for position in group] for group in finding.groups],
                 }
                 for finding in self.findings
             ],
-            "alike": {"bits_of_64": likeness.COARSE, "bits_of_256": likeness.FINE},
+            "alike": {"bits_of_64": near_duplicates.COARSE, "bits_of_256": near_duplicates.FINE},
             "looks": self.looks and asdict(self.looks),
         }
 
@@ -78,9 +78,9 @@ def examine(
     limit: int | None = None,
     seen: Callable[[int], None] = lambda _: None,
 ) -> Examination:
-    """Look at every picture, or at `limit` of them, in so many processes; `seen` hears how many were, now and then."""
+    """Look at every image, or at `limit` of them, in so many processes; `seen` hears how many were, now and then."""
     if workers < 0:
-        raise UsageError(f"pictures are looked at by 0 processes or more, not {workers}")
+        raise UsageError(f"images are looked at by 0 processes or more, not {workers}")
     sample = Sample(data, limit)
     found = _look(sample, workers, seen)
     usable = np.flatnonzero(found["state"] == b"usable")
@@ -100,7 +100,7 @@ def examine(
 
 
 def _look(sample: Sample, workers: int, seen: Callable[[int], None]) -> np.ndarray:
-    """`FACTS` of every picture."""
+    """`FACTS` of every image."""
     found = np.zeros(len(sample), FACTS)
 
     def died_of(chunks: Sequence[range], workers: int) -> Iterator[range]:
@@ -114,9 +114,9 @@ def _look(sample: Sample, workers: int, seen: Callable[[int], None]) -> np.ndarr
                     seen(len(rows))
 
     chunks = [range(start, min(start + CHUNK, len(found))) for start in range(0, len(found), CHUNK)]
-    # Starting a process takes as long as looking at some hundred pictures.
+    # Starting a process takes as long as looking at some hundred images.
     lost = [*died_of(chunks, workers if len(chunks) > 8 else 0)]
-    if lost:  # to one picture of each chunk; the others are innocent
+    if lost:  # to one image of each chunk; the others are innocent
         for position, *_ in died_of([range(i, i + 1) for chunk in lost for i in chunk], 1):
             found["state"][position] = "deadly"
             seen(1)
@@ -126,8 +126,8 @@ def _look(sample: Sample, workers: int, seen: Callable[[int], None]) -> np.ndarr
 @dataclass(frozen=True)
 class _Handed:
     positions: range
-    pictures: list[Picture | None]
+    images: list[ImageInput | None]
 
 
 def _facts(task: _Handed) -> np.ndarray:
-    return np.stack([facts(picture) for picture in task.pictures])
+    return np.stack([facts(image) for image in task.images])

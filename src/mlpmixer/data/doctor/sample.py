@@ -1,4 +1,4 @@
-"""The pictures of a data set that are looked at together, across its splits."""
+"""The images of a data set that are looked at together, across its splits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlpmixer.data.chance import shuffled
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.pictures import Picture
+from mlpmixer.data.images import ImageInput
+from mlpmixer.data.rng import shuffled
 from mlpmixer.errors import MixerError, UsageError
 
 
@@ -21,11 +21,11 @@ class Place:
 
 
 class Sample:
-    """The pictures of all splits in one row, or `limit` of them. `split` and `labels`: (N,) positions."""
+    """The images of all splits in one row, or `limit` of them. `split` and `labels`: (N,) positions."""
 
     def __init__(self, data: DataSet, limit: int | None = None):
         if limit is not None and limit < 1:
-            raise UsageError(f"at least 1 picture must be looked at, not {limit}")
+            raise UsageError(f"at least 1 image must be looked at, not {limit}")
         self.data = data
         counts = [len(split) for split in data.splits.values()]
         chosen = np.arange(sum(counts))
@@ -40,12 +40,12 @@ class Sample:
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, position: int) -> Picture | None:
+    def read(self, position: int) -> ImageInput | None:
         try:
-            picture = self._splits[self.split[position]][1].read(int(self.index[position]))
+            image = self._splits[self.split[position]][1].read(int(self.index[position]))
         except (MixerError, OSError):
             return None
-        return os.fspath(picture) if isinstance(picture, os.PathLike) else picture
+        return os.fspath(image) if isinstance(image, os.PathLike) else image
 
     def place(self, position: int) -> Place:
         name, split = self._splits[self.split[position]]

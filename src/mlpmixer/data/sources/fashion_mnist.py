@@ -1,4 +1,4 @@
-"""Fashion-MNIST: ten kinds of clothing, grey, 28×28 pixels (Xiao, Rasul and Vollgraf, arXiv 1708.07747)."""
+"""Fashion-MNIST: ten kinds of clothing, gray, 28×28 pixels (Xiao, Rasul and Vollgraf, arXiv 1708.07747)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = (
     "Ankle boot",
 )
 
-FILES = {  # of each split: the pictures, the labels
+FILES = {  # of each split: the images, the labels
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -38,10 +38,10 @@ def open_fashion_mnist(folder: Path, source: str) -> DataSet:
     return DataSet(source, CLASSES, {split: _split(folder, *FILES[split], f"{source} {split}") for split in FILES})
 
 
-def _split(folder: Path, pictures: str, kinds: str, name: str) -> Pixels:
-    pixels, labels = read_idx(_require(folder, pictures), 3), read_idx(_require(folder, kinds), 1)
+def _split(folder: Path, images: str, kinds: str, name: str) -> Pixels:
+    pixels, labels = read_idx(_require(folder, images), 3), read_idx(_require(folder, kinds), 1)
     if len(pixels) != len(labels):
-        raise DataError(f"{folder} has {len(pixels):,} pictures in {pictures} but {len(labels):,} labels in {kinds}")
+        raise DataError(f"{folder} has {len(pixels):,} images in {images} but {len(labels):,} labels in {kinds}")
     if labels.max(initial=0) >= len(CLASSES):
         raise DataError(f"{kinds} in {folder} has the label {labels.max()}, but there are {len(CLASSES)} classes")
     return Pixels(pixels, labels, name)

@@ -1,9 +1,9 @@
-"""A folder of pictures: `root/class/*.jpg`, or that within train/, val/ and test/.
+"""A folder of images: `root/class/*.jpg`, or that within train/, val/ and test/.
 
-Each folder is a class, and has all pictures below it, however deep. Classes and pictures stand in the order of their
+Each folder is a class, and has all images below it, however deep. Classes and images stand in the order of their
 names as code points, whatever the file system or the language of the machine. Hidden files and files without a
-picture's extension are left out; so is a test/ folder without class folders, as competitions hand it out, because it
-has no labels. The classes are those of train/, where an empty folder makes a class without pictures.
+image's extension are left out; so is a test/ folder without class folders, as competitions hand it out, because it
+has no labels. The classes are those of train/, where an empty folder makes a class without images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Places = frozenset[tuple[int, int]]  # folders, by device and inode
 
 
 class Files(Split):
-    """Pictures in files of their own; `paths` are absolute, or within `root`."""
+    """Images in files of their own; `paths` are absolute, or within `root`."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray):
         self.root, self.paths, self.labels = root, Texts(paths), labels
@@ -46,14 +46,14 @@ class Files(Split):
 
 
 class Found(Files):
-    """All pictures below `root`, which were looked for; `loops` are links to folders that they lie in, left out."""
+    """All images below `root`, which were looked for; `loops` are links to folders that they lie in, left out."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray, loops: Sequence[Path] = ()):
         super().__init__(root, paths, labels)
         self.loops = loops
 
     def nested(self) -> dict[str, int]:
-        """How many pictures lie in each folder within a class folder."""
+        """How many images lie in each folder within a class folder."""
         return Counter(place for path in self.paths if "/" in (place := path.rpartition("/")[0]))
 
     def ignored(self) -> Counter[str]:
@@ -73,23 +73,23 @@ class Found(Files):
 
 
 def open_folder(root: Path) -> DataSet:
-    folders, pictures = look(root)
+    folders, images = look(root)
     places = _split_folders(root, folders)
     if places:
-        # The pictures of each class, as paths within the split's folder.
+        # The images of each class, as paths within the split's folder.
         loops: dict[str, list[Path]] = {split: [] for split in places}
         found = {split: _split(place, split, loops[split]) for split, place in places.items()}
     else:
         _require_no_wrapping(root, folders)
         loops = {"train": []}
-        places, found = {"train": root}, {"train": _classes(root, folders, pictures, loops["train"])}
-    labelled = {split: by_class for split, by_class in found.items() if by_class is not None}
-    if not labelled:
+        places, found = {"train": root}, {"train": _classes(root, folders, images, loops["train"])}
+    labeled = {split: by_class for split, by_class in found.items() if by_class is not None}
+    if not labeled:
         raise _flat(places["test"], look(places["test"])[1])
-    first = next(iter(labelled))
-    classes = tuple(sorted(labelled[first]))
+    first = next(iter(labeled))
+    classes = tuple(sorted(labeled[first]))
     splits = {}
-    for split, by_class in labelled.items():
+    for split, by_class in labeled.items():
         require_known(by_class, classes, str(places[split]), str(places[first]))
         splits[split] = _in_order(places[split], by_class, classes, loops[split])
     return DataSet(str(root), imagenet.readable(classes) or classes, splits)
@@ -106,8 +106,8 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
             places[split] = root / name
     if len(places) == 1 and len(folders) > 1:
         (place,) = places.values()
-        inner, pictures = look(place)
-        if pictures or not inner:
+        inner, images = look(place)
+        if images or not inner:
             return {}
         other = next(name for name in folders if name != place.name)
         raise DataError(
@@ -119,8 +119,8 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
 def _require_no_wrapping(root: Path, folders: Sequence[str]) -> None:
     """Refuse an only folder that holds folders: it is not the only class, but what was unpacked."""
     if len(folders) == 1:
-        inner, pictures = look(root / folders[0])
-        if not pictures and (len(inner) > 1 or any(name.lower() in SPLIT_WORDS for name in inner)):
+        inner, images = look(root / folders[0])
+        if not images and (len(inner) > 1 or any(name.lower() in SPLIT_WORDS for name in inner)):
             raise DataError(f"{root} holds one folder only, and the classes are within that: open {root / folders[0]}")
 
 
@@ -133,43 +133,43 @@ def refuse_loops(opened: DataSet) -> None:
 
 
 def _split(folder: Path, split: str, loops: list[Path]) -> dict[str, list[str]] | None:
-    """The pictures of each class, or None where they have no labels."""
-    folders, pictures = look(folder)
-    if pictures and not folders and split == "test":
+    """The images of each class, or None where they have no labels."""
+    folders, images = look(folder)
+    if images and not folders and split == "test":
         return None
-    if pictures and not folders and imagenet.is_flat_val(pictures):
-        return imagenet.by_class(folder, pictures)
-    return _classes(folder, folders, pictures, loops)
+    if images and not folders and imagenet.is_flat_val(images):
+        return imagenet.by_class(folder, images)
+    return _classes(folder, folders, images, loops)
 
 
-def _classes(folder: Path, folders: Sequence[str], pictures: Sequence[str], loops: list[Path]) -> dict[str, list[str]]:
-    if pictures and folders:
+def _classes(folder: Path, folders: Sequence[str], images: Sequence[str], loops: list[Path]) -> dict[str, list[str]]:
+    if images and folders:
         raise DataError(
-            f"{folder} holds pictures ({pictures[0]}) beside class folders ({folders[0]}); move them into one of those"
+            f"{folder} holds images ({images[0]}) beside class folders ({folders[0]}); move them into one of those"
         )
-    if pictures:
-        raise _flat(folder, pictures)
+    if images:
+        raise _flat(folder, images)
     above = lies_in(folder)
     by_class = {name: _below(folder, name, above, loops) for name in folders}
     if not any(by_class.values()):
         raise DataError(
-            f"no pictures ({' '.join(EXTENSIONS)}) in {folder}; they are looked for as {folder / 'cat' / '1.jpg'}, "
+            f"no images ({' '.join(EXTENSIONS)}) in {folder}; they are looked for as {folder / 'cat' / '1.jpg'}, "
             "in a folder for each class"
         )
     return by_class
 
 
-def _flat(folder: Path, pictures: Sequence[str]) -> DataError:
-    said = _labels_in(pictures)
+def _flat(folder: Path, images: Sequence[str]) -> DataError:
+    said = _labels_in(images)
     hint = f"; labels seem to be in their names ({', '.join(said)}), which a .csv of path,label can say, too"
     return DataError(
-        f"the pictures in {folder} have no labels; sort them into a folder for each class, such as "
+        f"the images in {folder} have no labels; sort them into a folder for each class, such as "
         f"{folder / (said[0] if said else 'cat') / '1.jpg'}{hint if said else ''}"
     )
 
 
 def _labels_in(names: Sequence[str]) -> list[str]:
-    """What pictures called cat.0.jpg and dog-17.jpg seem to show: a few words that all names begin with."""
+    """What images called cat.0.jpg and dog-17.jpg seem to show: a few words that all names begin with."""
     words = [re.match(r"([^\d.]+?)[-_. (]*\d+\)?\.\w+$", name) for name in names]
     counts = Counter(word[1] for word in words if word)
     labels = (
@@ -179,7 +179,7 @@ def _labels_in(names: Sequence[str]) -> list[str]:
 
 
 def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]:
-    """All pictures below a class's folder, as paths within `root`; links that lead back go to `loops`."""
+    """All images below a class's folder, as paths within `root`; links that lead back go to `loops`."""
     found: list[str] = []
     waiting = [(name, above)]
     while waiting:
@@ -188,8 +188,8 @@ def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]
         if inside is None:
             loops.append(root / place)
             continue
-        folders, pictures = look(root / place)
-        found += [f"{place}/{picture}" for picture in pictures]
+        folders, images = look(root / place)
+        found += [f"{place}/{image}" for image in images]
         waiting += [(f"{place}/{folder}", inside) for folder in folders]
     return sorted(found)
 

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face library `datasets`: `hf:NAME`, `hf:NAME:CONFIG`, or a folder that it saved.
 
 NAME is a data set on the hub, or a local folder that the library can read, such as one of .parquet files with the
-pictures themselves. The whole data set is brought here and read as Arrow, which is in order and takes any position.
+images themselves. The whole data set is brought here and read as Arrow, which is in order and takes any position.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.pictures import Picture
+from mlpmixer.data.images import ImageInput
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, number
-from mlpmixer.errors import DataError, PictureError
+from mlpmixer.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -23,16 +23,16 @@ LABELS = ("label", "labels", "class", "target", "fine_label", "cls")
 
 
 class Arrow(Split):
-    """Pictures in a column of an Arrow table, as the bytes or the path of a file."""
+    """Images in a column of an Arrow table, as the bytes or the path of a file."""
 
     def __init__(self, table: Dataset, column: str, labels: np.ndarray, name: str):
         self.table, self.column, self.labels, self.name = table, column, labels, name
 
-    def read(self, index: int) -> Picture:
-        picture = self.table[index][self.column]
-        if picture is None:
-            raise PictureError(f"{self.where(index)} has no picture")
-        return picture["path"] if picture["bytes"] is None else picture["bytes"]
+    def read(self, index: int) -> ImageInput:
+        image = self.table[index][self.column]
+        if image is None:
+            raise ImageError(f"{self.where(index)} has no image")
+        return image["path"] if image["bytes"] is None else image["bytes"]
 
     def where(self, index: int) -> str:
         return f"{self.name}[{index}]"
@@ -92,34 +92,31 @@ def _data_set(source: str, found: DatasetDict | Dataset) -> DataSet:
         if any(answer not in (None, -1) for answer in answers):  # otherwise they are the authors' secret
             labels[split] = ["-1" if answer is None else str(answer) for answer in answers]
     if not labels:
-        raise DataError(f"no picture of {source} has a label")
+        raise DataError(f"no image of {source} has a label")
     classes, numbers = number(labels, source, names)
     return DataSet(
         source,
         classes,
-        {
-            split: Arrow(_pictures(tables[split], column), column, numbers[split], f"{source} {split}")
-            for split in labels
-        },
+        {split: Arrow(_images(tables[split], column), column, numbers[split], f"{source} {split}") for split in labels},
     )
 
 
 def _columns(source: str, table: Dataset) -> tuple[str, str, tuple[str, ...] | None]:
-    """The column of pictures, that of labels, and the names of the classes where the latter knows them."""
+    """The column of images, that of labels, and the names of the classes where the latter knows them."""
     from datasets import ClassLabel, Image
 
-    pictures = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    images = [name for name, feature in table.features.items() if isinstance(feature, Image)]
     named = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
     label = next((name for name in LABELS if name in table.features), named[0] if len(named) == 1 else None)
-    if not pictures or label is None:
-        lacks = "labels, such as 'label'" if pictures else "pictures"
+    if not images or label is None:
+        lacks = "labels, such as 'label'" if images else "images"
         raise DataError(f"{source} has no column of {lacks}; its columns are {', '.join(table.column_names)}")
     feature = table.features[label]
     names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-    return "image" if "image" in pictures else pictures[0], label, names
+    return "image" if "image" in images else images[0], label, names
 
 
-def _pictures(table: Dataset, column: str) -> Dataset:
+def _images(table: Dataset, column: str) -> Dataset:
     from datasets import Image
 
     return table.select_columns([column]).cast_column(column, Image(decode=False))

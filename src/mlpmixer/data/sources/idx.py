@@ -21,7 +21,7 @@ from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular
 
 CHUNK = 1 << 20  # bytes
-MAX_EXPANSION = 50  # a packed file may claim this many times its size; pictures are packed to a fifth or so
+MAX_EXPANSION = 50  # a packed file may claim this many times its size; images are packed to a fifth or so
 FREE = 1 << 24  # values that any file may claim: sorted labels are packed to next to nothing
 
 

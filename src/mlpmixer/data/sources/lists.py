@@ -1,9 +1,9 @@
-"""A list of pictures and their labels in a .csv, .tsv or .parquet file.
+"""A list of images and their labels in a .csv, .tsv or .parquet file.
 
 Its columns are `path` (or `file`, `image`, `filename`), `label` (or `class`, `target`) and, if there are several
 splits, `split`; others are left alone. Paths are absolute, or within the folder of the list. Labels are names, or whole
 numbers that count from 0; classes.txt beside the list may name all classes, a line each. Without a column `split`, all
-pictures are in the one split that the name of the list speaks of (`val.csv`), otherwise in train.
+images are in the one split that the name of the list speaks of (`val.csv`), otherwise in train.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def open_list(path: Path, columns: Mapping[str, str] | None = None, source: str 
     except OSError as error:
         raise DataError(f"{path} cannot be read: {printable(error.strerror or error, 200)}") from error
     if not rows:
-        raise DataError(f"{path} lists no pictures")
+        raise DataError(f"{path} lists no images")
     default = split_within(path.stem) or "train"
     paths: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
-    for picture, label, split in rows:
+    for image, label, split in rows:
         split = SPLIT_WORDS.get(split.lower(), split) or default
-        paths.setdefault(split, []).append(picture)
+        paths.setdefault(split, []).append(image)
         labels.setdefault(split, []).append(label)
     example = path.parent / rows[0][0]
     if not example.is_file():
@@ -138,7 +138,7 @@ def _choose(path: Path, columns: Sequence[str], asked: Mapping[str, str]) -> lis
 
 
 def _row(path: Path, cells: Sequence[str], line: int) -> Row:
-    picture, label, *split = cells
-    if not picture or not label:
-        raise DataError(f"{path} has no {'label' if picture else 'path'} in line {line}; add it, or delete the line")
-    return picture, label, split[0] if split else ""
+    image, label, *split = cells
+    if not image or not label:
+        raise DataError(f"{path} has no {'label' if image else 'path'} in line {line}; add it, or delete the line")
+    return image, label, split[0] if split else ""

@@ -1,4 +1,4 @@
-"""How files say what they are: pictures by their extension, splits by a word, classes by a name or a number."""
+"""How files say what they are: images by their extension, splits by a word, classes by a name or a number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlpmixer.errors import DataError, nearest
 from mlpmixer.files import read_text
 from mlpmixer.text import fault, printable
 
-# Where one name has several pictures, the first of these counts.
+# Where one name has several images, the first of these counts.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif"),
     *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),

@@ -1,12 +1,12 @@
-"""Packed data sets: pictures that were decoded once, as bytes to be mapped into memory, in a folder with a manifest.
+"""Packed data sets: images that were decoded once, as bytes to be mapped into memory, in a folder with a manifest.
 
     packed.json         what is here, where it came from, how it was made, length and SHA-256 of every file
-    train.pixels        uint8: picture after picture, row after row, red green blue
+    train.pixels        uint8: image after image, row after row, red green blue
     train.sizes.npy     (N, 2) int32, the height and width of each
     train.labels.npy    (N,) int64
     train.where.txt     a line for each: where it came from, as a JSON string
 
-and so on for each split. The same pictures give the same bytes.
+and so on for each split. The same images give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Packed(Split):
         self.folder, self.name = folder, name
         self.labels = _array(folder / f"{name}.labels.npy", "<i8", 1)
         self.sizes = _array(folder / f"{name}.sizes.npy", "<i4", 2)
-        self.ends = np.cumsum(3 * self.sizes.prod(axis=1, dtype=np.int64))  # of the pictures among the pixels, in bytes
+        self.ends = np.cumsum(3 * self.sizes.prod(axis=1, dtype=np.int64))  # of the images among the pixels, in bytes
 
     def __reduce__(self) -> tuple[type[Packed], tuple[Path, str]]:
         return Packed, (self.folder, self.name)
@@ -111,7 +111,7 @@ def _array(path: Path, dtype: str, dimensions: int) -> np.ndarray:
 def _check(split: Packed, classes: int) -> None:
     """So that no index can lead outside the pixels or the classes."""
     count, pixels = len(split.labels), (split.folder / f"{split.name}.pixels").stat().st_size
-    # No picture has more than all together, and the ends only grow: else a product or a sum went beyond 64 bits.
+    # No image has more than all together, and the ends only grow: else a product or a sum went beyond 64 bits.
     fits = split.sizes.shape == (count, 2) and bool(((split.sizes > 0) & (split.sizes <= pixels)).all())
     fits = fits and bool((split.sizes.prod(axis=1, dtype=np.int64) <= pixels // 3).all())
     fits = fits and bool((split.ends[1:] > split.ends[:-1]).all()) and int(split.ends[-1:].sum()) == pixels

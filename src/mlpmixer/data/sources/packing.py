@@ -1,4 +1,4 @@
-"""Making packed data sets: every picture is decoded once, and written as `packed` reads it."""
+"""Making packed data sets: every image is decoded once, and written as `packed` reads it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mlpmixer import __version__
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.pictures import pixels
+from mlpmixer.data.images import pixels
 from mlpmixer.data.preprocess import resize, short_side
-from mlpmixer.data.processes import cores, each
 from mlpmixer.data.sources.packed import MANIFEST, VERSION
 from mlpmixer.download import alone
 from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
+from mlpmixer.machine.processes import cores, each
 from mlpmixer.text import printable
+from mlpmixer.version import __version__
 
 Shape = Literal["short_side", "stretch"]
 Policy = Literal["strict", "skip"]
 
-CHUNK = 32  # pictures that a process hands over at once
+CHUNK = 32  # images that a process hands over at once
 
 
 def pack(
@@ -47,8 +47,8 @@ def pack(
 ) -> Path:
     """Writes the data set to a new `folder`, whole or not at all, and returns it.
 
-    `size`: pixels to which the shorter side is reduced, in proportion ("short_side"; smaller pictures stay as they
-    are), or to which both sides are brought ("stretch"); None keeps all sizes. `policy`: a picture that cannot be read
+    `size`: pixels to which the shorter side is reduced, in proportion ("short_side"; smaller images stay as they
+    are), or to which both sides are brought ("stretch"); None keeps all sizes. `policy`: an image that cannot be read
     stops it, or is left out and listed in the manifest. `workers`: processes; None: one a core.
     """
     if size is not None and size < 1:
@@ -151,7 +151,7 @@ def _save(path: Path, array: np.ndarray, files: dict[str, dict[str, int | str]])
 
 @dataclass
 class _Chunk:
-    """Some pictures: their values one after another, their heights and widths, their indices; why others are not."""
+    """Some images: their values one after another, their heights and widths, their indices; why others are not."""
 
     values: np.ndarray
     sizes: list[tuple[int, int]]
@@ -168,7 +168,7 @@ def _chunks(split: Split, size: int | None, shape: Shape, workers: int) -> Gener
             if chunk is None:
                 first, last = split.where(indices[0]), split.where(indices[-1])
                 raise DataError(
-                    f"a picture between {first} and {last} kills the process that reads it; `mixer doctor` finds it"
+                    f"an image between {first} and {last} kills the process that reads it; `mixer doctor` finds it"
                 )
             early[indices.start] = chunk
             while due in early:
@@ -177,21 +177,21 @@ def _chunks(split: Split, size: int | None, shape: Shape, workers: int) -> Gener
 
 
 def _read(split: Split, size: int | None, shape: Shape, indices: range) -> _Chunk:
-    pictures, kept, broken = [], [], []
+    images, kept, broken = [], [], []
     for index in indices:
         try:
-            pictures.append(_sized(pixels(split.read(index)), size, shape))
+            images.append(_sized(pixels(split.read(index)), size, shape))
             kept.append(index)
         except MixerError as error:
             where = split.where(index)
             broken.append(str(error) if where in str(error) else f"{where}: {error}")
-    values = np.concatenate([np.empty(0, np.uint8), *(picture.ravel() for picture in pictures)])
-    return _Chunk(values, [picture.shape[:2] for picture in pictures], kept, broken)
+    values = np.concatenate([np.empty(0, np.uint8), *(image.ravel() for image in images)])
+    return _Chunk(values, [image.shape[:2] for image in images], kept, broken)
 
 
-def _sized(picture: np.ndarray, size: int | None, shape: Shape) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _sized(image: np.ndarray, size: int | None, shape: Shape) -> np.ndarray:
+    height, width = image.shape[:2]
     if size is None or (shape == "short_side" and min(height, width) <= size):
-        return picture
+        return image
     wanted = (size, size) if shape == "stretch" else short_side(height, width, size)
-    return resize(picture, wanted).permute(1, 2, 0).numpy()
+    return resize(image, wanted).permute(1, 2, 0).numpy()

@@ -1,11 +1,11 @@
-"""Pictures within .parquet files, as Hugging Face, pandas and shops keep them: one file, or a folder of many.
+"""Images within .parquet files, as Hugging Face, pandas and shops keep them: one file, or a folder of many.
 
-A column has the bytes of a picture's file: plain, or as Hugging Face has it, with `bytes` and `path`. It is called as
-in PICTURES, or is the only one of its kind. Labels are in a column called as in LABELS; their names, where they are
+A column has the bytes of an image's file: plain, or as Hugging Face has it, with `bytes` and `path`. It is called as
+in IMAGES, or is the only one of its kind. Labels are in a column called as in LABELS; their names, where they are
 numbers, in what Hugging Face notes in the file, or in classes.txt beside it. `photos.parquet?image=foto&label=kind`
 names columns that are called otherwise. The split is what a column `split` says, or the file's name, or its folder's.
 
-A picture is read with its row group, since that is how the format is made; some groups are kept for the next ones.
+An image is read with its row group, since that is how the format is made; some groups are kept for the next ones.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.pictures import Picture
+from mlpmixer.data.images import ImageInput
 from mlpmixer.data.sources.folder import look
 from mlpmixer.data.sources.lists import PATH, open_list, texts
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
-from mlpmixer.errors import DataError, PictureError
+from mlpmixer.errors import DataError, ImageError
 from mlpmixer.files import open_regular, size
 from mlpmixer.text import printable
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
 
-PICTURES = ("image", "image_data", "img", "picture", "photo", "bytes")
+IMAGES = ("image", "image_data", "img", "picture", "photo", "bytes")
 LABELS = ("label", "labels", "class", "target", "fine_label", "cls")
-TOGETHER = 16  # pictures that are taken out of a group at once
-MAX_GROUP = 1 << 30  # bytes of a group's pictures
-MAX_EXPANSION = 20  # a group may claim this many times its file's size; pictures do not compress
+TOGETHER = 16  # images that are taken out of a group at once
+MAX_GROUP = 1 << 30  # bytes of a group's images
+MAX_EXPANSION = 20  # a group may claim this many times its file's size; images do not compress
 KEPT = 1 << 28  # bytes of groups that a process keeps
 
 
 class Rows(Split):
-    """Pictures in the rows of some files. `groups`: (file, group in it) of each row group; `ends`: where its rows end
-    among all of them; `rows`: each picture's among all."""
+    """Images in the rows of some files. `groups`: (file, group in it) of each row group; `ends`: where its rows end
+    among all of them; `rows`: each image's among all."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Rows(Split):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": {}, "_about": {}}
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> ImageInput:
         group, row = self._place(index)
         found = self._kept.get(group)
         if found is None:
@@ -70,13 +70,13 @@ class Rows(Split):
             while len(kept) > 1 and sum(group.bytes for group in kept.values()) > KEPT:
                 del kept[next(iter(kept))]
             self._kept = kept
-        picture = found[row]
-        if isinstance(picture, dict):  # of Hugging Face's: without bytes, a path
-            path = picture.get("path")
-            picture = picture["bytes"] or (self._file(group).parent / path if path else None)
-        if not picture:
-            raise PictureError(f"{self.where(index)} has no picture")
-        return picture
+        image = found[row]
+        if isinstance(image, dict):  # of Hugging Face's: without bytes, a path
+            path = image.get("path")
+            image = image["bytes"] or (self._file(group).parent / path if path else None)
+        if not image:
+            raise ImageError(f"{self.where(index)} has no image")
+        return image
 
     def where(self, index: int) -> str:
         group, row = self._place(index)
@@ -106,16 +106,16 @@ class Rows(Split):
                 for batch in opened.iter_batches(TOGETHER, row_groups=[group], columns=[self.column]):
                     found.add(batch.column(0))
                     if found.bytes > MAX_GROUP:
-                        raise PictureError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
+                        raise ImageError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise PictureError(f"{path} cannot be read ({_words(error)})") from error
+            raise ImageError(f"{path} cannot be read ({_words(error)})") from error
         if len(found) != self.ends[number] - self._begin(number):
-            raise PictureError(f"{path} has changed since it was opened")
+            raise ImageError(f"{path} has changed since it was opened")
         return found
 
 
 class _Group:
-    """The pictures of a row group, a few at a time: some bytes may stand for one large picture again and again."""
+    """The images of a row group, a few at a time: some bytes may stand for one large image again and again."""
 
     def __init__(self) -> None:
         self.columns: list[Any] = []
@@ -151,7 +151,7 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
         raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
     labels: dict[str, list[str]] = {}
     rows: dict[str, list[np.ndarray]] = {}
-    groups, counts, names, before, picture = [], [], None, 0, ""
+    groups, counts, names, before, image = [], [], None, 0, ""
     chosen: tuple[str, str, str | None] | None = None
     for number_of, file in enumerate(files):
         try:
@@ -159,17 +159,17 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
                 about = parquet.read_metadata(opened)
             schema = about.schema.to_arrow_schema()
             if chosen is None:
-                found = _picture_column(file, schema, columns.get("image"))
+                found = _image_column(file, schema, columns.get("image"))
                 if found is None and len(files) == 1:
                     return open_list(path, columns, source)
                 if found is None:
-                    raise _lacks(file, schema, "of pictures")
+                    raise _lacks(file, schema, "of images")
                 label, split = _other_columns(file, schema, columns)
                 chosen, names = (found, label, split), _class_names(schema, label)
-            picture, label, split = chosen
-            if not {picture, label, split or label} <= {*schema.names}:
+            image, label, split = chosen
+            if not {image, label, split or label} <= {*schema.names}:
                 raise DataError(f"{file} has other columns than {files[0]}")
-            _require_what_can_be(file, about, picture, label, split)
+            _require_what_can_be(file, about, image, label, split)
             told = texts(file, label)
             usual = split_within(file.stem) or SPLIT_WORDS.get(file.parent.name.lower()) or "train"
             where = texts(file, split) if split else [usual] * len(told)
@@ -188,14 +188,14 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
     # Where all labels of a split are missing or −1, they are the authors' secret.
     labels = {split: labels[split] for split in in_order(labels) if any(text != "-1" for text in labels[split])}
     if not labels:
-        raise DataError(f"no picture of {source} has a label")
+        raise DataError(f"no image of {source} has a label")
     folder = path if path.is_dir() else path.parent
     classes, numbers = number(labels, source, names or names_beside(folder))
     places = np.array(groups, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))
     return DataSet(
         source,
         classes,
-        {split: Rows(files, picture, *places, np.concatenate(rows[split]), numbers[split]) for split in labels},
+        {split: Rows(files, image, *places, np.concatenate(rows[split]), numbers[split]) for split in labels},
     )
 
 
@@ -214,7 +214,7 @@ def _files(path: Path) -> list[Path]:
     return found + inner if inner else []  # the folders may be classes
 
 
-def _picture_column(file: Path, schema: Any, asked: str | None) -> str | None:
+def _image_column(file: Path, schema: Any, asked: str | None) -> str | None:
     from pyarrow import types
 
     def has_bytes(kind: Any) -> bool:
@@ -222,13 +222,13 @@ def _picture_column(file: Path, schema: Any, asked: str | None) -> str | None:
             kind = kind.field("bytes").type
         return types.is_binary(kind) or types.is_large_binary(kind)
 
-    no_pictures = {*PATH, *LABELS} - {*PICTURES}  # some programs write texts as bytes
-    found = [field.name for field in schema if has_bytes(field.type) and field.name.lower() not in no_pictures]
+    no_images = {*PATH, *LABELS} - {*IMAGES}  # some programs write texts as bytes
+    found = [field.name for field in schema if has_bytes(field.type) and field.name.lower() not in no_images]
     if asked is not None:
         if asked not in schema.names:
             raise _lacks(file, schema, f"'{asked}'")
         return asked if asked in found else None
-    usual = [name for wanted in PICTURES for name in found if name.lower() == wanted]
+    usual = [name for wanted in IMAGES for name in found if name.lower() == wanted]
     return usual[0] if usual else found[0] if len(found) == 1 else None
 
 
@@ -261,7 +261,7 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, list) else None
 
 
-def _require_what_can_be(file: Path, about: FileMetaData, picture: str, *others: str | None) -> None:
+def _require_what_can_be(file: Path, about: FileMetaData, image: str, *others: str | None) -> None:
     there = file.stat().st_size
     if about.num_rows > there:
         raise DataError(f"{file} claims {about.num_rows:,} rows, more than it has bytes; it is damaged or hostile")
@@ -270,12 +270,12 @@ def _require_what_can_be(file: Path, about: FileMetaData, picture: str, *others:
         for i in range(about.num_columns):
             chunk = about.row_group(group).column(i)
             claimed[chunk.path_in_schema.split(".")[0]] += chunk.total_uncompressed_size
-        if claimed[picture] > MAX_GROUP:
+        if claimed[image] > MAX_GROUP:
             raise DataError(
-                f"{file} has a row group of {size(claimed[picture])}, and all of it is read for one picture; write it "
+                f"{file} has a row group of {size(claimed[image])}, and all of it is read for one image; write it "
                 "anew with small ones, such as row_group_size=100 with pandas"
             )
-        if (most := max(claimed[name or picture] for name in (picture, *others))) > max(MAX_EXPANSION * there, 1 << 24):
+        if (most := max(claimed[name or image] for name in (image, *others))) > max(MAX_EXPANSION * there, 1 << 24):
             raise DataError(f"{file} claims that {size(most)} are packed in {size(there)}; it is damaged or hostile")
 
 

@@ -1,4 +1,4 @@
-"""WebDataset shards: .tar files in which a picture and its label stand one after the other under one name.
+"""WebDataset shards: .tar files in which an image and its label stand one after the other under one name.
 
 A spec is a .tar file, a folder of them, or a pattern for many: `{000..011}` counts, `{a,b}` lists, and `*` and `?`
 stand for anything, though not in an http(s) address. Which split a shard belongs to is the first word of its name that
@@ -31,7 +31,7 @@ from mlpmixer.data.sources.folder import look
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.data.sources.tar_index import TarIndex, tar_index
 from mlpmixer.download import bring, cache_folder, require_address
-from mlpmixer.errors import DataError, NotThere, PictureError, nearest
+from mlpmixer.errors import DataError, ImageError, NotThere, nearest
 from mlpmixer.files import MOST, open_regular
 
 MAX_SHARDS = 100_000
@@ -40,7 +40,7 @@ MAX_OPEN = 128  # files, for each process
 
 
 class Shards(Split):
-    """Pictures within .tar files. Each process opens the files anew, and none has a position in them."""
+    """Images within .tar files. Each process opens the files anew, and none has a position in them."""
 
     def __init__(self, paths: Sequence[Path], indices: Sequence[TarIndex], labels: np.ndarray):
         self.paths, self.labels = tuple(paths), labels
@@ -56,13 +56,13 @@ class Shards(Split):
     def read(self, index: int) -> bytes:
         path, size = self._path(index), int(self.sizes[index])
         if size > MOST:
-            raise PictureError(f"{self.where(index)} is larger than a picture may be")
+            raise ImageError(f"{self.where(index)} is larger than an image may be")
         try:
             content = self._file(path).read(size, int(self.offsets[index]))
         except OSError as error:
-            raise PictureError(f"{path} cannot be read: {error.strerror}") from error
+            raise ImageError(f"{path} cannot be read: {error.strerror}") from error
         if len(content) < size:
-            raise PictureError(f"{path} was cut short after it was opened")
+            raise ImageError(f"{path} was cut short after it was opened")
         return content
 
     def where(self, index: int) -> str:

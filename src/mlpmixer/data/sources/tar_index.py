@@ -1,4 +1,4 @@
-"""Where the pictures and labels of a .tar file are, so that any of them can be read without the others.
+"""Where the images and labels of a .tar file are, so that any of them can be read without the others.
 
 A tar file has no table of contents: its headers are read once, and what they say is kept beside it as .NAME.index, or
 in the cache where that cannot be written. The index is made anew when size or time of the file have changed.
@@ -34,7 +34,7 @@ FORM = 2  # of the kept index
 class TarIndex:
     """A line for each sample, in the order of the file."""
 
-    names: list[str]  # of the pictures, within the tar file
+    names: list[str]  # of the images, within the tar file
     offsets: np.ndarray  # (N,) int64, bytes
     sizes: np.ndarray  # (N,) int64, bytes
     labels: list[str]
@@ -134,7 +134,7 @@ _Member = tuple[int, str, int, int]  # rank of its extension, name, offset, size
 
 
 def _made(path: Path) -> TarIndex:
-    pictures: dict[str, _Member] = {}
+    images: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
     with open_regular(path) as file:
         try:
@@ -144,7 +144,7 @@ def _made(path: Path) -> TarIndex:
                     if "\0" in member.name:
                         raise tarfile.ReadError("zero in a name")
                     if member.isreg() and not member.issparse():
-                        _note(member, pictures, EXTENSIONS)
+                        _note(member, images, EXTENSIONS)
                         _note(member, labels, LABELS)
                 end = tar.offset
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
@@ -153,15 +153,15 @@ def _made(path: Path) -> TarIndex:
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise DataError(f"{path} is damaged or cut short: the mark that ends a tar file is missing; make it again")
         for key, (rank, name, _, _) in labels.items():
-            if key not in pictures and LABELS[rank] == ".cls":  # the others may be about something else
-                raise DataError(f"{path} has {name!r}, but no picture with that name ({' '.join(EXTENSIONS)})")
-        if not pictures:
-            raise DataError(f"{path} holds no pictures ({' '.join(EXTENSIONS)})")
+            if key not in images and LABELS[rank] == ".cls":  # the others may be about something else
+                raise DataError(f"{path} has {name!r}, but no image with that name ({' '.join(EXTENSIONS)})")
+        if not images:
+            raise DataError(f"{path} holds no images ({' '.join(EXTENSIONS)})")
         return TarIndex(
-            [name for _, name, _, _ in pictures.values()],
-            np.array([offset for _, _, offset, _ in pictures.values()], dtype=np.int64),
-            np.array([size for _, _, _, size in pictures.values()], dtype=np.int64),
-            [_label(path, file, name, labels.get(key)) for key, (_, name, _, _) in pictures.items()],
+            [name for _, name, _, _ in images.values()],
+            np.array([offset for _, _, offset, _ in images.values()], dtype=np.int64),
+            np.array([size for _, _, _, size in images.values()], dtype=np.int64),
+            [_label(path, file, name, labels.get(key)) for key, (_, name, _, _) in images.items()],
         )
 
 
@@ -176,9 +176,9 @@ def _note(member: tarfile.TarInfo, found: dict[str, _Member], extensions: Sequen
         found[key] = (rank, member.name, member.offset_data, member.size)
 
 
-def _label(path: Path, file: BinaryIO, picture: str, member: _Member | None) -> str:
+def _label(path: Path, file: BinaryIO, image: str, member: _Member | None) -> str:
     if member is None:
-        raise DataError(f'{path} has {picture!r}, but no label with that name (.cls, .txt, or .json with "label")')
+        raise DataError(f'{path} has {image!r}, but no label with that name (.cls, .txt, or .json with "label")')
     rank, name, offset, size = member
     file.seek(offset)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mlpmixer.data.dataset import DataSet, Split
-from mlpmixer.data.pictures import Picture
+from mlpmixer.data.images import ImageInput
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, numbers_to
 from mlpmixer.data.sources.tfrecord import Feature, features, in_memory, places
 from mlpmixer.errors import DataError
@@ -27,23 +27,23 @@ CUT = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
 
 
 class Records(Split):
-    """Pictures in records. `places`: (file, begin, length) of each. `times`: what pixels are multiplied with."""
+    """Images in records. `places`: (file, begin, length) of each. `times`: what pixels are multiplied with."""
 
     def __init__(self, files: Sequence[Path], places: np.ndarray, labels: np.ndarray, times: int = 1):
         self.files, self.places, self.labels, self.times = files, places, labels, times
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> ImageInput:
         file, begin, length = self.places[index].tolist()
         with self.files[file].open("rb") as opened:
             opened.seek(begin)
             found = features(opened.read(length), ("image",)).get("image")
-        picture = found[0] if isinstance(found, list) and found else None
-        if not isinstance(picture, bytes):
-            raise DataError(f"{self.where(index)} has no picture")
+        image = found[0] if isinstance(found, list) and found else None
+        if not isinstance(image, bytes):
+            raise DataError(f"{self.where(index)} has no image")
         if self.times == 1:
-            return picture
-        grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
-        return np.repeat((grey * self.times)[:, :, None], 3, axis=2)
+            return image
+        gray = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+        return np.repeat((gray * self.times)[:, :, None], 3, axis=2)
 
     def where(self, index: int) -> str:
         return f"{self.files[self.places[index][0]]}, record at byte {self.places[index][1] - 12}"
@@ -60,7 +60,7 @@ def open_tfds(folder: Path) -> DataSet:
     # Where all labels of a split are −1, they are the authors' secret.
     splits = {name: split for name, split in splits.items() if not len(split) or (split.labels != -1).any()}
     if not splits:
-        raise DataError(f"no picture of {folder} has a label")
+        raise DataError(f"no image of {folder} has a label")
     highest = max(int(split.labels.max(initial=0)) for split in splits.values())
     classes = class_names(folder) or numbers_to(highest, str(folder))
     return DataSet(str(folder), classes, {name: splits[name] for name in in_order(splits)})
@@ -87,7 +87,7 @@ def cut(
     at_most: int | None = None,
     times: int = 1,
 ) -> Records:
-    """A part of a split, or the first `at_most` pictures of that. `needs`: features from which `label` is told."""
+    """A part of a split, or the first `at_most` images of that. `needs`: features from which `label` is told."""
     asked = CUT.fullmatch(what)
     assert asked is not None
     split, low, low_percent, high, high_percent = asked.groups()

@@ -36,7 +36,7 @@ def places(path: Path) -> list[tuple[int, int]]:
             if at + length + 16 > size or checksum != _checksum(head[:8]):
                 raise DataError(f"{path} is damaged, cut short, or no file of records; fetch it again")
             if length > MAX_RECORD:
-                raise DataError(f"{path} has a record of {length:,} bytes; no picture is as large")
+                raise DataError(f"{path} has a record of {length:,} bytes; no image is as large")
             found.append((at + 12, length))
             at += length + 16
     return found

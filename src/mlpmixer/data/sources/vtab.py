@@ -1,7 +1,7 @@
-"""The 19 tasks of VTAB-1k: 800 pictures to learn from, 200 to choose by, and the test.
+"""The 19 tasks of VTAB-1k: 800 images to learn from, 200 to choose by, and the test.
 
 `vtab:NAME:DIR` is a task in a folder: DIR/NAME in any form that can be opened (train, val and test; or the lists in
-which VTAB-1k is passed around), or what tensorflow-datasets has prepared in DIR. There, the first 800 and 200 pictures
+which VTAB-1k is passed around), or what tensorflow-datasets has prepared in DIR. There, the first 800 and 200 images
 of the splits below are taken, and labels are told as VTAB's authors tell them.
 """
 
@@ -20,7 +20,7 @@ from mlpmixer.data.sources import tfds
 from mlpmixer.data.sources.tfrecord import Feature
 from mlpmixer.errors import DataError, nearest
 
-TRAIN, VAL = 800, 200  # pictures
+TRAIN, VAL = 800, 200  # images
 
 
 def number_of_objects(found: dict[str, Feature]) -> int:
@@ -42,7 +42,7 @@ def nearest_vehicle(found: dict[str, Feature]) -> int:
 
 
 def in_steps(name: str, values: int, found: dict[str, Feature]) -> int:
-    """Sixteen classes of as many neighbouring values each as there are for it."""
+    """Sixteen classes of as many neighboring values each as there are for it."""
     return int(int(found[name][0]) // (values / 16))  # pyright: ignore[reportArgumentType] (an integer)
 
 
@@ -53,7 +53,7 @@ def as_it_is(name: str, found: dict[str, Feature]) -> int:
 @dataclass(frozen=True)
 class Task:
     """`prepared`: NAME or NAME/CONFIG in tensorflow-datasets. `splits`: what train, val and test are there. `large`:
-    pictures that the paper takes at 448 pixels, not 224. `times`: what pixels are multiplied with."""
+    images that the paper takes at 448 pixels, not 224. `times`: what pixels are multiplied with."""
 
     kind: Literal["natural", "specialised", "structured"]
     classes: int

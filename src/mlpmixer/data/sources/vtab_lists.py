@@ -1,4 +1,4 @@
-"""VTAB-1k as it is passed around: for each task a folder with lists of 800 and 200 pictures, and of the test.
+"""VTAB-1k as it is passed around: for each task a folder with lists of 800 and 200 images, and of the test.
 
 train800.txt, val200.txt and test.txt hold lines such as `images/train/0001.jpg 17`: a path within
 the folder, and the number of a class.
@@ -51,10 +51,10 @@ def _lines(path: Path) -> list[tuple[str, int]]:
         raise DataError(f"{path} is no text in UTF-8; save it as such") from None
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            picture, _, label = line.strip().rpartition(" ")
-            if not picture or not re.fullmatch("[0-9]{1,12}", label):
-                raise DataError(f"{path} has no picture and class number in line {number}: {line[:60]!r}")
-            rows.append((picture, int(label)))
+            image, _, label = line.strip().rpartition(" ")
+            if not image or not re.fullmatch("[0-9]{1,12}", label):
+                raise DataError(f"{path} has no image and class number in line {number}: {line[:60]!r}")
+            rows.append((image, int(label)))
     if not rows:
-        raise DataError(f"{path} lists no pictures")
+        raise DataError(f"{path} lists no images")
     return rows

@@ -2,7 +2,7 @@
 
 What is outside the two products of token mixing and channel mixing happens where their numbers are anyway: LayerNorm,
 biases, the GELU, the skip, and rounding to 8 bits. Tables are (rows, channels) in bfloat16, where a row is a place of a
-picture; sums are float32.
+image; sums are float32.
 
 With TRITON_INTERPRET=1 all of it runs on CPU tensors, slowly: that is how it is tested where there is no GPU.
 """

@@ -24,7 +24,7 @@ LARGEST = 448.0  # of these
 MANY = 2**14  # rows: beyond that, what is the best way of cutting the work does not change
 
 
-def centred(weight: Tensor) -> Tensor:
+def centered(weight: Tensor) -> Tensor:
     """(out, in) with rows that sum to zero: the same function of what has mean zero, and blind to any mean."""
     return weight - weight.mean(dim=1, keepdim=True)
 

@@ -27,7 +27,7 @@ def statistics(x: Tensor, ahead: Tensor | None = None) -> Tensor:
     return found
 
 
-def normalised(x: Tensor, ahead: Tensor, dtype: torch.dtype, factor: float = 1.0) -> Tensor:
+def normalized(x: Tensor, ahead: Tensor, dtype: torch.dtype, factor: float = 1.0) -> Tensor:
     """Rows of `x` − `ahead` with mean 0 and variance 1, times `factor`."""
     return _whole_rows(x, (ahead, ahead, ahead), dtype, factor, shifted=True, scaled=False)
 
@@ -41,7 +41,7 @@ def _whole_rows(
 ) -> Tensor:
     rows, channels = x.shape
     found = torch.empty(rows, channels, dtype=dtype, device=x.device)
-    _normalised[(triton.cdiv(rows, ROWS),)](
+    _normalized[(triton.cdiv(rows, ROWS),)](
         *(x, *vectors, found, rows, channels, EPS, factor),
         SHIFTED=shifted,
         SCALED=scaled,
@@ -53,7 +53,7 @@ def _whole_rows(
 
 
 def mean_of_normed(x: Tensor, places: int, gamma: Tensor, beta: Tensor) -> Tensor:
-    """(pictures, channels) in float32: the mean over a picture's rows of LayerNorm(x), which is never made."""
+    """(images, channels) in float32: the mean over an image's rows of LayerNorm(x), which is never made."""
     rows, channels = x.shape
     found = torch.empty(rows // places, channels, dtype=torch.float32, device=x.device)
     _mean_of_normed[(rows // places, triton.cdiv(channels, 64))](
@@ -65,8 +65,8 @@ def mean_of_normed(x: Tensor, places: int, gamma: Tensor, beta: Tensor) -> Tenso
 @triton.jit
 def _row_statistics(values, inside, channels, eps):
     mean = tl.sum(values, 1) / channels
-    centred = tl.where(inside, values - mean[:, None], 0.0)
-    return mean, centred, tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)
+    centered = tl.where(inside, values - mean[:, None], 0.0)
+    return mean, centered, tl.rsqrt(tl.sum(centered * centered, 1) / channels + eps)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def _statistics(
 
 
 @triton.jit
-def _normalised(
+def _normalized(
     x, ahead, gamma, beta, found, rows, channels, eps, factor,
     SHIFTED: tl.constexpr, SCALED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
@@ -98,8 +98,8 @@ def _normalised(
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if SHIFTED:
         values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
-    _, centred, rate = _row_statistics(values, inside, channels, eps)
-    values = centred * (factor * rate)[:, None]
+    _, centered, rate = _row_statistics(values, inside, channels, eps)
+    values = centered * (factor * rate)[:, None]
     if SCALED:
         values *= tl.load(gamma + column, mask=column < channels, other=0.0)[None, :]
         values += tl.load(beta + column, mask=column < channels, other=0.0)[None, :]
@@ -110,12 +110,12 @@ def _normalised(
 def _mean_of_normed(
     x, statistics, gamma, beta, found, places, channels, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr  # noqa: N803
 ):  # fmt: skip
-    picture = tl.program_id(0).to(tl.int64)
+    image = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
     for first in range(0, places, AT_ONCE):
         place = first + tl.arange(0, AT_ONCE)
-        row = picture * places + place
+        row = image * places + place
         inside = (place < places)[:, None] & (column < channels)[None, :]
         values = tl.load(x + row[:, None] * channels + column[None, :], mask=inside, other=0.0).to(tl.float32)
         mean = tl.load(statistics + 2 * row, mask=place < places, other=0.0)
@@ -124,4 +124,4 @@ def _mean_of_normed(
     inside = column < channels
     scale = tl.load(gamma + column, mask=inside, other=0.0)
     shift = tl.load(beta + column, mask=inside, other=0.0)
-    tl.store(found + picture * channels + column, total / places * scale + shift, mask=inside)
+    tl.store(found + image * channels + column, total / places * scale + shift, mask=inside)

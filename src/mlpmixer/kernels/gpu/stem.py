@@ -1,4 +1,4 @@
-"""Bytes of pictures as rows of patches."""
+"""Bytes of images as rows of patches."""
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
@@ -13,12 +13,12 @@ MIDDLE = 128  # is taken from each byte: what is left is exact in bfloat16, and 
 
 
 def patches(pixels: Tensor, patch: int) -> Tensor:
-    """(B, colours, H, W) bytes → (B · places, colours · patch²), bytes − 128 in bfloat16."""
-    pictures, colours, height, width = pixels.shape
+    """(B, colors, H, W) bytes → (B · places, colors · patch²), bytes − 128 in bfloat16."""
+    images, colors, height, width = pixels.shape
     down, across = height // patch, width // patch
-    found = torch.empty(pictures * down * across, colours * patch**2, dtype=torch.bfloat16, device=pixels.device)
-    _patches[(pictures * colours, down)](
-        *(pixels, found, colours, down, across),
+    found = torch.empty(images * down * across, colors * patch**2, dtype=torch.bfloat16, device=pixels.device)
+    _patches[(images * colors, down)](
+        *(pixels, found, colors, down, across),
         PATCH=patch,
         MIDDLE=MIDDLE,
         ROOM=triton.next_power_of_2(patch * width),
@@ -29,18 +29,18 @@ def patches(pixels: Tensor, patch: int) -> Tensor:
 
 @triton.jit
 def _patches(
-    pixels, found, colours, down, across,
+    pixels, found, colors, down, across,
     PATCH: tl.constexpr, MIDDLE: tl.constexpr, ROOM: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """One colour of one row of patches: a run of bytes."""
+    """One color of one row of patches: a run of bytes."""
     plane = tl.program_id(0).to(tl.int64)
     height = tl.program_id(1)
-    picture, colour = plane // colours, plane % colours
+    image, color = plane // colors, plane % colors
     width = across * PATCH
     byte = tl.arange(0, ROOM)
     inside = byte < PATCH * width
     values = tl.load(pixels + (plane * down + height) * PATCH * width + byte, mask=inside, other=0)
     row, column = byte // width, byte % width
-    place = (picture * down + height) * across + column // PATCH
-    at = (place * colours + colour) * PATCH * PATCH + row * PATCH + column % PATCH
+    place = (image * down + height) * across + column // PATCH
+    at = (place * colors + color) * PATCH * PATCH + row * PATCH + column % PATCH
     tl.store(found + at, (values.to(tl.float32) - MIDDLE).to(tl.bfloat16), mask=inside)

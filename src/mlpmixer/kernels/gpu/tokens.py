@@ -2,11 +2,11 @@
 
     y = x + W2 · gelu(W1 · LN(x) + b1) + b2
 
-A program takes a block of a picture's columns, with all places. Tables lie on their sides: channels are rows, places
+A program takes a block of an image's columns, with all places. Tables lie on their sides: channels are rows, places
 are columns. So the hidden numbers, made some at a time, come out of the first product into registers, go through the
 GELU, and from there into the second, since the matrix units take their left side from registers; its sums over all
 hidden rows stay there, too. And places need no padding to a power of two: they come in three parts, 196 as 128, 64 and
-16. Weights and normalised tables come through Hopper's copy engine, which fills in zeros beyond the last place.
+16. Weights and normalized tables come through Hopper's copy engine, which fills in zeros beyond the last place.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -26,7 +26,7 @@ from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu.gelu import INTERPRETED, gelu
 from mlpmixer.kernels.gpu.norms import layer_norm
 
-MANY = 64  # pictures: beyond that, what is the best way of cutting the work does not change
+MANY = 64  # images: beyond that, what is the best way of cutting the work does not change
 PLACES = 256  # no more: the sums over all places of a block must fit into the registers
 
 
@@ -63,16 +63,16 @@ def token_mixing(x: Tensor, weights: Tokens, ahead: Tensor, *, exact: bool) -> T
 def mixed(x: Tensor, normed: Tensor, weights: Tokens, ahead: Tensor, *, exact: bool) -> Tensor:
     """What is left when LayerNorm is done."""
     places, channels = len(weights.b2), x.shape[1]
-    pictures = len(x) // places
+    images = len(x) // places
     y = torch.empty_like(x)
 
     def grid(meta: dict[str, Any]) -> tuple[Any]:
-        return (pictures * triton.cdiv(channels, meta["COLUMNS"]),)
+        return (images * triton.cdiv(channels, meta["COLUMNS"]),)
 
     _token_mixing[grid](
         *(x, weights.b1, weights.b2, ahead, y),
         *(_block(table) for table in (normed, weights.w1, weights.w2) for _ in "ABC"),
-        *(places, channels, len(weights.b1), min(triton.next_power_of_2(pictures), MANY)),
+        *(places, channels, len(weights.b1), min(triton.next_power_of_2(images), MANY)),
         EXACT=exact,
         **dict(zip("ABC", parts(places), strict=True)),
     )
@@ -130,7 +130,7 @@ def _token_mixing(
     blocks = tl.cdiv(channels, COLUMNS)
     row = tl.program_id(0) // blocks * places
     first = tl.program_id(0) % blocks * COLUMNS
-    # Rows beyond the picture's are the next one's; the weights that meet them are 0.
+    # Rows beyond the image's are the next one's; the weights that meet them are 0.
     tableA = normedA.load([row, first]).T  # noqa: N806
     tableB = normedB.load([row + A, first]).T  # noqa: N806
     tableC = normedC.load([row + A + B, first]).T  # noqa: N806

@@ -1,0 +1,52 @@
+"""A confusion matrix with its names and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from mlpmixer.draw.svg import WIDTH, Drawing, escaped, room, shortened, text
+
+LEFT = 104.0  # pixels for names
+NAMED = 12  # classes at most whose counts are written
+
+
+def confusion_chart(matrix: Int[np.ndarray, "K K"], names: Sequence[str], width: float = WIDTH) -> Drawing:
+    """Rows: what is shown; columns: what is said. A field is the darker the more of its row's images are in it."""
+    count = len(names)
+    cell = (width - LEFT) / count
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    parts = [text(0, 13, "What is shown (rows) and what is said (columns)", "head ink")]
+    top = 30.0
+    for row, name in enumerate(names):
+        y = top + row * cell
+        if count <= 40:
+            parts.append(text(LEFT - 8, y + cell / 2 + 4, shortened(name, LEFT - 12, "small"), "small soft", "end"))
+        for column in range(count):
+            x, many = LEFT + column * cell, int(matrix[row, column])
+            if many:
+                kind = "shade-1" if row == column else "shade-2"
+                # The root, or one mistake in a hundred would not be seen.
+                strength = float(np.sqrt(shares[row, column]))
+                parts.append(
+                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" class="{kind}" '
+                    f'opacity="{strength:.3f}"><title>{escaped(f"{name} → {names[column]}: {many:,}")}</title></rect>'
+                )
+            if count <= NAMED and many:
+                light = row == column and shares[row, column] > 0.3
+                kind = "small on-shade" if light else "small ink"
+                parts.append(text(x + cell / 2, y + cell / 2 + 4, f"{many:,}", kind, "middle"))
+    bottom = top + count * cell
+    if count <= NAMED:
+        longest = max(room(name, "small") for name in names)
+        drop = min(longest, 90.0)
+        for column, name in enumerate(names):
+            x = LEFT + (column + 0.5) * cell
+            parts.append(
+                f'<text class="small soft" text-anchor="end" transform="translate({x + 4:.1f} {bottom + 10:.1f}) '
+                f'rotate(-55)">{escaped(shortened(name, drop, "small"))}</text>'
+            )
+        bottom += 14 + 0.82 * drop
+    return Drawing(width, bottom, "".join(parts))

@@ -1,0 +1,108 @@
+"""What token mixing listens to: each row of W1 as an image of the places that it weighs (the paper's Fig. 5 and 6).
+
+Order: units by their mean frequency, low first, each followed by the one that is nearest to its negative.
+
+- frequency: the mean distance from zero in the plane of spatial frequencies, weighted by the power there, in cycles
+  over the side of the image.
+- nearest to its negative: the lowest cosine among the units that are not yet placed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from mlpmixer.errors import UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import Mixer, MixerBlock, UntiedColumnLinear
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two units beside each other; `cosine` is 1 for equal ones, −1 for exact opposites. The last may be alone."""
+
+    unit: int
+    opposite: int | None
+    cosine: float | None
+
+
+def units_of(model: Classifier, layer: int) -> Float[np.ndarray, "N rows columns"]:
+    """Images of the units: D_S of them; for each of G groups, one; of untied maps, those of the first channel."""
+    if not isinstance(model, Mixer):
+        raise UsageError(f"{model.name} has no token-mixing units; only Mixers have")
+    if not 0 <= layer < model.config.layers:
+        raise UsageError(f"there is no layer {layer}; {model.name} has 0 to {model.config.layers - 1}")
+    block = model.blocks[layer]
+    assert isinstance(block, MixerBlock)
+    fc1 = block.token_mixing.fc1
+    weight = fc1.weight[0] if isinstance(fc1, UntiedColumnLinear) else fc1.weight
+    rows, columns = model.config.grids()[layer]
+    return weight.detach().float().cpu().reshape(-1, rows, columns).numpy()
+
+
+def power(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, "N rows columns"]:
+    """At each pair of frequencies, as a share of the whole."""
+    found = np.abs(np.fft.fft2(images)) ** 2
+    return found / np.maximum(found.sum(axis=(1, 2), keepdims=True), np.finfo(np.float64).tiny)
+
+
+def distances(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+    """From zero to each pair of frequencies, in cycles over the side."""
+    return np.hypot(np.fft.fftfreq(rows)[:, None] * rows, np.fft.fftfreq(columns) * columns)
+
+
+def frequencies(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, " N"]:
+    return (power(images) * distances(*images.shape[1:])).sum(axis=(1, 2))
+
+
+def spectrum(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, " F"]:
+    """The units' mean power by whole cycles over the side, from 0 on."""
+    ring = distances(*images.shape[1:]).round().astype(int).reshape(-1)
+    return np.bincount(ring, power(images).mean(axis=0).reshape(-1))
+
+
+def cosines(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, "N N"]:
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return flat @ flat.T
+
+
+def pairs(images: Float[np.ndarray, "N rows columns"]) -> list[Pair]:
+    """All units, in the order of the paper's figures."""
+    likeness = cosines(images)
+    left = np.argsort(frequencies(images), kind="stable").tolist()
+    found = []
+    while left:
+        unit = left.pop(0)
+        if not left:
+            found.append(Pair(unit, None, None))
+            break
+        opposite = min(left, key=lambda other: likeness[unit, other])
+        left.remove(opposite)
+        found.append(Pair(unit, opposite, float(likeness[unit, opposite])))
+    return found
+
+
+@dataclass(frozen=True)
+class Opposites:
+    """`lowest`: the mean over units of the lowest cosine to any other; `by_chance`: the same after the weights of each
+    unit changed places, each unit's in an order of its own."""
+
+    lowest: float
+    by_chance: float
+
+
+def opposites(images: Float[np.ndarray, "N rows columns"], seed: int = 0) -> Opposites:
+    flat = images.reshape(len(images), 1, -1)
+    shuffled = np.random.default_rng(seed).permuted(flat, axis=2)
+    return Opposites(*(float(cosines(each).min(axis=1).mean()) for each in (flat, shuffled)))
+
+
+def stem_filters(model: Classifier) -> Float[np.ndarray, "C P P in_channels"]:
+    """What the first layer looks for in an image (Fig. 7), in the order of frequency, low first."""
+    kernel = next(parameter for parameter in model.get_submodule("stem").parameters() if parameter.ndim == 4)
+    filters = kernel.detach().float().cpu().permute(0, 2, 3, 1).contiguous()
+    return filters[torch.from_numpy(np.argsort(frequencies(filters.mean(-1).numpy()), kind="stable"))].numpy()

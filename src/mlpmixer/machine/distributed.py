@@ -1,0 +1,103 @@
+"""The processes that train one model together: one for each device, started by torchrun; or just this one."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from mlpmixer.errors import UsageError
+from mlpmixer.machine.devices import device_of
+from mlpmixer.recipe import Machine
+
+
+@dataclass(frozen=True)
+class Group:
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU."""
+        values = values.detach().cpu()
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return bool(self.all_reduce_sum(torch.tensor(float(flag)))) if self.world_size > 1 else flag
+
+    def broadcast(self, value: int) -> int:
+        """What the first process says."""
+        if self.world_size == 1:
+            return value
+        said = torch.tensor(value)
+        dist.broadcast(said, src=0)
+        return int(said)
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            self.all_reduce_sum(torch.zeros(1))
+
+
+_runs = itertools.count()
+_ended: list[dist.ProcessGroup] = []
+
+
+@atexit.register
+def _let_go() -> None:
+    """Ends the processes' talk of a run that is over, from here, where torch gives Python's lock away for it.
+
+    DDP and FSDP hold on to it too. Were one of those the last to let go, torch (2.13) would keep the lock while it
+    waits for threads that want it: for ever; and after Python's end they would find none, and abort.
+    """
+    if _ended:
+        gc.collect()
+        _ended.clear()
+
+
+@contextmanager
+def joined(machine: Machine) -> Iterator[Group]:
+    """Joins the processes that torchrun started, if it did."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = device_of(machine.device, local)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Group(device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        store, rank, world_size = next(rendezvous("env://"))
+    except ValueError as error:
+        raise UsageError(
+            f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they meet: start "
+            "them with torchrun, or unset WORLD_SIZE"
+        ) from error
+    # A drawer of its own: the next run of these processes, or those that replace them, must not find their addresses.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"run {next(_runs)}, attempt {attempt}, {world_size} processes", store)
+    _let_go()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=30))
+    assert dist.group.WORLD is not None
+    _ended.append(dist.group.WORLD)
+    try:
+        yield Group(device, rank, world_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,48 @@
+"""What the model is shown of one image: its center, or several views whose answers are averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mlpmixer.data.preprocess import prepare
+from mlpmixer.metadata import Preprocessing
+
+# "flip": also as in a mirror. "crops": also the four corners of what the center is cut from, and all that mirrored.
+Views = Literal["none", "flip", "crops"]
+
+
+def count(views: Views, how: Preprocessing) -> int:
+    """Of one image."""
+    places = len(_places(how)) if views == "crops" else 1
+    return places * (1 if views == "none" else 2)
+
+
+def views_of(pixels: np.ndarray, how: Preprocessing, views: Views) -> UInt8[Tensor, "V 3 H W"]:
+    """The usual one first."""
+    if views == "crops":
+        (height, width), (rows, columns) = _room(how), how.crop
+        whole = prepare(pixels, dataclasses.replace(how, crop=(height, width)))
+        shown = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _places(how)])
+    else:
+        shown = prepare(pixels, how)[None]
+    return shown if views == "none" else torch.cat([shown, shown.flip(-1)])
+
+
+def _room(how: Preprocessing) -> tuple[int, int]:
+    """Height and width of what every image fills, once it is scaled."""
+    rows, columns = how.crop
+    return max(how.resize, rows), max(how.resize, columns)
+
+
+def _places(how: Preprocessing) -> list[tuple[int, int]]:
+    """Top and left of each crop, the center first; only one where the crop leaves no room."""
+    (height, width), (rows, columns) = _room(how), how.crop
+    down, right = height - rows, width - columns
+    corners = [(y, x) for y in (0, down) for x in (0, right)]
+    return list(dict.fromkeys([(round(down / 2), round(right / 2)), *corners]))
