@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "mlpmixer"
 
 FLOORS = [
     {"errors", "text", "version"},
-    {"files", "metadata", "recipe"},
+    {"files", "metadata", "packages", "recipe"},
     {"machine", "download"},
     {"kernels", "draw"},
     {"models", "data", "recipes", "run"},
@@ -113,7 +113,7 @@ def test_imports_only_go_down():
 
 def test_the_ground_floor_needs_the_standard_library_only():
     """But for the bar of a download."""
-    for name in ("errors", "text", "version", "files", "metadata", "recipe", "download"):
+    for name in ("errors", "text", "version", "files", "metadata", "packages", "recipe", "download"):
         for node in ast.walk(ast.parse((SOURCE / f"{name}.py").read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

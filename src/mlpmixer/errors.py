@@ -22,6 +22,10 @@ class UsageError(MixerError, ValueError):
     exit_code = 2
 
 
+class MissingPackage(UsageError):
+    """An optional package that is not installed; the message has the command that installs it."""
+
+
 class ImageError(MixerError, ValueError):
     """A file that is no image, or one that cannot be decoded safely."""
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -114,6 +117,18 @@ def open_new(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _create(path: str | os.PathLike[str]) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: what is there takes the name `path` at the end, or goes where that is not
+    reached, so nobody ever sees half of it."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def open_end(path: str | os.PathLike[str]) -> BinaryIO:

@@ -25,6 +25,11 @@ def printable(text: object, most: int = 0) -> str:
     return line if not most or len(line) <= most else line[: most - 1] + "…"
 
 
+def first_line(said: object, most: int = 200) -> str:
+    """The first line of an error, or of anything else, as `printable`; an error without words gives its kind."""
+    return printable((str(said).strip().splitlines() or [type(said).__name__])[0], most)
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON with the letters of all languages as they are, and nothing that a terminal acts on. What is no number is
     null, since JSON has no word for it; what JSON does not know becomes its `str()`."""

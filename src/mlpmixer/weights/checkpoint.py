@@ -21,9 +21,9 @@ from mlpmixer.models.bit import BiTConfig
 from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.mixer import MixerConfig
 from mlpmixer.models.vit import ViTConfig
-from mlpmixer.text import fault
+from mlpmixer.text import fault, first_line
 from mlpmixer.weights import layouts
-from mlpmixer.weights.header import ArrayFile, first_line
+from mlpmixer.weights.header import ArrayFile
 from mlpmixer.weights.infer import config_of, name_of
 from mlpmixer.weights.layouts import Layout, Line
 

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, MixerError, UsageError
+from mlpmixer.text import first_line
 from mlpmixer.weights import npz, pth
-from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim, first_line
+from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim
 
 
 def look(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, MixerError
+from mlpmixer.text import first_line
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 COUNTS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # beside weights of others
@@ -64,10 +65,3 @@ def claim(path: Path, name: str, shape: Sequence[Any], dtype: torch.dtype) -> Te
     if not sound or math.prod(shape) >= 2**48:
         raise BrokenFile(f"{path} claims the shape {first_line(tuple(shape))} for {name}; it is damaged or hostile")
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
-
-
-def first_line(said: object) -> str:
-    """The start of what a library or a file said, fit for one line of ours and for a terminal."""
-    line = (str(said).strip().splitlines() or [type(said).__name__])[0]
-    line = line if len(line) <= 160 else line[:159] + "…"
-    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile
-from mlpmixer.weights.header import ArrayFile, claim, first_line
+from mlpmixer.text import first_line
+from mlpmixer.weights.header import ArrayFile, claim
 
 NUMPY_FLOATS = {
     np.dtype(np.float64): torch.float64,

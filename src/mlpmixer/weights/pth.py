@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, UsageError
-from mlpmixer.weights.header import MAX_EXPANSION, ArrayFile, check_names, claim, first_line
+from mlpmixer.text import first_line
+from mlpmixer.weights.header import MAX_EXPANSION, ArrayFile, check_names, claim
 
 MAX_PICKLED = 2_000_000  # steps and parts, as `_rehearse` counts them; the training state of 700 arrays has 400,000
 

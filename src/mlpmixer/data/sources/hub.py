@@ -75,7 +75,7 @@ def _library(source: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError(f"opening {source} needs the library datasets; pip install mlpmixer[data]") from None
+        raise DataError(f"opening {source} needs the library datasets; pip install mlpmixer[datasets]") from None
     return datasets
 
 
