@@ -463,6 +463,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_the_same():
     """In a process of its own, where types are not checked: the checks do not compile."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", COMPILED], capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ from mlpmixer.data.select import Images, choose
 from mlpmixer.errors import RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.models import create, describe
+from mlpmixer.models import create, revise
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
@@ -165,17 +165,19 @@ def open_weights(recipe: Recipe) -> Checkpoint | None:
         RecipeError: The recipe's options do not fit them.
     """
     wanted = recipe.model
+    options: dict[str, Any] = {**wanted.options}
     if not wanted.weights:
-        with _wrong_kinds_refused():
-            options: dict[str, Any] = {**wanted.options}
-            describe(wanted.name, image_size=_size(recipe), **options)
+        with _wrong_types_refused(), torch.device("meta"):
+            create(wanted.name, num_classes=1, image_size=_size(recipe), **options)
         return None
     stored = glance(wanted.weights)
-    for name, asked in wanted.options.items():
-        has = getattr(stored.config, name, asked)
-        if name in GROWS and has != asked and not wanted.grow:
+    with _wrong_types_refused():
+        revise(stored.config, image_size=_size(recipe), **options)
+    for name in GROWS:
+        has = getattr(stored.config, name, None)
+        if has != options.get(name, has) and not wanted.grow:
             raise RecipeError(
-                f"model.weights have {name} {has}, and model.options.{name} is {asked}; "
+                f"model.weights have {name} {has}, and model.options.{name} is {options[name]}; "
                 "--model.grow true makes a larger Mixer of them"
             )
     return stored
@@ -192,7 +194,7 @@ def init_model(recipe: Recipe, classes: tuple[str, ...], stored: Checkpoint | No
     wanted, size = recipe.model, _size(recipe)
     stored = stored or open_weights(recipe)
     provenance = {"recipe": recipe.name, "data": recipe.data.source}
-    with _wrong_kinds_refused():
+    with _wrong_types_refused():
         if stored is None:
             model = create(wanted.name, num_classes=len(classes), image_size=size, **wanted.options)
         else:
@@ -214,7 +216,7 @@ def _size(recipe: Recipe) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _wrong_kinds_refused() -> Iterator[None]:
+def _wrong_types_refused() -> Iterator[None]:
     """A model's config takes what it is given, and fails where a text stands for a number."""
     try:
         yield
