@@ -212,8 +212,8 @@ def build_runs(folder: Path) -> None:
         run = RunFolder(folder / name)
         with run.held():
             run.begin(0, toml.dumps(find("cifar10")), {"processor": "x"}, {"classes": list(CLASSES)})
-        run.note(10, "train", loss=1.5, lr=0.1, images_per_s=10.0, epoch=0.5)
-        run.note(20, "val", top1=0.5, top5=1.0, cross_entropy=1.0, count=10, epoch=1.0)
+        run.log(10, "train", loss=1.5, lr=0.1, images_per_s=10.0, epoch=0.5)
+        run.log(20, "val", top1=0.5, top5=1.0, cross_entropy=1.0, count=10, epoch=1.0)
         ends = {split: {"top1": top1, "count": 10} for split, top1 in (("val", 0.5), ("test", 0.4))}
         run.write("result.json", {"steps": 20, **ends})
         (folder / name / "cards").mkdir()
@@ -229,7 +229,7 @@ def read_runs(folder: Path, changed: Path) -> None:
         index.runs(folder, sort="optim.lr", where=("test>=0.1",))
         run = RunFolder(folder / "damaged")
         run.metrics()
-        run.broken()
+        run.bad_images()
         own_card(run.path)
         run.result()
 

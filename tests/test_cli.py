@@ -19,7 +19,7 @@ from mlpmixer.cli.demo import show
 from mlpmixer.errors import RunStopped
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import find, toml
-from mlpmixer.train.signals import Stop
+from mlpmixer.train.loop import StopSignals
 from mlpmixer.weights.bundled import PHOTO
 
 
@@ -152,15 +152,15 @@ def small_demo() -> Recipe:
 def test_demo(small_demo: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     folder = tmp_path / "the demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stop, "__enter__", lambda stop: stop._note(signal.SIGINT, None) or stop)  # Ctrl-C at once
-        with pytest.raises(RunStopped, match="stopped after step 1 of 6; it is saved, and the same command goes on"):
+        patch.setattr(StopSignals, "__enter__", lambda stop: stop.handle(signal.SIGINT, None) or stop)  # Ctrl-C at once
+        with pytest.raises(RunStopped, match="stopped after step 1 of 6; saved, and the same command resumes it"):
             show(small_demo, folder)
     assert "begins" in capsys.readouterr().out
 
     show(small_demo, folder)
     out = capsys.readouterr().out
-    assert "goes on" in out
-    assert "of 2,000 test images right" in out
+    assert "is resumed" in out
+    assert "(2,000 images)" in out
     assert "Ankle boot" in out
     assert "<svg" in (folder / "image.svg").read_text()
 
@@ -183,7 +183,7 @@ def test_demo_in_the_folder_of_another_run(small_demo: Recipe, capsys: pytest.Ca
     (tmp_path / "recipe.toml").write_text(toml.dumps(small_demo))
     mixer("demo", "--folder", str(tmp_path), code=1)
     err = capsys.readouterr().err
-    assert err.startswith(f"mixer: {tmp_path} holds a run of another recipe (")
+    assert err.startswith(f"mixer: {tmp_path} already holds a run with a different recipe (")
     assert err.count("\n") == 1
 
 

@@ -161,7 +161,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path):
     study = training(name)
     # (table2 is table3 at this scale, and model-scale has the runs of pareto.)
-    changes = {**FEW, "data.source": str(clothes), "evaluation.every": 1000.0}
+    changes = {**FEW, "data.source": str(clothes), "evaluation.every_epochs": 1000.0}
     if name == "table3":
         changes |= {"data.shots": 5}
     without = () if name == "permutation" else ("BiT",)  # the slowest, where it can be done without
@@ -203,7 +203,12 @@ class TestFewShots:
     def test_once_and_kept(self, clothes: Path, tmp_path: Path):
         (tmp_path / "sets").mkdir()
         (tmp_path / "sets" / "imagenet").symlink_to(clothes)
-        changes = {**FEW, "data.source": str(clothes), "data.classes": "Sneaker,Bag,Sandal", "evaluation.every": 1000.0}
+        changes = {
+            **FEW,
+            "data.source": str(clothes),
+            "data.classes": "Sneaker,Bag,Sandal",
+            "evaluation.every_epochs": 1000.0,
+        }
         study = training("ablations")
         one = replace(study, plans=lambda scale: [replace(plan, few_of="imagenet") for plan in study.plans(scale)[:1]])
         told = carry_out(one, "tiny", tmp_path / "study", changes=changes, data=tmp_path / "sets", quiet=True)

@@ -31,7 +31,7 @@ from mlpmixer.errors import DataError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
-from mlpmixer.train.accidents import explained
+from mlpmixer.train.errors import explain_errors
 from mlpmixer.train.loss import as_targets
 
 unhurried = settings(deadline=None, max_examples=40)  # a busy machine is no mistake
@@ -151,10 +151,6 @@ class TestOrder:
     def test_an_image_looks_different_each_time(self, whole: list[dict[str, Tensor]]):
         looks = [batch["images"][batch["indices"] == NUMBER] for batch in whole]
         assert len(torch.cat(looks).unique(dim=0)) == len(torch.cat(looks)) == 2
-
-    def test_a_batch_that_cannot_be_shared(self):
-        with pytest.raises(DataError, match="a batch of 8 images cannot be shared evenly by 3 devices"):
-            stream(share=Share(0, 3))
 
 
 class TestMix:
@@ -345,7 +341,7 @@ class TestProcesses:
         next(batches)
 
         def go_on() -> None:
-            with explained(Group(torch.device("cpu"))):  # torch may raise it anywhere, not only in the loader
+            with explain_errors(Group(torch.device("cpu"))):  # torch may raise it anywhere, not only in the loader
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
                 exhaust(batches)
 

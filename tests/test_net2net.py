@@ -16,7 +16,7 @@ from mlpmixer import create, load, recipes, save
 from mlpmixer.errors import RecipeError, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
-from mlpmixer.train.init_model import begin
+from mlpmixer.train.plan import init_model
 from mlpmixer.weights.net2net import grow
 
 SMALL: dict[str, Any] = {"layers": 2, "channels": 8, "token_hidden": 6, "channel_hidden": 16}
@@ -123,7 +123,7 @@ class TestRuns:
         file = save(small(num_classes=2), tmp_path / "small.safetensors")
         changes = {"model.weights": str(file), "model.grow": grows, "model.options.dropout": 0.1}
         sizes = {f"model.options.{name}": size for name, size in sizes.items()}
-        return begin(toml.change(recipes.find("cifar10"), {**changes, **sizes}), ("cat", "dog"))
+        return init_model(toml.change(recipes.find("cifar10"), {**changes, **sizes}), ("cat", "dog"))
 
     def test_a_run_begins_with_the_larger_one(self, tmp_path: Path):
         larger = self.begun(tmp_path, **MORE)

@@ -40,9 +40,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.shots": 60,
         "optim.warmup_steps": 2,
         "machine.workers": 0,
-        "about.expect": "more than half of them",
+        "about.expected": "more than half of them",
     }
-    recipe = toml.change(find("fashion_mnist"), {**few, "machine.log_every": 2, "evaluation.every": 1})
+    recipe = toml.change(find("fashion_mnist"), {**few, "machine.log_every": 2, "evaluation.every_epochs": 1})
     for rate in (0.001, 0.006):
         mlpmixer.fit(toml.change(recipe, {"optim.lr": rate}), root / "grid" / f"lr {rate}", quiet=True)
     return root

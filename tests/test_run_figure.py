@@ -29,7 +29,7 @@ CLASSES = ("bags & <b>'more'", "hats")
 
 RECIPE = Recipe(
     name='tops & "bags" <1>',
-    about=About(curve=((1.0, 60.0), (4.0, 90.0)), band=3.0),
+    about=About(curve=((1.0, 60.0), (4.0, 90.0)), tolerance=3.0),
     model=Model(name="mixer_pico", options={"layers": 1}),
     data=Data(val="val", test="test"),
     augment=Augment(crop="pad", padding=2),

@@ -291,7 +291,6 @@ class TestChoose:
             ({"val": "-5%"}, "data.val is '-5%'"),
             ({"classes": ("cat", "dig")}, "has no class 'dig'; did you mean 'dog'?"),
             ({"classes": ("cat", "cat")}, "data.classes names 'cat' twice"),
-            ({"shots": 2, "share": 0.5}, "data.share and data.shots exclude each other"),
             ({"shots": 6}, "has only 5 images of 'dog' to train on"),
             ({"classes": ("cat",), "train": "val", "val": ""}, "no images are left for data.train (val)"),
             ({"classes": ("cat",), "val": "auto"}, "no images are left for data.val (val)"),

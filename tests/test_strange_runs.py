@@ -41,8 +41,8 @@ from mlpmixer.report.report import report
 from mlpmixer.run import index
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.train.checkpoint import Checkpoints
-from mlpmixer.train.parts import read_into
-from mlpmixer.train.pickled import told
+from mlpmixer.train.checkpoint_reader import read_into
+from mlpmixer.train.pickled import parse
 
 STEPS = 4
 
@@ -240,7 +240,7 @@ class TestCheckpoints:
     @example(pickle.dumps({1: 2}))
     def test_any_bytes_as_a_pickle(self, content: bytes):
         with suppress(ValueError):
-            told(content)
+            parse(content)
 
     @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
     def test_as_pytorch_reads_them(self, finished: Path):
@@ -260,7 +260,7 @@ class TestCheckpoints:
         with Checkpoints(stopped / "checkpoints", Group(torch.device("cpu")), keep=1) as checkpoints:
             step, warnings = checkpoints.restore({})
         assert step == 2
-        assert "going on from step 2" in warnings[0]
+        assert "resuming from step 2" in warnings[0]
 
     @pytest.mark.parametrize("name", ["step-9", "step-0000000099", "step-" + "9" * 200, "step-٣٣٣٣٣٣٣٣٣"])
     def test_names_that_are_none_of_ours(self, name: str, stopped: Path):
@@ -496,7 +496,7 @@ class TestLinks:
 
     @pytest.mark.parametrize(
         "name",
-        [".lock", "recipe.toml", "metrics.jsonl", "broken.jsonl", "picks.json", "result.json", "checkpoints",
+        [".lock", "recipe.toml", "metrics.jsonl", "bad_images.jsonl", "picks.json", "result.json", "checkpoints",
          "tensorboard", "tensorboard/events.out.tfevents.1", f"checkpoints/step-{STEPS:09}/.metadata"],
     )  # fmt: skip
     def test_when_a_run_goes_on(
@@ -509,7 +509,7 @@ class TestLinks:
         if name.endswith(".metadata"):
             summed(newest(stopped))
             main(["train", str(tmp_path / "recipe.toml"), "--folder", str(stopped), "--quiet"])
-            assert "is damaged (.metadata: it is a link); going on from step 2" in capfd.readouterr().err
+            assert "is damaged (.metadata: it is a link); resuming from step 2" in capfd.readouterr().err
         else:
             assert "it is a link" in fails(
                 ["train", str(tmp_path / "recipe.toml"), "--folder", str(stopped), "--quiet"], capfd
@@ -618,7 +618,7 @@ class TestReport:
             line = fails(["report", str(run)], capfd)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-        assert line == f"mixer: cannot write {run}/report.html: File too large; make room, and the same command goes on"
+        assert line == f"mixer: cannot write {run}/report.html: File too large; make room, and the same command resumes"
         assert ((run / "report.html").read_bytes(), sorted(run.iterdir())) == (before, files)
 
     @pytest.mark.parametrize("place", ["/dev/full", "/dev/null/page.html", "pipe", "folder"])
@@ -717,8 +717,8 @@ for turn in range(40):
     if not turn:
         print(flush=True)
     for step in range(turn + 1, turn + 20):
-        run.note(step, "train", epoch=step / 10, loss=1.0, images_per_s=9.0)
-        run.note(step, "val", epoch=step / 10, top1=0.5)
+        run.log(step, "train", epoch=step / 10, loss=1.0, images_per_s=9.0)
+        run.log(step, "val", epoch=step / 10, top1=0.5)
     run.write("result.json", {"steps": 1, "val": None, "test": {"top1": 0.5, "count": 2}})
     run.result() and (run.path / "result.json").unlink()
 """

@@ -1,7 +1,8 @@
 """A recipe: the frozen description of one run. What is computed follows from it alone, bit for bit, on equal machines.
 
 A variant is `dataclasses.replace`, or `recipe.change({"optim.lr": 0.003})`. As a file it is TOML with a table for each
-part; `mixer train` takes every line of it as a flag, `--optim.lr 0.003`.
+part; `mixer train` takes every line of it as a flag, `--optim.lr 0.003`. The text beside a default is its help, in
+files, messages and reference pages.
 """
 
 from __future__ import annotations
@@ -14,140 +15,178 @@ from typing import Any, Literal
 Option = bool | int | float | str | tuple[int, ...]
 
 
+def setting(default: Any, doc: str) -> Any:
+    """A field of a recipe with its default and its help."""
+    return field(default=default, metadata={"doc": doc})
+
+
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a reader should know before running it; nothing is computed from it, but the curve is watched."""
+    """For readers: nothing is computed from it, but a run that leaves the curve warns."""
 
-    what: str = ""  # one sentence
-    command: str = ""  # that runs it
-    hardware: str = ""  # that it was run on, or is meant for
-    expect: str = ""  # the result, and where that figure comes from
-    curve: tuple[tuple[float, float], ...] = ()  # (epoch, accuracy in % on the validation split), as it should go
-    band: float = 3.0  # points of accuracy that a run may be away from the curve before it warns
+    description: str = setting("", "what is trained, in one sentence")
+    command: str = setting("", "the command that runs this recipe")
+    hardware: str = setting("", "the hardware it was run on, or is meant for")
+    expected: str = setting("", "the expected result, and where that figure comes from")
+    curve: tuple[tuple[float, float], ...] = setting((), "expected validation accuracy: pairs of epoch and percent")
+    tolerance: float = setting(3.0, "points of accuracy a run may be off the curve before it warns")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    name: str = "mixer_nano"  # of a fresh one, from `mixer models`; weights bring their own
-    weights: str = ""  # to start from: a file, a run folder or a name; empty: fresh ones
-    image_size: tuple[int, ...] = ()  # side, or height and width, in pixels; empty: the model's own
-    resize: Literal["resample", "tiles"] = "resample"  # how the weights follow another image size
-    options: dict[str, Option] = field(default_factory=dict)  # fields of the model's config, such as dropout
-    grow: bool = False  # the weights are a smaller Mixer's: give it the options' layers, channels and hidden units
+    name: str = setting("mixer_nano", "architecture of a new model, from `mixer models`; weights bring their own")
+    weights: str = setting("", "weights to start from: a file, a run folder or a name; empty: random initialization")
+    image_size: tuple[int, ...] = setting((), "input side, or height and width, in pixels; empty: the model's own")
+    resize: Literal["resample", "tiles"] = setting("resample", "how the weights are adapted to another image size")
+    options: dict[str, Option] = field(
+        default_factory=dict, metadata={"doc": "fields of the model's config, such as dropout"}
+    )
+    grow: bool = setting(
+        False, "enlarge the weights of a smaller Mixer to the layers, channels and hidden units in options"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    source: str = "fashion_mnist_small"  # what `mlpmixer.data.open` takes
-    train: str = "train"  # the split that is trained on; several: "train+val"
-    # the split that choices are made by; "2%": so much of train; "val or 2%", or auto: val if there is one, or else
-    # 2%; empty: none
-    val: str = "auto"
-    test: str = "auto"  # the split that is looked at once, in the end; auto: test if there is one; empty: none
-    share: float = 1.0  # of the training images, evenly over the classes
-    shots: int = 0  # training images of each class; 0: all
-    classes: tuple[str, ...] = ()  # only these; empty: all
-    seed: int = 0  # of the choices above
-    on_bad_image: Literal["strict", "skip"] = (
-        "strict"  # images that cannot be read: stop, or take another and list them
+    source: str = setting("fashion_mnist_small", "data set: a name, a folder, a file or a list; see docs/data.md")
+    train: str = setting("train", 'training split; several are joined as in "train+val"')
+    val: str = setting(
+        "auto",
+        'validation split: a name, "2%" of train, "val or 2%"; auto: val, or else 2% of train; empty: none',
+    )
+    test: str = setting("auto", "test split, measured once at the end; auto: test if there is one; empty: none")
+    share: float = setting(1.0, "share of the training images that is used, the same of each class")
+    shots: int = setting(0, "training images per class; 0: all")
+    classes: tuple[str, ...] = setting((), "names of the classes that are used; empty: all")
+    seed: int = setting(0, "seed of the choice of images: val, share and shots")
+    on_bad_image: Literal["strict", "skip"] = setting(
+        "strict", "unreadable images: stop the run, or replace each by another and list it"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to training images, each time anew."""
+    """Augmentation of training images, drawn anew each time."""
 
-    # inception: a part of random size and shape; window: a part of random size in the image's own shape; pad: shifted
-    # a little; resize: as in evaluation; none: as it is
-    crop: Literal["inception", "window", "pad", "resize", "none"] = "inception"
-    area: tuple[float, float] = (0.05, 1.0)  # of the Inception crop and the window, as a share of the image
-    ratio: tuple[float, float] = (0.75, 4 / 3)  # of the Inception crop, width to height
-    padding: int = 4  # pixels on each side, for the "pad" crop
-    flip: bool = True  # every other image is mirrored
-    # what else is done to the colors and the shape of each image
+    crop: Literal["inception", "window", "pad", "resize", "none"] = setting(
+        "inception",
+        "inception: a part of random size and shape; window: of random size, in the image's shape; pad: shifted by up "
+        "to `padding`; resize: as in evaluation; none: unchanged",
+    )
+    area: tuple[float, float] = setting(
+        (0.05, 1.0), "smallest and largest share of the image in a crop (inception, window)"
+    )
+    ratio: tuple[float, float] = setting(
+        (0.75, 4 / 3), "smallest and largest width-to-height ratio of an Inception crop"
+    )
+    padding: int = setting(4, "largest shift of the pad crop, in pixels")
+    flip: bool = setting(True, "mirror every other image, drawn at random")
     policy: Literal[
         "none", "rand_augment", "auto_augment_cifar10", "auto_augment_imagenet", "trivial", "three_augment"
-    ] = "none"
-    policy_layers: int = 2  # of RandAugment
-    policy_magnitude: int = 10  # of RandAugment, the authors' m
-    erase: float = 0.0  # chance that a rectangle is painted over
-    mixup: float = 0.0  # p of Beta(p, p); 0: none
-    cutmix: float = 0.0  # p of Beta(p, p); 0: none
-    mix_chance: float = 1.0  # that a batch is mixed at all; where both kinds are on, either is as likely
+    ] = setting("none", "augmentation policy of colors and shapes")
+    policy_layers: int = setting(2, "RandAugment: operations per image")
+    policy_magnitude: int = setting(10, "RandAugment: strength of the operations, 1 to 30")
+    erase: float = setting(0.0, "probability that a random rectangle is erased")
+    mixup: float = setting(0.0, "mixup: p of the Beta(p, p) that the mixing ratio is drawn from; 0: off")
+    cutmix: float = setting(0.0, "CutMix: p of the Beta(p, p) that the mixing ratio is drawn from; 0: off")
+    mix_chance: float = setting(
+        1.0, "probability that a batch is mixed; mixup and CutMix, if both are on, are equally likely"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How images are prepared when the model is measured and used, and how often it is measured."""
+    """How images are prepared in evaluation and in use, and how often the model is validated."""
 
-    shape: Literal["short_side", "stretch"] = "short_side"  # scaled in proportion; or both sides to `resize`
-    resize: int = 0  # pixels before the center crop; 0: in the proportion of 256 to 224
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how images are scaled
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of red, green and blue; taken off values from 0 to 1
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)  # by which they are divided then
-    # an experiment: all pixels in another order, or patches and the pixels within them; in training as well
-    scramble: Literal["none", "patches", "pixels"] = "none"
-    scramble_patch: int = 16  # pixels
-    every: float = 1.0  # epochs
+    shape: Literal["short_side", "stretch"] = setting(
+        "short_side", "scale the shorter side to `resize` pixels, or both sides regardless of proportions"
+    )
+    resize: int = setting(0, "size before the center crop, in pixels; 0: 256/224 of the input size")
+    interpolation: Literal["bilinear", "bicubic"] = setting("bilinear", "resampling filter")
+    mean: tuple[float, float, float] = setting(
+        (0.5, 0.5, 0.5), "mean of red, green and blue, subtracted from values in [0, 1]"
+    )
+    std: tuple[float, float, float] = setting((0.5, 0.5, 0.5), "standard deviation of red, green and blue, divided by")
+    scramble: Literal["none", "patches", "pixels"] = setting(
+        "none", "an experiment: permute all pixels, or the patches and the pixels within them; in training as well"
+    )
+    scramble_patch: int = setting(16, "patch side of the scrambling, in pixels")
+    every_epochs: float = setting(1.0, "epochs between validation passes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    kind: Literal["softmax", "sigmoid"] = "softmax"  # one class of many; or each class yes or no, as pre-training does
-    smoothing: float = 0.0  # share of the target spread over all classes
-    teacher: str = ""  # weights of a model whose answers are to be matched as well; "timm:NAME" for timm's
-    teacher_share: float = 0.5  # of the loss that is the distance to the teacher
-    temperature: float = 1.0  # of both when they are compared
+    kind: Literal["softmax", "sigmoid"] = setting(
+        "softmax",
+        "cross-entropy over the classes, or binary cross-entropy of each class as in the paper's pre-training",
+    )
+    smoothing: float = setting(0.0, "label smoothing: share of the target spread over all classes")
+    teacher: str = setting("", 'distillation: weights of the teacher; "timm:NAME" for a timm model; empty: none')
+    teacher_share: float = setting(0.5, "distillation: weight of the teacher's term in the loss")
+    temperature: float = setting(1.0, "distillation: temperature of both models' predictions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    name: Literal["adamw", "adam", "sgd", "lamb"] = "adamw"  # the optimizer; sgd has momentum
-    lr: float = 0.001  # at the peak
-    betas: tuple[float, float] = (0.9, 0.999)  # of adam, adamw and lamb: the memory of gradients and their squares
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.1  # of kernels only; adamw and lamb: times lr, apart from the gradient; sgd and adam: in it
-    clip: float = 1.0  # the gradient's global norm at most; 0: as it is
-    warmup_steps: int = 0  # over which lr rises from 0, at most
-    warmup_share: float = 1.0  # of the run, that those steps are at most; 1: never fewer
-    schedule: Literal["linear", "cosine", "steps", "constant"] = "cosine"  # how lr falls from the peak
-    final: float = 0.0  # lr in the end, as a share of the peak
-    milestones: tuple[float, ...] = (0.3, 0.6, 0.9)  # shares of the run after which "steps" divides lr by 10
-    ema: float = 0.0  # decay of the average of weights that is evaluated and kept instead; 0: none
-    sharpness: Literal["none", "sam", "gsam"] = "none"  # also look at the worst place nearby; two passes a step
-    rho: float = 0.05  # how far that place is
-    rho_min: float = 0.0  # gsam: how far in the end; rho falls as lr does
-    alpha: float = 0.4  # gsam: how strongly the gap between both places is made smaller
+    name: Literal["adamw", "adam", "sgd", "lamb"] = setting("adamw", "optimizer; sgd has momentum")
+    lr: float = setting(0.001, "peak learning rate")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "decay of the running means of gradients and squared gradients (adam, adamw, lamb)"
+    )
+    momentum: float = setting(0.9, "momentum of sgd")
+    weight_decay: float = setting(
+        0.1, "weight decay of kernels; decoupled and times lr in adamw and lamb, part of the gradient in sgd and adam"
+    )
+    clip: float = setting(1.0, "largest global gradient norm; 0: no clipping")
+    warmup_steps: int = setting(0, "steps over which lr rises linearly from 0")
+    warmup_share: float = setting(1.0, "largest share of the run that is warm-up; 1: no limit")
+    schedule: Literal["linear", "cosine", "steps", "constant"] = setting(
+        "cosine", "learning rate schedule after warm-up"
+    )
+    final_lr_ratio: float = setting(0.0, "learning rate at the end, as a share of the peak")
+    milestones: tuple[float, ...] = setting(
+        (0.3, 0.6, 0.9), 'shares of the run after which the "steps" schedule divides lr by 10'
+    )
+    ema: float = setting(0.0, "decay of the moving average of weights, which is evaluated and saved; 0: off")
+    sharpness: Literal["none", "sam", "gsam"] = setting("none", "sharpness-aware minimization; two passes per step")
+    rho: float = setting(0.05, "SAM, GSAM: radius of the perturbation of the weights")
+    rho_min: float = setting(0.0, "GSAM: radius at the end of the run; it falls as lr does")
+    alpha: float = setting(0.4, "GSAM: weight of the surrogate gap")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    epochs: float = 10.0  # times that every training image is seen
-    steps: int = 0  # instead of epochs, when more than 0
-    least_steps: int = 0  # where the epochs of few images come to fewer: more epochs, with as many looks at val
-    batch_size: int = 512  # images a step, over all devices
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the products; weights stay in fp32
-    keep: Literal["last", "best"] = "last"  # the weights that are the result; best: on the validation split
-    seed: int = 0  # of first weights, order, augmentation, dropout
+    epochs: float = setting(10.0, "epochs: passes over the training images")
+    steps: int = setting(0, "training steps; more than 0: instead of epochs")
+    min_steps: int = setting(
+        0, "least number of steps: few images are trained on for more epochs, with as many validation passes"
+    )
+    batch_size: int = setting(512, "images per step, over all devices")
+    precision: Literal["fp32", "bf16", "fp16"] = setting("bf16", "precision of matrix products; weights stay in fp32")
+    select: Literal["last", "best"] = setting(
+        "last", "weights that are the result: of the last step, or the best on the validation split"
+    )
+    seed: int = setting(0, "seed of initial weights, order, augmentation and dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What may differ between machines, and between the parts of one run. What is learnt stays the same, up to rounding
-    and to the draws of dropout and stochastic depth, which each device makes for one part of a batch after another."""
+    """How a run is executed. It may differ between machines, and between the parts of one run: what is learnt stays the
+    same, up to rounding and to dropout and stochastic depth, which each device draws for one part of a batch after
+    another."""
 
-    device: str = "auto"  # "cpu", "cuda", or auto
-    workers: int = -1  # processes that load images; 0: none, -1: by the number of cores
-    micro_batch: int = 0  # images at once on one device, the rest one after another; 0: all
-    kernels: bool = True  # on a CPU, Mixers train in bf16 through kernels of our own, if they can be compiled here
-    low_memory: bool = (
-        False  # the kernels keep less for the way back, and compute a part again: less memory, nearly as fast
+    device: str = setting("auto", '"cpu", "cuda" or "cuda:N"; auto: a GPU if there is one')
+    workers: int = setting(-1, "data-loading processes; 0: none; -1: by the number of cores")
+    micro_batch: int = setting(
+        0, "images per forward pass on one device, with gradients accumulated over a batch; 0: all at once"
     )
-    compile: bool = False  # what does not go through the kernels goes through torch.compile
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies of the model, or a share on each
-    save_every: int = 1000  # steps between checkpoints
-    keep: int = 2  # checkpoints, beside the best
-    log_every: int = 50  # steps between lines of metrics
+    kernels: bool = setting(True, "on a CPU, train Mixers in bf16 through mlpmixer's kernels, if they can be compiled")
+    low_memory: bool = setting(False, "activation recomputation in the kernels: less memory, nearly as fast")
+    compile: bool = setting(False, "torch.compile for what does not run through the kernels")
+    parallel: Literal["ddp", "fsdp"] = setting("ddp", "over several devices: replicate the model, or shard it")
+    save_every: int = setting(1000, "steps between checkpoints")
+    keep_checkpoints: int = setting(2, "number of checkpoints that are kept")
+    log_every: int = setting(50, "steps between lines of metrics")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`mixer demo`: the whole way once, on this machine."""
+"""`mixer demo`: train, evaluate and predict once, on this machine."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ if TYPE_CHECKING:
 
 
 def demo(folder: Path = Path("runs/demo")) -> None:
-    """Train a small Mixer on images that come with the package, about 3 minutes on 2 cores, and look at the result.
+    """Train a small Mixer on images that come with the package, about 3 minutes on 2 cores, and show its predictions.
 
-    If it was stopped, it goes on.
+    A run that was stopped is resumed.
 
     Args:
-        folder: Where the run is kept.
+        folder: The run folder.
     """
     from mlpmixer.kernels.library import library
     from mlpmixer.recipes import find, toml
 
     recipe = find("fashion_mnist")
-    if not isinstance(
-        library("mixing"), str
-    ):  # our kernels are here, and three times as quick; what is learnt is as good
+    if not isinstance(library("mixing"), str):  # the kernels are three times as fast, and as accurate
         recipe = toml.change(recipe, {"train.precision": "bf16"})
     show(recipe, folder)
 
 
 def show(recipe: Recipe, folder: Path) -> None:
-    """The same with any recipe that has a test split."""
+    """Runs any recipe that has a test split, and shows what it learned."""
     from mlpmixer.report.run_figure import image_of
     from mlpmixer.run.folder import RunFolder
     from mlpmixer.train.loop import fit
@@ -39,28 +37,28 @@ def show(recipe: Recipe, folder: Path) -> None:
     run = RunFolder(folder)
     image, example = folder / "image.svg", folder / "example.png"
     if run.result() is None:
-        _say(recipe.about.what)
-        how = "goes on" if run.recipe else "begins; Ctrl-C stops it, and the same command goes on"
+        _say(recipe.about.description)
+        how = "is resumed" if run.recipe else "begins; Ctrl-C stops it, and the same command resumes it"
         _say(f"Its recipe is {recipe.name}, {recipe.train.epochs:g} epochs. The run in {folder} {how}.")
     result = fit(recipe, folder)
     assert result.test is not None
-    score = f"{result.test['top1']:.2%} of {result.test['count']:,.0f} test images right"
+    score = f"Test accuracy {result.test['top1']:.2%} ({result.test['count']:,.0f} images)"
     if image.exists():
         fresh = next(name for n in count(2) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
-        _say(f"{folder} is finished: {score}. A new one: mixer demo --folder {_quoted(fresh)}")
+        _say(f"{folder} is finished. {score}. A new one: mixer demo --folder {_quoted(fresh)}")
         _say(f"Its curves and predictions: {image}")
         return
 
-    _say(f"\n{score}. What it says of one of them, {example}:\n")
+    _say(f"\n{score}. Prediction for one of them, {example}:\n")
     _predict(recipe, folder, example)
     image_of(folder)
-    _say(f"\nCurves and more predictions, to be opened in a browser: {image}\n")
+    _say(f"\nCurves and more predictions, for a browser: {image}\n")
     _say("What next:")
     commands = {
-        f"mixer predict {_quoted(example)} --weights {_quoted(folder)}": "the same, as for any image",
-        f"mixer report {_quoted(folder)}": "a page with all that can be said of it",
-        f"mixer train {recipe.name} --train.epochs {3 * recipe.train.epochs:g}": "longer",
-        "mixer recipes": "what else can be trained",
+        f"mixer predict {_quoted(example)} --weights {_quoted(folder)}": "classify an image",
+        f"mixer report {_quoted(folder)}": "a report with all figures",
+        f"mixer train {recipe.name} --train.epochs {3 * recipe.train.epochs:g}": "train for longer",
+        "mixer recipes": "list all recipes",
     }
     for command, what in commands.items():
         _say(f"  {command:{max(map(len, commands))}}  # {what}")
@@ -75,7 +73,7 @@ def _predict(recipe: Recipe, folder: Path, example: Path) -> None:
     assert images.test is not None
     decode(images.test.read(0)).save(example)
     for label, score in Predictor(folder, top=3)(example).top:
-        true = "  (which it is)" if label == images.classes[images.test.labels[0]] else ""
+        true = "  (true)" if label == images.classes[images.test.labels[0]] else ""
         _say(f"  {label:12} {score:6.1%}{true}")
 
 

@@ -1,4 +1,4 @@
-"""`mixer recipes`: what can be trained, and how."""
+"""`mixer recipes`: the recipes, or one of them as a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def recipes(
     """List the recipes, or print one as a file to change and train: mixer recipes NAME > my.toml
 
     Args:
-        name: Only this recipe, as TOML that says what each line means.
+        name: Only this recipe, as TOML with the help of each line.
         json: Print JSON.
     """
     from mlpmixer.recipes import RECIPES, find, toml
@@ -34,7 +34,10 @@ def recipes(
         print(to_json(rows, indent=2))
         return
     print_table(
-        ["recipe", "what, on what hardware, and what to expect"],
-        [[row["name"], "\n".join(filter(None, (row["what"], row["hardware"], row["expect"])))] for row in rows],
-        note="`mixer recipes NAME` prints one whole, with the command that runs it.",
+        ["recipe", "description, hardware, expected result"],
+        [
+            [row["name"], "\n".join(filter(None, (row["description"], row["hardware"], row["expected"])))]
+            for row in rows
+        ],
+        note="`mixer recipes NAME` prints one in full, with the command that runs it.",
     )

@@ -1,4 +1,4 @@
-"""`mixer runs`: what was trained below this folder, and what came of it?"""
+"""`mixer runs`: list the runs below a folder."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ def runs(
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
     /,
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    state: Literal["finished", "unfinished", "lost", "unreadable"] | None = None,
+    state: Literal["finished", "unfinished", "diverged", "unreadable"] | None = None,
     sort: str = "changed",
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     curves: Path | None = None,
     json: bool = False,
 ) -> None:
-    """List the runs below a folder, with the lines in which their recipes differ.
+    """List the runs below a folder, with the config values that differ.
 
     Args:
         folder: Where to look for them.
-        where: Only those of which this holds: optim.lr=0.001, model.name!=mixer_nano, test>=0.9; may be given again.
-        state: Only those that are finished, that can go on, that lost their loss, or whose files are not
-            what a run writes.
-        sort: By test, val, best, epoch or changed, highest first; by name, or by a line of the recipe.
-        limit: At most so many, at least 1.
-        curves: Draw their accuracy by epoch, over each other, into this .svg file.
+        where: Only runs that match: optim.lr=0.001, model.name!=mixer_nano, test>=0.9; may be repeated.
+        state: Only runs that are finished, that can be resumed, that have diverged, or whose files cannot be read.
+        sort: Sort by test, val, best, epoch or changed, highest first; by name, or by a line of the recipe.
+        limit: List so many at most, 1 or more.
+        curves: Plot their accuracy by epoch into this .svg file.
         json: Print JSON, with whole recipes.
     """
     from mlpmixer.draw.svg import document

@@ -1,4 +1,4 @@
-"""`mixer train`: a recipe becomes a model."""
+"""`mixer train`: train a model by a recipe."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def train(
     *,
     changes: dict[str, str],
 ) -> None:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or resume a run that was stopped.
 
     Every line of a recipe is a flag as well: `--optim.lr 0.003 --data.source photos`. `mixer recipes NAME` shows them
     all, with what they mean.
 
     Args:
         recipe: A recipe file, or a name from `mixer recipes`.
-        folder: Where the run is kept; runs/NAME if not said. A run that is there goes on.
-        grid: Values to try, such as optim.lr=0.003,0.01,0.03; may be given again for another line.
+        folder: The run folder; runs/NAME by default. An existing run is resumed.
+        grid: Grid search over values such as optim.lr=0.003,0.01,0.03; may be repeated for another line.
         quiet: Show nothing but warnings.
         json: Print the result as JSON.
     """
     from mlpmixer.recipes import RECIPES, find, toml
-    from mlpmixer.train.progress import speaks_for_all
+    from mlpmixer.train.progress import is_main_process
 
     if recipe.endswith(".toml") or os.path.isfile(recipe):  # noqa: PTH113
         wanted = toml.read(recipe)
@@ -50,21 +50,21 @@ def train(
     if grid:
         from mlpmixer.train.grid import search
 
-        points = search(wanted, folder, axes := _axes(grid), quiet=quiet or json)
-        if not speaks_for_all():
+        trials = search(wanted, folder, axes := _axes(grid), quiet=quiet or json)
+        if not is_main_process():
             return
-        picked, result = points[0], points[0].result
+        result = trials[0].result
         if json:
-            rows = [{**point.values, "folder": str(point.result.folder), "val": point.result.val} for point in points]
-            print(to_json({"points": rows, "test": result.test}))
+            rows = [{**trial.values, "folder": str(trial.result.folder), "val": trial.result.val} for trial in trials]
+            print(to_json({"trials": rows, "test": result.test}))
             return
-        rows = [[*map(str, p.values.values()), f"{p.score:.2%}", str(p.result.folder)] for p in points]
-        print_table([*axes, "val", "folder"], rows, f"picked by val: {picked.result.folder}")
+        rows = [[*map(str, t.values.values()), f"{t.score:.2%}", str(t.result.folder)] for t in trials]
+        print_table([*axes, "val", "folder"], rows, f"best on val: {result.folder}")
     else:
         from mlpmixer.train.loop import fit
 
         result = fit(wanted, folder, quiet=quiet or json)
-        if not speaks_for_all():
+        if not is_main_process():
             return
         if json:
             shown = {"folder": str(result.folder), "weights": str(result.weights), "val": result.val}
@@ -72,7 +72,7 @@ def train(
             return
     for name, found in {"val": result.val, "test": result.test}.items():
         if found is not None:
-            say(f"{result.of.get(name, name):4}  {found['top1']:.2%} of {found['count']:,.0f} images right")
+            say(f"{result.of.get(name, name):4}  accuracy {found['top1']:.2%} ({found['count']:,.0f} images)")
     say(f"{result.weights}   (mixer predict IMAGE --weights {result.folder})")
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.preprocess import prepare, resize
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
 
@@ -24,7 +24,6 @@ class Augmentation:
     """
 
     def __init__(self, how: Augment, evaluation: Preprocessing):
-        _check(how)
         from mlpmixer.data import policies  # not above: it brings torchvision
 
         self.how, self.evaluation = how, evaluation
@@ -86,21 +85,3 @@ def _window(image: np.ndarray, area: tuple[float, float]) -> np.ndarray:
     height, width = max(1, round(side * rows)), max(1, round(side * columns))
     top, left = (int(torch.randint(left_over + 1, ())) for left_over in (rows - height, columns - width))
     return _part(image, top, left, height, width)
-
-
-def _check(how: Augment) -> None:
-    low, high = how.area
-    if not 0 < low <= high <= 1:
-        raise UsageError(f"augment.area is {low} to {high}: must be shares of an image, above 0 and at most 1")
-    narrow, wide = how.ratio
-    if not 0 < narrow <= wide:
-        raise UsageError(f"augment.ratio is {narrow} to {wide}: must be from narrow to wide, above 0")
-    if how.padding < 0:
-        raise UsageError(f"augment.padding is {how.padding}: must be 0 pixels or more")
-    if how.policy == "rand_augment" and not (how.policy_layers >= 1 and 1 <= how.policy_magnitude <= 30):
-        raise UsageError(
-            f"augment.policy_layers is {how.policy_layers} and policy_magnitude {how.policy_magnitude}: "
-            'must be 1 or more and 1 to 30 (policy = "none" is without)'
-        )
-    if not 0 <= how.erase <= 1:
-        raise UsageError(f"augment.erase is {how.erase}: must be a chance, from 0 to 1")

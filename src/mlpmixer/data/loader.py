@@ -108,8 +108,7 @@ def train_batches(
 
     With `one_before`, a part has the image before its own in front, as `mix` wants it.
     """
-    if batch_size % share.ranks:
-        raise DataError(f"a batch of {batch_size} images cannot be shared evenly by {share.ranks} devices")
+    assert batch_size % share.ranks == 0
     mine = batch_size // share.ranks
     micro_batch = min(micro_batch or mine, mine)
     starts = range(share.rank * mine, (share.rank + 1) * mine, micro_batch)

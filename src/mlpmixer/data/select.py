@@ -61,8 +61,6 @@ class Images:
 
 
 def choose(how: Data) -> Images:
-    if how.shots and how.share < 1:
-        raise DataError("data.share and data.shots exclude each other: a share of each class, or so many images")
     opened = data.open(how.source)
     classes = how.classes or opened.classes
     trained_on = _parts(opened, how.train)

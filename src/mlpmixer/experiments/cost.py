@@ -79,11 +79,11 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
         known[key] = counted(wanted.name, image_size=size, **options)
     gmacs, params = known[key]
     of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_images(recipe)
-    seen = max(of_epochs, (recipe.train.steps or recipe.train.least_steps) * recipe.train.batch_size)
+    seen = max(of_epochs, (recipe.train.steps or recipe.train.min_steps) * recipe.train.batch_size)
     passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
     flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.
-    copies = 3 * (recipe.machine.keep + 1) + 2
+    copies = 3 * (recipe.machine.keep_checkpoints + 1) + 2
     return Cost(plan.folder, wanted.name, seen, flops, flops / rate / 3600, 4 * params * copies)
 
 

@@ -38,7 +38,7 @@ def plans(scale: Scale) -> list[Plan]:
             for seed in SEEDS[scale]:
                 recipe = toml.change(
                     base(scale, model, "data-scale"),
-                    {"data.share": share, "data.seed": seed, "train.seed": seed, "train.keep": "best"},
+                    {"data.share": share, "data.seed": seed, "train.seed": seed, "train.select": "best"},
                 )
                 if scale == "paper":
                     recipe = toml.change(recipe, {"train.epochs": EPOCHS[said], "data.val": "1%", "data.test": "auto"})
@@ -47,7 +47,7 @@ def plans(scale: Scale) -> list[Plan]:
                     steps = STEPS[scale]
                     few = {"train.steps": steps, "train.batch_size": BATCH[scale], "optim.warmup_steps": steps // 8}
                     looks = _epochs(BATCH[scale], steps / 10, said, scale)
-                    recipe = toml.change(recipe, {**few, "evaluation.every": looks})
+                    recipe = toml.change(recipe, {**few, "evaluation.every_epochs": looks})
                 found.append(Plan({"network": network, "data": said}, recipe, few_of=FEW_OF[scale]))
     return found
 

@@ -20,7 +20,7 @@ from mlpmixer.models import describe
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.train.init_model import begin
+from mlpmixer.train.plan import init_model
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save
 
@@ -61,7 +61,7 @@ class Exactly:
         if not path.exists():
             torch.manual_seed(recipe.train.seed)
             root.mkdir(parents=True, exist_ok=True)
-            save(begin(recipe, data.open(recipe.data.source).classes), path)
+            save(init_model(recipe, data.open(recipe.data.source).classes), path)
         return path
 
     def moved(self, root: Path, recipe: Recipe) -> Path:

@@ -45,7 +45,7 @@ def _of(folder: str) -> Any:
 
 def _tuned(scale: Scale, side: int, scheme: Any, seed: int):
     if scale == "paper":
-        row = Row(task="imagenet", weights="mixer_b16.", image_size=side, resize=scheme, expect="")
+        row = Row(task="imagenet", weights="mixer_b16.", image_size=side, resize=scheme, expected="")
         return toml.change(of_row("resolution", row), {"train.seed": seed})
     changes = {
         "model.image_size": side,

@@ -73,7 +73,7 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
         public = PUBLIC.get((row.model, row.data), "")
         tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
         for task in tasks:
-            how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expect="")
+            how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expected="")
             recipe = toml.change(of_row("transfer", how), {"evaluation.shape": measured})
             if row.size != 224 and not row.model.startswith("mixer"):  # tiles are the Mixer's
                 recipe = toml.change(recipe, {"model.resize": "resample"})

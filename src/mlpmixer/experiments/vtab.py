@@ -30,10 +30,11 @@ def plans(scale: Scale) -> list[Plan]:
 def _recipe(scale: Scale, name: str, task: Task) -> Recipe:
     if scale == "paper":
         recipe = of_row(
-            "vtab", Row(task="vtab", weights="mixer_l16.imagenet21k", image_size=448 if task.large else 224, expect="")
+            "vtab",
+            Row(task="vtab", weights="mixer_l16.imagenet21k", image_size=448 if task.large else 224, expected=""),
         )
     else:
-        recipe = of_row("vtab", Row(task="vtab", weights="mixer_cifar10", image_size=32, expect=""))
+        recipe = of_row("vtab", Row(task="vtab", weights="mixer_cifar10", image_size=32, expected=""))
         steps = 50 if scale == "tiny" else 500
         few = {
             "train.steps": steps,
@@ -41,7 +42,7 @@ def _recipe(scale: Scale, name: str, task: Task) -> Recipe:
             "optim.warmup_steps": steps // 10,
             "machine.micro_batch": 0,
         }
-        recipe = toml.change(recipe, {**few, "evaluation.every": 1000.0, "model.name": "mixer_nano"})
+        recipe = toml.change(recipe, {**few, "evaluation.every_epochs": 1000.0, "model.name": "mixer_nano"})
     return replace(recipe, data=replace(recipe.data, source=f"vtab:{name}"))
 
 

@@ -1,4 +1,4 @@
-"""Whether memory that was freed is kept for the next step.
+"""Memory allocator settings: freed memory is kept for the next step, or given back.
 
 glibc gives large blocks back to the system at once, and the system hands them out again page by page, cleared: in
 training, where each step wants the same blocks again, that took a tenth to a quarter of the time on a CPU.

@@ -1,4 +1,4 @@
-"""What a run runs on, for its records, and how fast that multiplies."""
+"""Description of this machine for records of runs, and its matrix-multiplication rate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlpmixer.version import __version__
 
 
 def describe_machine(group: Group) -> dict[str, Any]:
+    """Versions, processor and processes, as a run writes them to machine.json."""
     return {
         "mlpmixer": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The processes that train one model together: one for each device, started by torchrun; or just this one."""
+"""Process groups: the processes that train one model, one for each device, started by torchrun; or just this one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from mlpmixer.errors import UsageError
 from mlpmixer.machine.devices import device_of
-from mlpmixer.recipe import Machine
 
 
 @dataclass(frozen=True)
 class Group:
+    """This process among all that run the same thing."""
+
     device: torch.device
     rank: int = 0
     world_size: int = 1
@@ -40,18 +41,19 @@ class Group:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         return bool(self.all_reduce_sum(torch.tensor(float(flag)))) if self.world_size > 1 else flag
 
     def broadcast(self, value: int) -> int:
-        """What the first process says."""
+        """The first process's value."""
         if self.world_size == 1:
             return value
-        said = torch.tensor(value)
-        dist.broadcast(said, src=0)
-        return int(said)
+        received = torch.tensor(value)
+        dist.broadcast(received, src=0)
+        return int(received)
 
     def barrier(self) -> None:
+        """Waits for all processes."""
         if self.world_size > 1:
             self.all_reduce_sum(torch.zeros(1))
 
@@ -61,10 +63,10 @@ _ended: list[dist.ProcessGroup] = []
 
 
 @atexit.register
-def _let_go() -> None:
-    """Ends the processes' talk of a run that is over, from here, where torch gives Python's lock away for it.
+def _release() -> None:
+    """Drops the process groups of runs that are over, here, where torch releases the GIL for it.
 
-    DDP and FSDP hold on to it too. Were one of those the last to let go, torch (2.13) would keep the lock while it
+    DDP and FSDP keep references too. Were one of those the last to be dropped, torch (2.13) would keep the GIL while it
     waits for threads that want it: for ever; and after Python's end they would find none, and abort.
     """
     if _ended:
@@ -73,10 +75,17 @@ def _let_go() -> None:
 
 
 @contextmanager
-def joined(machine: Machine) -> Iterator[Group]:
-    """Joins the processes that torchrun started, if it did."""
+def process_group(device_name: str) -> Iterator[Group]:
+    """Joins the processes that torchrun started, if it did.
+
+    Args:
+        device_name: As `device_of` takes it.
+
+    Raises:
+        UsageError: There is no such device, or the processes cannot find each other.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = device_of(machine.device, local)
+    device = device_of(device_name, local)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Group(device)
         return
@@ -87,13 +96,13 @@ def joined(machine: Machine) -> Iterator[Group]:
         store, rank, world_size = next(rendezvous("env://"))
     except ValueError as error:
         raise UsageError(
-            f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they meet: start "
-            "them with torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE says that this is one of {os.environ['WORLD_SIZE']} processes, but not how they connect: "
+            "start them with torchrun, or unset WORLD_SIZE"
         ) from error
-    # A drawer of its own: the next run of these processes, or those that replace them, must not find their addresses.
+    # A prefix of its own: the next run of these processes, or those that replace them, must not find their addresses.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"run {next(_runs)}, attempt {attempt}, {world_size} processes", store)
-    _let_go()
+    _release()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=30))
     assert dist.group.WORLD is not None
     _ended.append(dist.group.WORLD)

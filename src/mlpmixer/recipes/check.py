@@ -1,4 +1,4 @@
-"""What the values of a recipe must be for it to make sense; asked once, at the door of `fit`."""
+"""Rules for the values of a recipe. What passes is refused later only for the data, the weights or the machine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RULES: dict[str, Rule] = {
     "augment.area": ("two shares in rising order", lambda x: 0 < x[0] <= x[1] <= 1),
     "augment.ratio": ("two proportions in rising order", lambda x: 0 < x[0] <= x[1]),
     "augment.padding": NOT_NEGATIVE,
-    "augment.policy_layers": NOT_NEGATIVE,
-    "augment.policy_magnitude": NOT_NEGATIVE,
+    "augment.policy_layers": COUNT,
+    "augment.policy_magnitude": ("from 1 to 30", lambda x: 1 <= x <= 30),
     "augment.erase": CHANCE,
     "augment.mixup": NOT_NEGATIVE,
     "augment.cutmix": NOT_NEGATIVE,
@@ -38,7 +38,7 @@ RULES: dict[str, Rule] = {
         "from {:g} to {:g} each".format(*STD_RANGE),
         lambda x: all(STD_RANGE[0] <= y <= STD_RANGE[1] for y in x),
     ),
-    "evaluation.every": POSITIVE,
+    "evaluation.every_epochs": POSITIVE,
     "loss.smoothing": BELOW_ONE,
     "loss.teacher_share": CHANCE,
     "loss.temperature": POSITIVE,
@@ -49,7 +49,7 @@ RULES: dict[str, Rule] = {
     "optim.clip": NOT_NEGATIVE,
     "optim.warmup_steps": NOT_NEGATIVE,
     "optim.warmup_share": SHARE,
-    "optim.final": CHANCE,
+    "optim.final_lr_ratio": CHANCE,
     "optim.milestones": (
         "shares of the run in rising order",
         lambda x: [*x] == sorted(x) and all(0 < y < 1 for y in x),
@@ -60,25 +60,43 @@ RULES: dict[str, Rule] = {
     "optim.alpha": NOT_NEGATIVE,
     "train.epochs": POSITIVE,
     "train.steps": NOT_NEGATIVE,
-    "train.least_steps": NOT_NEGATIVE,
+    "train.min_steps": NOT_NEGATIVE,
     "train.batch_size": COUNT,
     "machine.workers": ("-1 (by the number of cores), 0 (none) or more", lambda x: x >= -1),
     "machine.micro_batch": NOT_NEGATIVE,
     "machine.save_every": COUNT,
-    "machine.keep": COUNT,
+    "machine.keep_checkpoints": COUNT,
     "machine.log_every": COUNT,
 }
 
 
+# Options of a model that other lines of a recipe, or its data, decide.
+DECIDED = {
+    "num_classes": "the data decides it",
+    "in_channels": "images have 3",
+    "image_size": "model.image_size sets it",
+}
+
+
 def check(recipe: Recipe) -> None:
+    """Refuses a recipe whose values make no sense, by themselves or together.
+
+    Raises:
+        RecipeError: A value breaks a rule.
+    """
     for name, (wanted, holds) in RULES.items():
         table, line = name.split(".")
         value = getattr(getattr(recipe, table), line)
         if not holds(value):
             raise RecipeError(f"{name} must be {wanted}; got {value}")
+    for option, why in DECIDED.items():
+        if option in recipe.model.options:
+            raise RecipeError(f"model.options cannot set {option}: {why}")
+    if recipe.data.shots and recipe.data.share < 1:
+        raise RecipeError("data.share and data.shots exclude each other: a share of each class, or so many images")
     if recipe.evaluation.scramble != "none" and recipe.augment.cutmix:
         raise RecipeError(
-            "cutmix cannot be told apart in scrambled images; set augment.cutmix or evaluation.scramble off"
+            "CutMix and scrambled images exclude each other; set augment.cutmix 0 or evaluation.scramble none"
         )
-    if recipe.train.keep == "best" and recipe.data.val == "":
-        raise RecipeError('train.keep is "best", and data.val says that there is no split to tell the best by')
+    if recipe.train.select == "best" and recipe.data.val == "":
+        raise RecipeError('train.select is "best", which needs a validation split, and data.val is empty')

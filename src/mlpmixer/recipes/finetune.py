@@ -18,18 +18,18 @@ from functools import partial
 from typing import Literal
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Optim, Recipe, Train
-from mlpmixer.recipes.micro_batch import AT_ONCE
+from mlpmixer.recipes.pretrain import MICRO_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`every`: epochs from one look at the validation split to the next."""
+    """`every_epochs`: epochs between validation passes."""
 
-    what: str
+    title: str
     data: Data
     steps: int
     warmup_steps: int = 500
-    every: float
+    every_epochs: float
     flip: bool = True
     grid: str = "0.003,0.01,0.03,0.06"  # of learning rates, for Mixers
     grid_of_vits: str = "0.001,0.003,0.01,0.03"
@@ -41,7 +41,7 @@ class Row:
     weights: str
     image_size: int = 224
     resize: Literal["resample", "tiles"] = "tiles"
-    expect: str
+    expected: str
 
     @property
     def model(self) -> str:
@@ -50,36 +50,40 @@ class Row:
 
 TASKS = {
     "imagenet": Task(
-        what="ImageNet",
+        title="ImageNet",
         data=Data(source="imagenet", val="1%", test="val"),
         steps=20_000,
-        every=1.0,
+        every_epochs=1.0,
         grid_of_vits="0.003,0.01,0.03,0.06",
     ),
-    "cifar10": Task(what="CIFAR-10", data=Data(source="cifar10", val="2%", test="test"), steps=10_000, every=5.0),
-    "cifar100": Task(what="CIFAR-100", data=Data(source="cifar100", val="2%", test="test"), steps=10_000, every=5.0),
+    "cifar10": Task(
+        title="CIFAR-10", data=Data(source="cifar10", val="2%", test="test"), steps=10_000, every_epochs=5.0
+    ),
+    "cifar100": Task(
+        title="CIFAR-100", data=Data(source="cifar100", val="2%", test="test"), steps=10_000, every_epochs=5.0
+    ),
     "pets": Task(
-        what="Oxford-IIIT Pets",
+        title="Oxford-IIIT Pets",
         data=Data(source="pets", val="10%", test="test"),
         steps=500,
         warmup_steps=100,
-        every=10.0,
+        every_epochs=10.0,
     ),
     "flowers": Task(
-        what="Oxford Flowers-102",
+        title="Oxford Flowers-102",
         data=Data(source="flowers", val="10%", test="test"),
         steps=500,
         warmup_steps=100,
-        every=10.0,
+        every_epochs=10.0,
     ),
     # 800 images in train, 200 in val. The final run, at the rate that won, learns from all 1,000 and so has no val
     # split: `--data.train train+val --data.val ''` instead of `--grid`. Some tasks ask where things are, or which way
     # they turn: no mirror.
     "vtab": Task(
-        what="one of the 19 tasks of VTAB-1k",
+        title="one of the 19 tasks of VTAB-1k",
         data=Data(source="my-vtab-task", val="val", test="test"),
         steps=2_500,
-        every=100.0,
+        every_epochs=100.0,
         flip=False,
         grid="0.003,0.01,0.03",
         grid_of_vits="0.01",
@@ -96,21 +100,21 @@ _l16 = partial(Row, weights="mixer_l16.imagenet21k")
 _l16_448 = partial(_l16, image_size=448)
 
 FINE_TUNING = {
-    "finetune_imagenet_b16": _b16(task="imagenet", expect=IMAGENET.format("80.64")),
-    "finetune_imagenet_l16": _l16(task="imagenet", expect=IMAGENET.format("82.89")),
-    "finetune_imagenet_l16_448": _l16_448(task="imagenet", expect=IMAGENET.format("83.91")),
+    "finetune_imagenet_b16": _b16(task="imagenet", expected=IMAGENET.format("80.64")),
+    "finetune_imagenet_l16": _l16(task="imagenet", expected=IMAGENET.format("82.89")),
+    "finetune_imagenet_l16_448": _l16_448(task="imagenet", expected=IMAGENET.format("83.91")),
     # The other way to follow the size, which takes any, and which the paper does not have.
-    "finetune_imagenet_l16_448_resample": _l16_448(task="imagenet", resize="resample", expect="no published figure"),
-    "finetune_cifar10_b16": _b16(task="cifar10", expect=FIVE.format("92.50")),
-    "finetune_cifar10_l16_448": _l16_448(task="cifar10", expect=FIVE.format("93.86")),
-    "finetune_cifar100_b16": _b16(task="cifar100", expect=FIVE.format("92.50")),
-    "finetune_cifar100_l16_448": _l16_448(task="cifar100", expect=FIVE.format("93.86")),
-    "finetune_pets_b16": _b16(task="pets", expect=FIVE.format("92.50")),
-    "finetune_pets_l16_448": _l16_448(task="pets", expect=FIVE.format("93.86")),
-    "finetune_flowers_b16": _b16(task="flowers", expect=FIVE.format("92.50")),
-    "finetune_flowers_l16_448": _l16_448(task="flowers", expect=FIVE.format("93.86")),
-    "finetune_vtab_l16": _l16(task="vtab", expect=VTAB),
-    "finetune_vtab_l16_448": _l16_448(task="vtab", expect=VTAB),
+    "finetune_imagenet_l16_448_resample": _l16_448(task="imagenet", resize="resample", expected="no published figure"),
+    "finetune_cifar10_b16": _b16(task="cifar10", expected=FIVE.format("92.50")),
+    "finetune_cifar10_l16_448": _l16_448(task="cifar10", expected=FIVE.format("93.86")),
+    "finetune_cifar100_b16": _b16(task="cifar100", expected=FIVE.format("92.50")),
+    "finetune_cifar100_l16_448": _l16_448(task="cifar100", expected=FIVE.format("93.86")),
+    "finetune_pets_b16": _b16(task="pets", expected=FIVE.format("92.50")),
+    "finetune_pets_l16_448": _l16_448(task="pets", expected=FIVE.format("93.86")),
+    "finetune_flowers_b16": _b16(task="flowers", expected=FIVE.format("92.50")),
+    "finetune_flowers_l16_448": _l16_448(task="flowers", expected=FIVE.format("93.86")),
+    "finetune_vtab_l16": _l16(task="vtab", expected=VTAB),
+    "finetune_vtab_l16_448": _l16_448(task="vtab", expected=VTAB),
 }
 
 
@@ -127,15 +131,15 @@ def of_row(name: str, row: Row) -> Recipe:
     return Recipe(
         name=name,
         about=About(
-            what=f"{row.weights.rstrip('.')} on {task.what}, at {size}.",
+            description=f"{row.weights.rstrip('.')} on {task.title}, at {size}.",
             command=f"mixer train {name} --data.source {task.data.source} --grid optim.lr={task.grid}",
             hardware="meant for a GPU",
-            expect=row.expect,
+            expected=row.expected,
         ),
         model=Model(name=row.model, weights=row.weights, image_size=(row.image_size,), resize=row.resize),
         data=task.data,
         augment=Augment(crop="resize", flip=task.flip),
-        evaluation=Evaluation(shape="short_side", every=task.every),
+        evaluation=Evaluation(shape="short_side", every_epochs=task.every_epochs),
         optim=Optim(
             name="sgd",
             lr=0.01,
@@ -146,7 +150,7 @@ def of_row(name: str, row: Row) -> Recipe:
             schedule="cosine",
         ),
         train=Train(steps=task.steps, batch_size=512),
-        machine=Machine(micro_batch=AT_ONCE.get((row.model, row.image_size), 8)),
+        machine=Machine(micro_batch=MICRO_BATCH.get((row.model, row.image_size), 8)),
     )
 
 
@@ -157,10 +161,10 @@ def mixer_base16_cifar10() -> Recipe:
         recipe,
         name="mixer_base16_cifar10",
         about=About(
-            what="mixer_b16 of ImageNet on CIFAR-10, by the authors' config of this name.",
+            description="mixer_b16 of ImageNet on CIFAR-10, by the authors' config of this name.",
             command="mixer train mixer_base16_cifar10",
             hardware="meant for a GPU",
-            expect="96.72 % (mixer_l16: 96.59 %); after ImageNet-21k 96.82 % (mixer_l16: 98.34 %) "
+            expected="96.72 % (mixer_l16: 96.59 %); after ImageNet-21k 96.82 % (mixer_l16: 98.34 %) "
             "(the authors' code; not measured here)",
         ),
         model=replace(recipe.model, weights="mixer_b16.imagenet1k"),
@@ -211,14 +215,14 @@ def bit_cifar10() -> Recipe:
     recipe = Recipe(
         name="bit_cifar10",
         about=About(
-            what="bit_r50x1 of ImageNet-21k on CIFAR-10, by BiT's rule.",
+            description="bit_r50x1 of ImageNet-21k on CIFAR-10, by BiT's rule.",
             command="mixer train bit_cifar10",
             hardware="meant for a GPU",
-            expect="no published figure",
+            expected="no published figure",
         ),
         model=Model(name="bit_r50x1", weights="bit_r50x1.m_imagenet21k"),
         data=TASKS["cifar10"].data,
-        evaluation=Evaluation(every=TASKS["cifar10"].every),
-        machine=Machine(micro_batch=AT_ONCE["bit_r50x1", 128]),
+        evaluation=Evaluation(every_epochs=TASKS["cifar10"].every_epochs),
+        machine=Machine(micro_batch=MICRO_BATCH["bit_r50x1", 128]),
     )
     return bit_hyper_rule(recipe, images=50_000, side=32)

@@ -14,7 +14,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Option, Recipe, Train
-from mlpmixer.recipes.micro_batch import AT_ONCE
+
+# Images per forward pass, by model and input side in pixels: the largest power of two whose activations, in float32,
+# stay within 16 GB. `mixer models NAME --image-size N` says what those of one image take.
+MICRO_BATCH = {
+    ("mixer_s32", 224): 512,
+    ("mixer_s16", 224): 256,
+    ("mixer_b32", 224): 256,
+    ("mixer_b16", 224): 128,
+    ("mixer_l32", 224): 64,
+    ("mixer_l16", 224): 32,
+    ("mixer_l16", 448): 8,
+    ("mixer_h14", 224): 16,
+    ("bit_r50x1", 128): 512,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +35,7 @@ class Source:
     """Images to train on. `measured`: what the accuracies in the paper's Table 3 are of, for models trained on it."""
 
     data: Data
-    what: str
+    title: str
     head_bias: float  # log(1 / classes)
     measured: str
 
@@ -45,18 +58,18 @@ class Row:
 
 SOURCES = {
     "imagenet": Source(
-        data=Data(source="imagenet", val="1%", test="val"), what="ImageNet", head_bias=-6.9, measured="ImageNet"
+        data=Data(source="imagenet", val="1%", test="val"), title="ImageNet", head_bias=-6.9, measured="ImageNet"
     ),
     "imagenet21k": Source(
         data=Data(source="imagenet21k"),
-        what="ImageNet-21k",
+        title="ImageNet-21k",
         head_bias=-10.0,
         measured="ImageNet after fine-tuning",
     ),
     # JFT-300M belongs to Google. What stands in for it should be as large: the warm-up alone is 41 million images.
     "jft": Source(
         data=Data(source="my-large-set"),
-        what="JFT-300M or another large set",
+        title="JFT-300M or another large set",
         head_bias=-10.0,
         measured="ImageNet after JFT-300M and fine-tuning",
     ),
@@ -94,10 +107,10 @@ def table_4(name: str) -> Recipe:
     return Recipe(
         name=name,
         about=About(
-            what=f"{row.model} on {source.what}, {row.epochs} epochs.",
+            description=f"{row.model} on {source.title}, {row.epochs} epochs.",
             command=_command(name, source),
             hardware=f"meant for 8 GPUs; the paper's took {row.core_days:,} TPUv3 core-days",
-            expect=f"{row.top1:.2f} % on {source.measured} (the paper's Table 3; not measured here)",
+            expected=f"{row.top1:.2f} % on {source.measured} (the paper's Table 3; not measured here)",
         ),
         model=Model(name=row.model, options=options),
         data=source.data,
@@ -108,7 +121,7 @@ def table_4(name: str) -> Recipe:
             name="adamw", lr=row.lr, weight_decay=row.weight_decay, clip=1.0, warmup_steps=10_000, schedule="linear"
         ),
         train=Train(epochs=float(row.epochs), batch_size=4096),
-        machine=Machine(micro_batch=AT_ONCE[row.model, 224]),
+        machine=Machine(micro_batch=MICRO_BATCH[row.model, 224]),
     )
 
 
@@ -129,10 +142,10 @@ def mlp_mixer_i1k() -> Recipe:
     """The row of B/16, but for the end of the learning rate."""
     recipe = table_4("imagenet_b16")
     return _renamed(
-        replace(recipe, optim=replace(recipe.optim, final=1e-5)),
+        replace(recipe, optim=replace(recipe.optim, final_lr_ratio=1e-5)),
         "mlp_mixer_i1k",
-        what="mixer_b16 on ImageNet, 300 epochs, by the authors' config of this name.",
-        expect="76.3 % on ImageNet (the authors' config; not measured here)",
+        description="mixer_b16 on ImageNet, 300 epochs, by the authors' config of this name.",
+        expected="76.3 % on ImageNet (the authors' config; not measured here)",
     )
 
 
@@ -141,9 +154,9 @@ def mlp_mixer_i1k_60_epochs() -> Recipe:
     return _renamed(
         replace(recipe, train=replace(recipe.train, epochs=60.0)),
         "mlp_mixer_i1k_60_epochs",
-        what="mixer_b16 on ImageNet, 60 epochs, by the authors' config mlp_mixer_i1k.",
+        description="mixer_b16 on ImageNet, 60 epochs, by the authors' config mlp_mixer_i1k.",
         hardware="meant for 8 GPUs",
-        expect="about 70.5 % on ImageNet (the authors' config; not measured here)",
+        expected="about 70.5 % on ImageNet (the authors' config; not measured here)",
     )
 
 

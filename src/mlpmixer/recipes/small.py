@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Loss, Machine, Model, Optim, Option, Recipe, Train
-from mlpmixer.recipes.micro_batch import AT_ONCE
+from mlpmixer.recipes.pretrain import MICRO_BATCH
 
 
 def fashion_mnist() -> Recipe:
@@ -19,15 +19,15 @@ def fashion_mnist() -> Recipe:
     return Recipe(
         name="fashion_mnist",
         about=About(
-            what="A Mixer of 0.15 M parameters learns clothes, from images that come with the package.",
+            description="A Mixer of 0.15 M parameters learns clothes, from images that come with the package.",
             command="mixer train fashion_mnist",
             hardware="2 cores; 3 minutes in bf16 where they have AVX-512 BF16, as `mixer demo` sees for itself",
-            expect="89.8 to 90.0 % of the 10,000 test images right (3 seeds, --train.precision bf16)",
+            expected="89.8 to 90.0 % of the 10,000 test images right (3 seeds, --train.precision bf16)",
             curve=(
                 *((1.0, 74.3), (2.0, 77.7), (3.0, 79.8), (5.0, 82.8), (10.0, 84.2), (15.0, 84.9)),
                 *((20.0, 86.1), (25.0, 87.6), (30.0, 88.7), (35.0, 89.4), (40.0, 89.7)),
             ),
-            band=5.0,
+            tolerance=5.0,
         ),
         model=Model(name="mixer_pico"),
         data=Data(source="fashion_mnist_small", val="5%", test="test"),
@@ -47,21 +47,21 @@ def cifar10() -> Recipe:
     return Recipe(
         name="cifar10",
         about=About(
-            what="A Mixer of 0.68 M parameters on CIFAR-10, from scratch.",
+            description="A Mixer of 0.68 M parameters on CIFAR-10, from scratch.",
             command="mixer train cifar10",
             hardware="2 cores with AVX-512 BF16; 4 h 34 min with other work beside it",
-            expect="90.36 % of the 10,000 test images right (one seed)",
+            expected="90.36 % of the 10,000 test images right (one seed)",
             curve=(
                 *((10.0, 60.4), (20.0, 69.5), (30.0, 72.7), (50.0, 78.4), (75.0, 81.7), (100.0, 83.2), (125.0, 84.4)),
                 *((150.0, 87.1), (175.0, 86.1), (200.0, 87.9), (225.0, 88.7), (250.0, 89.5), (275.0, 89.9)),
                 (300.0, 90.0),
             ),
-            band=5.0,
+            tolerance=5.0,
         ),
         model=Model(name="mixer_nano", options=FLAT),
         data=Data(source="cifar10", val="2%", test="test"),
         augment=Augment(crop="pad", padding=4, flip=True, policy="auto_augment_cifar10", cutmix=1.0, mix_chance=0.5),
-        evaluation=Evaluation(resize=32, every=5.0),
+        evaluation=Evaluation(resize=32, every_epochs=5.0),
         loss=Loss(smoothing=0.1),
         optim=Optim(name="adamw", lr=0.002, weight_decay=0.05, clip=1.0, warmup_steps=1_000, schedule="cosine"),
         train=Train(epochs=300.0, batch_size=256),
@@ -74,10 +74,10 @@ def cifar100() -> Recipe:
         recipe,
         name="cifar100",
         about=About(
-            what="A Mixer of 0.69 M parameters on CIFAR-100, from scratch.",
+            description="A Mixer of 0.69 M parameters on CIFAR-100, from scratch.",
             command="mixer train cifar100",
             hardware="meant for 2 cores with AVX-512 BF16, for as long as cifar10 takes",
-            expect="no figure; not measured here",
+            expected="no figure; not measured here",
         ),
         data=replace(recipe.data, source="cifar100"),
     )
@@ -88,10 +88,10 @@ def photos() -> Recipe:
     return Recipe(
         name="photos",
         about=About(
-            what="Your photographs, some hundreds or thousands in a folder for each class, from published weights.",
+            description="Your photographs, hundreds or thousands in a folder for each class, from published weights.",
             command="mixer train photos --data.source my-photos --model.weights mixer_b16.imagenet21k",
             hardware="meant for a GPU; 2 cores take hours",
-            expect="depends on the photographs; not measured here",
+            expected="depends on the photographs; not measured here",
         ),
         model=Model(name="mixer_b16", weights="mixer_b16.imagenet21k", image_size=(224,)),
         data=Data(source="my-photos", val="val or 10%", test="auto"),
@@ -107,7 +107,7 @@ def photos() -> Recipe:
             schedule="cosine",
         ),
         train=Train(steps=500, batch_size=64),
-        machine=Machine(micro_batch=AT_ONCE["mixer_b16", 224]),
+        machine=Machine(micro_batch=MICRO_BATCH["mixer_b16", 224]),
     )
 
 
@@ -116,11 +116,11 @@ def photos_small() -> Recipe:
     return Recipe(
         name="photos_small",
         about=About(
-            what="Your photographs, some hundreds or thousands in a folder for each class, from the small model that "
+            description="Your photographs, hundreds or thousands in a folder for each class, from the small model that "
             "comes with the package.",
             command="mixer train photos_small --data.source my-photos",
             hardware="2 cores; 3 minutes for 3,000 photographs",
-            expect="75.9 % of 372 right, of ten kinds of clothes, learnt from 2,761 (3 seeds); 54.1 % from scratch",
+            expected="75.9 % of 372 right, of ten kinds of clothes, learnt from 2,761 (3 seeds); 54.1 % from scratch",
         ),
         model=Model(name="mixer_nano", weights="mixer_cifar10", image_size=(64,), options=FLAT),
         data=Data(source="my-photos", val="val or 10%", test="auto"),
@@ -129,7 +129,7 @@ def photos_small() -> Recipe:
         optim=Optim(
             name="adamw", lr=0.001, weight_decay=0.05, clip=1.0, warmup_steps=100, warmup_share=0.1, schedule="cosine"
         ),
-        train=Train(epochs=30.0, least_steps=400, batch_size=64),
+        train=Train(epochs=30.0, min_steps=400, batch_size=64),
     )
 
 
@@ -138,10 +138,10 @@ def photos_from_scratch() -> Recipe:
     return Recipe(
         name="photos_from_scratch",
         about=About(
-            what="Your photographs, some thousands in a folder for each class, from scratch.",
+            description="Your photographs, some thousands in a folder for each class, from scratch.",
             command="mixer train photos_from_scratch --data.source my-photos",
             hardware="2 cores; 13 minutes for 3,000 photographs",
-            expect="62.1 % of 372 right, of ten kinds of clothes, learnt from 2,761 (one seed)",
+            expected="62.1 % of 372 right, of ten kinds of clothes, learnt from 2,761 (one seed)",
         ),
         model=Model(name="mixer_nano", image_size=(224,), options={"patch_size": 16, "stochastic_depth": 0.1}),
         data=Data(source="my-photos", val="val or 10%", test="auto"),
@@ -150,5 +150,5 @@ def photos_from_scratch() -> Recipe:
         optim=Optim(
             name="adamw", lr=0.001, weight_decay=0.1, clip=1.0, warmup_steps=200, warmup_share=0.1, schedule="cosine"
         ),
-        train=Train(epochs=100.0, least_steps=400, batch_size=64),
+        train=Train(epochs=100.0, min_steps=400, batch_size=64),
     )

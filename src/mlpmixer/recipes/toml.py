@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -36,7 +34,10 @@ def loads(text: str, name: str = "the recipe") -> Recipe:
         given = tables(text)
     except ValueError as error:
         raise RecipeError(f"{name} is not TOML: {error}") from None
-    return _build(Recipe, given, "", name)
+    try:
+        return _merged(Recipe(), given, "", _as)
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from None
 
 
 def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
@@ -47,7 +48,12 @@ def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
     """
     changed = recipe
     for name, value in changes.items():
-        changed = _changed(changed, name.split("."), value, name)
+        parts, given = name.split("."), value
+        if not all(parts):
+            raise RecipeError(f"a recipe has no {name!r}")
+        for part in reversed(parts):
+            given = {part: given}
+        changed = _merged(changed, given, "", _read)
     return without_stale_claims(changed, recipe)
 
 
@@ -56,8 +62,14 @@ def without_stale_claims(recipe: Recipe, before: Recipe) -> Recipe:
     if _learnt(recipe) == _learnt(before):
         return recipe
     about, old = recipe.about, before.about
-    curve, expect = () if about.curve == old.curve else about.curve, "" if about.expect == old.expect else about.expect
-    return dataclasses.replace(recipe, about=dataclasses.replace(about, curve=curve, expect=expect))
+    return dataclasses.replace(
+        recipe,
+        about=dataclasses.replace(
+            about,
+            curve=() if about.curve == old.curve else about.curve,
+            expected="" if about.expected == old.expected else about.expected,
+        ),
+    )
 
 
 def _learnt(recipe: Recipe) -> Recipe:
@@ -68,7 +80,7 @@ def _learnt(recipe: Recipe) -> Recipe:
         name="",
         about=About(),
         data=dataclasses.replace(recipe.data, source=Path(recipe.data.source).name, seed=0),
-        evaluation=dataclasses.replace(recipe.evaluation, every=1.0),
+        evaluation=dataclasses.replace(recipe.evaluation, every_epochs=1.0),
         train=dataclasses.replace(recipe.train, seed=0, precision="fp32"),
         machine=Machine(),
     )
@@ -79,12 +91,12 @@ def dumps(recipe: Recipe, explain: bool = False) -> str:
     lines = [f"name = {_toml(recipe.name)}"]
     for table in dataclasses.fields(recipe)[1:]:
         part = getattr(recipe, table.name)
-        notes = _notes(type(part)) if explain else {}
+        kinds = get_type_hints(type(part))
         lines += ["", f"[{table.name}]"]
         nested: list[str] = []
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            note = f"  # {notes[field.name]}" if field.name in notes else ""
+            note = f"  # {_note(field, kinds[field.name])}" if explain else ""
             if isinstance(value, dict):
                 nested += ["", f"[{table.name}.{field.name}]{note}"] if value or explain else []
                 nested += [f"{_key(key)} = {_toml(one)}" for key, one in value.items()]
@@ -106,96 +118,53 @@ def differences(ours: Recipe, theirs: Recipe, apart_from: tuple[str, ...] = ()) 
 
 
 def fields() -> dict[str, tuple[str, Any, str]]:
-    """Every line that a recipe may have, by dotted name: (type in words, default, what it means)."""
+    """Every line that a recipe may have, by dotted name: (type in words, default, help)."""
     plain = Recipe()
     found: dict[str, tuple[str, Any, str]] = {}
     for table in dataclasses.fields(Recipe)[1:]:
         part = getattr(plain, table.name)
         kinds = get_type_hints(type(part))
         for field in dataclasses.fields(part):
-            note = comments(type(part)).get(field.name, "")
-            found[f"{table.name}.{field.name}"] = _words(kinds[field.name]), getattr(part, field.name), note
+            words = _words(kinds[field.name])
+            found[f"{table.name}.{field.name}"] = words, getattr(part, field.name), field.metadata["doc"]
     return found
 
 
-@cache
-def comments(part: type) -> dict[str, str]:
-    """What the source says above or beside each field: it is the one place where fields are explained."""
-    found: dict[str, str] = {}
-    name = above = ""
-    for line in inspect.getsource(part).splitlines():
-        if alone := re.fullmatch(r"    # (.+)", line):
-            above = alone[1]
-            continue
-        if start := re.match(r"    (\w+):", line):
-            name, above, note = start[1], "", above
-            if note:
-                found[name] = note
-        if name and (beside := re.search(r"  # (.+)$", line)):
-            found[name] = beside[1]
-    return found
+def _note(field: dataclasses.Field[Any], kind: Any) -> str:
+    """The help of a line, with the words to choose from."""
+    doc = field.metadata["doc"]
+    return f"{doc}: {_words(kind)}" if get_origin(kind) is Literal else doc
 
 
-def _notes(part: type) -> dict[str, str]:
-    """What `comments` say, and the words to choose from."""
-    notes = dict(comments(part))
-    for name, kind in get_type_hints(part).items():
-        if get_origin(kind) is Literal:
-            notes[name] = ": ".join(filter(None, (notes.get(name), _words(kind))))
-    return notes
+def _merged(part: Any, given: Any, prefix: str, read: Callable[[Any, Any, str], Any]) -> Any:
+    """A part of a recipe with the values of a table in place of its own.
 
-
-def _changed(part: Any, path: list[str], value: Any, name: str) -> Any:
-    """`part` of a recipe with another value at `path` below it; `name` is the whole path from the recipe on."""
-    first, *rest = path
-    if isinstance(part, dict):
-        if not all(path):
-            raise RecipeError(f"{name!r} names no line")
-        return {**part, ".".join(path): _read(Option, value, name)}
-    kinds = get_type_hints(type(part))
-    if first not in kinds:
-        raise RecipeError(_unknown(name, name.removesuffix(".".join(path)), type(part), path))
-    inner = getattr(part, first)
-    is_table = dataclasses.is_dataclass(inner) or isinstance(inner, dict)
-    if not rest:
-        if is_table:
-            raise RecipeError(f"{name} is a table; change one of its lines, such as {name}.KEY")
-        return dataclasses.replace(part, **{first: _read(kinds[first], value, name)})
-    if not is_table:
-        raise RecipeError(f"{name}: there is nothing below {name.removesuffix('.' + '.'.join(rest))}")
-    return dataclasses.replace(part, **{first: _changed(inner, rest, value, name)})
-
-
-def _build(kind: type, given: Any, prefix: str, source: str) -> Any:
-    """A part of a recipe from a table of TOML; `prefix` is where it stands, "" or such as "optim."."""
+    prefix: where the part stands, "" or such as "optim.". read: makes of (type, value, name) a value of that type.
+    """
     if not isinstance(given, dict):
-        raise RecipeError(f"{source}: {prefix.removesuffix('.')} must be a table, not {_shown(given)}")
-    kinds = get_type_hints(kind)
-    values = {}
+        table = prefix.removesuffix(".")
+        raise RecipeError(f"{table} is a table, not {_shown(given)}; set one of its lines, such as {table}.KEY")
+    if isinstance(part, dict):
+        return {**part, **{key: read(Option, value, prefix + _key(key)) for key, value in given.items()}}
+    kinds, values = get_type_hints(type(part)), {}
     for key, value in given.items():
         name = prefix + _key(key)
         if key not in kinds:
-            raise RecipeError(f"{source}: {_unknown(name, prefix, kind, [key])}")
-        inner = kinds[key]
-        if dataclasses.is_dataclass(inner):
-            values[key] = _build(inner, value, f"{name}.", source)  # pyright: ignore[reportArgumentType] (a class)
-        elif get_origin(inner) is dict:
-            if not isinstance(value, dict):
-                raise RecipeError(f"{source}: {name} must be a table, not {_shown(value)}")
-            option = get_args(inner)[1]
-            values[key] = {k: _as(option, v, f"{source}: {name}.{_key(k)}") for k, v in value.items()}
+            raise RecipeError(_unknown(name, prefix, type(part), key))
+        inner = getattr(part, key)
+        if dataclasses.is_dataclass(inner) or isinstance(inner, dict):
+            values[key] = _merged(inner, value, f"{name}.", read)
         else:
-            values[key] = _as(inner, value, f"{source}: {name}")
-    return kind(**values)
+            values[key] = read(kinds[key], value, name)
+    return dataclasses.replace(part, **values)
 
 
-def _unknown(name: str, prefix: str, kind: type, path: list[str]) -> str:
-    """What to say of a line that is not there: perhaps it stands in another table, or is spelt otherwise."""
-    key, *rest = path
+def _unknown(name: str, prefix: str, kind: type, key: str) -> str:
+    """The message for a line that does not exist: perhaps it stands in another table, or is spelled otherwise."""
     homes = {full: full.split(".")[-1] for full in fields()}
     meant = [full for full, last in homes.items() if last == key]
     if not meant and (near := get_close_matches(key, [field.name for field in dataclasses.fields(kind)], n=1)):
-        meant = [prefix + ".".join([*near, *rest])]
+        meant = [prefix + near[0]]
     if not meant and (near := get_close_matches(key, homes.values(), n=1)):
         meant = [full for full, last in homes.items() if last == near[0]]
     hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""

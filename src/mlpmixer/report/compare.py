@@ -10,13 +10,13 @@ from mlpmixer.draw.chart import LOOKS, Series, line_chart
 from mlpmixer.draw.svg import Drawing
 from mlpmixer.errors import RunError
 from mlpmixer.run.folder import RunFolder, by_epoch
-from mlpmixer.run.index import Found, differing
+from mlpmixer.run.index import RunSummary, differing
 from mlpmixer.text import printable
 
 MOST_LINES = 4  # of the recipes, in a table
 
 
-def comparison(found: Sequence[Found], root: Path) -> tuple[list[str], list[list[str]]]:
+def comparison(found: Sequence[RunSummary], root: Path) -> tuple[list[str], list[list[str]]]:
     """A table: each run with its figures, and the lines in which their recipes differ."""
     lines = differing(found)[:MOST_LINES] if len(found) > 1 else []
     head = ["run", "state", "epoch", "val", "test", *lines, "changed"]

@@ -93,7 +93,7 @@ def _damaged(path: Path) -> RunError:
 def _side_by_side(places: Sequence[Path]) -> Section:
     found = [index.read(place) for place in places]
     root = Path(os.path.commonpath([place.absolute() for place in places]))
-    named = [index.Found(**{**vars(one), "path": one.path.absolute()}) for one in found]
+    named = [index.RunSummary(**{**vars(one), "path": one.path.absolute()}) for one in found]
     head, rows = comparison(named, root)
     drawing = overlay([one.path for one in found], [one.path.name for one in found])
     return Section("Side by side", page.table(head, rows) + (page.drawing(drawing, "Curves") if drawing else ""))

@@ -84,7 +84,7 @@ def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
     if val:
         series = [Series("this run", val)]
         if recipe.about.curve:
-            series.append(Series(f"expected ± {recipe.about.band:g}", recipe.about.curve, recipe.about.band))
+            series.append(Series(f"expected ± {recipe.about.tolerance:g}", recipe.about.curve, recipe.about.tolerance))
         drawings.append(line_chart("Right on the validation split, %", series, across="epochs"))
     return drawings
 

@@ -59,7 +59,7 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     ran = [
         page.words(first, "big"),
         *(page.words(line, "soft") for line in rest),
-        page.words(recipe.about.what),
+        page.words(recipe.about.description),
         page.table(["", ""], _what_ran(recipe, machine(run))),
         page.small_heading("The same again"),
         page.commands(_commands(folder)),
@@ -105,15 +105,15 @@ def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str)
 
 def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
-    if recipe.train.least_steps and not recipe.train.steps:
-        length += f" (at least {recipe.train.least_steps:,} steps)"
+    if recipe.train.min_steps and not recipe.train.steps:
+        length += f" (at least {recipe.train.min_steps:,} steps)"
     return [
         ["model", f"{recipe.model.name} {recipe.model.weights or 'from scratch'}"],
         ["data", recipe.data.source],
         ["length", f"{length} of {recipe.train.batch_size} images a step, {recipe.train.precision}"],
         ["optimizer", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],
         ["seed", str(recipe.train.seed)],
-        *([["to be expected", recipe.about.expect]] if recipe.about.expect else []),
+        *([["to be expected", recipe.about.expected]] if recipe.about.expected else []),
         ["machine", f"{machine.get('processor')}; torch {machine.get('torch')}, mlpmixer {machine.get('mlpmixer')}"],
         ["begun", str(machine.get("started"))],
     ]

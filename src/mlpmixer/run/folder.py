@@ -1,19 +1,19 @@
-"""The run folder: what a run leaves on the disk, and the only thing it hands over.
+"""Run folders: all that remains of a run, and its only interface to evaluation, reports and export.
 
     recipe.toml        what was run
-    machine.json       on what: versions, processor, start
-    picks.json         which images, as the seeded choices and a digest of each
-    metrics.jsonl      a line each few steps and each measurement
-    broken.jsonl       images that could not be read and were replaced
-    diverged.json      where the loss was lost, until the run goes on
-    checkpoints/       where it can go on
-    best.safetensors   the weights that did best on the validation split
+    machine.json       the machine: versions, processor, start
+    picks.json         the images of each split: seeded choices, and a digest of each
+    metrics.jsonl      a line every few steps, and for each validation pass
+    bad_images.jsonl   images that could not be read and were replaced
+    diverged.json      where the run diverged, until it is resumed
+    checkpoints/       states to resume it from
+    best.safetensors   the weights with the best validation accuracy
     weights.safetensors, result.json   at the end
 
-A file is there whole or not at all; lines are added, and what was not finished is cut off when a run goes on.
+Files are written whole or not at all; lines are appended, and half a line is cut off when a run is resumed.
 
-The folder may be a stranger's: links within it are followed neither for reading nor for writing, a pipe is not waited
-for, and what is read is checked to be what `mixer train` writes.
+The folder may come from an untrusted source: links within it are followed neither for reading nor for writing, a pipe
+is not waited for, and what is read is checked to be what `mixer train` writes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the folder, if need be, and keeps every other process from running in it."""
+        """Creates the folder, if need be, and keeps every other process from running in it."""
         try:
             files.below(self.path, "checkpoints").mkdir(parents=True, exist_ok=True)
             lock = files.open_lock(self.path / ".lock")
@@ -64,7 +64,7 @@ class RunFolder:
         return self.text("recipe.toml", RECIPE)
 
     def text(self, name: str, most: int = files.TEXT) -> str | None:
-        """What is in a file; None if it is not there."""
+        """The text of a file; None if it is not there."""
         try:
             return files.read_text(files.below(self.path, *name.split("/")), most, follow=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -75,7 +75,7 @@ class RunFolder:
             raise RunError(f"{self.path / name} cannot be read: {error.strerror}") from error
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """The same of a file of JSON, which describes something by names."""
+        """The content of a JSON file, which must be an object; None if it is not there."""
         text = self.text(name)
         if text is None:
             return None
@@ -88,15 +88,15 @@ class RunFolder:
         return found
 
     def result(self) -> dict[str, Any] | None:
-        """What was measured in the end; None while the run is not finished."""
-        way_out = "delete it, and the run measures its weights again"
+        """Content of result.json; None while the run is not finished."""
+        way_out = "delete it, and the same command measures the weights again"
         try:
             found = self.json("result.json")
         except RunError as error:
             raise RunError(f"{error}; {way_out}") from error
         if found is None:
             return None
-        found["of"] = {name: str(text) for name, text in dict_of(found.get("of")).items()}  # newer than other parts
+        found["of"] = {name: str(text) for name, text in dict_of(found.get("of")).items()}
         for split in ("val", "test"):
             measured = found.setdefault(split, None)
             sound = isinstance(measured, dict) and is_share(measured.get("top1")) and is_figure(measured.get("count"))
@@ -105,7 +105,7 @@ class RunFolder:
         return found
 
     def cards(self) -> list[dict[str, Any]]:
-        """The evaluation cards, the newest first; what cannot be read is left out."""
+        """The evaluation cards, the newest first; those that cannot be read are left out."""
         try:
             paths = [*files.below(self.path, "cards").glob("*.json")]
             paths.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
@@ -118,13 +118,17 @@ class RunFolder:
         return [card for card in found if card is not None]
 
     def write(self, name: str, content: str | dict[str, Any]) -> None:
-        """The whole file at once."""
+        """Writes a file, whole or not at all: text, or a dictionary as JSON.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         if not isinstance(content, str):
             content = to_json(content, indent=1) + "\n"
         self._write(name, lambda file: file.write(content.encode()))
 
     def copy(self, source: Path, target: Path) -> None:
-        """The whole file at once; both are in the folder."""
+        """Copies a file within the folder, whole or not at all."""
         try:
             with files.open_regular(source, follow=False) as opened:
                 self._write(target.name, lambda file: shutil.copyfileobj(opened, file))
@@ -132,40 +136,35 @@ class RunFolder:
             raise RunError(f"{source} cannot be read: {error.strerror}; delete it, and the run begins anew") from error
 
     def _write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """A file grows beside its place, and gets its name when all of it is on the disk."""
-        path = self.path / name
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        path = part = self.path / name
         try:
             files.below(self.path, *name.split("/")[:-1])
             if path.exists() and not path.is_file():
                 raise OSError(errno.EINVAL, "it is no file", str(path))
-            try:
-                with files.open_new(part) as file:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            with files.whole(path) as part, files.open_new(part) as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            way_out = (
-                "make room, and the same command goes on" if error.errno in FULL else "remove it, or write elsewhere"
-            )
-            raise RunError(f"cannot write {_which(error, path, part)}; {way_out}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            way_out = "make room, and the same command resumes" if full else "remove it, or write elsewhere"
+            at = Path(os.fsdecode(error.filename)) if error.filename else path
+            raise RunError(f"cannot write {path if at == part else at}: {error.strerror}; {way_out}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Its lines as far as they are whole: what is no figure is left out, as is a line without a step or a kind."""
+        """The whole lines of metrics.jsonl that have a step and a kind; values that are no numbers are left out."""
         return [
             {name: value for name, value in line.items() if name == "kind" or is_figure(value)}
             for line in self._lines("metrics.jsonl")
             if isinstance(line.get("kind"), str)
         ]
 
-    def broken(self) -> list[dict[str, Any]]:
-        return [line for line in self._lines("broken.jsonl") if isinstance(line.get("image"), str)]
+    def bad_images(self) -> list[dict[str, Any]]:
+        """The images that could not be read: step, image and why of each."""
+        return [line for line in self._lines("bad_images.jsonl") if isinstance(line.get("image"), str)]
 
     def begin(self, step: int, recipe: str, machine: dict[str, Any], picks: dict[str, Any]) -> None:
-        """Or go on after `step`: what was noted later is forgotten, since it will happen again."""
+        """Begins the run, or resumes it after `step`: lines of later steps are deleted, since these come again."""
         for left in (*self.path.glob(".*.part"), *self.path.glob(".*.safetensors.*")):  # of a process that was killed
             with suppress(IsADirectoryError, PermissionError):
                 left.unlink(missing_ok=True)
@@ -173,17 +172,18 @@ class RunFolder:
         self.write("recipe.toml", recipe)
         self.write("machine.json", machine)
         self.write("picks.json", picks)
-        for name in ("metrics.jsonl", "broken.jsonl"):
+        for name in ("metrics.jsonl", "bad_images.jsonl"):
             if (self.path / name).exists():
                 kept = [line for line in self._lines(name) if _is_before(line, step)]
                 self.write(name, "".join(to_json(line) + "\n" for line in kept))
 
-    def note(self, step: int, kind: str, **values: Any) -> None:
+    def log(self, step: int, kind: str, **values: Any) -> None:
         """A line of metrics; `time` is in seconds since 1970."""
         self._append("metrics.jsonl", {"step": step, "kind": kind, **values, "time": round(time.time(), 3)})
 
-    def note_broken(self, step: int, where: str, why: str) -> None:
-        self._append("broken.jsonl", {"step": step, "image": where, "why": why})
+    def log_bad_image(self, step: int, where: str, why: str) -> None:
+        """A line about an image that cannot be read."""
+        self._append("bad_images.jsonl", {"step": step, "image": where, "why": why})
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         path, content = self.path / name, (to_json(line) + "\n").encode()
@@ -201,7 +201,7 @@ class RunFolder:
             raise RunError(f"cannot write {path}: {error.strerror}; make room") from error
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """The whole lines; one that was cut off by a sudden end is left out."""
+        """The whole lines; one that a sudden end has cut off is left out."""
         try:
             with files.open_regular(files.below(self.path, name), follow=False) as file:
                 if os.fstat(file.fileno()).st_size > files.MOST:
@@ -219,15 +219,12 @@ class RunFolder:
             raise RunError(f"{self.path / name} cannot be read: {error.strerror}; remove it") from error
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def dict_of(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def is_figure(value: Any) -> bool:
-    """A number that can be drawn and compared."""
+    """Whether this is a number that can be drawn and compared."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
@@ -236,7 +233,7 @@ def is_share(value: Any) -> bool:
 
 
 def by_epoch(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
-    """A figure by epoch: of the lines of metrics of that kind which have both."""
+    """(epoch, value) of `name` in the lines of that kind, where both are there."""
     return [
         (float(line["epoch"]), float(line[name]))
         for line in lines
@@ -245,7 +242,7 @@ def by_epoch(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[t
 
 
 def training_seconds(metrics: Sequence[Mapping[str, Any]], batch_size: int) -> float:
-    """Spent on training, pauses and measuring left out: each line tells the speed since the one before."""
+    """Time spent on training, without pauses and validation: each line has the speed since the one before."""
     lines = [line for line in metrics if line["kind"] == "train" and line.get("images_per_s", 0) > 0]
     before = [0, *(line["step"] for line in lines)]
     return sum(
@@ -253,12 +250,6 @@ def training_seconds(metrics: Sequence[Mapping[str, Any]], batch_size: int) -> f
     )
 
 
-def _which(error: OSError, path: Path, instead: Path | None = None) -> str:
-    """The file that an error is about, and what is wrong with it; `instead` is not worth naming, but its `path`."""
-    at = Path(os.fsdecode(error.filename)) if error.filename else path
-    return f"{path if at == instead else at}: {error.strerror}"
-
-
 def _is_before(line: dict[str, Any], step: int) -> bool:
-    """Whether a line was noted up to the checkpoint of that step; what is noted in the end comes after the last."""
+    """Whether a line was written before the checkpoint of that step; final figures come after the last one."""
     return line["step"] <= step and not str(line.get("kind")).startswith("final")

@@ -1,10 +1,9 @@
-"""All runs below a folder, found again quickly: what each says of itself is kept in a file of the user's cache.
+"""Index of the runs below a folder, cached in the user's cache folder so that thousands are listed at once.
 
-Only runs whose files have changed are read again, so that thousands can be listed, sorted and filtered at once. The
-file is a cache and nothing more: it may be deleted at any moment, and where it cannot be read or written, all runs are
-read. It lies apart from the runs, since those may be a stranger's, who could put lies into it: in a folder that the
-user alone may open, under a digest of where the runs are. It is believed only if folder and file belong to the user and
-nobody else may write to them; and then only what has the form of a row.
+Only runs whose files have changed are read again. The cache may be deleted at any moment; where it cannot be read or
+written, all runs are read. It lies apart from the runs, which may come from an untrusted source: in a folder that only
+the user can open, under a digest of where the runs are. It is used only if folder and file belong to the user and
+nobody else can write to them; and then only what has the form of a row.
 """
 
 from __future__ import annotations
@@ -27,19 +26,26 @@ from mlpmixer.recipe import tables
 from mlpmixer.run.folder import RunFolder, by_epoch, is_figure, is_share
 from mlpmixer.text import printable
 
-VERSION = 2  # of the rows
+VERSION = 3  # of the rows
 WATCHED = ("recipe.toml", "metrics.jsonl", "result.json", "diverged.json")
 
-State = Literal["finished", "lost", "unfinished", "unreadable"]
+State = Literal["finished", "diverged", "unfinished", "unreadable"]
 FIGURES = ("test", "val", "best", "epoch", "changed")
 WORDS = ("name", "path", "state")
 COMPARED: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run. `test` and `val`: shares right in the end; `best`: the best on val so far; `changed`: seconds since 1970.
-    `recipe`: its lines, such as "optim.lr". `why`: it cannot be read, in a line."""
+class RunSummary:
+    """A run in the index.
+
+    Attributes:
+        test: Final top-1 accuracy on the test split, as a share; `val`: on the validation split.
+        best: The best top-1 accuracy on the validation split so far.
+        changed: The last change of its files, in seconds since 1970.
+        recipe: Lines of its recipe by dotted name, such as "optim.lr".
+        why: Why it cannot be read, in a line.
+    """
 
     path: Path
     name: str
@@ -60,10 +66,21 @@ def runs(
     state: State | None = None,
     sort: str = "changed",
     limit: int | None = None,
-) -> list[Found]:
-    """where: lines of the recipe, such as "optim.lr=0.001" or "model.name=mixer_nano", all of which must hold; `<`,
-    `<=`, `>` and `>=` compare numbers, and `!=` holds of runs without the line, too. sort: a figure, a name or a line
-    of the recipe; figures fall, names rise."""
+) -> list[RunSummary]:
+    """The runs below a folder.
+
+    Args:
+        folder: Where to look for them.
+        where: Conditions on lines of the recipe, such as "optim.lr=0.001" or "model.name=mixer_nano", all of which
+            must hold; `<`, `<=`, `>` and `>=` compare numbers, and `!=` also holds for runs without the line.
+        state: Only those in this state.
+        sort: A figure, a name or a line of the recipe; figures in falling order, others in rising order.
+        limit: How many at most.
+
+    Raises:
+        RunError: There is no such folder.
+        UsageError: A condition or a name makes no sense.
+    """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is how many runs to list, at least 1; got {limit}")
     root = Path(folder)
@@ -82,15 +99,15 @@ def runs(
     return found[:limit]
 
 
-def differing(found: Sequence[Found]) -> list[str]:
-    """The lines in which the recipes of these runs differ, those of the machine and about them left out."""
+def differing(found: Sequence[RunSummary]) -> list[str]:
+    """The lines in which the recipes of these runs differ, but for [machine] and [about]."""
     lines = {line for one in found for line in one.recipe if line.split(".")[0] not in ("about", "machine", "name")}
     return sorted(line for line in lines if len({json.dumps(one.recipe.get(line)) for one in found}) > 1)
 
 
-def _refreshed(root: Path) -> list[Found]:
-    """All runs, those that have changed read anew."""
-    kept = _Kept(root)
+def _refreshed(root: Path) -> list[RunSummary]:
+    """All runs; those that have changed are read again."""
+    kept = _Cache(root)
     known, found, rows = kept.rows(), [], {}
     for place in _folders(root):
         path, stamp = os.path.relpath(place, root), _stamp(place)
@@ -130,8 +147,8 @@ def _stamp(place: Path) -> str:
     return " ".join(stamps)
 
 
-def read(place: Path) -> Found:
-    """What a run says of itself; or that it cannot be read, and why."""
+def read(place: Path) -> RunSummary:
+    """A run as its files describe it; or that they cannot be read, and why."""
     changed = 0.0
     for name in WATCHED:
         try:
@@ -144,13 +161,13 @@ def read(place: Path) -> Found:
         metrics, result = run.metrics(), run.result()
     except RunError as error:
         why = str(error).removeprefix(f"{place}{os.sep}")
-        return Found(place, place.name, "unreadable", None, None, None, None, changed, {}, why)
+        return RunSummary(place, place.name, "unreadable", None, None, None, None, changed, {}, why)
     best = max((top1 for _, top1 in by_epoch(metrics, "val", "top1") if is_share(top1)), default=None)
     epoch = max((line["epoch"] for line in metrics if "epoch" in line), default=None)
     ends = {split: ((result or {}).get(split) or {}).get("top1") for split in ("test", "val")}
-    state: State = "finished" if result else "lost" if (place / "diverged.json").exists() else "unfinished"
+    state: State = "finished" if result else "diverged" if (place / "diverged.json").exists() else "unfinished"
     name = str(lines.get("name", place.name))
-    return Found(place, name, state, ends["test"], ends["val"], best, epoch, changed, lines)
+    return RunSummary(place, name, state, ends["test"], ends["val"], best, epoch, changed, lines)
 
 
 def _lines(place: Path, text: str) -> dict[str, Any]:
@@ -176,7 +193,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool) or is_figure(value) else str(value)
 
 
-class _Kept:
+class _Cache:
     """The rows of the runs below a folder, by their paths in it."""
 
     def __init__(self, root: Path):
@@ -208,7 +225,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _from_row(path: Path, row: Any, stamp: str) -> Found | None:
+def _from_row(path: Path, row: Any, stamp: str) -> RunSummary | None:
     """A run as it was kept; None if it has changed since, or the row is not whole."""
     if not isinstance(row, dict) or row.get("stamp") != stamp or {*row} != {"stamp", *NAMES}:
         return None
@@ -220,10 +237,10 @@ def _from_row(path: Path, row: Any, stamp: str) -> Found | None:
         and isinstance(row["recipe"], dict)
         and all(isinstance(value, str | bool | list) or is_figure(value) for value in row["recipe"].values())
     )
-    return Found(path, *(row[name] for name in NAMES[1:])) if sound else None
+    return RunSummary(path, *(row[name] for name in NAMES[1:])) if sound else None
 
 
-NAMES = tuple(field.name for field in fields(Found))
+NAMES = tuple(field.name for field in fields(RunSummary))
 
 
 def _condition(text: str) -> tuple[str, str, float | str]:
@@ -244,7 +261,7 @@ def _require(name: str, lines: set[str]) -> None:
         raise UsageError(f"runs have no line '{name}'{hint} ({', '.join(columns)}, or a recipe's, such as optim.lr)")
 
 
-def _value(one: Found, name: str, root: Path) -> float | str | None:
+def _value(one: RunSummary, name: str, root: Path) -> float | str | None:
     if name == "path":
         return os.path.relpath(one.path, root)
     value = getattr(one, name) if name in (*FIGURES, *WORDS) else one.recipe.get(name)

@@ -1,8 +1,8 @@
-"""Checkpoints: what a run needs to go on to the bit, written beside it while it runs.
+"""Checkpoints: the state that a run is resumed from, to the bit; written in the background while it runs.
 
-A checkpoint is a folder in PyTorch's sharded form: each process writes its part, and any number of processes can read
-it. It grows under another name and gets its own when every byte is on the disk and summed up, so a kill at any moment
-leaves the ones before it whole. One whose sums are wrong is passed over.
+A checkpoint is a folder in PyTorch's sharded format: each process writes its part, and any number of processes can read
+it. It is written under another name and renamed when every byte is on the disk and has a checksum, so a kill at any
+moment leaves the ones before it whole. One whose checksums do not hold is passed over.
 """
 
 from __future__ import annotations
@@ -28,19 +28,26 @@ from torch.utils._pytree import tree_map_only
 from mlpmixer import files
 from mlpmixer.errors import RunError
 from mlpmixer.machine.distributed import Group
-from mlpmixer.train.parts import read_into
+from mlpmixer.text import first_line
+from mlpmixer.train.checkpoint_reader import read_into
 
 SUMS = "sums.json"
 
 
 class Checkpoints:
-    """To be entered: on leaving, what is being written is finished first, whatever happened."""
+    """A context manager: at the end, what is being written is finished first, whatever happened.
+
+    Args:
+        folder: Where they are.
+        group: The processes that write them.
+        keep: How many are kept.
+    """
 
     def __init__(self, folder: Path, group: Group, keep: int):
         self.folder, self.group, self.keep = folder, group, keep
-        # Another thread talks over a line of its own.
-        self.line: Any = dist.new_group(backend="gloo") if group.world_size > 1 else None
-        self.writer: threading.Thread | None = None
+        # The thread that writes needs a process group of its own.
+        self.writers: Any = dist.new_group(backend="gloo") if group.world_size > 1 else None
+        self.thread: threading.Thread | None = None
         self.trouble: BaseException | None = None
         # One process is what is meant where there is one.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -56,32 +63,37 @@ class Checkpoints:
         self.wait()
 
     def save(self, step: int, state: dict[str, Any]) -> str | None:
-        """Copies `state` now, and writes the copy while training goes on. What went wrong with the one before."""
+        """Copies `state`, and writes the copy while training continues. Returns what went wrong with the one before."""
         trouble = self.wait()
         copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
-        self.writer = threading.Thread(target=self._write, args=(step, copied), name=f"checkpoint {step}")
-        self.writer.start()
+        self.thread = threading.Thread(target=self._write, args=(step, copied), name=f"checkpoint {step}")
+        self.thread.start()
         return trouble
 
     def wait(self) -> str | None:
-        """Until the last one is on the disk; what went wrong, if it is not."""
-        if self.writer is not None:
-            self.writer.join()
-            self.writer = None
+        """Waits until the last one is on the disk. Returns what went wrong, if it is not."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
         trouble, self.trouble = self.trouble, None
         return None if trouble is None else f"cannot write a checkpoint to {self.folder} ({_why(trouble)})"
 
     def finish(self) -> None:
+        """The same, but raises what went wrong."""
         if trouble := self.wait():
-            raise RunError(f"{trouble}; make room, and the same command goes on from the one before")
+            raise RunError(f"{trouble}; make room, and the same command resumes from the one before")
 
     def newest(self) -> int:
-        """Its step; 0 if there is none."""
+        """The step of the newest one; 0 if there is none."""
         self.wait()
         return max(self._steps(), default=0)
 
     def restore(self, state: dict[str, Any]) -> tuple[int, list[str]]:
-        """Reads the newest whole checkpoint into the tensors of `state`. Its step, 0 if there is none; and warnings."""
+        """Reads the newest whole checkpoint into the tensors of `state`.
+
+        Returns:
+            Its step, 0 if there is none; and warnings about damaged ones.
+        """
         tensors = tensors_in(state)
         newest, damaged = self._newest_whole(_most(tensors)) if self.group.is_main else (0, [])
         newest = self.group.broadcast(newest)
@@ -90,13 +102,13 @@ class Checkpoints:
                 read_into(tensors, self._path(newest))
             except (OSError, ValueError) as error:
                 raise RunError(
-                    f"{self._path(newest)} is not what this version reads ({_why(error)}); go on with the version that "
-                    "wrote it, or choose another folder: --folder"
+                    f"{self._path(newest)} is not what this version reads ({_why(error)}); resume with the version "
+                    "that wrote it, or choose another folder: --folder"
                 ) from error
         return newest, damaged
 
     def _newest_whole(self, most: int) -> tuple[int, list[str]]:
-        """Damaged ones lose their names, or they would count among those that are kept. `most`: bytes of one."""
+        """Damaged ones are renamed, or they would count among those that are kept. `most`: bytes of one."""
         damaged = {}
         for step in sorted(self._steps(), reverse=True):
             fault = _fault(self._path(step), most)
@@ -108,14 +120,14 @@ class Checkpoints:
             damaged[self._path(step)] = fault
         else:
             step = 0
-        instead = f"going on from step {step}" if step else "there is no other: starting anew"
+        instead = f"resuming from step {step}" if step else "there is no other: starting anew"
         return step, [f"{path} is damaged ({fault}); {instead}" for path, fault in damaged.items()]
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
         growing = self.folder / f".writing-{step:09}"
         try:
             writer = FileSystemWriter(growing, single_file_per_rank=True, sync_files=True)
-            save(state, storage_writer=writer, process_group=self.line, no_dist=self.group.world_size == 1)
+            save(state, storage_writer=writer, process_group=self.writers, no_dist=self.group.world_size == 1)
             if self.group.is_main:
                 sums = {}
                 for path in sorted(growing.iterdir()):
@@ -148,8 +160,8 @@ class Checkpoints:
 
 
 def tensors_in(state: Mapping[str, Any], above: str = "") -> dict[str, Tensor]:
-    """Those in dictionaries within dictionaries, by names such as "model.head.bias". What else there is (the groups of
-    an optimizer) follows from the recipe and the step."""
+    """The tensors of nested dictionaries, by names such as "model.head.bias". The rest (the groups of an optimizer)
+    follows from the recipe and the step."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
@@ -196,7 +208,7 @@ def _why(error: BaseException) -> str:
     """In one line; of an error in several processes, the first one's."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _sum(file: BinaryIO) -> int:

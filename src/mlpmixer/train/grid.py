@@ -1,4 +1,4 @@
-"""A grid: one run for each combination of values, each in its own folder, and the best by the validation split."""
+"""Grid search: a run for each combination of values, in a folder of its own; the best by the validation split."""
 
 from __future__ import annotations
 
@@ -14,53 +14,67 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.check import check
 from mlpmixer.run.folder import RunFolder
-from mlpmixer.train.loop import Result, fit
-from mlpmixer.train.progress import speaks_for_all
+from mlpmixer.train.loop import Result, run_checked
+from mlpmixer.train.progress import is_main_process
 
 
 @dataclass(frozen=True)
-class Point:
+class Trial:
+    """A finished run, and the values in which it differs from the others."""
+
     values: dict[str, Any]
     result: Result
 
     @property
     def score(self) -> float:
+        """Top-1 accuracy on the validation split, as a share."""
         assert self.result.val is not None
         return self.result.val["top1"]
 
 
 def search(
     recipe: Recipe, folder: str | os.PathLike[str], axes: Mapping[str, Sequence[Any]], *, quiet: bool = False
-) -> list[Point]:
-    """Runs all points, or goes on with those that are not finished; the best on the validation split comes first.
+) -> list[Trial]:
+    """Runs all trials, and resumes those that are not finished.
 
-    axes: dotted names of a recipe's lines, with the values to try. A point whose loss is lost is left out.
+    Args:
+        recipe: What all trials have in common.
+        folder: Each trial has a folder in it.
+        axes: Dotted names of a recipe's lines, with the values to try.
+        quiet: Show nothing but warnings.
+
+    Returns:
+        All trials but those that diverged, the best on the validation split first.
+
+    Raises:
+        RecipeError: A combination makes no sense; nothing was run then.
+        RunError: All trials diverged, or one could not be run.
     """
     if recipe.data.val == "":
-        raise RecipeError("a grid picks by the validation split, and data.val says that there is none")
+        raise RecipeError("a grid search selects by the validation split, and data.val is empty")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     # All of them are checked before the first one starts.
     recipes = [toml.change(recipe, combination) for combination in combinations]
     for one in recipes:
         check(one)
-    points: list[Point] = []
-    lost: list[dict[str, Any]] = []
+    trials: list[Trial] = []
+    diverged: list[dict[str, Any]] = []
     for combination, one in zip(combinations, recipes, strict=True):
         own = Path(folder) / ",".join(f"{name}={value}" for name, value in combination.items())
         try:
-            points.append(Point(combination, fit(one, own, quiet=quiet)))
+            trials.append(Trial(combination, run_checked(one, own, quiet=quiet)))
         except Diverged as error:
-            lost.append({**combination, "why": str(error)})
-    if not points:
-        raise RunError(f"all {len(lost)} points lost their loss, the last so: {lost[-1]['why']}")
-    points.sort(key=lambda point: -point.score)
-    if speaks_for_all():
+            diverged.append({**combination, "why": str(error)})
+    if not trials:
+        raise RunError(f"all {len(diverged)} trials diverged; the last one: {diverged[-1]['why']}")
+    trials.sort(key=lambda trial: -trial.score)
+    if is_main_process():
         RunFolder(folder).write(
             "grid.json",
             {
-                "picked": str(points[0].result.folder),
-                "points": [{**p.values, "val": p.result.val} for p in points],
-                "lost": lost,
+                "best": str(trials[0].result.folder),
+                "trials": [{**p.values, "val": p.result.val} for p in trials],
+                "diverged": diverged,
             },
         )
-    return points
+    return trials

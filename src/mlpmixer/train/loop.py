@@ -1,36 +1,33 @@
 """Training: one `fit` for pre-training and fine-tuning, which differ in their recipes only.
 
-    recipe → images, model → steps, with a look at the validation split now and then → weights
+    recipe → plan (images, model, schedule) → steps, with a validation pass now and then → weights
 
-The run folder holds all that is left behind. The same call with the same folder goes on where it was stopped, to the
-bit: weights, optimizer and average come from the checkpoint, and all chance is a function of the step.
+The run folder holds all that remains of a run. The same call with the same folder resumes it, to the bit: weights,
+optimizer and average come from the checkpoint, and all random numbers are a function of the seed and the step.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import torch
 from torch import Tensor
 
-from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
-from mlpmixer.data.mix import mixes
-from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import choose, title
-from mlpmixer.errors import RunError, RunStopped
+from mlpmixer.errors import RunStopped
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.machine.description import describe_machine, matrix_rate
-from mlpmixer.machine.distributed import Group, joined
+from mlpmixer.machine.distributed import Group, process_group
 from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.metrics.accuracy import accuracy, count_right
 from mlpmixer.models.classifier import Classifier
@@ -39,23 +36,27 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.check import check
 from mlpmixer.run.folder import RunFolder
-from mlpmixer.train.accidents import explained
 from mlpmixer.train.checkpoint import Checkpoints
-from mlpmixer.train.init_model import begin
+from mlpmixer.train.errors import explain_errors
 from mlpmixer.train.logger import RunLogger
-from mlpmixer.train.optim import lr_at, warmup_of
-from mlpmixer.train.progress import Bar
-from mlpmixer.train.signals import Stop
-from mlpmixer.train.state import State, averaged, finished
-from mlpmixer.train.step import Update
+from mlpmixer.train.optim import lr_at
+from mlpmixer.train.plan import Plan, refuse_other_images, refuse_other_recipe, resolve
+from mlpmixer.train.progress import ProgressBar
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save
 
 
 @dataclass(frozen=True)
 class Result:
-    """`val` and `test`: top1, top5, cross_entropy and count of the finished weights; None where there is no such split.
-    `of`: which images those are, in words."""
+    """What a run ends with.
+
+    Attributes:
+        folder: The run folder.
+        weights: The file of the finished weights.
+        val: top1, top5 and cross_entropy on the validation split, and how many images it has; None where there is none.
+        test: The same on the test split.
+        of: Which images both are, in words.
+    """
 
     folder: Path
     weights: Path
@@ -65,194 +66,139 @@ class Result:
 
 
 def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
-    """Runs `recipe` in `folder`, or goes on with what is there. `quiet`: nothing is shown but warnings."""
+    """Trains by a recipe, or resumes the run that is in the folder; one that is finished is only read.
+
+    Args:
+        recipe: What to train; from `mlpmixer.recipes`, a TOML file, or made of its parts.
+        folder: The run folder; created if it is not there.
+        quiet: Show nothing but warnings.
+
+    Returns:
+        The finished weights, and what they reach on the validation and test splits.
+
+    Raises:
+        RecipeError: The recipe makes no sense, or asks for what this machine or the model cannot do.
+        DataError: The data is missing, or not what the recipe says of it.
+        WeightsError: The weights to start from cannot be used.
+        RunError: The folder holds another run, or cannot be written; `Diverged`: the loss is not finite or far too
+            high; `RunStopped`: Ctrl-C or SIGTERM came, and the same call resumes the run.
+    """
     check(recipe)
+    return run_checked(recipe, folder, quiet=quiet)
+
+
+def run_checked(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
+    """`fit` of a recipe that `check` has passed."""
     keep_freed_memory()
     run = RunFolder(folder)
     with (
-        joined(recipe.machine) as group,
-        explained(group),
-        alone_in(run, group),
-        Stop() as stop,
-        Checkpoints(run.checkpoints, group, recipe.machine.keep) as checkpoints,
+        process_group(recipe.machine.device) as group,
+        explain_errors(group),
+        run.held() if group.is_main else nullcontext(),  # the first process holds the folder for all
+        StopSignals() as signals,
+        Checkpoints(run.checkpoints, group, recipe.machine.keep_checkpoints) as checkpoints,
     ):
-        moved = refuse_another_recipe(run, recipe)
-        if (result := run.result()) is not None and not moved:
-            return Result(run.path, run.weights, result["val"], result["test"], result["of"])
-
-        images = choose(recipe.data)
-        if moved or checkpoints.newest():
-            refuse_other_images(run, images.record, moved)
-        if result is not None:
-            return Result(run.path, run.weights, result["val"], result["test"], result["of"])
-        per_epoch = len(images.train) / recipe.train.batch_size  # steps
-        steps, look_every = length_of(recipe, per_epoch)
-        torch.manual_seed(recipe.train.seed)
-        model = begin(recipe, images.classes)
-        update = Update(recipe, model, steps, group)
-        state = State(update)
-        begun, warnings = state.restore(checkpoints)
-        if begun > steps:
-            raise RunError(
-                f"{run.path} has a checkpoint of step {begun}, and the run has {steps}; choose another --folder"
-            )
+        moved = refuse_other_recipe(run, recipe)
+        if (done := run.result()) is not None:
+            if moved:
+                refuse_other_images(run, choose(recipe.data).record, moved)
+            return Result(run.path, run.weights, done["val"], done["test"], done["of"])
+        plan = resolve(recipe, run, group, checkpoints, moved)
         if group.is_main:
-            run.begin(begun, toml.dumps(recipe), describe_machine(group), images.record)
+            run.begin(plan.begun, toml.dumps(recipe), describe_machine(group), plan.images.record)
         group.barrier()
-
-        loading = {
-            "skip_broken": recipe.data.on_bad_image == "skip",
-            "share": Share(group.rank, group.world_size),
-            "workers": usual_workers() if recipe.machine.workers < 0 else recipe.machine.workers,
-            "pin": group.device.type == "cuda",
-        }
-        batches = train_batches(
-            images.train,
-            Augmentation(recipe.augment, update.preprocessing),
-            steps=range(begun, steps),
-            batch_size=recipe.train.batch_size,
-            micro_batch=recipe.machine.micro_batch,
-            one_before=mixes(recipe.augment),
-            seed=recipe.train.seed,
-            **loading,
-        )
-        at_once = recipe.machine.micro_batch or recipe.train.batch_size // group.world_size
-        whole = {**loading, "batch_size": min(at_once, 256)}  # of splits that are looked at from end to end
-
-        with (
-            closing(batches),
-            Bar(steps, begun, quiet or not group.is_main) as bar,
-            RunLogger(run, recipe, images, speeds(recipe, model, group), group, checkpoints, bar) as logger,
-        ):
-            bar.say(images.in_words())
-            for warning in [*warnings, *images.warnings()]:
+        bar = ProgressBar(plan.steps, plan.begun, quiet or not group.is_main)
+        flops = 3 * 2e9 * measure(plan.train_step.model.name, **vars(plan.train_step.model.config)).gmacs
+        rate = matrix_rate(group.device, DTYPES[recipe.train.precision])
+        with bar, RunLogger(run, recipe, plan.images, (flops, rate), group, checkpoints, bar) as logger:
+            bar.say(plan.images.in_words())
+            for warning in plan.warnings:
                 bar.warn(warning)
-            if (warmup := warmup_of(steps, recipe.optim)) > steps / 3:
-                bar.warn(
-                    f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "
-                    "--optim.warmup_share 0.1 makes that a tenth, --train.steps makes the run longer"
-                )
-            for step, parts in enumerate(batches, begun + 1):  # counted from 1: how many are done
-                loss, norm = update(step - 1, parts)
-                logger.step(step, loss, norm, parts)
-
-                stopping, last = group.any(stop.asked), step == steps
-                measuring = images.val is not None and (last or crosses(step, look_every))
-                saving = stopping or last or step % recipe.machine.save_every == 0
-                if measuring or saving or step % recipe.machine.log_every == 0:
-                    # Before anything is kept: this stops a run whose weights are no numbers any more.
-                    logger.look(step, lr_at(step - 1, steps, recipe.optim))
-
-                if measuring and images.val is not None:
-                    began = time.perf_counter()
-                    broken = partial(logger.list_broken, step)
-                    with averaged(update):
-                        found = measured(update.predict, model, images.val, group, whole, broken)
-                    logger.found(step, "val", found)
-                    if found["top1"] > state.best:
-                        state.best.fill_(found["top1"])
-                        keep(update, run.best)
-                    logger.pause(time.perf_counter() - began)
-
-                if saving and (trouble := checkpoints.save(step, state.dict())):
-                    bar.warn(f"{trouble}; the one before still stands, and the next will be tried")
-                if stopping and not last:
-                    checkpoints.finish()
-                    raise RunStopped(f"stopped after step {step} of {steps}; it is saved, and the same command goes on")
-            checkpoints.finish()
-
-            if recipe.train.keep == "best" and images.val is not None:
-                if group.is_main:
-                    run.copy(run.best, run.weights)
-            else:
-                keep(update, run.weights)
-            group.barrier()
-            # What is measured in the end is what is on the disk, read as anybody will read it.
-            model = load(run.weights).to(group.device)
-            final: dict[str, dict[str, float] | None] = {"val": None, "test": None}
-            of = {name: title(images.record, name) for name in final if name in images.record}
-            for name, split in {"val": images.val, "test": images.test}.items():
-                if split is not None:
-                    final[name] = found = measured(
-                        model, model, split, group, whole, partial(logger.list_broken, steps)
-                    )
-                    logger.found(steps, f"final {name}", found)
-            if group.is_main:
-                run.write("result.json", {"steps": steps, **final, "of": of})
-    return Result(run.path, run.weights, final["val"], final["test"], of)
+            train(plan, run, group, checkpoints, logger, signals)
+            return finish(plan, run, group, logger)
 
 
-def alone_in(run: RunFolder, group: Group) -> AbstractContextManager[None]:
-    """The first process holds the folder for all."""
-    return run.held() if group.is_main else nullcontext()
+def train(
+    plan: Plan, run: RunFolder, group: Group, checkpoints: Checkpoints, logger: RunLogger, signals: StopSignals
+) -> None:
+    """All steps that are left, each saved and validated where its number says so."""
+    recipe, train_step, val = plan.recipe, plan.train_step, plan.images.val
+    with closing(plan.batches()) as batches:
+        for step, parts in enumerate(batches, plan.begun + 1):  # counted from 1: how many are done
+            loss, norm = train_step.step(step - 1, parts)
+            logger.step(step, loss, norm, parts)
+
+            # Devices agree on each decision, since all have to take part in what follows from it.
+            stopping, last = group.any(signals.stop_asked), step == plan.steps
+            validating = val is not None and (last or crosses(step, plan.val_every))
+            saving = stopping or last or step % recipe.machine.save_every == 0
+            if validating or saving or step % recipe.machine.log_every == 0:
+                # Before anything is saved: this stops a run that has diverged.
+                logger.log_train(step, lr_at(step - 1, plan.steps, recipe.optim))
+
+            if validating and val is not None:
+                began = time.perf_counter()
+                with train_step.averaged():
+                    found = validate(plan, train_step.predict, train_step.model, val, logger, step)
+                logger.log_split(step, "val", found)
+                if found["top1"] > plan.best:
+                    plan.best.fill_(found["top1"])
+                    save_model(plan, run.best)
+                logger.exclude(time.perf_counter() - began)
+
+            if saving and (trouble := checkpoints.save(step, plan.state())):
+                logger.bar.warn(f"{trouble}; the one before is still there, and the next will be tried")
+            if stopping and not last:
+                checkpoints.finish()
+                raise RunStopped(f"stopped after step {step} of {plan.steps}; saved, and the same command resumes it")
+        checkpoints.finish()
 
 
-def refuse_another_recipe(run: RunFolder, recipe: Recipe) -> str:
-    """A run goes on with what it began with; only the machine may change, and what is said about it. If its images
-    are to be read from elsewhere than before, how that differs: where they lie is not learnt."""
-    text = run.recipe
-    if text is None:
-        return ""
-    before = toml.loads(text, f"{run.path}/recipe.toml")
-    changed = toml.differences(recipe, before, apart_from=("about", "machine"))
-    moved = [line for line in changed if line.startswith("data.source: ")]
-    if changed != moved:
-        raise another_recipe(run, changed)
-    return "".join(moved)
+def finish(plan: Plan, run: RunFolder, group: Group, logger: RunLogger) -> Result:
+    """The weights that the recipe selects, and what they reach, measured from the file as anybody will read it."""
+    images = plan.images
+    if plan.recipe.train.select == "best" and images.val is not None:
+        if group.is_main:
+            run.copy(run.best, run.weights)
+    else:
+        save_model(plan, run.weights)
+    group.barrier()
+    model = load(run.weights).to(group.device)
+    found: dict[str, dict[str, float] | None] = {"val": None, "test": None}
+    for name, split in {"val": images.val, "test": images.test}.items():
+        if split is not None:
+            found[name] = measured = validate(plan, model, model, split, logger, plan.steps)
+            logger.log_split(plan.steps, f"final {name}", measured)
+    of = {name: title(images.record, name) for name in found if name in images.record}
+    if group.is_main:
+        run.write("result.json", {"steps": plan.steps, **found, "of": of})
+    return Result(run.path, run.weights, found["val"], found["test"], of)
 
 
-def another_recipe(run: RunFolder, changed: list[str]) -> RunError:
-    return RunError(
-        f"{run.path} holds a run of another recipe ({'; '.join(changed)}); choose another folder with --folder, or "
-        "make the recipe the same again"
-    )
+def validate(
+    plan: Plan, predict: Callable[[Tensor], Tensor], model: Classifier, split: Split, logger: RunLogger, step: int
+) -> dict[str, float]:
+    """Accuracy and loss of `predict` on a split, prepared as `model` wants it; the devices share the work."""
+    assert model.metadata is not None
+    how, training = model.metadata.preprocessing, model.training
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in plan.prepared(split, how):
+            logger.log_bad_images(step, batch.broken)
+            yield batch.images, batch.labels  # (n, 3, H, W), (n,)
+
+    model.eval()
+    with torch.no_grad():
+        totals = count_right(predict, batches())
+    model.train(training)
+    return accuracy(plan.train_step.group.all_reduce_sum(totals))
 
 
-def refuse_other_images(run: RunFolder, record: dict[str, Any], moved: str) -> None:
-    """A run goes on with the images it began with, wherever they lie by now; as far as its `picks.json` tells.
-
-    moved: they lie elsewhere than before, and have to be the same themselves. Where they lie as before, one that was
-    broken may have been mended.
-    """
-    none, splits = {"count": 0}, ("train", "val", "test")
-    try:
-        before = run.json("picks.json")
-        if before is not None and not all(isinstance(before.get(split, none), dict) for split in splits):
-            raise RunError(f"{run.path / 'picks.json'} is damaged")
-    except RunError as error:
-        raise RunError(f"{error}; delete it, and the run goes on with the images that are there") from error
-    if before is None and moved:
-        raise another_recipe(run, [moved])
-    changed, before = [], before or record
-    if "classes" in before and record["classes"] != before["classes"]:
-        then = before["classes"] if isinstance(before["classes"], list) else []
-        changed.append(difference("classes", len(record["classes"]), len(then)))
-    for split in splits:
-        now, then = record.get(split, none), before.get(split, none)
-        if moved and then != none and "images" not in then:  # an older record
-            raise another_recipe(run, [moved])
-        told = ("count", "digest", "labels", *(["images"] if moved else []))
-        if any(now.get(name) != then[name] for name in told if name in then):
-            changed.append(difference(f"{split} images", now["count"], then.get("count", 0)))
-    if changed:
-        raise RunError(
-            f"{run.path} holds a run on other images ({'; '.join(changed)}); choose another folder with --folder, or "
-            "make the images the same again"
-        )
-
-
-def difference(what: str, now: int, before: int) -> str:
-    return f"{what}: {now}, not {before}" if now != before else f"{what}: {now} as before, but not the same"
-
-
-def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:
-    """How many steps a run has, and after how many the validation split is looked at each time. `per_epoch`: steps."""
-    how, look_every = recipe.train, recipe.evaluation.every * per_epoch
-    if how.steps:
-        return how.steps, look_every
-    steps = math.ceil(how.epochs * per_epoch)
-    longer = max(1.0, how.least_steps / steps)
-    return max(steps, how.least_steps), look_every * longer
+def save_model(plan: Plan, path: Path) -> None:
+    """All processes help to gather the weights; the first one writes them."""
+    model = plan.train_step.gather_model()
+    if model is not None:
+        save(model, path)
 
 
 def crosses(step: int, every: float) -> bool:
@@ -260,38 +206,24 @@ def crosses(step: int, every: float) -> bool:
     return math.floor(step / every) > math.floor((step - 1) / every)
 
 
-def speeds(recipe: Recipe, model: Classifier, group: Group) -> tuple[float, float]:
-    """Floating-point operations of a training step for one image, and those a second that the device could do."""
-    forward = measure(model.name, **vars(model.config)).gmacs * 2e9
-    return 3 * forward, matrix_rate(group.device, DTYPES[recipe.train.precision])
+class StopSignals:
+    """Ctrl-C, or the SIGTERM of a cluster: `stop_asked` is set, and the run ends after the step it is in. A second
+    Ctrl-C ends it at once."""
 
+    def __init__(self) -> None:
+        self.stop_asked = False
+        self.before: dict[int, object] = {}
 
-def keep(update: Update, path: Path) -> None:
-    """All help to bring the weights together; the first process writes them."""
-    model = finished(update)
-    if model is not None:
-        save(model, path)
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType] (what signal() gave us)
 
-def measured(
-    predict: Callable[[Tensor], Tensor],
-    model: Classifier,
-    split: Split,
-    group: Group,
-    loading: dict[str, Any],
-    list_broken: Callable[[list[tuple[str, str]]], None],
-) -> dict[str, float]:
-    """How often `predict` is right on images that are prepared as `model` wants them; the devices share the work."""
-    assert model.metadata is not None
-    how, training = model.metadata.preprocessing, model.training
-
-    def ready() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in all_batches(split, partial(prepare, how=how), **loading):
-            list_broken(batch.broken)
-            yield normalize(batch.images.to(group.device), how), batch.labels
-
-    model.eval()
-    with torch.no_grad():
-        totals = count_right(predict, ready())
-    model.train(training)
-    return accuracy(group.all_reduce_sum(totals))
+    def handle(self, number: int, _: FrameType | None) -> None:
+        if self.stop_asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop_asked = True

@@ -1,4 +1,4 @@
-"""What training makes small."""
+"""Loss functions: of labels, and of a teacher's predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlpmixer.recipe import Loss
 
 
 def loss_of(logits: Tensor, targets: Tensor, how: Loss) -> Tensor:
-    """For each image, in cross_entropy. `targets`: (B, classes), how much of each class an image is; rows sum to 1.
+    """The loss of each image (B,), in nats. `targets`: (B, classes), how much of each class an image is; rows sum to 1.
 
     "softmax": one class of many; the cross-entropy. "sigmoid": each class yes or no by itself; the sum of their binary
     cross-entropies, as the authors pre-train.
@@ -24,9 +24,9 @@ def loss_of(logits: Tensor, targets: Tensor, how: Loss) -> Tensor:
 
 
 def distance_to(teacher: Tensor, logits: Tensor, how: Loss) -> Tensor:
-    """For each image: the divergence of the student's answer from the teacher's, both softened by the temperature.
+    """Distillation loss of each image (B,): KL divergence of the student's softened prediction from the teacher's.
 
-    Times T², so that its gradient does not fade as T grows (arXiv 1503.02531).
+    Times T², so that its gradient does not vanish as T grows (arXiv 1503.02531).
     """
     t = how.temperature
     ours, theirs = (logits.float() / t).log_softmax(dim=1), (teacher.float() / t).log_softmax(dim=1)
@@ -34,4 +34,5 @@ def distance_to(teacher: Tensor, logits: Tensor, how: Loss) -> Tensor:
 
 
 def as_targets(labels: Tensor, classes: int) -> Tensor:
+    """Labels (B,) as one-hot rows (B, classes)."""
     return F.one_hot(labels, classes).to(torch.float32)

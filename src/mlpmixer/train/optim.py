@@ -10,7 +10,41 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mlpmixer.recipe import Optim
-from mlpmixer.train.lamb import Lamb
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB: Adam whose step, for each array of weights, is as long as the array itself times lr (arXiv 1904.00962).
+
+    The decay is added to the step before it is scaled; arrays that are not decayed take Adam's step as it is.
+    """
+
+    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-6, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["mean"] = torch.zeros_like(parameter)
+                    state["square"] = torch.zeros_like(parameter)
+                state["step"] += 1
+                count = state["step"].item()
+                state["mean"].lerp_(parameter.grad, 1 - first)
+                state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+                root = (state["square"] / (1 - second**count)).sqrt_().add_(group["eps"])
+                update = state["mean"] / (1 - first**count) / root
+                if group["weight_decay"] > 0:
+                    update.add_(parameter, alpha=group["weight_decay"])
+                    weight, length = parameter.norm(), update.norm()
+                    update *= torch.where((weight > 0) & (length > 0), weight / length, 1.0)
+                parameter.add_(update, alpha=-group["lr"])
 
 
 def optimizer_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
@@ -22,12 +56,12 @@ def optimizer_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
     groups = [{"params": kernels, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One pass over all weights, where they are whole arrays.
     fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    optimizer = OPTIMISERS[how.name](groups, how, fused)
+    optimizer = OPTIMIZERS[how.name](groups, how, fused)
     _fill(optimizer)
     return optimizer
 
 
-OPTIMISERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
     # torch's AdamW shrinks kernels by lr · decay a step. The authors' Adam shrinks them by their own decay times the
     # schedule, apart from lr: their 1e-4 at lr 0.001 is 0.1 here.
     "adamw": lambda groups, how, fused: torch.optim.AdamW(groups, how.lr, how.betas, fused=fused),
@@ -66,4 +100,4 @@ def lr_at(step: int, steps: int, how: Optim) -> float:
     if how.schedule == "steps":
         return how.lr * 0.1 ** sum(step >= milestone * steps for milestone in how.milestones)
     left = {"linear": 1 - way, "cosine": (1 + math.cos(math.pi * way)) / 2, "constant": 1.0}[how.schedule]
-    return how.lr * (how.final + (1 - how.final) * left)
+    return how.lr * (how.final_lr_ratio + (1 - how.final_lr_ratio) * left)

@@ -1,6 +1,6 @@
-"""What a pickle says, as data: nothing in it is imported, called or hashed.
+"""Parser of pickles as data: nothing in them is imported, called or hashed.
 
-A pickle is a program, and Python's own reader runs it. What is here goes through its steps by itself and builds
+A pickle is a program, and Python's own reader runs it. This one goes through its steps and builds
 numbers, texts, tuples and lists; a class or function stays a name, and a call stays that name with its arguments. So it
 takes time and memory in proportion to the pickle's length, whoever wrote it.
 """
@@ -40,8 +40,12 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 PUT, GET = ("MEMOIZE", "BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 
 
-def told(content: bytes) -> Any:
-    """A `ValueError` where it is cut short, or takes a step that no record of numbers and names needs."""
+def parse(content: bytes) -> Any:
+    """The object that a pickle describes.
+
+    Raises:
+        ValueError: It is cut short, or has an opcode that no record of numbers and names needs.
+    """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line that moves on a terminal, and a line for each measurement anywhere."""
+"""What a run shows: a progress bar on a terminal, and a line for each validation pass anywhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mlpmixer.text import printable
 
 
-def speaks_for_all() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started: the others say nothing twice."""
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started: the others print nothing."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class Bar:
+class ProgressBar:
     """Goes to standard error; without a terminal there is no bar, and with `quiet` only warnings remain, each once."""
 
     def __init__(self, steps: int, begun: int, quiet: bool):
         self.console = Console(stderr=True, highlight=False)
-        self.quiet = quiet
+        self.quiet, self.steps = quiet, steps
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -35,7 +35,7 @@ class Bar:
         self.bar = Progress(*columns, console=self.console, disable=not shown, transient=True)
         self.task = self.bar.add_task("", total=steps, completed=begun, words="")
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self.bar.start()
         return self
 
@@ -52,5 +52,5 @@ class Bar:
             self.console.print(printable(line), soft_wrap=True, markup=False)
 
     def warn(self, line: str) -> None:
-        if speaks_for_all():
+        if is_main_process():
             self.console.print(f"warning: {printable(line)}", soft_wrap=True, markup=False, style="yellow")

@@ -1,13 +1,21 @@
-"""One step of learning: from the parts of a batch to new weights."""
+"""A training step: from the parts of a batch to new weights; and all state that steps carry on."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -21,20 +29,22 @@ from mlpmixer.data.rng import draw
 from mlpmixer.engines import trainable
 from mlpmixer.machine.distributed import Group
 from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.models import MODELS, build
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
+from mlpmixer.train.errors import is_out_of_memory, suggest_micro_batch
 from mlpmixer.train.loss import as_targets, distance_to, loss_of
-from mlpmixer.train.memory import advice, ran_out
 from mlpmixer.train.optim import lr_at, optimizer_of
-from mlpmixer.train.sharpness import gradients_of, look_uphill
+from mlpmixer.train.sharpness import gradients_of, sharpness_aware
 from mlpmixer.train.teacher import Teacher
 
 
-class Update:
-    """`model` holds the weights; `alone` and `together` run it, on this device and over all.
+class TrainStep:
+    """Model, optimizer, gradient scaler and average of weights; `step` changes them all.
 
-    Nothing here remembers more than the weights, the optimizer and the average: all chance is drawn from the step.
+    `model` holds the weights; `local` runs it on this device, and `parallel` over all of them. No other state is kept
+    from step to step: all random numbers are drawn from the seed and the step's number.
     """
 
     def __init__(self, recipe: Recipe, model: Classifier, steps: int, group: Group):
@@ -42,36 +52,50 @@ class Update:
         self.recipe, self.steps, self.group = recipe, steps, group
         self.preprocessing = model.metadata.preprocessing
         self.model = model.to(group.device)
-        self.alone = quickest(self.model, recipe, group)
-        self.together = spread(self.alone, self.model, recipe.machine, group)
+        self.local = fastest_local(self.model, recipe, group)
+        self.parallel = wrap_ddp(self.local, self.model, recipe.machine, group)
         self.optimizer = optimizer_of(self.model, recipe.optim)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.train.precision == "fp16")
         self.teacher = Teacher(recipe.loss.teacher, model, group.device) if recipe.loss.teacher else None
         self.average = [p.detach().clone() for p in self.model.parameters()] if recipe.optim.ema else []
 
-    def __call__(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """The mean loss over this device's share of the batch, and the gradient's norm before it was clipped."""
+    def step(self, number: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Learns from one batch.
+
+        Args:
+            number: The step, counted from 0.
+            parts: This device's share of the batch, in micro-batches.
+
+        Returns:
+            The mean loss over this device's share, and the gradient's norm before clipping.
+
+        Raises:
+            RunError: Memory ran out; the message names a micro-batch that fits.
+        """
         try:
-            return self.learn(step, parts)
+            return self._step(number, parts)
         except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside of `except`, where the traceback would keep what filled the memory.
         self.optimizer.zero_grad()
         ahead = int(mixes(self.recipe.augment))
-        at_once = len(parts[0].labels) - ahead
-        alone = self.group.world_size == 1  # others would have to try the same
-        # Two parts: the second is learnt from beside the gradients of the first.
-        raise advice(at_once, (lambda fewer: self.learn(step, [parts[0].first(fewer + ahead)] * 2)) if alone else None)
+        images = len(parts[0].labels) - ahead
 
-    def learn(self, step: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        def attempt(fewer: int) -> object:
+            return self._step(number, [parts[0].first(fewer + ahead)] * 2)  # twice: the second beside gradients
+
+        # Of several processes, the others would have to try the same.
+        raise suggest_micro_batch(images, attempt if self.group.world_size == 1 else None)
+
+    def _step(self, number: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         how = self.recipe.optim
-        lr = lr_at(step, self.steps, how)
+        lr = lr_at(number, self.steps, how)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = self.gradients(step, parts)
+        loss = self.gradients(number, parts)
         if how.sharpness != "none":
-            look_uphill([*self.model.parameters()], lambda: self.gradients(step, parts), how, lr)
+            sharpness_aware([*self.model.parameters()], lambda: self.gradients(number, parts), how, lr)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -85,29 +109,30 @@ class Update:
             blend(self.average, [p.detach() for p in self.model.parameters()], 0)
         return loss, norm
 
-    def gradients(self, step: int, parts: Sequence[Batch]) -> Tensor:
+    def gradients(self, number: int, parts: Sequence[Batch]) -> Tensor:
         """Adds the gradients of the whole batch to the weights'; returns its mean loss.
 
         Called twice for one step, it draws the same dropout twice.
         """
         seed, augment = self.recipe.train.seed, self.recipe.augment
-        torch.manual_seed(draw("step", seed, step, self.group.rank))
-        mix, ahead = mix_of(augment, seed, step), int(mixes(augment))
+        torch.manual_seed(draw("step", seed, number, self.group.rank))
+        mix, ahead = mix_of(augment, seed, number), int(mixes(augment))
         share = self.recipe.train.batch_size // self.group.world_size
         total = torch.zeros((), device=self.group.device)
-        for number, part in enumerate(parts, 1):
-            images = normalize(part.images.to(self.group.device, non_blocking=True), self.preprocessing)
+        for count, part in enumerate(parts, 1):
+            images = normalize(part.images.to(self.group.device, non_blocking=True), self.preprocessing)  # (n, 3, H, W)
             targets = as_targets(part.labels.to(self.group.device, non_blocking=True), self.model.config.num_classes)
             images, targets = mix(images, targets) if mix else (images[ahead:], targets[ahead:])
-            with self.in_step(last=number == len(parts)):
+            with self._synchronized(last=count == len(parts)):
                 with self.autocast():
-                    logits = self.together(images)
+                    logits = self.parallel(images)  # (n, classes)
                 loss = self.loss(logits, images, targets).sum() / share
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
     def loss(self, logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        """For each image, the teacher's term included."""
         how = self.recipe.loss
         own = loss_of(logits, targets, how)
         if self.teacher is None:
@@ -117,25 +142,80 @@ class Update:
         return own * (1 - how.teacher_share) + distance_to(theirs, logits, how) * how.teacher_share
 
     def predict(self, images: Tensor) -> Tensor:
-        """As in training: in the recipe's precision, on this device alone."""
+        """Logits as in training: in the recipe's precision, on this device alone."""
         with self.autocast():
-            return self.alone(images)
+            return self.local(images)
 
     def autocast(self) -> AbstractContextManager[object]:
         precision = self.recipe.train.precision
         return torch.autocast(self.group.device.type, DTYPES[precision], enabled=precision != "fp32")
 
-    def in_step(self, *, last: bool) -> AbstractContextManager[object]:
+    def _synchronized(self, *, last: bool) -> AbstractContextManager[object]:
         """Devices exchange gradients once a step, with the last part."""
-        if isinstance(self.together, DistributedDataParallel) and not last:
-            return self.together.no_sync()
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)
         return nullcontext()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors themselves, not copies, by names that hold for any number of devices."""
+        state = {
+            "model": get_model_state_dict(self.model),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
+        }
+        if self.average:
+            names = [name for name, _ in self.model.named_parameters()]
+            state["average"] = dict(zip(names, self.average, strict=True))
+        if self.scaler.is_enabled():
+            state["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
+        return state
 
-def quickest(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
-    """What computes the model's function on one device: our own kernels where they can, else the model itself."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of what `state_dict` gave and a checkpoint was read into."""
+        # Most was read in place; those who keep it elsewhere have to be told the rest.
+        set_model_state_dict(self.model, state["model"])
+        set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({name: value.item() for name, value in state["scaler"].items()})
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model has its averaged weights meanwhile, where the recipe keeps an average."""
+        weights = [p.detach() for p in self.model.parameters()]
+        if not self.average:
+            yield
+            return
+        own = [weight.clone() for weight in weights]
+        for weight, average in zip(weights, self.average, strict=True):
+            weight.copy_(average)
+        try:
+            yield
+        finally:
+            for weight, before in zip(weights, own, strict=True):
+                weight.copy_(before)
+
+    def gather_model(self) -> Classifier | None:
+        """A plain copy of the model on the CPU, averaged if there is an average, as `weights.save` takes it.
+
+        Returns:
+            On the first process, the model; the others help to gather it and get None.
+        """
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        with self.averaged():
+            state = get_model_state_dict(self.model, options=options)
+            state = {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        if not self.group.is_main:
+            return None
+        with torch.device("meta"):
+            copy = build(MODELS[self.model.name], self.model.config, self.model.name)
+        copy.load_state_dict(state, assign=True)
+        copy.metadata = self.model.metadata
+        return copy.eval()
+
+
+def fastest_local(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
+    """What computes the model's function on one device: mlpmixer's kernels where they can, else the model itself."""
     machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
     sharded = group.world_size > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
@@ -148,8 +228,8 @@ def quickest(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
     return model
 
 
-def spread(runner: nn.Module, model: Classifier, machine: Machine, group: Group) -> nn.Module:
-    """The same over all devices: whole copies that average their gradients, or a share of the model on each."""
+def wrap_ddp(local: nn.Module, model: Classifier, machine: Machine, group: Group) -> nn.Module:
+    """The same over all devices: replicas that average gradients (DDP), or a shard of the model on each (FSDP2)."""
     if group.world_size > 1 and machine.parallel == "fsdp":
         mesh = init_device_mesh(group.device.type, (group.world_size,))
         for block in getattr(model, "blocks", []):
@@ -157,5 +237,5 @@ def spread(runner: nn.Module, model: Classifier, machine: Machine, group: Group)
         # By default the outermost part stays whole after measuring, and the next step would learn from old weights.
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
     if group.world_size > 1 and machine.parallel == "ddp":
-        return DistributedDataParallel(runner)
-    return runner
+        return DistributedDataParallel(local)
+    return local

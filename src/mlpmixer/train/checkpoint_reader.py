@@ -1,11 +1,11 @@
-"""The tensors of a checkpoint in PyTorch's sharded form, read without running what it says.
+"""Reader of checkpoints in PyTorch's sharded format, which runs no code from them.
 
     .metadata      a pickle: the size of each tensor, its chunks, and where in which file each chunk lies
     __0_0.distcp   chunks one after the other, each as torch.save writes a tensor: a zip of a pickle and the numbers
 
 PyTorch's own reader unpickles the first as it comes, and what a chunk's table calls bytes as well: whoever wrote them
-could have run anything here. Both pickles are read as data instead (`pickled.told`), and hold only if they say what a
-tensor needs.
+could have run anything here. Both pickles are parsed as data instead (`pickled.parse`), and accepted only if they
+describe tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mlpmixer import files
-from mlpmixer.train.pickled import Call, Name, Pairs, told
+from mlpmixer.train.pickled import Call, Name, Pairs, parse
 
 METADATA = ".metadata"
 MOST = 1 << 28  # bytes of it; 64 processes that share the largest model here write a fifth of that
@@ -60,9 +60,13 @@ class Place:
 
 
 def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fills `tensors`, of each the part that this process has, by their names. A `ValueError` or `OSError` says what
-    is not as it should be; some may be filled then."""
-    metadata = _fields(told(files.read(files.below(folder, METADATA), MOST, follow=False)), f"{OURS}.metadata Metadata")
+    """Fills `tensors`, by their names; of each the part that this process has.
+
+    Raises:
+        OSError, ValueError: Something is not as it should be; some tensors may be filled then.
+    """
+    pickled = files.read(files.below(folder, METADATA), MOST, follow=False)
+    metadata = _fields(parse(pickled), f"{OURS}.metadata Metadata")
     claims = dict(_named(_field(metadata, "state_dict_metadata", Pairs)))
     places = _places(_field(metadata, "storage_data", Pairs))
     for name, tensor in tensors.items():
@@ -165,11 +169,11 @@ def _tensor(saved: bytes, name: str) -> Tensor:
                 raise ValueError("a compressed zip, which torch.save does not write")
             if archive.read(members["byteorder"]).decode() != sys.byteorder:
                 raise ValueError("from a machine that orders bytes otherwise")
-            said = told(archive.read(members["data.pkl"]))
+            description = parse(archive.read(members["data.pkl"]))
             numbers = archive.read(members["data/0"])
     except Exception as error:  # zipfile fails in many ways
         raise ValueError(f"{name} is no tensor ({error})") from error
-    arguments = _called(said, "torch._utils _rebuild_tensor_v2")
+    arguments = _called(description, "torch._utils _rebuild_tensor_v2")
     storage, begin, sizes, strides = arguments[:4] if len(arguments) >= 4 else (None,) * 4
     about = _called(storage, "persistent")
     dtype = DTYPES.get(about[1]) if len(about) == 5 and type(about[1]) is Name else None

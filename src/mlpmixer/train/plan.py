@@ -1,0 +1,305 @@
+"""From a recipe to all that a run needs: images, model, training step, schedule. All refusals happen here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpmixer.data.augment import Augmentation
+from mlpmixer.data.dataset import Split
+from mlpmixer.data.loader import Batch, Share, all_batches, train_batches, usual_workers
+from mlpmixer.data.mix import mixes
+from mlpmixer.data.preprocess import normalize, prepare
+from mlpmixer.data.select import Images, choose
+from mlpmixer.errors import RecipeError, RunError
+from mlpmixer.machine.distributed import Group
+from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.models import create, revise
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.recipe import Evaluation, Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.text import first_line
+from mlpmixer.train.checkpoint import Checkpoints
+from mlpmixer.train.optim import warmup_of
+from mlpmixer.train.step import TrainStep
+from mlpmixer.weights.checkpoint import Checkpoint
+from mlpmixer.weights.load import glance, load
+from mlpmixer.weights.net2net import GROWS, grow
+
+
+@dataclass
+class Plan:
+    """All that a run needs.
+
+    Attributes:
+        recipe: What is run.
+        images: The images of each split.
+        train_step: Model and optimizer, on their device, as of step `begun`.
+        begun: Steps that are done already, by a checkpoint.
+        steps: Steps of the whole run.
+        val_every: Steps between validation passes; not always a whole number.
+        best: The highest top-1 accuracy on the validation split so far, as a share; -1: none yet.
+        warnings: For the person who runs it.
+    """
+
+    recipe: Recipe
+    images: Images
+    train_step: TrainStep
+    begun: int
+    steps: int
+    val_every: float
+    best: Tensor
+    warnings: list[str]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {**self.train_step.state_dict(), "best": self.best}
+
+    def batches(self) -> Generator[list[Batch]]:
+        """This device's share of the batch of each step that is left, in micro-batches."""
+        recipe = self.recipe
+        return train_batches(
+            self.images.train,
+            Augmentation(recipe.augment, self.train_step.preprocessing),
+            steps=range(self.begun, self.steps),
+            batch_size=recipe.train.batch_size,
+            micro_batch=recipe.machine.micro_batch,
+            one_before=mixes(recipe.augment),
+            seed=recipe.train.seed,
+            **self._loading(),
+        )
+
+    def prepared(self, split: Split, how: Preprocessing) -> Iterator[Batch]:
+        """This device's share of a split, each image once, prepared as in evaluation and on the device."""
+        group, recipe = self.train_step.group, self.recipe
+        images = recipe.machine.micro_batch or recipe.train.batch_size // group.world_size
+        for batch in all_batches(split, partial(prepare, how=how), batch_size=min(images, 256), **self._loading()):
+            batch.images = normalize(batch.images.to(group.device), how)
+            yield batch
+
+    def _loading(self) -> dict[str, Any]:
+        group, machine = self.train_step.group, self.recipe.machine
+        return {
+            "skip_broken": self.recipe.data.on_bad_image == "skip",
+            "share": Share(group.rank, group.world_size),
+            "workers": usual_workers() if machine.workers < 0 else machine.workers,
+            "pin": group.device.type == "cuda",
+        }
+
+
+def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoints, moved: str = "") -> Plan:
+    """Opens the data, makes the model, and restores the newest checkpoint; what is cheap to refuse comes first.
+
+    Args:
+        recipe: What is run; `check` has passed it.
+        run: Where it is run.
+        group: The processes that run it.
+        checkpoints: Those of the run.
+        moved: How the data's location differs from the one that the run began with.
+
+    Raises:
+        RecipeError: The recipe asks for what these processes or this model cannot do.
+        DataError: The data is missing, or not what the recipe says of it.
+        WeightsError: The weights to start from cannot be used.
+        RunError: The folder holds another run.
+    """
+    if recipe.train.batch_size % group.world_size:
+        raise RecipeError(
+            f"a batch of {recipe.train.batch_size} images cannot be shared evenly by {group.world_size} devices; "
+            "change train.batch_size"
+        )
+    stored = open_weights(recipe)
+    images = choose(recipe.data)
+    if moved or checkpoints.newest():
+        refuse_other_images(run, images.record, moved)
+    steps, val_every = length_of(recipe, len(images.train) / recipe.train.batch_size)
+    torch.manual_seed(recipe.train.seed)
+    train_step = TrainStep(recipe, init_model(recipe, images.classes, stored), steps, group)
+
+    plan = Plan(recipe, images, train_step, 0, steps, val_every, torch.tensor(-1.0, dtype=torch.float64), [])
+    state = plan.state()
+    plan.begun, plan.warnings = checkpoints.restore(state)
+    if plan.begun:
+        train_step.load_state_dict(state)
+    if plan.begun > steps:
+        raise RunError(
+            f"{run.path} has a checkpoint of step {plan.begun}, and the run has {steps}; choose another --folder"
+        )
+    plan.warnings += images.warnings()
+    if (warmup := warmup_of(steps, recipe.optim)) > steps / 3:
+        plan.warnings.append(
+            f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "
+            "--optim.warmup_share 0.1 makes that a tenth, --train.steps makes the run longer"
+        )
+    return plan
+
+
+def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:
+    """How many steps a run has, and how many there are between validation passes.
+
+    Args:
+        recipe: Says both, in epochs or in steps.
+        per_epoch: Steps of an epoch.
+    """
+    how, val_every = recipe.train, recipe.evaluation.every_epochs * per_epoch
+    if how.steps:
+        return how.steps, val_every
+    steps = math.ceil(how.epochs * per_epoch)
+    longer = max(1.0, how.min_steps / steps)
+    return max(steps, how.min_steps), val_every * longer
+
+
+def open_weights(recipe: Recipe) -> Checkpoint | None:
+    """The weights to start from, with none of their numbers read yet; None: the model begins anew, and can be built.
+
+    Raises:
+        RecipeError: The recipe's options do not fit them.
+    """
+    wanted = recipe.model
+    options: dict[str, Any] = {**wanted.options}
+    if not wanted.weights:
+        with _wrong_types_refused(), torch.device("meta"):
+            create(wanted.name, num_classes=1, image_size=_size(recipe), **options)
+        return None
+    stored = glance(wanted.weights)
+    with _wrong_types_refused():
+        revise(stored.config, image_size=_size(recipe), **options)
+    for name in GROWS:
+        has = getattr(stored.config, name, None)
+        if has != options.get(name, has) and not wanted.grow:
+            raise RecipeError(
+                f"model.weights have {name} {has}, and model.options.{name} is {options[name]}; "
+                "--model.grow true makes a larger Mixer of them"
+            )
+    return stored
+
+
+def init_model(recipe: Recipe, classes: tuple[str, ...], stored: Checkpoint | None = None) -> Classifier:
+    """The model that a run begins with, in training mode, with the metadata that its weights will carry.
+
+    Args:
+        recipe: Says what it is: a new model, or trained weights.
+        classes: Of the data. The head of trained weights stays if they have the same, and is new otherwise.
+        stored: What `open_weights` gave, if it was called before.
+    """
+    wanted, size = recipe.model, _size(recipe)
+    stored = stored or open_weights(recipe)
+    provenance = {"recipe": recipe.name, "data": recipe.data.source}
+    with _wrong_types_refused():
+        if stored is None:
+            model = create(wanted.name, num_classes=len(classes), image_size=size, **wanted.options)
+        else:
+            provenance["from"] = wanted.weights
+            known = [name for name in GROWS if hasattr(stored.config, name)]
+            sizes: dict[str, Any] = {name: value for name, value in wanted.options.items() if name in known}
+            options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in known}
+            if stored.info.classes != classes:
+                options |= {"num_classes": len(classes), "fresh": ("head",)}
+            model = load(wanted.weights, image_size=size, resize=wanted.resize, **options).float()
+            model = grow(model, **sizes) if wanted.grow else model
+    preprocessing = preprocessing_of(recipe.evaluation, model.config.image_size)
+    model.metadata = ModelInfo(preprocessing=preprocessing, classes=classes, provenance=provenance)
+    return model.train()
+
+
+def _size(recipe: Recipe) -> tuple[int, int] | None:
+    return (recipe.model.image_size[0], recipe.model.image_size[-1]) if recipe.model.image_size else None
+
+
+@contextmanager
+def _wrong_types_refused() -> Iterator[None]:
+    """A model's config takes what it is given, and fails where a text stands for a number."""
+    try:
+        yield
+    except TypeError as error:
+        raise RecipeError(f"model.options has a value of the wrong type: {first_line(error)}") from error
+
+
+def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocessing:
+    """What a recipe says of preparing images, as a model carries it."""
+    usual = Preprocessing.usual(image_size)
+    return dataclasses.replace(
+        usual,
+        resize=how.resize or usual.resize,
+        shape=how.shape,
+        interpolation=how.interpolation,
+        mean=how.mean,
+        std=how.std,
+        scramble=how.scramble,
+        scramble_patch=how.scramble_patch,
+    )
+
+
+def refuse_other_recipe(run: RunFolder, recipe: Recipe) -> str:
+    """A run is resumed with the recipe it began with; only [machine] and [about] may change.
+
+    Returns:
+        How the location of the data differs, as a line of words: the images may be the same. Empty: not at all.
+
+    Raises:
+        RunError: Any other line differs.
+    """
+    text = run.recipe
+    if text is None:
+        return ""
+    before = toml.loads(text, f"{run.path}/recipe.toml")
+    changed = toml.differences(recipe, before, apart_from=("about", "machine"))
+    moved = [line for line in changed if line.startswith("data.source: ")]
+    if changed != moved:
+        raise _other_recipe(run, changed)
+    return "".join(moved)
+
+
+def _other_recipe(run: RunFolder, changed: list[str]) -> RunError:
+    return RunError(
+        f"{run.path} already holds a run with a different recipe ({'; '.join(changed)}); choose another folder with "
+        "--folder, or restore the recipe"
+    )
+
+
+def refuse_other_images(run: RunFolder, record: dict[str, Any], moved: str) -> None:
+    """A run is resumed with the images it began with, wherever they are now; as far as its `picks.json` tells.
+
+    Args:
+        run: The run, with the record of the images it began with.
+        record: The images that are there now.
+        moved: How their location differs from before. Then the images themselves have to be the same; where it does
+            not, an unreadable one may have been repaired.
+
+    Raises:
+        RunError: They differ.
+    """
+    none, splits = {"count": 0}, ("train", "val", "test")
+    try:
+        before = run.json("picks.json")
+        if before is not None and not all(isinstance(before.get(split, none), dict) for split in splits):
+            raise RunError(f"{run.path / 'picks.json'} is damaged")
+    except RunError as error:
+        raise RunError(f"{error}; delete it, and the run is resumed with the images that are there") from error
+    if before is None and moved:
+        raise _other_recipe(run, [moved])
+    changed, before = [], before or record
+    if record["classes"] != (then := before.get("classes")):
+        changed.append(_difference("classes", len(record["classes"]), len(then) if isinstance(then, list) else 0))
+    for split in splits:
+        now, then = record.get(split, none), before.get(split, none)
+        if any(now.get(name) != then.get(name) for name in ("count", "digest", "labels", *["images"] * bool(moved))):
+            changed.append(_difference(f"{split} images", now["count"], then.get("count", 0)))
+    if changed:
+        raise RunError(
+            f"{run.path} already holds a run on different images ({'; '.join(changed)}); choose another folder with "
+            "--folder, or restore the images"
+        )
+
+
+def _difference(what: str, now: int, before: int) -> str:
+    return f"{what}: {now}, not {before}" if now != before else f"{what}: {now} as before, but not the same"
