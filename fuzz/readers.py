@@ -26,7 +26,7 @@ from PIL import Image
 
 from mlpmixer import create, data, load, save
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.doctor.image_stats import facts
+from mlpmixer.data.doctor.image_stats import stats
 from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
@@ -99,7 +99,7 @@ def build_images(folder: Path) -> None:
 
 
 def read_image(_: Path, changed: Path) -> None:
-    facts(changed)
+    stats(changed)
     decode(changed)
     for how in (Preprocessing(), Preprocessing(shape="stretch", interpolation="bicubic")):
         prepare(pixels(changed), how)

@@ -28,8 +28,8 @@ from mlpmixer import data
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.images import decode
 from mlpmixer.data.sources import imagenet, shards
-from mlpmixer.data.sources.folder import Found
-from mlpmixer.errors import DataError, FetchError, ImageError
+from mlpmixer.data.sources.folder import FolderImages
+from mlpmixer.errors import DataError, FetchError, ImageError, MissingPackage
 
 # Every image has a color of its own, so that a test sees which one it got.
 
@@ -62,7 +62,7 @@ def write(root: Path, files: dict[str, int | str | bytes | None]) -> Path:
 
 def refused(spec: str | Path) -> str:
     """Why `open` refuses: one line."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises((DataError, MissingPackage)) as caught:
         data.open(spec)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -241,7 +241,7 @@ def test_what_must_be_removed_is_a_link_and_no_class_folder(tmp_path: Path):
     (tmp_path / "train" / "nail").symlink_to(tmp_path / "beside")
     (tmp_path / "train" / "whole").symlink_to(tmp_path / "train")
     found = data.open(tmp_path / "train", strict=False)["train"]
-    assert isinstance(found, Found)
+    assert isinstance(found, FolderImages)
     assert sorted(str(loop.relative_to(tmp_path)) for loop in found.loops) == [
         "train/hammer/itself",
         "train/nail/deep/up",
@@ -533,7 +533,7 @@ def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write(tmp_path, {"a.parquet": b"PAR1 and no more"})
     assert "is damaged" in refused(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[parquet]")
+    assert refused(tmp_path / "a.parquet").endswith("needs the package pyarrow: pip install 'mlpmixer[parquet]'")
 
 
 @pytest.mark.parametrize(
@@ -969,7 +969,7 @@ def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, 
     assert refused(tmp_path / "d").startswith(f"cannot open {tmp_path / 'd'}: ")
     assert refused(f"hf:{tmp_path}/a:nowhere").startswith(f"cannot open hf:{tmp_path}/a:nowhere: ")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert refused(tmp_path / "a").endswith("needs the library datasets; pip install mlpmixer[data]")
+    assert refused(tmp_path / "a").endswith("needs the package datasets: pip install 'mlpmixer[datasets]'")
 
 
 def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path):

@@ -19,6 +19,7 @@ from mlpmixer.data.sources.folder import Files
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular
+from mlpmixer.packages import require
 from mlpmixer.text import printable
 
 PATH = ("path", "file", "image", "filename")
@@ -88,11 +89,9 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Row]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
+    pa = require("pyarrow", extra="parquet", what=f"reading {path}")
+    from pyarrow import parquet
+
     try:
         about = parquet.read_metadata(path)
         names = about.schema.to_arrow_schema().names

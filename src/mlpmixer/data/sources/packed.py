@@ -23,7 +23,7 @@ from mlpmixer.data.dataset import DataSet, Split, Texts, require_split_names
 from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular, read, read_text
-from mlpmixer.text import fault, printable
+from mlpmixer.text import fault, first_line
 
 MANIFEST = "packed.json"
 FILES = ("pixels", "sizes.npy", "labels.npy", "where.txt")  # of each split
@@ -123,4 +123,4 @@ def _check(split: Packed, classes: int) -> None:
 def _words(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{Path(error.filename or '').name}: {error.strerror}"
-    return printable(f"no {error}" if isinstance(error, KeyError) else error, 200)
+    return first_line(f"no {error}" if isinstance(error, KeyError) else error)

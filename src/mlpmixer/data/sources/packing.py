@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -16,17 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.images import pixels
 from mlpmixer.data.preprocess import resize, short_side
 from mlpmixer.data.sources.packed import MANIFEST, VERSION
-from mlpmixer.download import alone
-from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
+from mlpmixer.download import say_waiting
+from mlpmixer.errors import DataError, MixerError, UsageError
+from mlpmixer.files import whole_folder
 from mlpmixer.machine.processes import cores, each
-from mlpmixer.text import printable
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.version import __version__
 
 Shape = Literal["short_side", "stretch"]
@@ -56,21 +54,14 @@ def pack(
     folder = Path(folder).expanduser().absolute()
     shown = progress and sys.stderr.isatty()
     workers = cores() if workers is None else workers
+    write = partial(_write, dataset=dataset, size=size, shape=shape, policy=policy, workers=workers, shown=shown)
     try:
-        with alone(folder, shown) as growing:
-            if folder.exists():
-                raise DataError(f"{folder} is there already; choose another name, or delete it")
-            shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
-            growing.mkdir()
-            try:
-                _write(growing, dataset, size, shape, policy, workers, shown)
-                growing.rename(folder)
-            finally:
-                shutil.rmtree(growing, ignore_errors=True)
-    except FetchError as error:  # of `alone`, which advises on downloads
-        refused = error.__cause__
-        assert isinstance(refused, OSError)
-        raise DataError(f"cannot write {folder}: {refused.strerror}; choose a place with enough room") from error
+        if not whole_folder(folder, write, partial(say_waiting, folder, shown)):
+            raise DataError(f"{folder} is there already; choose another name, or delete it")
+    except MixerError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}; choose a place with enough room") from error
     return folder
 
 
@@ -78,12 +69,9 @@ def _write(
     folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: Policy, workers: int, shown: bool
 ) -> None:
     files, counts, left_out = {}, {}, []
-    what = TextColumn("{task.description}", markup=False)
-    columns = what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with progress_bar(shown) as show:
         for name, split in dataset.splits.items():
-            task = bar.add_task(printable(name), total=len(split))
-            kept, sizes = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
+            done, kept, sizes = 0, [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
             with (
                 _new(folder / f"{name}.pixels", files) as file,
                 _new(folder / f"{name}.where.txt", files) as places,
@@ -99,7 +87,8 @@ def _write(
                     kept.append(np.array(chunk.kept, np.int64))
                     sizes.append(np.array(chunk.sizes, np.int32).reshape(-1, 2))
                     left_out += chunk.broken
-                    bar.advance(task, len(chunk.kept) + len(chunk.broken))
+                    done += len(chunk.kept) + len(chunk.broken)
+                    show(name, done, len(split))
             labels = split.labels[np.concatenate(kept)].astype(np.int64)
             _save(folder / f"{name}.labels.npy", labels, files)
             _save(folder / f"{name}.sizes.npy", np.concatenate(sizes), files)

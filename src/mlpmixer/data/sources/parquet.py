@@ -26,7 +26,8 @@ from mlpmixer.data.sources.lists import PATH, open_list, texts
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError, ImageError
 from mlpmixer.files import open_regular, size
-from mlpmixer.text import printable
+from mlpmixer.packages import require
+from mlpmixer.text import first_line, printable
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
@@ -108,7 +109,7 @@ class Rows(Split):
                     if found.bytes > MAX_GROUP:
                         raise ImageError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise ImageError(f"{path} cannot be read ({_words(error)})") from error
+            raise ImageError(f"{path} cannot be read ({first_line(error, 160)})") from error
         if len(found) != self.ends[number] - self._begin(number):
             raise ImageError(f"{path} has changed since it was opened")
         return found
@@ -144,11 +145,9 @@ def is_parquet(path: Path) -> bool:
 def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: str = "") -> DataSet:
     """`columns`: what those for "image", "label" and "split" are called, where that is not as usual."""
     columns, source, files = columns or {}, source or str(path), _files(path)
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
+    pa = require("pyarrow", extra="parquet", what=f"reading {path}")
+    from pyarrow import parquet
+
     labels: dict[str, list[str]] = {}
     rows: dict[str, list[np.ndarray]] = {}
     groups, counts, names, before, image = [], [], None, 0, ""
@@ -174,7 +173,7 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
             usual = split_within(file.stem) or SPLIT_WORDS.get(file.parent.name.lower()) or "train"
             where = texts(file, split) if split else [usual] * len(told)
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} is damaged, or no Parquet ({_words(error)})") from error
+            raise DataError(f"{file} is damaged, or no Parquet ({first_line(error, 160)})") from error
         groups += [(number_of, group) for group in range(about.num_row_groups)]
         counts += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
         where = np.array(
@@ -277,7 +276,3 @@ def _require_what_can_be(file: Path, about: FileMetaData, image: str, *others: s
             )
         if (most := max(claimed[name or image] for name in (image, *others))) > max(MAX_EXPANSION * there, 1 << 24):
             raise DataError(f"{file} claims that {size(most)} are packed in {size(there)}; it is damaged or hostile")
-
-
-def _words(error: Exception) -> str:
-    return printable(error, 160) or type(error).__name__

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tarfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,8 @@ import numpy as np
 
 from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.data.sources.naming import EXTENSIONS
-from mlpmixer.download import cache_folder
 from mlpmixer.errors import DataError
-from mlpmixer.files import open_regular
+from mlpmixer.files import cache_folder, open_regular, whole
 
 LABELS = (".cls", ".json", ".txt")  # where a sample has several, the first of these counts
 MAX_LABEL = 1 << 20  # bytes
@@ -83,17 +81,12 @@ def _kept(place: Path, stamp: np.ndarray, size: int) -> TarIndex | None:
 
 def _keep(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
     texts, codes = np.unique(np.array(index.labels, dtype=object), return_inverse=True)
-    part = place.with_name(f"{place.name}.{uuid.uuid4().hex}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                for array in (stamp, _join(index.names), _join(texts.tolist()), index.offsets, index.sizes):
-                    np.save(file, array)
-                np.save(file, codes.astype(np.int32))
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(place) as part, part.open("wb") as file:
+            for array in (stamp, _join(index.names), _join(texts.tolist()), index.offsets, index.sizes):
+                np.save(file, array)
+            np.save(file, codes.astype(np.int32))
     except OSError:
         return False
     return True
