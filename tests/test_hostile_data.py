@@ -148,7 +148,7 @@ PACKED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "files a list": (lambda folder: manifest(folder, files=[1]), "other files than its splits have"),
     "splits null": (lambda folder: manifest(folder, splits=None), "is a damaged packed data set"),
-    "version for the terminal": (lambda folder: manifest(folder, version="\x1b[2J"), r"version \x1b[2J, of which"),
+    "version for the terminal": (lambda folder: manifest(folder, version="\x1b[2J"), r"version \x1b[2J, and"),
     "deep manifest": (lambda folder: (folder / "packed.json").write_text("[" * 100_000), "recursion"),
     "a large manifest": (lambda folder: os.truncate(folder / "packed.json", 1 << 34), "larger than 64 MB"),
     "pixels a pipe": (pixels_a_pipe, "it is a pipe or a device"),

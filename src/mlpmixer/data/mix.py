@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mlpmixer.data.rng import draw
+from mlpmixer.data.rng import random_uint64
 from mlpmixer.recipe import Augment
 
 
@@ -46,7 +46,7 @@ def mixes(how: Augment) -> bool:
 
 def mix_of(how: Augment, seed: int, step: int) -> Mix | None:
     """What is done to the batch of this step."""
-    chance = np.random.Generator(np.random.Philox(draw("mix", seed, step)))
+    chance = np.random.Generator(np.random.Philox(random_uint64("mix", seed, step)))
     if not mixes(how) or chance.random() >= how.mix_chance:
         return None
     if how.mixup > 0 and (how.cutmix == 0 or chance.random() < 0.5):

@@ -26,7 +26,7 @@ from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalize, prepare
-from mlpmixer.data.select import choose, title
+from mlpmixer.data.select import select, title
 from mlpmixer.errors import RunError, RunStopped
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.machine.description import describe_machine, matrix_rate
@@ -80,7 +80,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         if (result := run.result()) is not None and not moved:
             return Result(run.path, run.weights, result["val"], result["test"], result["of"])
 
-        images = choose(recipe.data)
+        images = select(recipe.data)
         if moved or checkpoints.newest():
             refuse_other_images(run, images.record, moved)
         if result is not None:

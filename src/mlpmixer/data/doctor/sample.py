@@ -9,7 +9,7 @@ import numpy as np
 
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.images import ImageInput
-from mlpmixer.data.rng import shuffled
+from mlpmixer.data.rng import permutation
 from mlpmixer.errors import MixerError, UsageError
 
 
@@ -38,7 +38,7 @@ class Sample:
         counts = [len(split) for split in data.splits.values()]
         chosen = np.arange(sum(counts))
         if limit is not None and limit < len(chosen):
-            chosen = np.sort(shuffled(len(chosen), "doctor")[:limit])
+            chosen = np.sort(permutation(len(chosen), "doctor")[:limit])
         ends = np.cumsum(counts)
         self.split = np.searchsorted(ends, chosen, side="right")
         self.index = chosen - (ends - counts)[self.split]

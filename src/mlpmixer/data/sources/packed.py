@@ -27,7 +27,7 @@ from mlpmixer.text import fault, first_line
 
 MANIFEST = "packed.json"
 FILES = ("pixels", "sizes.npy", "labels.npy", "where.txt")  # of each split
-VERSION = 1
+VERSION = 2
 
 
 class Packed(Split):
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What packed.json says, once classes and splits are seen to be such, and all files to have their lengths."""
     manifest = json.loads(read_text(folder / MANIFEST))
     if manifest["version"] != VERSION:
-        raise ValueError(f"version {manifest['version']}, of which this mlpmixer knows nothing")
+        raise ValueError(f"version {manifest['version']}, and this mlpmixer reads {VERSION}")
     wrong = "has no list of classes" if not isinstance(manifest["classes"], list) else fault(manifest["classes"])
     if wrong is not None:
         raise ValueError(f"it {wrong}")

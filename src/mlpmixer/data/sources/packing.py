@@ -1,4 +1,4 @@
-"""Making packed data sets: every image is decoded once, and written as `packed` reads it."""
+"""Packing of data sets: every image is decoded once and written as `packed` reads it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mlpmixer.machine.progress import progress_bar
 from mlpmixer.version import __version__
 
 Shape = Literal["short_side", "stretch"]
-Policy = Literal["strict", "skip"]
+OnBadImage = Literal["strict", "skip"]
 
 CHUNK = 32  # images that a process hands over at once
 
@@ -39,22 +39,36 @@ def pack(
     *,
     size: int | None = None,
     shape: Shape = "short_side",
-    policy: Policy = "strict",
+    on_bad_image: OnBadImage = "strict",
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Writes the data set to a new `folder`, whole or not at all, and returns it.
+    """Write a packed data set, complete or not at all.
 
-    `size`: pixels to which the shorter side is reduced, in proportion ("short_side"; smaller images stay as they
-    are), or to which both sides are brought ("stretch"); None keeps all sizes. `policy`: an image that cannot be read
-    stops it, or is left out and listed in the manifest. `workers`: processes; None: one a core.
+    Args:
+        dataset: What to pack.
+        folder: The new folder.
+        size: Pixels; None keeps all sizes.
+        shape: "short_side" reduces the shorter side to `size`, in proportion, and leaves smaller images as they are;
+            "stretch" brings both sides to `size`.
+        on_bad_image: "strict" stops at an image that cannot be read, "skip" lists it in the manifest.
+        workers: Processes that decode; None: one a core; 0: this one.
+        progress: Show a bar on a terminal.
+
+    Returns:
+        The absolute path of `folder`.
+
+    Raises:
+        DataError: The folder exists already or cannot be written, or an image cannot be read.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}: must be 1 pixel or more")
     folder = Path(folder).expanduser().absolute()
     shown = progress and sys.stderr.isatty()
     workers = cores() if workers is None else workers
-    write = partial(_write, dataset=dataset, size=size, shape=shape, policy=policy, workers=workers, shown=shown)
+    write = partial(
+        _write, dataset=dataset, size=size, shape=shape, on_bad_image=on_bad_image, workers=workers, shown=shown
+    )
     try:
         if not whole_folder(folder, write, partial(say_waiting, folder, shown)):
             raise DataError(f"{folder} is there already; choose another name, or delete it")
@@ -66,9 +80,9 @@ def pack(
 
 
 def _write(
-    folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: Policy, workers: int, shown: bool
+    folder: Path, dataset: DataSet, size: int | None, shape: Shape, on_bad_image: OnBadImage, workers: int, shown: bool
 ) -> None:
-    files, counts, left_out = {}, {}, []
+    files, counts, skipped = {}, {}, []
     with progress_bar(shown) as show:
         for name, split in dataset.splits.items():
             done, kept, sizes = 0, [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
@@ -78,15 +92,15 @@ def _write(
                 closing(_chunks(split, size, shape, workers)) as chunks,
             ):
                 for chunk in chunks:
-                    if chunk.broken and policy == "strict":
-                        raise DataError(f'{chunk.broken[0]}; mend or remove it, or choose the policy "skip"')
+                    if chunk.broken and on_bad_image == "strict":
+                        raise DataError(f'{chunk.broken[0]}; mend or remove it, or set on_bad_image to "skip"')
                     file.write(chunk.values.data)
                     for index in chunk.kept:
                         line = json.dumps(split.where(index), ensure_ascii=False) + "\n"
                         places.write(line.encode("utf-8", "surrogateescape"))
                     kept.append(np.array(chunk.kept, np.int64))
                     sizes.append(np.array(chunk.sizes, np.int32).reshape(-1, 2))
-                    left_out += chunk.broken
+                    skipped += chunk.broken
                     done += len(chunk.kept) + len(chunk.broken)
                     show(name, done, len(split))
             labels = split.labels[np.concatenate(kept)].astype(np.int64)
@@ -101,7 +115,7 @@ def _write(
         "shape": shape if size else None,
         "classes": dataset.classes,
         "splits": counts,
-        "left_out": left_out,
+        "skipped": skipped,
         "files": files,
     }
     with _new(folder / MANIFEST, {}) as file:
@@ -109,7 +123,7 @@ def _write(
 
 
 class _File:
-    """Counts and digests what is written to it."""
+    """A file that is written, with its length and checksum so far."""
 
     def __init__(self, file: io.BufferedIOBase):
         self.file, self.bytes, self.digest = file, 0, hashlib.sha256()
@@ -122,7 +136,7 @@ class _File:
 
 @contextmanager
 def _new(path: Path, files: dict[str, dict[str, int | str]]) -> Iterator[_File]:
-    """A file to write; when it is on the disk, its length and checksum are noted in `files`."""
+    """Write a file; once it is on the disk, its length and checksum are added to `files`."""
     with path.open("wb") as raw:
         file = _File(raw)
         yield file
@@ -140,7 +154,7 @@ def _save(path: Path, array: np.ndarray, files: dict[str, dict[str, int | str]])
 
 @dataclass
 class _Chunk:
-    """Some images: their values one after another, their heights and widths, their indices; why others are not."""
+    """Decoded images: their values one after another, heights and widths, and indices; and why others are missing."""
 
     values: np.ndarray
     sizes: list[tuple[int, int]]
