@@ -363,7 +363,7 @@ def test_what_a_list_leads_to_is_only_ever_read_as_an_image(tmp_path: Path):
 
     for place in range(2):
         words = one_line(lambda place=place: decode(split.read(place)))
-        assert "is no image" in words
+        assert "is not a readable image" in words
         assert "password" not in words
 
 

@@ -434,7 +434,7 @@ def test_threads_leave_warnings_as_they_were(photos: list[Path]):
     before, often = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, lanes=4, at_once=1):
+        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, threads=4, batch_size=1):
             assert len(piece) == 1
     finally:
         sys.setswitchinterval(often)

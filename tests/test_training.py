@@ -1281,7 +1281,7 @@ class TestBrokenImages:
         listed = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
         names = [str(Path(line["image"]).relative_to(tmp_path / "photos")) for line in listed]
         assert sorted(names) == ["train/cat/3.png", "val/dog/1.png"]
-        assert all("is no image" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
+        assert all("is not a readable image" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
         assert found.val is not None
         assert found.val["count"] == 7
         assert capfd.readouterr().err == ""

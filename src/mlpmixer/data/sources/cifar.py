@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Pixels
-from mlpmixer.data.sources.tar_index import sparing
+from mlpmixer.data.sources.tar_index import bounded_tar
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular, read
 
@@ -152,7 +152,7 @@ def _packed(layout: Layout, archive: Path) -> Iterator[tuple[Batch, bytes]]:
     end = sum(len(batch.numbers) for batch in layout.batches) * layout.record + ROOM
     try:
         with open_regular(archive) as file, gzip.open(file) as unpacked:
-            with sparing(cast(BinaryIO, unpacked), largest, end) as tar:
+            with bounded_tar(cast(BinaryIO, unpacked), largest, end) as tar:
                 for member in tar:
                     batch = missing.pop(member.name.rpartition("/")[2], None)
                     if batch is None:

@@ -86,9 +86,9 @@ def _data_set(source: str, found: DatasetDict | Dataset) -> DataSet:
         table = tables[split]
         if not {column, label} <= {*table.column_names}:
             raise DataError(f"{source} has other columns in {split} than in its other splits")
-        answers = table.select_columns([label]).with_format("arrow")[:][label].to_pylist()
-        if any(answer not in (None, -1) for answer in answers):  # otherwise they are the authors' secret
-            labels[split] = ["-1" if answer is None else str(answer) for answer in answers]
+        values = table.select_columns([label]).with_format("arrow")[:][label].to_pylist()
+        if any(value not in (None, -1) for value in values):  # otherwise they are not published
+            labels[split] = ["-1" if value is None else str(value) for value in values]
     if not labels:
         raise DataError(f"no image of {source} has a label")
     classes, numbers = number(labels, source, names)
