@@ -6,26 +6,43 @@ CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= 2
 BIN = .venv/bin
 
-.PHONY: demo test check fuzz format bench clean
+.PHONY: demo test lint slow check fuzz format wheel bench clean
 
 demo: .venv/used
 	$(BIN)/mixer demo
 
 test: .venv/dev
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
-check: .venv/dev
+lint: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n $(WORKERS)
+
+slow: .venv/dev
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+check: lint
+	$(BIN)/pytest -n $(WORKERS) --cov=mlpmixer --cov-branch --cov-report=
+	$(BIN)/coverage report --format=total
 
 fuzz: .venv/dev
 	$(BIN)/python -m fuzz
 
 format: .venv/dev
-	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Builds the wheel and tries it in a fresh environment, away from the source tree.
+wheel: .venv/dev
+	rm -rf dist
+	$(BIN)/pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --wheel --outdir dist .
+	rm -rf dist/alone && $(PYTHON) -m venv dist/alone/.venv
+	dist/alone/.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) dist/*.whl
+	cp src/mlpmixer/weights/bundled/cat.jpg dist/alone/
+	cd dist/alone && .venv/bin/mixer --help && .venv/bin/mixer models
+	cd dist/alone && .venv/bin/mixer predict cat.jpg && .venv/bin/mixer demo
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/start.py

@@ -56,11 +56,11 @@ def decoding(photos: list[bytes]) -> None:
     """Milliseconds an image."""
 
     def by_pillow(photo: bytes) -> np.ndarray:
-        quick, jpeg._simplejpeg = jpeg._simplejpeg, lambda: None
+        quick, jpeg.decoder = jpeg.decoder, lambda: None
         try:
             return pixels(photo)
         finally:
-            jpeg._simplejpeg = quick
+            jpeg.decoder = quick
 
     def timed(way: Callable[[bytes], object], files: list[bytes]) -> float:
         started = time.process_time()

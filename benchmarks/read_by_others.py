@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import mlpmixer
 from mlpmixer import data
 from mlpmixer.bench.timm import shaped
-from mlpmixer.download import cache_folder
+from mlpmixer.files import cache_folder
 from mlpmixer.models.mixer import Mixer
 
 NAME = "mixer_cifar10"

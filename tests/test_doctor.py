@@ -24,8 +24,8 @@ from mlpmixer.cli import main
 from mlpmixer.data.dataset import DataSet, Pixels, Split
 from mlpmixer.data.doctor import near_duplicates
 from mlpmixer.data.doctor.examine import Examination, examine
-from mlpmixer.data.doctor.image_stats import facts
-from mlpmixer.data.doctor.issues import COMPLAINTS
+from mlpmixer.data.doctor.image_stats import stats
+from mlpmixer.data.doctor.issues import ISSUES
 from mlpmixer.data.images import decode
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.machine.processes import each
@@ -36,7 +36,7 @@ def places(found: Examination, kind: str) -> list[str]:
     """The names of the files of a finding, one after the other."""
     (finding,) = (finding for finding in found.findings if finding.kind == kind)
     positions = itertools.chain(finding.images, *finding.groups)
-    return sorted(Path(found.sample.place(int(position)).where).name for position in positions)
+    return sorted(Path(found.sample.location(int(position)).where).name for position in positions)
 
 
 def kinds(found: Examination) -> set[str]:
@@ -115,8 +115,8 @@ def white(_: Path, to: Path) -> None:
         (lambda _, to: to.touch(), "new.jpg", "empty"),
         (lambda _, to: to.symlink_to("nowhere"), "new.jpg", "missing"),
         (a_pipe, "new.jpg", "unreadable"),
-        (no_image, "new.jpg", "foreign"),
-        (huge, "new.png", "bomb"),
+        (no_image, "new.jpg", "not_an_image"),
+        (huge, "new.png", "too_large"),
     ],
 )
 def test_what_cannot_be_used(pets: Path, photos: list[Path], make: Callable[..., None], name: str, kind: str):
@@ -136,8 +136,8 @@ def test_what_cannot_be_used(pets: Path, photos: list[Path], make: Callable[...,
         (resaved(mode="L"), "new.png", {"gray"}),
         (resaved(mode="RGBA"), "new.png", {"transparent"}),
         (resaved(orientation=1), "new.jpg", set()),
-        (in_16_bits, "new.png", {"deep", "gray"}),
-        (animated, "new.png", {"moving"}),
+        (in_16_bits, "new.png", {"high_bit_depth", "gray"}),
+        (animated, "new.png", {"animated"}),
     ],
 )
 def test_what_deserves_a_word(pets: Path, photos: list[Path], make: Callable[..., None], name: str, expected: set[str]):
@@ -150,7 +150,8 @@ def test_what_deserves_a_word(pets: Path, photos: list[Path], make: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("make", "kind"), [(stretched, "long"), (thumbnail, "tiny"), (white, "blank"), (resaved(orientation=6), "turned")]
+    ("make", "kind"),
+    [(stretched, "elongated"), (thumbnail, "tiny"), (white, "blank"), (resaved(orientation=6), "rotated")],
 )
 def test_odd_shapes(pets: Path, photos: list[Path], make: Callable[..., None], kind: str):
     make(photos[5], pets / "train" / "dog" / "new.jpg")
@@ -168,10 +169,10 @@ def test_the_few_in_color_among_gray(pets: Path):
 
 
 def test_turned_photos_are_measured_upright(pets: Path):
-    before = examine(data.open(pets)).looks
+    before = examine(data.open(pets)).appearance
     for image in pets.rglob("*.jpg"):
         resaved(orientation=6)(image, image)
-    after = examine(data.open(pets)).looks
+    after = examine(data.open(pets)).appearance
     assert before is not None
     assert after is not None
     assert (after.smallest, after.largest) == (before.smallest[::-1], before.largest[::-1])
@@ -183,8 +184,8 @@ class TestCopies:
         shutil.copy(photos[0], pets / "train" / "cat" / "again.jpg")
         found = examine(data.open(pets))
         assert found.healthy
-        assert kinds(found) == {"repeat"}
-        assert places(found, "repeat") == ["again.jpg", photos[0].name]
+        assert kinds(found) == {"duplicate"}
+        assert places(found, "duplicate") == ["again.jpg", photos[0].name]
 
     def test_half_of_the_test_images_twice_is_a_problem(
         self, pets: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]
@@ -193,17 +194,17 @@ class TestCopies:
         for photo in sorted((pets / "test").rglob("*.jpg")):
             shutil.copy(photo, photo.with_stem(f"{photo.stem} again"))
         shutil.copy(photos[0], pets / "train" / "cat" / "again.jpg")
-        assert kinds(examine(data.open(pets))) == {"repeat"}  # four are chance
+        assert kinds(examine(data.open(pets))) == {"duplicate"}  # four are chance
         image = next((pets / "test").rglob("*again.jpg"))
         shutil.copy(image, image.with_stem("once more"))
         found = examine(data.open(pets))
-        assert kinds(found) == {"repeats"}
+        assert kinds(found) == {"duplicates"}
         assert not found.healthy
         doctor(str(pets))
         assert "(6 different ones of 7 in train, 4 different ones of 9 in test)" in capsys.readouterr().out
         shutil.rmtree(pets / "train")
         shutil.copytree(pets / "test", pets / "train")  # a leak, and that half of it is double still counts
-        assert kinds(examine(data.open(pets))) == {"repeats", "leak"}
+        assert kinds(examine(data.open(pets))) == {"duplicates", "leak"}
 
     def test_a_leak(self, pets: Path, photos: list[Path]):
         shutil.copy(photos[0], pets / "test" / "cat" / "again.jpg")
@@ -216,22 +217,22 @@ class TestCopies:
         shutil.copy(photos[0], pets / "train" / "dog" / "again.jpg")
         found = examine(data.open(pets))
         assert not found.healthy
-        assert kinds(found) == {"labels"}
+        assert kinds(found) == {"label_conflict"}
 
     def test_a_leak_under_another_label_is_both(self, pets: Path, photos: list[Path]):
         shutil.copy(photos[0], pets / "test" / "dog" / "again.jpg")
-        assert kinds(examine(data.open(pets))) == {"labels", "leak"}
+        assert kinds(examine(data.open(pets))) == {"label_conflict", "leak"}
 
-    def test_alike_is_a_remark(self, pets: Path, photos: list[Path]):
+    def test_alike_is_a_warning(self, pets: Path, photos: list[Path]):
         image = decode(photos[0])
         image.resize((image.width // 2, image.height // 2)).save(pets / "test" / "cat" / "small.jpg")
         ImageOps.mirror(decode(photos[4])).save(pets / "test" / "cat" / "mirrored.jpg", quality=60)
         found = examine(data.open(pets))
         assert found.healthy
-        assert kinds(found) == {"alike_labels", "alike_leak"}
-        assert places(found, "alike_leak") == sorted([photos[0].name, "small.jpg", photos[4].name, "mirrored.jpg"])
-        assert places(found, "alike_labels") == sorted([photos[4].name, "mirrored.jpg"])
-        (leak,) = (finding for finding in found.findings if finding.kind == "alike_leak")
+        assert kinds(found) == {"near_label_conflict", "near_leak"}
+        assert places(found, "near_leak") == sorted([photos[0].name, "small.jpg", photos[4].name, "mirrored.jpg"])
+        assert places(found, "near_label_conflict") == sorted([photos[4].name, "mirrored.jpg"])
+        (leak,) = (finding for finding in found.findings if finding.kind == "near_leak")
         assert leak.note == "2 of 6 in test, 1 mirrored"
 
     def test_the_same_stands_once_among_the_alike(self, pets: Path, photos: list[Path]):
@@ -239,7 +240,7 @@ class TestCopies:
         decode(photos[0]).save(pets / "train" / "cat" / "saved.jpg", quality=50)
         found = examine(data.open(pets))
         assert places(found, "leak") == ["again.jpg", photos[0].name]
-        assert places(found, "alike") == sorted([photos[0].name, "saved.jpg"])
+        assert places(found, "near_duplicate") == sorted([photos[0].name, "saved.jpg"])
 
     def test_of_pixels(self, photos: list[Path]):
         small = np.stack([np.asarray(decode(photo).resize((32, 32))) for photo in photos])
@@ -252,12 +253,12 @@ class TestCopies:
         for name in ("a.jpg", "b.jpg"):
             (pets / "train" / "cat" / name).write_text("same")
             (pets / "test" / "dog" / name).touch()
-        assert kinds(examine(data.open(pets))) == {"foreign", "empty"}
+        assert kinds(examine(data.open(pets))) == {"not_an_image", "empty"}
 
 
-class TestLikeness:
+class TestNearDuplicates:
     def bits(self, image: Image.Image) -> tuple[np.ndarray, bool]:
-        row = facts(np.asarray(image.convert("RGB")))
+        row = stats(np.asarray(image.convert("RGB")))
         return row["bits"], bool(row["comparable"])
 
     @pytest.mark.parametrize(
@@ -275,13 +276,13 @@ class TestLikeness:
     def test_survives(self, photos: list[Path], change: Callable[[Image.Image], Image.Image]):
         images = [decode(photo) for photo in photos]
         bits = np.stack([self.bits(image)[0] for image in [*images, *map(change, images)]])
-        for roots in near_duplicates.families(bits):
+        for roots in near_duplicates.groups_of(bits):
             assert (roots[:10] == roots[10:]).all()
             assert len({*roots.tolist()}) == 10  # and different photos stay apart
 
     def test_mirror_images_are_kept_apart_from_the_plainly_alike(self, photos: list[Path]):
         images = [decode(photo) for photo in photos]
-        plain, mirrored = near_duplicates.families(
+        plain, mirrored = near_duplicates.groups_of(
             np.stack([self.bits(image)[0] for image in [*images, *map(ImageOps.mirror, images)]])
         )
         assert len({*plain.tolist()}) == 20
@@ -309,7 +310,7 @@ class TestLikeness:
                         roots[roots == roots[b]] = roots[a]
             return roots
 
-        plain, mirrored = near_duplicates.families(np.packbits(images, axis=1).view(np.uint64))
+        plain, mirrored = near_duplicates.groups_of(np.packbits(images, axis=1).view(np.uint64))
         for roots, expected in ((plain, all_with_all([mirror * 0])), (mirrored, all_with_all([mirror * 0, mirror]))):
             assert 210 < len({*expected.tolist()}) < 390  # some are within the limits, some beyond
             assert ((roots[:, None] == roots) == (expected[:, None] == expected)).all()
@@ -329,7 +330,7 @@ class TestLikeness:
                 ImageDraw.Draw(image).ellipse((corner, corner, corner + side, corner + side // 2), fill="navy")
                 drawn.append(self.bits(image))
         assert all(comparable for _, comparable in drawn)
-        assert len({*near_duplicates.families(np.stack([bits for bits, _ in drawn]))[0].tolist()}) == 6
+        assert len({*near_duplicates.groups_of(np.stack([bits for bits, _ in drawn]))[0].tolist()}) == 6
 
 
 class TestClasses:
@@ -338,7 +339,7 @@ class TestClasses:
         shutil.rmtree(pets / "test" / "dog")
         found = examine(data.open(pets))
         said = {finding.kind: (list(finding.classes), finding.note) for finding in found.findings}
-        assert said == {"barren": (["eel"], ""), "untested": (["dog"], "test")}
+        assert said == {"empty_class": (["eel"], ""), "not_in_split": (["dog"], "test")}
         assert not found.healthy
 
     def test_that_train_lacks(self, photos: list[Path]):
@@ -348,7 +349,7 @@ class TestClasses:
             "val": Pixels(small[6:], np.array([0, 0, 1, 1]), "val"),
         }
         (finding,) = examine(DataSet("set", ("cat", "dog"), splits)).findings
-        assert (finding.kind, finding.classes, finding.note) == ("untaught", ["dog"], "train")
+        assert (finding.kind, finding.classes, finding.note) == ("not_in_train", ["dog"], "train")
 
     def test_uneven(self, photos: list[Path]):
         small = np.stack([np.asarray(decode(photo).resize((32, 32))) for photo in photos])
@@ -360,26 +361,26 @@ class TestClasses:
         labels = np.array([0] * 37 + [1] * 3)
         found = examine(DataSet("set", ("cat", "dog"), {"train": Pixels(np.concatenate([random, small]), labels, "")}))
         (finding,) = found.findings
-        assert (finding.kind, finding.note) == ("uneven", "cat has 37 images, dog 3")
+        assert (finding.kind, finding.note) == ("imbalanced", "cat has 37 images, dog 3")
 
 
-class TestLooks:
+class TestAppearance:
     def test_colors_are_those_of_all_training_pixels(self, pets: Path):
-        looks = examine(data.open(pets)).looks
-        assert looks is not None
+        appearance = examine(data.open(pets)).appearance
+        assert appearance is not None
         images = [np.asarray(decode(path)) / 255 for path in sorted((pets / "train").rglob("*.jpg"))]
         mean = np.mean([image.mean(axis=(0, 1)) for image in images], axis=0)
         square = np.mean([(image**2).mean(axis=(0, 1)) for image in images], axis=0)
-        assert looks.mean == pytest.approx(mean, abs=1e-12)
-        assert looks.std == pytest.approx(np.sqrt(square - mean**2), abs=1e-12)
+        assert appearance.mean == pytest.approx(mean, abs=1e-12)
+        assert appearance.std == pytest.approx(np.sqrt(square - mean**2), abs=1e-12)
 
     def test_sizes(self, pets: Path, photos: list[Path]):
-        looks = examine(data.open(pets)).looks
-        assert looks is not None
+        appearance = examine(data.open(pets)).appearance
+        assert appearance is not None
         sizes = sorted((decode(photo).size for photo in photos), key=lambda size: (min(size), max(size)))
-        assert (looks.smallest, looks.largest) == (sizes[0], sizes[-1])
-        assert sum(looks.shorter_side.values()) == sum(looks.ratio.values()) == 10
-        assert looks.formats == {"JPEG": 10}
+        assert (appearance.smallest, appearance.largest) == (sizes[0], sizes[-1])
+        assert sum(appearance.shorter_side.values()) == sum(appearance.ratio.values()) == 10
+        assert appearance.formats == {"JPEG": 10}
 
     @pytest.mark.parametrize(
         ("size", "side", "resize", "shape"),
@@ -394,9 +395,9 @@ class TestLooks:
     )
     def test_what_fits(self, size: tuple[int, int], side: int, resize: int, shape: str):
         pixels = np.random.default_rng(0).integers(0, 256, (2, *size[::-1], 3), dtype=np.uint8)
-        looks = examine(DataSet("set", ("a",), {"train": Pixels(pixels, np.zeros(2), "")})).looks
-        assert looks is not None
-        how = looks.suggested
+        appearance = examine(DataSet("set", ("a",), {"train": Pixels(pixels, np.zeros(2), "")})).appearance
+        assert appearance is not None
+        how = appearance.suggested
         assert (how.crop, how.resize, how.shape) == ((side, side), resize, shape)
 
 
@@ -411,10 +412,10 @@ class TestProcesses:
         pixels = np.stack([np.asarray(image.rotate(7 * i).resize((32, 32))) for i in range(30) for image in small])
         some = DataSet("photos", ("a",), {"train": Pixels(pixels, np.zeros(300), "photos")})
         seen: list[int] = []
-        found = examine(some, workers=2, seen=seen.append)
+        found = examine(some, workers=2, scanned=seen.append)
         assert sum(seen) == 300
         assert found.as_dict() == examine(some).as_dict()
-        assert "alike" in kinds(found)
+        assert "near_duplicate" in kinds(found)
 
     def test_an_image_that_brings_its_process_down_is_named(self):
         class Deadly(np.ndarray):
@@ -435,8 +436,8 @@ class TestProcesses:
 
         whole = noise(300)
         found = examine(DataSet("noise", ("a", "b"), {"train": Some(whole["train"])}), workers=2)
-        assert kinds(found) == {"deadly"}
-        assert places(found, "deadly") == ["noise[77]"]
+        assert kinds(found) == {"out_of_memory"}
+        assert places(found, "out_of_memory") == ["noise[77]"]
         assert found.usable == 299
 
     def test_without_processes_to_start_there_is_one_line(self):
@@ -476,9 +477,9 @@ def test_nothing_that_can_be_used(tmp_path: Path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").touch()
     found = examine(data.open(tmp_path))
-    assert found.looks is None
+    assert found.appearance is None
     assert kinds(found) == {"empty"}
-    assert found.as_dict()["looks"] is None
+    assert found.as_dict()["appearance"] is None
 
 
 def doctor(*arguments: str, code: int = 0) -> None:
@@ -513,8 +514,8 @@ class TestLeftOut:
     def test_on_the_page(self, phone: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(phone), "--strict")
         out = capsys.readouterr().out
-        assert out.startswith(f"{phone}: healthy, 1 remark\n10 images of 2 classes; all can be used\n")
-        assert "· Files left out for their extension: 3 .heic, 1 .txt, 1 without extension\n" in out
+        assert out.startswith(f"{phone}: healthy, 1 warning\n10 images of 2 classes; all can be used\n")
+        assert "· Files skipped for their extension: 3 .heic, 1 .txt, 1 without extension\n" in out
         doctor(str(phone), "--json")
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert finding["files"] == {".heic": 3, ".txt": 1, "": 1}
@@ -538,15 +539,15 @@ class TestArrangement:
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert finding["paths"] == [f"{pets}/train/cat/loop"]
 
-    def test_folders_within_classes_get_one_remark(self, pets: Path, capsys: pytest.CaptureFixture[str]):
+    def test_folders_within_classes_get_one_warning(self, pets: Path, capsys: pytest.CaptureFixture[str]):
         for kind in ("siamese", "tabby"):
             image = next((pets / "train" / "cat").glob("*.jpg"))
             (pets / "train" / "cat" / kind).mkdir()
             image.rename(pets / "train" / "cat" / kind / image.name)
         doctor(str(pets))
         out = capsys.readouterr().out
-        assert out.startswith(f"{pets}: healthy, 1 remark\n")
-        assert "· Folders within class folders: cat (2 folders, such as cat/siamese)\n  Sub-folders are not" in out
+        assert out.startswith(f"{pets}: healthy, 1 warning\n")
+        assert "· Folders within class folders: cat (2 folders, such as cat/siamese)\n  Subfolders are not" in out
 
 
 class TestPage:
@@ -568,11 +569,11 @@ class TestPage:
         doctor(str(ill))
         out = capsys.readouterr().out
         assert out.startswith(f"{ill}: 4 problems\n19 images of 2 classes; 11 can be used\n")
-        assert "✗ Damaged or cut short: 1 image\n    train/cat/cut.jpg\n" in out
+        assert "✗ Damaged or truncated images: 1 image\n    train/cat/cut.jpg\n" in out
         assert "✗ The same image in different splits: 1 group of 2 images (1 of 5 in test)\n" in out
         assert "    train/cat/dress.jpg  =  test/dog/leak.jpg\n" in out
         assert "    train/dog/empty4.jpg\n    and 2 more, which --json lists\n" in out
-        assert all(COMPLAINTS[kind].advice in out for kind in ("empty", "damaged", "leak", "labels"))
+        assert all(ISSUES[kind].advice in out for kind in ("empty", "damaged", "leak", "label_conflict"))
 
     def test_its_lines_for_a_recipe_are_such(self, pets: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(pets))
@@ -600,7 +601,7 @@ class TestPage:
                 {"split": "test", "where": str(ill / "test/dog/leak.jpg"), "label": "dog"},
             ]
         ]
-        assert said["looks"]["formats"] == {"JPEG": 11}
+        assert said["appearance"]["formats"] == {"JPEG": 11}
 
     def test_names_that_are_no_words(self, pets: Path, capsys: pytest.CaptureFixture[str]):
         (pets / "train" / "cat").rename(pets / "train" / "[red]")
@@ -621,7 +622,7 @@ class TestPage:
         shutil.copy(photos[0], tmp_path / "kind07")
         doctor(str(tmp_path))
         out = capsys.readouterr().out
-        assert "✗ Classes without an image: kind00, kind01, kind02, kind03, kind04 and 24 more\n" in out
+        assert "✗ Classes without images: kind00, kind01, kind02, kind03, kind04 and 24 more\n" in out
         assert re.search(r"kind07 +1 *\n", out)
         assert "(10 between)" in out
 
@@ -629,8 +630,8 @@ class TestPage:
         ("arguments", "message", "code"),
         [
             (["nowhere"], "there is no data set 'nowhere'", 1),
-            (["fashion_mnist_small", "--max", "0"], "at least 1 image must be looked at, not 0", 2),
-            (["fashion_mnist_small", "--workers", "-1"], "images are looked at by 0 processes or more, not -1", 2),
+            (["fashion_mnist_small", "--max", "0"], "at least 1 image must be scanned, not 0", 2),
+            (["fashion_mnist_small", "--workers", "-1"], "images are scanned by 0 processes or more, not -1", 2),
             (["fashion_mnist_small", "--strickt"], "doctor has no option '--strickt'; did you mean '--strict'?", 2),
             ([], "Missing from mixer doctor: DATA", 2),
         ],

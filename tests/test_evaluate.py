@@ -198,7 +198,7 @@ class TestOwnData:
         assert card["data"]["count"] == 10
         assert card["broken"][0]["image"].endswith("broken.jpg")
         assert "1 images cannot be read and were left out" in card["warnings"][-1]
-        with pytest.raises(DataError, match="is no image"):
+        with pytest.raises(DataError, match="is not a readable image"):
             evaluate("mixer_clothing", clothing, workers=0, known=0, strict=True)
 
     def test_what_cannot_be(self, clothing: Path):

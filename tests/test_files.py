@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -70,29 +72,85 @@ class TestLocks:
     def test_what_a_link_leads_to_is_left_alone(self, tmp_path: Path):
         (tmp_path / "victim").write_text("all I have")
         (tmp_path / ".lock").symlink_to("victim")
-        with pytest.raises(OSError, match="a link"):
-            files.open_lock(tmp_path / ".lock")
+        with pytest.raises(OSError, match="a link"), files.locked(tmp_path / ".lock"):
+            pass
         assert (tmp_path / "victim").read_text() == "all I have"
 
     def test_a_file_that_is_there_is_not_emptied(self, tmp_path: Path):
         (tmp_path / ".lock").write_text("notes")
-        with files.open_lock(tmp_path / ".lock") as lock:
-            assert files.hold(lock)
+        with files.locked(tmp_path / ".lock") as held:
+            assert held
         assert (tmp_path / ".lock").read_text() == "notes"
 
     def test_one_process_at_a_time(self, tmp_path: Path):
-        code = (
-            "import sys; from mlpmixer import files; print(files.hold(files.open_lock(sys.argv[1])))",
-            str(tmp_path / ".lock"),
-        )
+        code = "import sys, pathlib; from mlpmixer import files; files.locked(pathlib.Path(sys.argv[1])).__enter__()"
 
         def another() -> str:
-            return subprocess.run([sys.executable, "-c", *code], check=True, capture_output=True, text=True).stdout
+            command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+            return subprocess.run(command, check=False, capture_output=True, text=True).stderr
 
-        with files.open_lock(tmp_path / ".lock") as lock:
-            assert files.hold(lock)
-            assert another() == "False\n"
-        assert another() == "True\n"
+        with files.locked(tmp_path / ".lock"):
+            assert "BlockingIOError" in another()
+            with pytest.raises(BlockingIOError), files.locked(tmp_path / ".lock"):  # nor twice in this one
+                pass
+        assert another() == ""
+
+    def test_a_child_that_outlives_its_parent_does_not_hold_it(self, tmp_path: Path):
+        release, wait = os.pipe()[::-1]
+        with files.locked(tmp_path / ".lock"):
+            child = os.fork()
+            if child == 0:
+                os.close(release)
+                os.read(wait, 1)
+                os._exit(0)
+        with files.locked(tmp_path / ".lock") as held:
+            assert held
+        os.close(release)
+        os.waitpid(child, 0)
+
+    def test_a_lock_that_was_removed_is_no_lock(self, tmp_path: Path):
+        path, waiting, order = tmp_path / ".lock", threading.Event(), []
+
+        def wait() -> None:
+            with files.locked(path, wait=True, waiting=waiting.set):
+                order.append("the one who waited")
+
+        thread = threading.Thread(target=wait)
+        with contextlib.ExitStack() as another:
+            with files.locked(path):
+                thread.start()
+                waiting.wait()
+                path.unlink()
+                another.enter_context(files.locked(path))
+            order.append("another")
+        thread.join()
+        assert order == ["another", "the one who waited"]
+
+    def test_it_may_be_removed_at_the_end(self, tmp_path: Path):
+        with files.locked(tmp_path / ".lock", remove=True):
+            assert (tmp_path / ".lock").exists()
+        assert not list(tmp_path.iterdir())
+
+
+class TestWholeFolders:
+    def test_it_is_there_when_it_is_full_and_not_made_twice(self, tmp_path: Path):
+        def fill(folder: Path) -> None:
+            assert not (tmp_path / "a").exists()
+            (folder / "b").write_text("1")
+
+        assert files.whole_folder(tmp_path / "a", fill)
+        assert not files.whole_folder(tmp_path / "a", lambda _: pytest.fail("it is there"))
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        assert (tmp_path / "a" / "b").read_text() == "1"
+
+    def test_nothing_is_left_of_one_that_failed(self, tmp_path: Path):
+        def fail(folder: Path) -> None:
+            (folder / "b").write_text("1")
+            raise OSError("the disk is full")
+
+        with pytest.raises(OSError, match="disk is full"):
+            files.whole_folder(tmp_path / "a", fail)
+        assert not list(tmp_path.iterdir())
 
 
 class TestPrintable:

@@ -169,8 +169,8 @@ class TestMix:
             images, targets = whole[step]["images"].float(), as_targets(whole[step]["labels"], 4)
             before = images.roll(1, dims=0)
             if how.mixup:
-                wanted = images * mix.keep + before * (1 - mix.keep)
-                kept = mix.keep
+                wanted = images * mix.lam + before * (1 - mix.lam)
+                kept = mix.lam
             else:
                 inside = boxed(mix, 8)
                 wanted = torch.where(inside, before, images)
@@ -191,7 +191,7 @@ class TestMix:
         mix = mix_of(Augment(mixup=p), 0, step)
         assert mix is not None
         assert mix.box is None
-        assert 0.5 <= mix.keep <= 1
+        assert 0.5 <= mix.lam <= 1
 
     @unhurried
     @given(st.integers(0, 2**31), st.floats(0.05, 4), st.integers(1, 40), st.integers(1, 40))
@@ -211,7 +211,7 @@ class TestMix:
         assert not any(mix_of(Augment(), 0, step) for step in steps)
         assert all(mix_of(Augment(mixup=0.2), 0, step) for step in steps)
         # Of Beta(p, p) and 1 − Beta(p, p), the larger: for p = 1 its mean is 3/4.
-        keeps = [mix.keep for step in steps if (mix := mix_of(Augment(mixup=1.0), 0, step))]
+        keeps = [mix.lam for step in steps if (mix := mix_of(Augment(mixup=1.0), 0, step))]
         assert np.mean(keeps) == pytest.approx(0.75, abs=0.02)
 
     def test_only_recipes_that_mix_need_the_one_before(self):
@@ -246,7 +246,7 @@ class TestBroken:
             exhaust(train_batches(damaged, AUGMENTATION, steps=range(9), batch_size=4, workers=workers))
         said = str(caught.value)
         assert "\n" not in said
-        assert "is no image, or a damaged one" in said
+        assert "is not a readable image" in said
         assert any(path in said for path in ("cat/03.png", "dog/07.png"))
         assert 'mend or remove it (`mixer doctor` lists all), or set data.on_bad_image to "skip"' in said
 
@@ -266,7 +266,7 @@ class TestBroken:
         # Each of the two epochs has a replacement for each; all else is as it would be.
         listed = [Path(where).name for parts in alone for part in parts for where, _ in part.broken]
         assert {*listed} == {"03.png", "07.png"}
-        assert all("no image" in why for parts in alone for part in parts for _, why in part.broken)
+        assert all("not a readable image" in why for parts in alone for part in parts for _, why in part.broken)
         order = Stream(12, 0)
         assert sum(order[position] != index for position, index in enumerate(seen.tolist())) == 4
 
@@ -298,7 +298,7 @@ class TestBroken:
 
         assert joined(found())["indices"].tolist() == [n for n in range(12) if n not in (3, 7)]
         assert [Path(where).name for batch in found(workers=2) for where, _ in batch.broken] == ["03.png", "07.png"]
-        with pytest.raises(DataError, match=r"cat/03\.png is no image"):
+        with pytest.raises(DataError, match=r"cat/03\.png is not a readable image"):
             exhaust(all_batches(damaged, partial(prepare, how=TO_8), batch_size=4))
 
 
@@ -347,7 +347,7 @@ class TestProcesses:
 
         with pytest.raises(DataError) as caught:
             go_on()
-        assert "a process that loads images was killed" in str(caught.value)
+        assert "a data-loader worker was killed" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_their_usual_number(self):
@@ -385,6 +385,6 @@ def test_with_too_little_shared_memory_there_is_a_way_out():
     read, why = told.stdout.splitlines()
     assert read == "8"
     assert why == (
-        "there is no room for 432 kB of images in memory that processes share (in a container, --shm-size gives it "
-        "more); load with fewer processes by --machine.workers, or without by 0"
+        "no shared memory for 432 kB of images (in a container, raise --shm-size); use fewer "
+        "data-loader workers with --machine.workers, or none with 0"
     )

@@ -148,7 +148,7 @@ class TestManifest:
         assert manifest["classes"] == ["a", "b"]
         assert manifest["splits"] == {"train": 40, "test": 10}
         assert manifest["size"] is None
-        assert manifest["left_out"] == []
+        assert manifest["skipped"] == []
         assert set(manifest["files"]) == left_in(packed) - {MANIFEST}
         for name, file in manifest["files"].items():
             content = (packed / name).read_bytes()
@@ -203,17 +203,17 @@ class TestBrokenImages:
         with pytest.raises(DataError) as caught:
             pack(data.open(folder), tmp_path / "packed", workers=workers)
         message = str(caught.value)
-        assert message.startswith(f"{broken} is no image, or a damaged one")
-        assert message.endswith('; mend or remove it, or choose the policy "skip"')
+        assert message.startswith(f"{broken} is not a readable image")
+        assert message.endswith('; mend or remove it, or set on_bad_image to "skip"')
         assert "\n" not in message
         assert left_in(tmp_path) == {"photos"}
 
     def test_skip_leaves_it_out_and_says_so(self, folder: Path, broken: Path, tmp_path: Path):
         before = data.open(folder)["train"]
-        packed = pack(data.open(folder), tmp_path / "packed", policy="skip", workers=0)
+        packed = pack(data.open(folder), tmp_path / "packed", on_bad_image="skip", workers=0)
         after = open_packed(packed)["train"]
-        (why,) = read_manifest(packed)["left_out"]
-        assert why.startswith(f"{broken} is no image")
+        (why,) = read_manifest(packed)["skipped"]
+        assert why.startswith(f"{broken} is not a readable image")
         kept = [index for index in range(len(before)) if before.where(index) != str(broken)]
         assert len(after) == len(kept) == len(before) - 1
         assert np.array_equal(after.labels, before.labels[kept])
@@ -221,7 +221,7 @@ class TestBrokenImages:
         assert np.array_equal(pixels(after.read(39)), pixels(before.read(kept[39])))
 
     def test_the_place_is_named_where_the_image_has_no_name(self, tmp_path: Path):
-        with pytest.raises(DataError, match=r"^shelf 1: the image is no image, or a damaged one"):
+        with pytest.raises(DataError, match=r"^shelf 1: the image is not a readable image"):
             pack(data_set(GRAY, b"broken"), tmp_path / "packed", workers=0)
 
     def test_one_that_kills_its_reader_is_an_error(self, tmp_path: Path):
@@ -230,9 +230,9 @@ class TestBrokenImages:
         assert left_in(tmp_path) == set()
 
     def test_all_may_be_broken(self, tmp_path: Path):
-        packed = pack(data_set(b"", b"x"), tmp_path / "packed", policy="skip", workers=0)
+        packed = pack(data_set(b"", b"x"), tmp_path / "packed", on_bad_image="skip", workers=0)
         assert len(open_packed(packed)["train"]) == 0
-        assert len(read_manifest(packed)["left_out"]) == 2
+        assert len(read_manifest(packed)["skipped"]) == 2
 
 
 class TestWholeOrNotAtAll:
@@ -306,7 +306,7 @@ class TestDamage:
             (MANIFEST, lambda content: content[:100], "Unterminated string"),
             (MANIFEST, lambda _: b"[]", "list indices"),
             (MANIFEST, lambda _: b"\xff\xfe", "codec can't decode"),
-            (MANIFEST, lambda content: content.replace(b'"version": 1', b'"version": 9'), "version 9, of which"),
+            (MANIFEST, lambda content: content.replace(b'"version": 2', b'"version": 9'), "version 9, and this"),
             (MANIFEST, lambda content: content.replace(b'"classes"', b'"other"'), "no 'classes'"),
             (MANIFEST, lambda content: content.replace(b'  "b"\n', b"").replace(b'"a",', b'"a"'), "train: labels"),
             ("test.labels.npy", lambda content: content[:-8] + b"\xff" * 8, "test: labels that do not fit"),
@@ -354,7 +354,7 @@ class TestCommand:
 
     def test_tells_machines(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (folder / "test" / "a" / "0.png").write_bytes(b"")
-        self.mixer("pack", folder, tmp_path / "packed", "--policy", "skip", "--workers", 0, "--json")
+        self.mixer("pack", folder, tmp_path / "packed", "--on-bad-image", "skip", "--workers", 0, "--json")
         out, err = capsys.readouterr()
         told = json.loads(out)
         assert told["splits"] == {"train": 40, "test": 10}
@@ -362,14 +362,14 @@ class TestCommand:
             path.stat().st_size for path in (tmp_path / "packed").iterdir() if path.name != MANIFEST
         )
         assert told["seconds"] > 0
-        assert err == f"mixer: left out: {told['left_out'][0]}\n"
+        assert err == f"mixer: skipped: {told['skipped'][0]}\n"
 
     def test_mistakes_get_one_line(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         for arguments, code, words in (
             ((tmp_path / "photoz", tmp_path / "new"), 1, "did you mean 'photos'?"),
             ((folder, folder), 1, f"{folder} is there already"),
             ((folder, tmp_path / "new", "--size", "0"), 2, "size is 0"),
-            ((folder, tmp_path / "new", "--polcy", "skip"), 2, "did you mean '--policy'?"),
+            ((folder, tmp_path / "new", "--on-bad-imge", "skip"), 2, "did you mean '--on-bad-image'?"),
         ):
             self.mixer("pack", *arguments, code=code)
             err = capsys.readouterr().err

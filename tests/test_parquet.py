@@ -20,7 +20,7 @@ from mlpmixer import data
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.images import decode
 from mlpmixer.data.sources import parquet
-from mlpmixer.data.sources.parquet import Rows
+from mlpmixer.data.sources.parquet import ParquetImages
 from mlpmixer.errors import DataError, ImageError
 
 pa = pytest.importorskip("pyarrow")
@@ -186,7 +186,7 @@ def many(tmp_path: Path) -> Split:
 
 def test_a_split_holds_no_images_and_travels_cheaply(many: Split):
     many.read(150)
-    assert isinstance(many, Rows)
+    assert isinstance(many, ParquetImages)
     copied = pickle.dumps(many)
     assert image(150)[30:60] not in copied
     assert len(copied) < 5000

@@ -126,8 +126,8 @@ def test_a_photograph_on_its_side_is_turned_however_it_comes(predictor: Predicto
         (Image.new("RGB", (0, 3)), "has no pixels"),
         (io.BytesIO(), "is at its end; seek"),
         (io.StringIO("text"), "must give bytes, and this one gives a str"),
-        (io.BytesIO(b"no image"), "is no image, or a damaged one"),
-        (bytearray(b""), "is no image, or a damaged one"),
+        (io.BytesIO(b"no image"), "is not a readable image"),
+        (bytearray(b""), "is not a readable image"),
         (np.broadcast_to(np.zeros(3, np.uint8), (10**6, 10**6, 3)), "cannot be prepared: there is not enough memory"),
     ],
 )
@@ -155,7 +155,7 @@ def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Pa
             with pytest.raises(ImageError, match="the open file cannot be read"):
                 predictor(file)
     cut = Image.open(io.BytesIO(PHOTO.read_bytes()[:2000]))
-    with pytest.raises(ImageError, match="the image is no image, or a damaged one"):
+    with pytest.raises(ImageError, match="the image is not a readable image"):
         predictor(cut)
 
 
@@ -417,7 +417,7 @@ def test_a_stream_is_what_single_images_give(predictor: Predictor, photos: list[
     found = list(predictor.stream(image for image in given))
     assert [image for image, _ in found] == given
     assert [str(one) for _, one in found if isinstance(one, ImageError)] == [
-        "the image is no image, or a damaged one (UnidentifiedImageError)",
+        "the image is not a readable image (UnidentifiedImageError)",
         "there is no file nowhere.jpg",
     ]
     alone = {photo: predictor(photo) for photo in photos}
@@ -434,7 +434,7 @@ def test_threads_leave_warnings_as_they_were(photos: list[Path]):
     before, often = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, lanes=4, at_once=1):
+        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, threads=4, batch_size=1):
             assert len(piece) == 1
     finally:
         sys.setswitchinterval(often)

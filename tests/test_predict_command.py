@@ -80,7 +80,7 @@ class TestWhatIsWritten:
             assert one["label"] == alone.label
             assert one["score"] == alone.score
             assert [(pair["label"], pair["score"]) for pair in one["top"]] == list(alone.top)
-        assert f"left out: {folder / 'b' / 'broken.jpg'} is no image, or a damaged one" in seen.err
+        assert f"left out: {folder / 'b' / 'broken.jpg'} is not a readable image" in seen.err
         assert "bf16 (" in seen.err
         assert "20 images in" in seen.err
         assert "; 1 left out" in seen.err
@@ -492,7 +492,9 @@ class TestLanes:
             time.sleep(0.002 * (piece[0] % 3))
             return [item * item for item in piece]
 
-        found = [pair for piece in ordered_pool.in_order(work, range(number), lanes=3, at_once=4) for pair in piece]
+        found = [
+            pair for piece in ordered_pool.in_order(work, range(number), threads=3, batch_size=4) for pair in piece
+        ]
         assert found == [(item, item * item) for item in range(number)]
 
     def test_never_more_in_hand_than_that(self):
@@ -505,7 +507,7 @@ class TestLanes:
                 most = max(most, asked - taken)
                 yield number
 
-        for piece in ordered_pool.in_order(list, numbers(), lanes=2, at_once=8):
+        for piece in ordered_pool.in_order(list, numbers(), threads=2, batch_size=8):
             time.sleep(0.0002)  # whoever takes is slower than who works
             taken += len(piece)
         assert (asked, taken) == (5000, 5000)
@@ -523,7 +525,7 @@ class TestLanes:
             return [1 // (item - 50) for item in piece]
 
         with pytest.raises(ZeroDivisionError):
-            list(ordered_pool.in_order(work, range(100), lanes=2, at_once=4))
+            list(ordered_pool.in_order(work, range(100), threads=2, batch_size=4))
         assert torch.get_num_threads() == before
         assert threading.active_count() == threads
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mlpmixer import models
 from mlpmixer.cli import main, parse
-from mlpmixer.data.select import choose
+from mlpmixer.data.select import select
 from mlpmixer.errors import DataError, RecipeError
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import measured
@@ -274,12 +274,12 @@ class TestFineTuning:
                 Image.new("RGB", (8, 8)).save(tmp_path / split / kind / f"{number}.png")
         whole = ["--data.source", str(tmp_path), "--data.train", "train+val"]
         command: Any = parse(["train", "finetune_vtab_l16", *whole])
-        with pytest.raises(DataError, match=r"learns from 'val' too; set data\.val to ''"):
-            choose(toml.change(find("finetune_vtab_l16"), command.keywords["changes"]).data)
+        with pytest.raises(DataError, match=r"trains on 'val' too; set data\.val to ''"):
+            select(toml.change(find("finetune_vtab_l16"), command.keywords["changes"]).data)
         command = parse(["train", "finetune_vtab_l16", *whole, "--data.val", ""])
         recipe = toml.change(find("finetune_vtab_l16"), command.keywords["changes"])
         check(recipe)
-        images = choose(recipe.data)
+        images = select(recipe.data)
         assert images.test is not None
         assert (len(images.train), images.val, len(images.test)) == (10, None, 2)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mlpmixer.data import sampling
 from mlpmixer.data.dataset import Joined, Part, Pixels, Split
-from mlpmixer.data.select import Images, choose, title
+from mlpmixer.data.select import Selection, select, title
 from mlpmixer.errors import DataError
 from mlpmixer.recipe import Data
 
@@ -111,82 +111,82 @@ def names(split: Split | None) -> list[str]:
 
 def refused(how: Data) -> str:
     with pytest.raises(DataError) as caught:
-        choose(how)
+        select(how)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-class TestChoose:
+class TestSelect:
     def test_without_other_splits_some_of_train_is_held_out(self, photos: Photos):
-        found = choose(photos(cat=100, dog=50))
+        found = select(photos(cat=100, dog=50))
         assert (len(found.train), found.test) == (147, None)
         assert sorted(name.split("/")[0] for name in names(found.val)) == ["cat", "cat", "dog"]
         assert not {*names(found.train)} & {*names(found.val)}
 
     def test_splits_that_are_there_are_taken(self, photos: Photos):
-        found = choose(photos(train_cat=4, train_dog=4, val_cat=1, val_dog=2, test_cat=3, test_dog=3))
+        found = select(photos(train_cat=4, train_dog=4, val_cat=1, val_dog=2, test_cat=3, test_dog=3))
         assert found.val is not None
         assert found.test is not None
         assert (len(found.train), len(found.val), len(found.test)) == (8, 3, 6)
 
     def test_splits_by_name(self, photos: Photos):
         how = photos(train_cat=10, train_dog=10, val_cat=1, val_dog=2, test_cat=3, test_dog=3)
-        found = choose(replace(how, train="val", val="", test="train"))
+        found = select(replace(how, train="val", val="", test="train"))
         assert (len(found.train), found.val) == (3, None)
         assert names(found.test)[-1] == "dog/009.png"
-        found = choose(replace(how, train="test"))  # which then is not looked at in the end
+        found = select(replace(how, train="test"))  # which then is not looked at in the end
         assert (names(found.val)[0], found.test) == ("cat/000.png", None)
-        assert len(names(choose(replace(how, val="20%")).val)) == 4
+        assert len(names(select(replace(how, val="20%")).val)) == 4
 
     def test_val_where_there_is_one_or_else_a_part_of_train(self, photos: Photos):
         """What outsiders had: train/ and val/, and 153 labeled images that nobody looked at."""
         how = photos(train_cat=20, train_dog=20, validation_cat=1, validation_dog=2)
-        found = choose(replace(how, val="val or 10%"))
+        found = select(replace(how, val="val or 10%"))
         assert names(found.val) == ["cat/000.png", "dog/000.png", "dog/001.png"]
-        assert (len(found.train), found.unused) == (40, {})
+        assert (len(found.train), found.left_over) == (40, {})
         assert found.in_words() == "train: 40 images (train); val: 3 images (val); test: none"
-        both = choose(replace(how, train="train+val", val="val or 10%"))
+        both = select(replace(how, train="train+val", val="val or 10%"))
         assert both.in_words() == (
             "train: 39 images (train+val but what val has of it (seed 0)); val: 4 images (10% of train+val); test: none"
         )
 
     def test_only_photos_recipes_name_the_part_a_tenth(self, photos: Photos):
         how = photos(train_cat=20, train_dog=20, test_cat=2, test_dog=2)
-        assert [len(choose(replace(how, val=val)).train) for val in ("val or 10%", "auto")] == [36, 38]
+        assert [len(select(replace(how, val=val)).train) for val in ("val or 10%", "auto")] == [36, 38]
 
     def test_splits_that_stand_by_are_named(self, photos: Photos):
         how = photos(train_cat=20, train_dog=20, val_cat=1, val_dog=2, test_cat=2, test_dog=2)
-        found = choose(replace(how, val="10%", test=""))
+        found = select(replace(how, val="10%", test=""))
         assert found.in_words().endswith("; test: none; not used: val (3), test (4)")
         assert title(found.record, "val") == "val (10% of train)"
-        assert title(choose(how).record, "val") == "val"
+        assert title(select(how).record, "val") == "val"
         assert title({"val": {"from": "10%"}}, "val") == "val (10%)"  # as older runs have it
 
     def test_several_splits_are_one_after_the_other(self, photos: Photos):
         how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1, test_cat=3, test_dog=3)
-        found = choose(replace(how, train="train+val"))
+        found = select(replace(how, train="train+val"))
         assert len(found.train) + len(found.val or ()) == 10  # and so val is no validation split
-        whole = choose(replace(how, train="train+val", val=""))
+        whole = select(replace(how, train="train+val", val=""))
         assert names(whole.train)[6:] == ["dog/002.png", "cat/000.png", "cat/001.png", "dog/000.png"]
         assert whole.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 1]
         assert [Path(whole.train.where(n)).parent.parent.name for n in (6, 7)] == ["train", "val"]
-        assert len(choose(replace(how, train="train+val", val="", classes=("dog",))).train) == 4
+        assert len(select(replace(how, train="train+val", val="", classes=("dog",))).train) == 4
         with pytest.raises(DataError, match="has no split 'vla'; did you mean 'val'"):
-            choose(replace(how, train="train+vla"))
+            select(replace(how, train="train+vla"))
 
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
             (
                 {"train": "train+val", "val": "val"},
-                "data.val is 'val', and data.train, 'train+val', learns from 'val' too; "
+                "data.val is 'val', and data.train, 'train+val', trains on 'val' too; "
                 "set data.val to '', or to a part such as '2%', or take 'val' out of data.train",
             ),
-            ({"train": "train + val", "val": "val"}, "learns from 'val' too"),
-            ({"val": "val + train"}, "data.val is 'val + train', and data.train, 'train', learns from 'train' too"),
+            ({"train": "train + val", "val": "val"}, "trains on 'val' too"),
+            ({"val": "val + train"}, "data.val is 'val + train', and data.train, 'train', trains on 'train' too"),
             (
                 {"train": "train+test", "test": "test"},
-                "data.test is 'test', and data.train, 'train+test', learns from 'test' too; "
+                "data.test is 'test', and data.train, 'train+test', trains on 'test' too; "
                 "set data.test to '', or take 'test' out of data.train",
             ),
             ({"train": "train+val+train"}, "data.train is 'train+val+train' and names 'train' twice; name it once"),
@@ -199,18 +199,18 @@ class TestChoose:
     @pytest.mark.parametrize("val", ["auto", "20%"])
     def test_a_part_of_all_that_is_learnt_from(self, photos: Photos, val: str):
         how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1)
-        found = choose(replace(how, train="train + val", val=val))
+        found = select(replace(how, train="train + val", val=val))
         assert found.val is not None
         places = [{split.where(n) for n in range(len(split))} for split in (found.train, found.val)]
         assert len(places[0] | places[1]) == len(found.train) + len(found.val) == 10
 
     def test_few_images_still_leave_one_of_each_class_for_dev(self, photos: Photos):
-        found = choose(photos(cat=3, dog=2, fox=1))
+        found = select(photos(cat=3, dog=2, fox=1))
         assert sorted(name.split("/")[0] for name in names(found.val)) == ["cat", "dog"]
 
     def test_classes_are_numbered_as_they_are_listed(self, photos: Photos):
         how = photos(train_cat=5, train_dog=5, train_fox=5, test_cat=2, test_dog=2, test_fox=2)
-        found = choose(replace(how, classes=("fox", "cat")))
+        found = select(replace(how, classes=("fox", "cat")))
         assert found.classes == ("fox", "cat")
         for split in (found.train, found.val, found.test):
             assert split is not None
@@ -219,19 +219,19 @@ class TestChoose:
 
     def test_share_and_shots(self, photos: Photos):
         how = photos(cat=60, dog=30)
-        assert len(choose(replace(how, share=0.5)).train) == 44
-        assert len(choose(replace(how, shots=3)).train) == 6
-        assert names(choose(replace(how, shots=3)).val) == names(choose(how).val)
-        assert {*names(choose(replace(how, share=0.1)).train)} < {*names(choose(replace(how, share=0.5)).train)}
-        assert names(choose(replace(how, shots=3, seed=1)).train) != names(choose(replace(how, shots=3)).train)
+        assert len(select(replace(how, share=0.5)).train) == 44
+        assert len(select(replace(how, shots=3)).train) == 6
+        assert names(select(replace(how, shots=3)).val) == names(select(how).val)
+        assert {*names(select(replace(how, share=0.1)).train)} < {*names(select(replace(how, share=0.5)).train)}
+        assert names(select(replace(how, shots=3, seed=1)).train) != names(select(replace(how, shots=3)).train)
 
     def test_the_record(self, photos: Photos):
         how = photos(train_cat=50, train_dog=50, test_cat=3, test_dog=3)
         whole, part, again, other = (
-            choose(how).record,
-            choose(replace(how, shots=2)).record,
-            choose(replace(how, shots=2)).record,
-            choose(replace(how, shots=2, seed=1)).record,
+            select(how).record,
+            select(replace(how, shots=2)).record,
+            select(replace(how, shots=2)).record,
+            select(replace(how, shots=2, seed=1)).record,
         )
         assert json.loads(json.dumps(whole)) == whole
         assert whole["classes"] == ["cat", "dog"]
@@ -250,16 +250,16 @@ class TestChoose:
         assert part["train"]["from"] == "train but what val has of it (seed 0), 2 of each class (seed 0)"
         assert part == again
         assert len({record["train"]["digest"] for record in (whole, part, other)}) == 3
-        dogs = choose(replace(how, classes=("dog",))).record
+        dogs = select(replace(how, classes=("dog",))).record
         assert dogs["test"]["digest"] != whole["test"]["digest"]
 
     def test_the_fingerprint_tells_which_images_wherever_they_lie(self, photos: Photos, tmp_path: Path):
         how = photos(cat=4, dog=4)
-        before = choose(how).record["train"]["images"]
+        before = select(how).record["train"]["images"]
         moved = Path(shutil.copytree(how.source, tmp_path / "moved"))
-        assert choose(replace(how, source=str(moved))).record["train"]["images"] == before
+        assert select(replace(how, source=str(moved))).record["train"]["images"] == before
         (moved / "cat").rename(moved / "cow")
-        assert choose(replace(how, source=str(moved))).record["train"]["images"] != before
+        assert select(replace(how, source=str(moved))).record["train"]["images"] != before
 
     @pytest.mark.parametrize("pixels", [np.zeros((3, 8, 8), np.uint8), np.zeros((3, 64, 8, 3), np.uint8)])
     def test_the_fingerprint_of_arrays(self, pixels: np.ndarray):
@@ -275,7 +275,7 @@ class TestChoose:
         assert sampling.fingerprint(joined) == sampling.fingerprint(Part(Pixels(pixels, labels, "x"), np.arange(2)))
 
     def test_the_digest_tells_which_images_of_the_opened_split(self, photos: Photos):
-        found: Images = choose(replace(photos(cat=30, dog=30), classes=("dog",), shots=2))
+        found: Selection = select(replace(photos(cat=30, dog=30), classes=("dog",), shots=2))
         positions = np.array([30 + int(re.findall(r"\d+", name)[0]) for name in names(found.train)])
         assert found.record["train"]["digest"] == sampling.digest(positions)
 
@@ -304,4 +304,4 @@ class TestChoose:
     def test_a_single_image_of_each_class(self, photos: Photos):
         how = photos(cat=1, dog=1)
         assert "has a single image of each class, and data.val wants some" in refused(how)
-        assert len(choose(replace(how, val="")).train) == 2
+        assert len(select(replace(how, val="")).train) == 2

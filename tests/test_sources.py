@@ -24,12 +24,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlpmixer import data
-from mlpmixer.data.dataset import Split
+import mlpmixer
+from mlpmixer import Recipe, data
+from mlpmixer.data.dataset import DataSet, Pixels, Split
 from mlpmixer.data.images import decode
 from mlpmixer.data.sources import imagenet, shards
-from mlpmixer.data.sources.folder import Found
-from mlpmixer.errors import DataError, FetchError, ImageError
+from mlpmixer.data.sources import table as table_of_sources
+from mlpmixer.data.sources.folder import FolderImages
+from mlpmixer.data.sources.table import by_path
+from mlpmixer.errors import DataError, FetchError, ImageError, MissingPackage
+from mlpmixer.recipes import toml
 
 # Every image has a color of its own, so that a test sees which one it got.
 
@@ -62,7 +66,7 @@ def write(root: Path, files: dict[str, int | str | bytes | None]) -> Path:
 
 def refused(spec: str | Path) -> str:
     """Why `open` refuses: one line."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises((DataError, MissingPackage)) as caught:
         data.open(spec)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -241,7 +245,7 @@ def test_what_must_be_removed_is_a_link_and_no_class_folder(tmp_path: Path):
     (tmp_path / "train" / "nail").symlink_to(tmp_path / "beside")
     (tmp_path / "train" / "whole").symlink_to(tmp_path / "train")
     found = data.open(tmp_path / "train", strict=False)["train"]
-    assert isinstance(found, Found)
+    assert isinstance(found, FolderImages)
     assert sorted(str(loop.relative_to(tmp_path)) for loop in found.loops) == [
         "train/hammer/itself",
         "train/nail/deep/up",
@@ -533,7 +537,7 @@ def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write(tmp_path, {"a.parquet": b"PAR1 and no more"})
     assert "is damaged" in refused(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refused(tmp_path / "a.parquet").endswith("needs pyarrow; pip install mlpmixer[parquet]")
+    assert refused(tmp_path / "a.parquet").endswith("needs the package pyarrow: pip install 'mlpmixer[parquet]'")
 
 
 @pytest.mark.parametrize(
@@ -969,7 +973,7 @@ def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, 
     assert refused(tmp_path / "d").startswith(f"cannot open {tmp_path / 'd'}: ")
     assert refused(f"hf:{tmp_path}/a:nowhere").startswith(f"cannot open hf:{tmp_path}/a:nowhere: ")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert refused(tmp_path / "a").endswith("needs the library datasets; pip install mlpmixer[data]")
+    assert refused(tmp_path / "a").endswith("needs the package datasets: pip install 'mlpmixer[datasets]'")
 
 
 def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path):
@@ -979,3 +983,61 @@ def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path):
     holes.save_to_disk(tmp_path / "a")
     with pytest.raises(ImageError, match=r"train\[0\] has no image"):
         data.open(tmp_path / "a")["train"].read(0)
+
+
+# A new kind of data set (docs/extending/data-source.md).
+
+
+def is_arrays(path: Path) -> bool:
+    return path.suffix == ".npz" and path.is_file()
+
+
+def open_arrays(path: Path) -> DataSet:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels, names = file["images"], file["labels"], file["classes"].tolist()
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is not an archive of images, labels and classes ({error}); write it again") from error
+    half = len(labels) // 2
+    splits = {
+        "train": Pixels(images[:half], labels[:half], f"{path} train"),
+        "test": Pixels(images[half:], labels[half:], f"{path} test"),
+    }
+    return DataSet(str(path), tuple(names), splits)
+
+
+def test_a_new_kind_of_data_set_is_one_row_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(table_of_sources.SOURCES, "arrays", by_path(is_arrays, open_arrays))
+    labels = np.arange(80) % 2
+    images = (labels[:, None, None, None] * 200 + np.zeros((80, 8, 8, 3))).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels, classes=["dark", "light"])
+    recipe = toml.change(
+        Recipe(name="toy"),
+        {
+            "model.name": "mixer_pico",
+            "model.image_size": [8, 8],
+            **{
+                f"model.options.{name}": value
+                for name, value in (
+                    ("patch_size", 4),
+                    ("layers", 1),
+                    ("channels", 8),
+                    ("token_hidden", 8),
+                    ("channel_hidden", 8),
+                )
+            },
+            "data.source": str(tmp_path / "set.npz"),
+            "data.val": "",
+            "augment.crop": "none",
+            "optim.lr": 0.01,
+            "train.steps": 40,
+            "train.batch_size": 16,
+            "train.precision": "fp32",
+            "machine.workers": 0,
+        },
+    )
+    result = mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
+    assert result.test is not None
+    assert (result.test["count"], result.test["top1"]) == (40, 1.0)
+    (tmp_path / "set.npz").write_bytes(b"PK and no more")
+    assert "is not an archive of images" in refused(tmp_path / "set.npz")

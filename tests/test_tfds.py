@@ -113,10 +113,10 @@ class TestRecords:
         folder = prepared(tmp_path / "set" / "1.0.0", train=[[b"one", b"", b"three" * 100]])
         (file,) = folder.glob("*.tfrecord*")
         content = file.read_bytes()
-        assert [content[at : at + size] for at, size in tfrecord.places(file)] == [b"one", b"", b"three" * 100]
+        assert [content[at : at + size] for at, size in tfrecord.record_offsets(file)] == [b"one", b"", b"three" * 100]
         file.write_bytes(content[:-1])
         with pytest.raises(DataError, match="is damaged, cut short, or no file of records"):
-            tfrecord.places(file)
+            tfrecord.record_offsets(file)
 
 
 def test_a_prepared_data_set(tmp_path: Path):

@@ -38,7 +38,7 @@ from mlpmixer import Predictor, create, data, load, save
 from mlpmixer.data.images import decode
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.preprocess import normalize, prepare
-from mlpmixer.data.select import choose
+from mlpmixer.data.select import select
 from mlpmixer.errors import DataError, Diverged, MixerError, RecipeError, RunError, RunStopped, UsageError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
@@ -212,7 +212,7 @@ class TestWholeRuns:
             board,
         }
         assert toml.read(uninterrupted / "recipe.toml") == small
-        assert json.loads((uninterrupted / "picks.json").read_text()) == choose(small.data).record
+        assert json.loads((uninterrupted / "picks.json").read_text()) == select(small.data).record
         machine = json.loads((uninterrupted / "machine.json").read_text())
         assert machine["torch"] == torch.__version__
         assert machine["devices"] == 1
@@ -224,7 +224,7 @@ class TestWholeRuns:
         assert model.metadata.preprocessing == Preprocessing.usual((28, 28))
         assert model.metadata.provenance["recipe"] == "small"
         assert model.metadata.provenance["data"] == str(clothes)
-        test = choose(small.data).test
+        test = select(small.data).test
         assert test is not None
         predictor = Predictor(model)
         right = [predictor(test.read(i)).label == CLASSES[test.labels[i]] for i in range(len(test))]
@@ -306,7 +306,7 @@ class TestWholeRuns:
         found = fit(recipe, tmp_path / "resized", quiet=True)
         info = load(found.weights).metadata
         assert info is not None
-        split = choose(recipe.data).train
+        split = select(recipe.data).train
         measured = [prepare(decode(split.read(n)), info.preprocessing) for n in range(len(split))]
         assert seen == {one.numpy().tobytes() for one in measured}
 
@@ -984,7 +984,7 @@ class TestDiverging:
         assert not (tmp_path / "run" / "best.safetensors").exists()
 
     def test_a_gradient_that_is_no_number_behind_a_loss_that_is(self, small: Recipe, tmp_path: Path):
-        run, images = RunFolder(tmp_path), choose(small.data)
+        run, images = RunFolder(tmp_path), select(small.data)
         part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
         with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
             logger = RunLogger(run, small, images, (1.0, 1.0), CPU, checkpoints, ProgressBar(3, 0, quiet=True))
@@ -1028,7 +1028,7 @@ class TestDiverging:
 
     def test_fine_tuning_may_begin_near_zero(self, small: Recipe, tmp_path: Path):
         """Five times next to nothing is nothing to worry about."""
-        run, images = RunFolder(tmp_path), choose(small.data)
+        run, images = RunFolder(tmp_path), select(small.data)
         part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
         with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
             logger = RunLogger(run, small, images, (1.0, 1.0), CPU, checkpoints, ProgressBar(9, 0, quiet=True))
@@ -1270,7 +1270,7 @@ class TestBrokenImages:
 
     def test_strict_stops_and_names_it(self, photos: Recipe, tmp_path: Path):
         words = refused(DataError, photos, tmp_path / "run")
-        assert "train/cat/3.png is no image, or a damaged one" in words
+        assert "train/cat/3.png is not a readable image" in words
         assert 'set data.on_bad_image to "skip"' in words
         assert words.count("3.png") == 1
         assert "`mixer doctor` lists all" in words
@@ -1284,7 +1284,7 @@ class TestBrokenImages:
         listed = [json.loads(line) for line in (tmp_path / "run" / "bad_images.jsonl").read_text().splitlines()]
         names = [str(Path(line["image"]).relative_to(tmp_path / "photos")) for line in listed]
         assert sorted(names) == ["train/cat/3.png", "val/dog/1.png"]
-        assert all("is no image" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
+        assert all("is not a readable image" in line["why"] and line["step"] in (1, 2, 3) for line in listed)
         assert found.val is not None
         assert found.val["count"] == 7
         assert capfd.readouterr().err == ""

@@ -21,7 +21,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +29,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
+from mlpmixer import files
 from mlpmixer.errors import FetchError, MixerError, NotThere, UsageError
 from mlpmixer.text import printable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 TRIES = 5  # requests in a row that bring no new byte
 BACK_OFF_S = 1.0  # before asking again; twice as long after each request that brought nothing
@@ -49,32 +44,31 @@ ABSENT = (403, 404, 410)  # what stores answer for a file that they do not have;
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
 
 
-def cache_folder() -> Path:
-    """`$MLPMIXER_CACHE`, else `mlpmixer` within `$XDG_CACHE_HOME`, else within ~/.cache."""
-    if ours := os.environ.get("MLPMIXER_CACHE"):
-        return Path(ours).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlpmixer"
-
-
-def make_folder(path: Path) -> None:
-    """With all above it; what is made here nobody else can write to, whatever the umask."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(0o755, exist_ok=True)
-
-
 def bring(url: str, path: Path, *, checksum: str | None = None, most: int | None = None, progress: bool = True) -> Path:
-    """`path`, downloaded from `url` first if it is not there yet.
+    """Download a file, unless it is there already.
 
-    `checksum` is as in `check`. A file that is there is returned without looking at network or checksum. `most`: bytes
-    that it may have, where that is known; in any case it must find room on the disk. `progress` shows a bar on a
-    terminal.
+    Args:
+        url: An http(s) address.
+        path: Where the file will be. One that is there is returned without asking the network or the checksum.
+        checksum: As in `check`.
+        most: The largest size that is accepted, in bytes, where that is known. In any case it must fit on the disk.
+        progress: Show a bar on a terminal.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FetchError: The server, the network or the disk does not deliver the whole file, or it has another checksum.
     """
     if path.is_file():
         return path
     shown = progress and sys.stderr.isatty()
     columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with alone(path, shown) as part, Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with (
+        disk_errors(path),
+        files.growing(path, partial(say_waiting, path, shown)) as part,
+        Progress(*columns, console=Console(stderr=True), disable=not shown) as bar,
+    ):
         if path.is_file():  # another process brought it while we waited
             return path
         download = _Download(url, path, part, most, bar, bar.add_task(path.name, total=None), _Pace())
@@ -96,7 +90,16 @@ def bring(url: str, path: Path, *, checksum: str | None = None, most: int | None
 
 
 def check(path: Path, checksum: str, way_out: str) -> None:
-    """Hold a file against `checksum`: "sha256:" or "md5:" and the hexadecimal digits, or the first of them."""
+    """Compare a file with its checksum.
+
+    Args:
+        path: The file.
+        checksum: "sha256:" or "md5:" and the hexadecimal digits, or the first of them.
+        way_out: The end of the message where they differ.
+
+    Raises:
+        FetchError: They differ.
+    """
     kind, _, expected = checksum.lower().partition(":")
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
@@ -105,7 +108,7 @@ def check(path: Path, checksum: str, way_out: str) -> None:
 
 
 def require_address(url: str) -> None:
-    """Refuse what `bring` could not ask for."""
+    """Refuse an address that `bring` cannot fetch from, by a `UsageError`."""
     if url.startswith("gs://"):
         raise UsageError(f"cannot fetch {url}; write it as https://storage.googleapis.com/{url.removeprefix('gs://')}")
     try:
@@ -119,16 +122,10 @@ def require_address(url: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path, shown: bool) -> Iterator[Path]:
-    """The name under which `path` may grow beside its place, and which no one else writes meanwhile.
-
-    Where files can be locked, whoever comes second waits. Elsewhere each has a part of its own, of no use to others.
-    What the disk refuses while it grows is a `FetchError`.
-    """
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses while `path` is written into a `FetchError` with the way out."""
     try:
-        make_folder(path.parent)
-        with _alone(path, shown) as part:
-            yield part
+        yield
     except MixerError:
         raise
     except OSError as error:
@@ -136,33 +133,9 @@ def alone(path: Path, shown: bool) -> Iterator[Path]:
         raise FetchError(f"{what}; choose a writable folder with enough room by the variable MLPMIXER_CACHE") from error
 
 
-@contextlib.contextmanager
-def _alone(path: Path, shown: bool) -> Iterator[Path]:
-    lock = path.with_name(f".{path.name}.lock")
-    while fcntl is not None:
-        with lock.open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if shown:
-                    print(f"waiting for another process, which fetches {path.name}", file=sys.stderr)
-                fcntl.flock(held, fcntl.LOCK_EX)
-            except OSError:  # some network file systems have no locks
-                lock.unlink(missing_ok=True)
-                break
-            if not _is_at(held.fileno(), lock):
-                continue  # whoever held it removed it on leaving: what we hold is no longer the lock
-            try:
-                yield path.with_name(f"{path.name}.part")
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-    private = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield private
-    finally:
-        private.unlink(missing_ok=True)
-        private.with_name(private.name + ".tag").unlink(missing_ok=True)
+def say_waiting(path: Path, shown: bool) -> None:
+    if shown:
+        print(f"waiting for another process that makes {path.name}", file=sys.stderr)
 
 
 class _DroppedError(Exception):
@@ -237,13 +210,6 @@ class _Download:
                 f"it has {size:,} bytes and {where}",
                 "make room, choose another folder by the variable MLPMIXER_CACHE, or ",
             )
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _insist(download: _Download) -> None:
@@ -352,7 +318,7 @@ def _words(error: object) -> object:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-class _StayPrivate(urllib.request.HTTPRedirectHandler):
+class StayPrivate(urllib.request.HTTPRedirectHandler):
     """From https to https only: a file without a checksum is as trustworthy as its way here. And nobody outside sends
     us to what only this machine, or its network, can reach; there, https has a certificate to show."""
 
@@ -387,7 +353,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        _StayPrivate(),
+        StayPrivate(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.UnknownHandler(),

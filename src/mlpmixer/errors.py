@@ -1,4 +1,4 @@
-"""Everything that can go wrong by a user's hand, as one tree.
+"""Exceptions: all errors that a user can cause, in one tree.
 
 A message is one line that names the cause and the way out. The command line prints it and exits with `exit_code`;
 a bug of ours is an `assert` or any other exception, and keeps its traceback.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class MixerError(Exception):
-    """The root: catch this to catch all that mlpmixer raises on purpose."""
+    """The base class: catch it to catch every error that mlpmixer raises on purpose."""
 
     exit_code = 1
 
@@ -27,27 +27,27 @@ class MissingPackage(UsageError):
 
 
 class ImageError(MixerError, ValueError):
-    """A file that is no image, or one that cannot be decoded safely."""
+    """An image that cannot be read, or not decoded safely."""
 
 
 class DataError(MixerError, ValueError):
-    """A data set that is not there, or not what it should be."""
+    """A data set that does not exist, is damaged or does not fit."""
 
 
 class RecipeError(UsageError):
-    """A recipe that says what cannot be, or a line that recipes do not have."""
+    """A recipe with an invalid value or an unknown key."""
 
 
 class RunError(MixerError):
-    """A run that cannot go on, or a run folder that cannot be used."""
+    """A run that cannot be resumed, or a run folder that cannot be used."""
 
 
 class Diverged(RunError):
-    """A run that has lost its loss: it is no number any more, or far too high."""
+    """A run that diverged: its loss is not finite, or far too high."""
 
 
 class RunStopped(RunError):
-    """A run that was asked to stop, and can go on."""
+    """A run that was stopped by the user and can be resumed."""
 
     exit_code = 130
 
@@ -57,7 +57,7 @@ class WeightsError(MixerError, ValueError):
 
 
 class BrokenFile(WeightsError):
-    """A checkpoint file that is damaged, hostile, or no checkpoint at all."""
+    """A checkpoint file that is damaged or hostile, or not a checkpoint."""
 
 
 class KeyMismatch(WeightsError):
@@ -65,7 +65,7 @@ class KeyMismatch(WeightsError):
 
 
 class FetchError(MixerError, OSError):
-    """A download that did not arrive whole."""
+    """A download that failed or is incomplete."""
 
 
 class NotThere(FetchError):

@@ -30,6 +30,12 @@ def first_line(said: object, most: int = 200) -> str:
     return printable((str(said).strip().splitlines() or [type(said).__name__])[0], most)
 
 
+def listed(items: Sequence[object], most: int, separator: str = ", ") -> str:
+    """The first `most` items as `printable`, and how many others there are: "a, b and 3 more"."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return separator.join(map(printable, items[:most])) + more
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON with the letters of all languages as they are, and nothing that a terminal acts on. What is no number is
     null, since JSON has no word for it; what JSON does not know becomes its `str()`."""

@@ -83,8 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _open_what_is_closed() -> None:
-    """In place of standard streams that whoever started this has closed: otherwise the next file that is opened would
-    have the number of one, and get what is printed. Output is refused, and messages go nowhere."""
+    """Replace standard streams that are closed: otherwise the next file to be opened would get the descriptor of one,
+    and what is printed. Output to such a stream is refused, and messages go nowhere."""
     for name, access, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
         if getattr(sys, name) is None:
             lowest = os.open(os.devnull, access)
@@ -92,12 +92,16 @@ def _open_what_is_closed() -> None:
 
 
 def parse(arguments: list[str]) -> Callable[[], None]:
-    """The command that was asked for, ready to be called. What is wrong becomes one line, not the parser's box."""
+    """The command that `arguments` name, with its options bound.
+
+    Raises:
+        UsageError: An unknown command or option, or a value that does not fit, in one line instead of tyro's box.
+    """
     arguments, changes = split_off_changes(arguments)
     check_spelling(arguments)
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.extras.subcommand_cli_from_dict(
                 {name: _later(command, changes) for name, command in COMMANDS.items()},
                 prog="mixer",
@@ -109,11 +113,11 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         if not end.code:  # --help
             raise
         command = f" {arguments[0]}" if arguments[0] in COMMANDS else ""
-        raise UsageError(f"{_first_paragraph(said.getvalue())} (`mixer{command} --help` says more)") from None
+        raise UsageError(f"{_first_paragraph(printed.getvalue())} (`mixer{command} --help` says more)") from None
 
 
 def check_spelling(arguments: list[str]) -> None:
-    """Unknown commands and options, with what may have been meant."""
+    """Refuse unknown commands and options, with the nearest known one."""
     if not arguments or arguments[0].startswith("-"):
         return
     command = arguments[0]
@@ -135,16 +139,16 @@ def check_spelling(arguments: list[str]) -> None:
 
 
 def _homes_of(option: str) -> list[str]:
-    """The lines of a recipe that are called so."""
+    """The options of a recipe with this name."""
     from mlpmixer.recipes import toml
 
     return [f"--{name}" for name in toml.fields() if name.split(".")[1] == option.removeprefix("--").replace("-", "_")]
 
 
 def _first_paragraph(box: str) -> str:
-    """The text between a box's title and its next rule, drawn with lines or, where there are none, with dashes."""
+    """The text between the title of tyro's box and its next rule; of an output in another form, all of it."""
     _, *paragraphs = re.split(r"(?m)^.*[─-]{5,}.*$", box)
-    words = next(text for text in paragraphs if text.strip(" │|\n"))
+    words = next((text for text in paragraphs if text.strip(" │|\n")), box)
     return " ".join(words.replace("│", " ").replace("|  ", " ").split()).rstrip(".|")
 
 

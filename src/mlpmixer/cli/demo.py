@@ -66,10 +66,10 @@ def show(recipe: Recipe, folder: Path) -> None:
 
 def _predict(recipe: Recipe, folder: Path, example: Path) -> None:
     from mlpmixer.data.images import decode
-    from mlpmixer.data.select import choose
+    from mlpmixer.data.select import select
     from mlpmixer.predict.predictor import Predictor
 
-    images = choose(recipe.data)
+    images = select(recipe.data)
     assert images.test is not None
     decode(images.test.read(0)).save(example)
     for label, score in Predictor(folder, top=3)(example).top:

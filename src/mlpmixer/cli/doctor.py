@@ -1,9 +1,8 @@
-"""`mixer doctor`: is this data set fit to be learnt from?"""
+"""`mixer doctor`: check a data set for problems."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +10,13 @@ import tyro
 
 from mlpmixer.cli.output import page, print_table
 from mlpmixer.errors import DataError
-from mlpmixer.text import printable, to_json
+from mlpmixer.text import listed, printable, to_json
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from mlpmixer.data.doctor.appearance import Looks
+    from mlpmixer.data.doctor.appearance import Appearance
     from mlpmixer.data.doctor.examine import Examination
     from mlpmixer.data.doctor.issues import Finding
 
@@ -34,33 +33,31 @@ def doctor(
     strict: bool = False,
     json: bool = False,
 ) -> None:
-    """Say what is wrong with a data set: broken images, copies, leaks between splits, odd sizes and classes.
+    """Check a dataset for problems: broken images, duplicates, leaks between splits, odd sizes, class imbalance.
 
     Args:
-        data: A folder of images, a list, shards, or the name of a known data set.
-        max: Look at only so many images, chosen evenly over all; copies of the others are missed.
-        workers: How many processes look at images; by default as many as cores.
-        strict: Exit with 1 when a problem is found; remarks are none.
+        data: A folder of images, a list, shards, or the name of a built-in data set.
+        max: Scan only N images, chosen evenly over all; duplicates among the others are missed.
+        workers: Number of processes that scan images; by default the number of cores.
+        strict: Exit with code 1 when a problem is found; warnings do not count.
         json: Print JSON, with all paths.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mlpmixer import data as data_sets
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.machine.processes import cores
+    from mlpmixer.machine.progress import progress_bar
 
     opened = data_sets.open(data, strict=False)
-    columns = TextColumn("looking at"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        total = sum(len(split) for split in opened.splits.values())
-        bar = progress.add_task("", total=total if max is None else min(max, total))
-        found = examine(
-            opened,
-            workers=cores() if workers is None else workers,
-            limit=max,
-            seen=lambda count: progress.advance(bar, count),
-        )
+    total, done = sum(len(split) for split in opened.splits.values()), 0
+    with progress_bar() as show:
+
+        def scanned(count: int) -> None:
+            nonlocal done
+            done += count
+            show("scanning", done, total if max is None else min(max, total))
+
+        workers = cores() if workers is None else workers
+        found = examine(opened, workers=workers, limit=max, scanned=scanned)
     if json:
         print(to_json(found.as_dict(), indent=2))
     else:
@@ -73,67 +70,62 @@ def _print_page(found: Examination) -> None:
     from mlpmixer.data.doctor import near_duplicates
 
     console = page(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    data, total, looked = found.sample.data, int(found.counts.sum()), len(found.sample)
+    data, total, scanned = found.sample.data, int(found.counts.sum()), len(found.sample)
     verdict = "healthy" if found.healthy else _problems(found)
-    if remarks := sum(not finding.complaint.serious for finding in found.findings):
-        verdict += f", {_count(remarks, 'remark')}"
+    if warnings := sum(not finding.issue.serious for finding in found.findings):
+        verdict += f", {_count(warnings, 'warning')}"
     console.print(f"{printable(data.source)}: {verdict}", style=f"bold {'green' if found.healthy else 'red'}")
-    sampled = "" if looked == total else f", {looked:,} of them looked at"
-    usable = "all" if found.usable == looked else f"{found.usable:,}"
+    sampled = "" if scanned == total else f", {scanned:,} of them scanned"
+    usable = "all" if found.usable == scanned else f"{found.usable:,}"
     classes = _count(len(data.classes), "class", "classes")
     console.print(f"{_count(total, 'image')} of {classes}{sampled}; {usable} can be used\n")
     for finding in found.findings:
         _print_finding(console, found, finding)
-    if any(finding.kind.startswith("alike") for finding in found.findings):
+    if any(finding.kind.startswith("near_") for finding in found.findings):
         coarse, fine = near_duplicates.COARSE, near_duplicates.FINE
-        alike = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of likeness differ"
-        console.print(f"{alike}, in the image or in its mirror image", style="dim")
+        near = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of the perceptual hash differ"
+        console.print(f"{near}, for the image or its mirror image", style="dim")
     _print_classes(found)
-    if found.looks:
-        _print_looks(console, found.looks, " of train" if "train" in data.splits else "")
+    if found.appearance:
+        _print_appearance(console, found.appearance, " of train" if "train" in data.splits else "")
 
 
 def _print_finding(console: Console, found: Examination, finding: Finding) -> None:
-    complaint = finding.complaint
+    issue = finding.issue
     if finding.groups:
         members = sum(map(len, finding.groups))
         what = f"{_count(len(finding.groups), 'group')} of {_count(members, 'image')}"
     elif finding.classes:
-        what = _listed(finding.classes)
+        what = listed(finding.classes, EXAMPLES)
     elif finding.paths:
         what = _count(len(finding.paths), "link")
     elif finding.files:
-        what = _listed([f"{count:,} {kind or 'without extension'}" for kind, count in finding.files.items()])
+        what = listed([f"{n:,} {kind or 'without extension'}" for kind, n in finding.files.items()], EXAMPLES)
     else:
         what = _count(len(finding.images), "image")
     note = f" ({printable(finding.note)})" if finding.note else ""
-    mark, style = ("✗", "red") if complaint.serious else ("·", "yellow")
-    console.print(f"{mark} {complaint.title}: {what}{note}", style=style)
+    mark, style = ("✗", "red") if issue.serious else ("·", "yellow")
+    console.print(f"{mark} {issue.title}: {what}{note}", style=style)
     shown = [*finding.groups[:EXAMPLES], *([image] for image in finding.images[:EXAMPLES])]
     lines = [*(_line(found, group, finding.kind) for group in shown), *map(printable, finding.paths[:EXAMPLES])]
     for line in lines:
         console.print(f"    {line}")
     if more := len(finding.groups) + len(finding.images) + len(finding.paths) - len(lines):
         console.print(f"    and {more:,} more, which --json lists")
-    console.print(f"  {complaint.advice}\n", style="dim")
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = len(texts) - EXAMPLES
-    return ", ".join(map(printable, texts[:EXAMPLES])) + (f" and {more:,} more" if more > 0 else "")
+    console.print(f"  {issue.advice}\n", style="dim")
 
 
 def _line(found: Examination, positions: Sequence[int] | np.ndarray, kind: str) -> str:
-    """Images that belong together, with what tells them apart."""
+    """A group of images, each with its class or split where those differ."""
     data, sample = found.sample.data, found.sample
-    sign = "≈" if kind.startswith("alike") else "="
-    kind = kind.removeprefix("alike_")
+    sign = "≈" if kind.startswith("near_") else "="
+    kind = kind.removeprefix("near_")
     texts = []
-    for place in map(sample.place, positions[:MEMBERS]):
-        text = place.where.removeprefix(data.source.rstrip("/") + "/").removeprefix(data.source + " ")
-        detail = {"labels": place.label, "leak": place.split}.get(kind, "")
+    for location in map(sample.location, positions[:MEMBERS]):
+        text = location.where.removeprefix(data.source.rstrip("/") + "/").removeprefix(data.source + " ")
+        detail = {"label_conflict": location.label, "leak": location.split}.get(kind, "")
         texts.append(printable(text if detail in ("", *re.split(r"[/\[]", text)) else f"{text} ({detail})"))
-    return f"  {sign}  ".join(texts) + (f"  and {len(positions) - MEMBERS:,} more" if len(positions) > MEMBERS else "")
+    return listed([*texts, *positions[MEMBERS:]], MEMBERS, f"  {sign}  ")
 
 
 def _print_classes(found: Examination) -> None:
@@ -149,38 +141,42 @@ def _print_classes(found: Examination) -> None:
     print_table(["class", *splits], rows)
 
 
-def _print_looks(console: Console, looks: Looks, learnt: str) -> None:
-    small, median, large = (f"{width}×{height}" for width, height in (looks.smallest, looks.median, looks.largest))
-    total = sum(looks.shorter_side.values())
+def _print_appearance(console: Console, appearance: Appearance, where: str) -> None:
+    small, median, large = (
+        f"{width}×{height}" for width, height in (appearance.smallest, appearance.median, appearance.largest)
+    )
+    total = sum(appearance.shorter_side.values())
     if small == large:
         console.print(f"Size      {small}, all of them")
     else:
-        console.print(f"Size      {small} to {large} by the shorter side, in the middle {median} (width × height)")
-        for title, bars in (("shorter side", looks.shorter_side), ("shape", looks.ratio)):
+        console.print(f"Size      {small} to {large} by the shorter side, median {median} (width × height)")
+        for title, bars in (("shorter side", appearance.shorter_side), ("shape", appearance.ratio)):
             for name, count in bars.items():
                 if count:
                     bar = "█" * max(1, round(count / total * 40))
                     console.print(f"          {title:12}  {name:14}  {bar} {count:,}")
                     title = ""
-    if formats := " · ".join(f"{name} {count:,}" for name, count in looks.formats.items() if name):
+    if formats := " · ".join(f"{name} {count:,}" for name, count in appearance.formats.items() if name):
         console.print(f"Format    {formats}")
-    gray = looks.gray == total
-    mean, std = (" ".join(f"{value:.4f}" for value in values[: 1 if gray else 3]) for values in (looks.mean, looks.std))
+    gray = appearance.gray == total
+    mean, std = (
+        " ".join(f"{value:.4f}" for value in values[: 1 if gray else 3]) for values in (appearance.mean, appearance.std)
+    )
     console.print(f"Color    mean {mean}, standard deviation {std}")
-    channels = "all is gray;" if gray else "red, green, blue"
-    console.print(f"          ({channels} from 0 to 1, over all pixels{learnt}, every image weighing the same)")
-    how = looks.suggested
-    console.print("\nFor a model that starts afresh, a recipe may say")
+    channels = "all images are gray;" if gray else "red, green, blue"
+    console.print(f"          ({channels} from 0 to 1, over all pixels{where}, every image weighing the same)")
+    how = appearance.suggested
+    console.print("\nSuggested recipe for training from scratch")
     console.print(f"    model.image_size = {list(how.crop)}")
     console.print(f"    evaluation.resize = {how.resize}")
     console.print(f'    evaluation.shape = "{how.shape}"')
     console.print(f"    evaluation.mean = {list(how.mean)}")
     console.print(f"    evaluation.std = {list(how.std)}")
-    console.print("With weights from elsewhere, leave what they come with.", style="dim")
+    console.print("With pretrained weights, keep the preprocessing that they come with.", style="dim")
 
 
 def _problems(found: Examination) -> str:
-    return _count(sum(finding.complaint.serious for finding in found.findings), "problem")
+    return _count(sum(finding.issue.serious for finding in found.findings), "problem")
 
 
 def _count(number: int, one: str, many: str = "") -> str:

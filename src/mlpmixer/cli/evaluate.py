@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mlpmixer.cli.output import print_table, require_writable, say
-from mlpmixer.cli.progress import stages
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import printable, to_json
 
 ALL_CLASSES = 20  # with more of them, the table has only the worst
@@ -75,7 +75,7 @@ def evaluate(
         "imagenet_sketch": imagenet_sketch,
         "imagenet_c": imagenet_c,
     }
-    with stages() as watch:
+    with progress_bar() as watch:
         card = evaluate(
             weights,
             data,

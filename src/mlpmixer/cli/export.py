@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mlpmixer.cli.output import parse_size, print_table, say
-from mlpmixer.cli.progress import stages
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def export(
     from mlpmixer.export.export import export
 
     try:
-        with stages() as watch:
+        with progress_bar() as watch:
             report = export(
                 weights,
                 to,

@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say
-from mlpmixer.cli.progress import stages
 from mlpmixer.errors import UsageError
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
 
@@ -35,7 +35,7 @@ def look(
     from mlpmixer.report.interpret import look
 
     chosen = [_number(text) for text in layers.split(",")] if layers else None
-    with stages() as watch:
+    with progress_bar() as watch:
         figures = look(weights, folder, image=image, label=label, layers=chosen, watch=watch)
     if json:
         print(to_json(figures, indent=1))

@@ -1,4 +1,4 @@
-"""`mixer pack`: decode once, read quickly ever after."""
+"""`mixer pack`: decode a data set once, to train from it quickly."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def pack(
     /,
     size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     shape: Literal["short_side", "stretch"] = "short_side",
-    policy: Literal["strict", "skip"] = "strict",
+    on_bad_image: Literal["strict", "skip"] = "strict",
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     json: bool = False,
 ) -> None:
     """Decode all images of a data set into a folder from which training reads them quickly.
 
     Args:
-        data: A data set: a known name, a folder of images, a list, shards.
-        folder: The new folder. It goes wherever a data set does.
+        data: A data set: a built-in name, a folder of images, a list, shards.
+        folder: The new folder; every command that takes a data set takes it.
         size: Reduce the shorter side to N pixels; without it, images keep their sizes.
         shape: With --size, keep proportions (and never enlarge), or bring every image to N by N pixels.
-        policy: When an image cannot be read, stop, or leave it out and say so.
-        workers: How many processes decode; by default as many as cores.
+        on_bad_image: At an image that cannot be read, stop (strict), or skip it and say so.
+        workers: Number of processes that decode; by default the number of cores.
         json: Print JSON.
     """
     from mlpmixer import data as data_sets
@@ -38,12 +38,12 @@ def pack(
     from mlpmixer.data.sources.packing import pack as write
 
     started = time.monotonic()
-    path = write(data_sets.open(data), folder, size=size, shape=shape, policy=policy, workers=workers)
+    path = write(data_sets.open(data), folder, size=size, shape=shape, on_bad_image=on_bad_image, workers=workers)
     seconds = time.monotonic() - started
     manifest = read_manifest(path)
     size_in_bytes = sum(file["bytes"] for file in manifest["files"].values())
-    for why in manifest["left_out"]:
-        tell(f"left out: {why}")
+    for why in manifest["skipped"]:
+        tell(f"skipped: {why}")
     if json:
         print(to_json({"folder": str(path), "bytes": size_in_bytes, "seconds": round(seconds, 3), **manifest}))
         return

@@ -1,4 +1,4 @@
-"""What a person sees of a long job on a terminal: a bar, how fast it goes, and what is left."""
+"""Progress bar of a long job of unknown length: how much is done, how fast it goes, and what is left."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from mlpmixer.text import printable
-
 QUIET = 1.0  # seconds before there is a bar at all
 
 
 class Bar:
-    """On standard error, unless it is `hidden`, or that is no terminal. `everything` is counted meanwhile, to know how
-    much there is; None: nobody can know."""
+    """A bar on standard error, removed at the end; nothing where that is no terminal.
+
+    Args:
+        everything: Iterates over all the work, to count it in a thread; None: the total stays unknown.
+        hidden: True for no bar at all.
+    """
 
     def __init__(self, everything: Callable[[], Iterable[object]] | None, *, hidden: bool = False):
         self.done = 0
@@ -66,19 +68,6 @@ class Bar:
                 if self._ended.is_set():
                     return
             self._total = number
-
-
-@contextlib.contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """For work in parts: what is done now, how much of it of how much."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    what = TextColumn("{task.description}", markup=False)
-    columns = what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(bar, description=printable(what), completed=done, total=total)
 
 
 def _bar():

@@ -1,4 +1,4 @@
-"""Image files into pixels: the one place where they are decoded."""
+"""Decoding of image files into pixels, for all of mlpmixer."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ UPRIGHT = {  # from Exif's orientation
 
 
 def decode(image: ImageInput, limits: Limits | None = None) -> Image.Image:
-    """The image upright, in RGB, its first frame if it moves, on white where it is transparent.
+    """Decode an image: upright, in RGB, its first frame if it is animated, on white where it is transparent.
 
-    It is decoded whole: what libjpeg calls decoding at a smaller scale gives other pixels, and small models other
-    labels. `limits`: what it may cost; None: as usual.
+    It is decoded at full size: libjpeg's decoding at a smaller scale gives other pixels, and small models other labels.
+
+    Args:
+        image: A path, the bytes of a file, an image of Pillow's, or a uint8 array (height, width[, 3 or 4]).
+        limits: What it may cost; None: `usual_limits()`.
+
+    Raises:
+        ImageError: It is not a readable image, or exceeds the limits; the message begins with its name.
     """
     with _explained(image):
         if isinstance(image, np.ndarray):
@@ -49,7 +55,7 @@ def decode(image: ImageInput, limits: Limits | None = None) -> Image.Image:
 
 
 def pixels(image: ImageInput, limits: Limits | None = None) -> np.ndarray:
-    """The same as an array (height, width, 3), perhaps read-only: the shortest way to a tensor."""
+    """Decode an image into an array (height, width, 3) of uint8, perhaps read-only; otherwise as `decode`."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return image
     if isinstance(image, np.ndarray | Image.Image):
@@ -84,7 +90,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _explained(image: ImageInput) -> Iterator[None]:
-    """What goes wrong in the block is a `ImageError` that begins with the image's name."""
+    """Turn what goes wrong in the block into an `ImageError` that begins with the image's name."""
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
     try:
         with _QUIET:  # odd metadata is no reason to bother anyone
@@ -101,15 +107,15 @@ def _explained(image: ImageInput) -> Iterator[None]:
         raise ImageError(f"{name} is a folder, not an image") from None
     except OSError as error:
         if error.errno is None:  # a decoder's, not the system's
-            raise ImageError(f"{name} is no image, or a damaged one ({type(error).__name__})") from error
+            raise ImageError(f"{name} is not a readable image ({type(error).__name__})") from error
         raise ImageError(f"{name} cannot be read: {error.strerror}") from None
     except Exception as error:  # decoders fail in many ways on damaged files; all mean the same to a caller
-        raise ImageError(f"{name} is no image, or a damaged one ({type(error).__name__})") from error
+        raise ImageError(f"{name} is not a readable image ({type(error).__name__})") from error
 
 
 class _Quiet:
-    """No warnings while any thread is in here. (Were each to save and restore what is shown, one would restore what
-    another had set.)"""
+    """Silences warnings while any thread is inside. (If each thread saved and restored the filters, one would restore
+    what another had set.)"""
 
     def __init__(self) -> None:
         self._renew()

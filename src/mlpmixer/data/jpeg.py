@@ -1,4 +1,4 @@
-"""JPEGs into arrays by simplejpeg, which saves the copies between Pillow's memory and an array's."""
+"""JPEG decoding by simplejpeg, which saves the copies between Pillow's memory and an array's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
     Both call the same library with the same settings, so the pixels are the same, bit for bit. simplejpeg refuses all
     that the library so much as warns of: Pillow then decides whether it is damage.
     """
-    simplejpeg = _simplejpeg()
+    simplejpeg = decoder()
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or _turned(data):
         return None
     try:
@@ -41,7 +41,7 @@ def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
 
 
 def orientation(image: Image.Image) -> int:
-    """How it is to be turned or mirrored, 1 to 8, as Exif counts; 1 where its metadata cannot be read."""
+    """The Exif orientation, 1 to 8; 1 where the metadata cannot be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # odd metadata is no reason to refuse an image
@@ -50,7 +50,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _turned(data: bytes) -> bool:
-    """Whether it is to be turned or mirrored before it is looked at."""
+    """Whether Exif says to rotate or mirror it."""
     if not any(mark in data for mark in MAY_BE_TURNED):
         return False
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as opened:
@@ -58,9 +58,10 @@ def _turned(data: bytes) -> bool:
 
 
 @functools.cache
-def _simplejpeg() -> ModuleType | None:
+def decoder() -> ModuleType | None:
+    """The package simplejpeg, of the extra fast-decode; None where it is not installed."""
     try:
         import simplejpeg
-    except ImportError:  # not everyone needs the extra fast-decode
+    except ImportError:
         return None
     return simplejpeg

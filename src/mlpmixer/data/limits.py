@@ -31,8 +31,14 @@ ROOM_A_JPEG_PIXEL = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may have at most: bytes of its file, pixels, scans of a JPEG (a photograph has up to a dozen);
-    and the formats that are decoded, as Pillow calls them."""
+    """Limits for one image.
+
+    Attributes:
+        bytes: Of its file.
+        pixels: Height × width.
+        scans: Of a JPEG; a photograph has up to a dozen.
+        formats: Those that are decoded, as Pillow calls them.
+    """
 
     bytes: int = 1 << 29
     pixels: int = 1 << 26  # 64-megapixel cameras just fit; decoding takes 1 GB then
@@ -55,7 +61,7 @@ class Limits:
             )
 
     def check_scans(self, data: bytes, height: int, width: int) -> int:
-        """Of a JPEG, once its size is known. How many there are."""
+        """The number of scans of a JPEG, refused where decoding them would take too long."""
         scans = data.count(b"\xff\xda")
         if scans > self.scans or scans * height * width > WORK:
             raise ImageError(
@@ -67,18 +73,18 @@ class Limits:
 
 @functools.cache
 def usual_limits() -> Limits:
-    """`MLPMIXER_MAX_PIXELS` raises the number of pixels, or lowers it."""
-    said = os.environ.get(VARIABLE, "")
-    if not said:
+    """The default limits; `MLPMIXER_MAX_PIXELS` sets the number of pixels."""
+    text = os.environ.get(VARIABLE, "")
+    if not text:
         return Limits()
     try:
-        return Limits(pixels=int(float(said)))
+        return Limits(pixels=int(float(text)))
     except (ValueError, OverflowError):
-        raise UsageError(f"{VARIABLE} is a number of pixels, such as 200e6; it is '{said}'") from None
+        raise UsageError(f"{VARIABLE} is a number of pixels, such as 200e6; it is '{text}'") from None
 
 
 class Room:
-    """So many bytes, shared by threads; who wants more than there are gets them alone."""
+    """A budget of `total` bytes shared by threads; one that wants more than all of it waits until it is alone."""
 
     def __init__(self, total: int):
         self.total = total

@@ -1,8 +1,8 @@
-"""Batches for training and for measuring, in an order that follows from (seed, position) alone.
+"""Batches for training and evaluation, in an order that depends on (seed, position) only.
 
 Training images form one endless stream: epoch after epoch, each in an order of its own. Step t takes the positions
-from t·B to (t + 1)·B; each device takes its share of them, and cuts that into parts if asked to. What happens to a
-image is drawn from its position. So nothing depends on how many processes load, and the state of a loader is a step.
+from t·B to (t + 1)·B; each device takes its share of them, and cuts that into parts if asked to. Augmentation
+is drawn from the position. So nothing depends on the number of workers, and the state of a loader is a step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.images import pixels
-from mlpmixer.data.rng import draw, shuffled
+from mlpmixer.data.rng import permutation, random_uint64
 from mlpmixer.errors import DataError, ImageError, MixerError
 from mlpmixer.files import size
 from mlpmixer.machine.processes import cores
@@ -41,12 +41,19 @@ Prepare = Callable[[np.ndarray], Tensor]  # pixels (height, width, 3) become uin
 
 @dataclass
 class Batch:
-    """`images`: (n, 3, H, W) uint8. `labels`: (n,). `indices`: (n,), where in the split they are."""
+    """A batch of prepared images.
+
+    Attributes:
+        images: (n, 3, H, W), uint8.
+        labels: (n,), int64.
+        indices: (n,), int64, of the images in their split.
+        broken: Where each image is that could not be read, and why.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    broken: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of images that could not be read
+    broken: list[tuple[str, str]] = field(default_factory=list)
 
     def first(self, count: int) -> Batch:
         return Batch(self.images[:count], self.labels[:count], self.indices[:count])
@@ -86,7 +93,7 @@ class Stream:
         if epoch not in self._orders:
             # A batch may touch two epochs, and mixing looks back once more.
             self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = shuffled(self.count, "epoch", self.seed, epoch)
+            self._orders[epoch] = permutation(self.count, "epoch", self.seed, epoch)
         return int(self._orders[epoch][place])
 
 
@@ -104,9 +111,23 @@ def train_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Generator[list[Batch]]:
-    """For each step, this device's share of the batch, in parts of at most `micro_batch` (0: in one).
+    """Training batches: for each step, this device's share of the batch, in parts.
 
-    With `one_before`, a part has the image before its own in front, as `mix` wants it.
+    Args:
+        split: The training images.
+        prepare: Augments one image.
+        steps: The steps of the run to deliver.
+        batch_size: Images a step, over all devices.
+        micro_batch: Images in a part at most; 0: all of the share.
+        one_before: Put the image before its own in front of each part, as `mix` needs it.
+        seed: Of the order and of the augmentation.
+        skip_broken: Replace an image that cannot be read by another one, instead of stopping.
+        share: This device's.
+        workers: Processes that load; 0: this one.
+        pin: Deliver pinned memory.
+
+    Raises:
+        DataError: An image cannot be read, or a worker was killed.
     """
     assert batch_size % share.ranks == 0
     mine = batch_size // share.ranks
@@ -137,9 +158,10 @@ def all_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """This device's share of all images, once, in order. Broken ones stop it, or are left out.
+    """Evaluation batches: this device's share of all images, once, in order.
 
-    Each device gets as many batches as any other, since they may have to work in step; the last may be empty.
+    Each device gets the same number of batches, since they may have to work in step; the last may be empty. The
+    arguments are those of `train_batches`; with `skip_broken`, unreadable images are left out.
     """
     mine = range(share.rank, len(split), share.ranks)
     most = range(0, len(split), share.ranks)
@@ -153,24 +175,26 @@ def usual_workers() -> int:
 
 
 def lost_worker(error: Exception) -> DataError | None:
-    """What it means for a person, if a process that loads images has died.
+    """The error to raise if `error` is torch's way to say that a worker has died; otherwise None.
 
-    torch raises that in the main process wherever it is just then, so callers have to ask as well.
+    torch raises it in the main process wherever that is just then, so callers have to ask as well.
     """
     if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
         return None
     return DataError(
-        "a process that loads images was killed, perhaps for want of memory (in a container, of shared memory: "
-        "--shm-size); take fewer with --machine.workers, or none with 0"
+        "a data-loader worker was killed (out of memory? in a container, of shared memory: --shm-size); use fewer "
+        "with --machine.workers, or none with 0"
     )
 
 
 class _Images(Dataset[Any]):
-    """The side that runs in the worker processes.
+    """The images as the worker processes prepare them.
 
-    `seed` is None where nothing is left to chance. `ahead`: how many images in front are there for mixing only;
-    another part reports them if they are broken. `ring`: places for batches in memory that is shared with the main
-    process, taken in turn. (Memory that is shared anew for each batch costs more than to fill it.)
+    Attributes:
+        seed: Of the augmentation; None: there is none.
+        ahead: How many images in front are there for mixing only; another part reports them if they are broken.
+        ring: Slots for batches in memory that is shared with the main process, used in turn. (Memory that is shared
+            anew for each batch costs more than to fill it.)
     """
 
     ring: Tensor | None = None
@@ -202,7 +226,7 @@ class _Images(Dataset[Any]):
                     return f"{error} ({self.split.where(index)})"
                 if self.seed is None:
                     break  # each image is wanted once: no other can stand for it
-                index = draw("instead", self.seed, position, again) % len(self.split)
+                index = random_uint64("instead", self.seed, position, again) % len(self.split)
             else:
                 return f"100 images in a row cannot be read, the last at {self.split.where(index)}"
         labels = torch.from_numpy(self.split.labels[indices].copy())
@@ -211,7 +235,7 @@ class _Images(Dataset[Any]):
     def _image(self, position: int, index: int) -> Tensor:
         image = pixels(self.split.read(index))
         if self.seed is not None:
-            torch.default_generator.manual_seed(draw("image", self.seed, position))
+            torch.default_generator.manual_seed(random_uint64("image", self.seed, position))
         return self.prepare(image)
 
     def _stacked(self, images: list[Tensor], turn: int) -> Tensor:
@@ -273,8 +297,8 @@ def _shared(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
         raise DataError(
-            f"there is no room for {size(math.prod(shape))} of images in memory that processes share (in a "
-            "container, --shm-size gives it more); load with fewer processes by --machine.workers, or without by 0"
+            f"no shared memory for {size(math.prod(shape))} of images (in a container, raise --shm-size); use fewer "
+            "data-loader workers with --machine.workers, or none with 0"
         ) from error
 
 

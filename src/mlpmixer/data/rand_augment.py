@@ -22,7 +22,7 @@ from torchvision.transforms import v2  # noqa: E402
 
 V: Any = v2.functional  # they take PIL images as well; their annotations know only tensors
 
-Form = Tensor | Image.Image
+ImageOrTensor = Tensor | Image.Image
 
 GRAY = 128  # where nothing of the image is left
 SMALL = 64 * 64  # pixels, up to which tensors are faster
@@ -43,7 +43,7 @@ class RandAugment:
         self.layers, self.m = layers, m
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        image: Form = pixels
+        image: ImageOrTensor = pixels
         for drawn, side in torch.rand(self.layers, 2).tolist():
             operation = OPERATIONS[int(drawn * len(OPERATIONS))]
             signed = operation in EITHER_WAY and side < 0.5
@@ -51,82 +51,82 @@ class RandAugment:
         return as_tensor(image)
 
 
-def auto_contrast(image: Form, m: int) -> Form:  # noqa: ARG001 (it knows no strength; so do the next two)
+def auto_contrast(image: ImageOrTensor, m: int) -> ImageOrTensor:  # noqa: ARG001 (it has no strength; nor do the next two)
     return V.autocontrast(_quicker(image))
 
 
-def equalize(image: Form, m: int) -> Form:  # noqa: ARG001
+def equalize(image: ImageOrTensor, m: int) -> ImageOrTensor:  # noqa: ARG001
     return V.equalize(_quicker(image))
 
 
-def invert(image: Form, m: int) -> Form:  # noqa: ARG001
+def invert(image: ImageOrTensor, m: int) -> ImageOrTensor:  # noqa: ARG001
     return V.invert(_quicker(image))
 
 
-def rotate(image: Form, m: int) -> Image.Image:
+def rotate(image: ImageOrTensor, m: int) -> Image.Image:
     """By 3·m degrees."""
     return as_image(image).rotate(3 * m, fillcolor=(GRAY, GRAY, GRAY))
 
 
-def shear_x(image: Form, m: int) -> Image.Image:
+def shear_x(image: ImageOrTensor, m: int) -> Image.Image:
     return _moved(image, (1, 0.03 * m, 0, 0, 1, 0))
 
 
-def shear_y(image: Form, m: int) -> Image.Image:
+def shear_y(image: ImageOrTensor, m: int) -> Image.Image:
     return _moved(image, (1, 0, 0, 0.03 * m, 1, 0))
 
 
-def translate_x(image: Form, m: int) -> Image.Image:
+def translate_x(image: ImageOrTensor, m: int) -> Image.Image:
     """By m·10/224 of the width."""
     pil = as_image(image)
     return _moved(pil, (1, 0, int(m * 10 / 224 * pil.width), 0, 1, 0))
 
 
-def translate_y(image: Form, m: int) -> Image.Image:
+def translate_y(image: ImageOrTensor, m: int) -> Image.Image:
     pil = as_image(image)
     return _moved(pil, (1, 0, 0, 0, 1, int(m * 10 / 224 * pil.height)))
 
 
-def color(image: Form, m: int) -> Image.Image:
+def color(image: ImageOrTensor, m: int) -> Image.Image:
     """Grayer up to m = 5, then more colorful; the next three alike. (One pass where Pillow's own takes three.)"""
-    much = 0.1 + 0.18 * m
-    red, green, blue = ((1 - much) * share for share in (0.299, 0.587, 0.114))  # of the brightness
-    rows = (red + much, green, blue, 0), (red, green + much, blue, 0), (red, green, blue + much, 0)
+    factor = 0.1 + 0.18 * m
+    red, green, blue = ((1 - factor) * share for share in (0.299, 0.587, 0.114))  # of the brightness
+    rows = (red + factor, green, blue, 0), (red, green + factor, blue, 0), (red, green, blue + factor, 0)
     return as_image(image).convert("RGB", sum(rows, ()))
 
 
-def contrast(image: Form, m: int) -> Form:
+def contrast(image: ImageOrTensor, m: int) -> ImageOrTensor:
     return V.adjust_contrast(_quicker(image), 0.1 + 0.18 * m)
 
 
-def brightness(image: Form, m: int) -> Form:
+def brightness(image: ImageOrTensor, m: int) -> ImageOrTensor:
     return V.adjust_brightness(_quicker(image), 0.1 + 0.18 * m)
 
 
-def sharpness(image: Form, m: int) -> Image.Image:
+def sharpness(image: ImageOrTensor, m: int) -> Image.Image:
     """Away from the mean of 3×3 pixels, of which the middle counts five times; the border stays as it is."""
-    much = 0.1 + 0.18 * m
-    blur = (1 - much) / 13
-    weights = [*[blur] * 4, much + 5 * blur, *[blur] * 4]
+    factor = 0.1 + 0.18 * m
+    blur = (1 - factor) / 13
+    weights = [*[blur] * 4, factor + 5 * blur, *[blur] * 4]
     return as_image(image).filter(ImageFilter.Kernel((3, 3), weights, scale=1))
 
 
-def posterize(image: Form, m: int) -> Form:
+def posterize(image: ImageOrTensor, m: int) -> ImageOrTensor:
     """Keeps 0.4·m bits of each value, at least 1: the larger m, the milder, and nothing from 20 on."""
     return V.posterize(_quicker(image), min(max(4 * m // 10, 1), 8))
 
 
-def solarize(image: Form, m: int) -> Form:
+def solarize(image: ImageOrTensor, m: int) -> ImageOrTensor:
     """Inverts values from 25.6·m on: nothing from 10 on."""
     return V.solarize(_quicker(image), 256 * m // 10) if m < 10 else image
 
 
-def solarize_add(image: Form, m: int) -> Image.Image:
+def solarize_add(image: ImageOrTensor, m: int) -> Image.Image:
     """Adds 11·m to values below 128."""
     return as_image(image).point(_sums(m))
 
 
-def cutout(image: Form, m: int) -> Image.Image:
+def cutout(image: ImageOrTensor, m: int) -> Image.Image:
     """Grays a square whose side is m·8/224 of the image's shorter one, around any pixel."""
     pil = as_image(image).copy()
     reach = int(m * 4 / 224 * min(pil.size))
@@ -135,7 +135,7 @@ def cutout(image: Form, m: int) -> Image.Image:
     return pil
 
 
-OPERATIONS: tuple[Callable[[Form, int], Form], ...] = (
+OPERATIONS: tuple[Callable[[ImageOrTensor, int], ImageOrTensor], ...] = (
     auto_contrast,
     equalize,
     invert,
@@ -156,28 +156,28 @@ OPERATIONS: tuple[Callable[[Form, int], Form], ...] = (
 EITHER_WAY = {rotate, shear_x, shear_y, translate_x, translate_y}  # by m or by −m
 
 
-def as_tensor(image: Form) -> Tensor:
+def as_tensor(image: ImageOrTensor) -> Tensor:
     if isinstance(image, Tensor):
         return image
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
-def as_image(image: Form) -> Image.Image:
+def as_image(image: ImageOrTensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) if isinstance(image, Tensor) else image
 
 
-def _quicker(image: Form) -> Form:
+def _quicker(image: ImageOrTensor) -> ImageOrTensor:
     height, width = V.get_size(image)
     return as_tensor(image) if height * width <= SMALL else as_image(image)
 
 
 @functools.cache
 def _sums(m: int) -> list[int]:
-    """What becomes of each value, in red, green and blue."""
+    """The lookup table of values, for red, green and blue."""
     return 3 * [min(value + 11 * m, 255) if value < 128 else value for value in range(256)]
 
 
-def _moved(image: Form, output_to_input: tuple[float, ...]) -> Image.Image:
+def _moved(image: ImageOrTensor, output_to_input: tuple[float, ...]) -> Image.Image:
     """Each pixel of the result is the nearest one to where the affine map points."""
     pil = as_image(image)
     return pil.transform(pil.size, Image.Transform.AFFINE, output_to_input, fillcolor=(GRAY, GRAY, GRAY))

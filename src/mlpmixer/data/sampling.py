@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.rng import shuffled
+from mlpmixer.data.rng import permutation
 from mlpmixer.errors import MixerError
 
 TRACED = 1000  # images
@@ -65,6 +65,6 @@ def _first_of_each(labels: np.ndarray, how_many: Callable[[int], int], kind: str
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     picked = [np.arange(0)]
     for label, members in zip(found.tolist(), by_class, strict=False):  # without labels there is one empty part
-        order = shuffled(len(members), kind, seed, label)
+        order = permutation(len(members), kind, seed, label)
         picked.append(members[order[: how_many(len(members))]])
     return np.sort(np.concatenate(picked))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from mlpmixer.data.rng import shuffled
+from mlpmixer.data.rng import permutation
 from mlpmixer.errors import DataError
 from mlpmixer.metadata import Preprocessing
 
@@ -27,18 +27,18 @@ def scrambled(images: Shaped[Tensor, "*B 3 H W"], how: Preprocessing) -> Shaped[
 
 def order_of_patches(rows: int, columns: int) -> Int[np.ndarray, " S"]:
     """For each place of the scrambled image, the place that it shows."""
-    return shuffled(rows * columns, "patches")
+    return permutation(rows * columns, "patches")
 
 
 def order_within(patch: int) -> Int[np.ndarray, " PP"]:
-    return shuffled(patch * patch, "within a patch")
+    return permutation(patch * patch, "within a patch")
 
 
 @lru_cache
 def _order(scramble: str, patch: int, height: int, width: int) -> Int[np.ndarray, " HW"]:
     """For each pixel of the scrambled image, in raster order, the pixel that it shows."""
     if scramble == "pixels":
-        return shuffled(height * width, "pixels")
+        return permutation(height * width, "pixels")
     if height % patch or width % patch:
         raise DataError(f"images of {height}×{width} cannot be cut into patches of {patch} to be scrambled")
     rows, columns = height // patch, width // patch

@@ -1,4 +1,4 @@
-"""From a recipe's words to the images of a run: opened, filtered, held out, picked, and all of it on record."""
+"""Selection of a run's images by its recipe: splits, classes, held-out images, subsets; all of it recorded."""
 
 from __future__ import annotations
 
@@ -14,98 +14,114 @@ from mlpmixer.data import sampling
 from mlpmixer.data.dataset import DataSet, Joined, Part, Split
 from mlpmixer.errors import DataError, nearest
 from mlpmixer.recipe import Data
-from mlpmixer.text import printable
+from mlpmixer.text import listed, printable
 
 NAMED = 3  # classes at most that a warning names
 AUTO = "val or 2%"  # what data.val = "auto" stands for
 
 
 @dataclass(frozen=True)
-class Images:
-    """`record`: for each split how it was chosen, how many there are, and digests that tell it from others: of where
-    the images stand in what was opened, of their labels, and of the images themselves. `unused`: how many images
-    other splits have."""
+class Selection:
+    """The images of a run.
+
+    Attributes:
+        classes: Their names.
+        train: The training images.
+        val: The validation images, if any.
+        test: The test images, if any.
+        record: For each split where it comes from, how many images it has, and digests that tell it from others: of
+            the images' indices in what was opened, of their labels, and of the images themselves.
+        left_over: How many images each unused split has.
+    """
 
     classes: tuple[str, ...]
     train: Split
     val: Split | None
     test: Split | None
     record: dict[str, Any]
-    unused: Mapping[str, int]
+    left_over: Mapping[str, int]
 
     def in_words(self) -> str:
-        """Which images are for what, and which labeled ones for nothing, in a line."""
+        """One line: which images are used for what, and which splits are not used."""
         parts = []
         for role, split in {"train": self.train, "val": self.val, "test": self.test}.items():
             what = "none" if split is None else f"{len(split):,} images ({printable(self.record[role]['from'])})"
             parts.append(f"{role}: {what}")
-        if self.unused:
-            parts.append("not used: " + ", ".join(f"{printable(name)} ({n:,})" for name, n in self.unused.items()))
+        if self.left_over:
+            parts.append("not used: " + ", ".join(f"{printable(name)} ({n:,})" for name, n in self.left_over.items()))
         return "; ".join(parts)
 
     def warnings(self) -> list[str]:
-        """Of classes that are hardly learnt: without an image, or with one where others have more."""
+        """Warnings of classes without a training image, or with one where others have more."""
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         found = []
         if (counts == 0).any():
-            found.append(f"no image to learn from, so never right: {self._named(counts == 0)}")
+            found.append(f"no training images, so never predicted correctly: {self._named(counts == 0)}")
         if (counts == 1).any() and counts.max() > 1:
-            found.append(f"a single image to learn from: {self._named(counts == 1)}")
+            found.append(f"a single training image: {self._named(counts == 1)}")
         return [f"{line}; add images, or choose others with data.classes" for line in found]
 
     def _named(self, these: np.ndarray) -> str:
         which = np.flatnonzero(these).tolist()
-        names = ", ".join(f"'{printable(self.classes[label], 40)}'" for label in which[:NAMED])
-        kind = "class" if len(which) == 1 else "classes"
-        return f"{kind} {names}" + (f" and {len(which) - NAMED:,} more" if len(which) > NAMED else "")
+        names = listed([f"'{printable(self.classes[label], 40)}'" for label in which], NAMED)
+        return f"{'class' if len(which) == 1 else 'classes'} {names}"
 
 
-def choose(how: Data) -> Images:
+def select(how: Data) -> Selection:
+    """Open a recipe's data set and select the images of its run.
+
+    Args:
+        how: The table `data` of a recipe.
+
+    Raises:
+        DataError: The data set cannot be opened, has no such split or class, or no images are left; or images to be
+            tested on would be trained on as well.
+    """
     opened = data.open(how.source)
     classes = how.classes or opened.classes
     trained_on = _parts(opened, how.train)
-    said = {"train": how.train, "val": how.val, "test": how.test}
+    origins = {"train": how.train, "val": how.val, "test": how.test}
     first, either, otherwise = (AUTO if how.val == "auto" else how.val).partition(" or ")
     if either and how.val not in opened.splits:
-        said["val"] = first if first in opened.splits and first not in trained_on else otherwise.strip()
+        origins["val"] = first if first in opened.splits and first not in trained_on else otherwise.strip()
     if how.test == "auto":
-        said["test"] = "test" if "test" in opened.splits and "test" not in trained_on else ""
-    train = _split(opened, how, said["train"])
-    _require_other_images(opened, said)
-    if said["val"].endswith("%"):
-        kept, held = sampling.held_out(train.labels, _share_of(said["val"]), how.seed)
+        origins["test"] = "test" if "test" in opened.splits and "test" not in trained_on else ""
+    train = _split(opened, how, origins["train"])
+    _require_other_images(opened, origins)
+    if origins["val"].endswith("%"):
+        kept, held = sampling.held_out(train.labels, _share_of(origins["val"]), how.seed)
         train, val = Part(train, kept), Part(train, held)
-        said["val"] += f" of {how.train}"
-        said["train"] += f" but what val has of it (seed {how.seed})"
+        origins["val"] += f" of {how.train}"
+        origins["train"] += f" but what val has of it (seed {how.seed})"
         if not len(val):
             raise DataError(f"{how.source} has a single image of each class, and data.val wants some; set it to ''")
     else:
-        val = _split(opened, how, said["val"]) if said["val"] else None
-    test = _split(opened, how, said["test"]) if said["test"] else None
+        val = _split(opened, how, origins["val"]) if origins["val"] else None
+    test = _split(opened, how, origins["test"]) if origins["test"] else None
     if how.shots:
         _require_shots(train, classes, how)
         train = Part(train, sampling.shots(train.labels, how.shots, how.seed))
-        said["train"] += f", {how.shots} of each class (seed {how.seed})"
+        origins["train"] += f", {how.shots} of each class (seed {how.seed})"
     elif how.share < 1:
         train = Part(train, sampling.share(train.labels, how.share, how.seed))
-        said["train"] += f", {how.share:.4g} of each class (seed {how.seed})"
+        origins["train"] += f", {how.share:.4g} of each class (seed {how.seed})"
     record: dict[str, Any] = {"source": opened.source, "classes": list(classes)}
     for name, split in {"train": train, "val": val, "test": test}.items():
         if split is not None:
             if not len(split):
-                raise DataError(f"{how.source}: no images are left for data.{name} ({said[name]})")
+                raise DataError(f"{how.source}: no images are left for data.{name} ({origins[name]})")
             digests = {"digest": sampling.digest(_numbers(split)), "labels": sampling.digest(split.labels)}
             digests["images"] = sampling.fingerprint(split)
-            record[name] = {"from": said[name], "count": len(split), **digests}
-    used = [name for said_of in (how.train, said["val"], said["test"]) for name in _parts(opened, said_of)]
-    unused = {name: len(split) for name, split in opened.splits.items() if name not in used and len(split)}
-    return Images(classes, train, val, test, record, unused)
+            record[name] = {"from": origins[name], "count": len(split), **digests}
+    used = [name for origin in (how.train, origins["val"], origins["test"]) for name in _parts(opened, origin)]
+    left_over = {name: len(split) for name, split in opened.splits.items() if name not in used and len(split)}
+    return Selection(classes, train, val, test, record, left_over)
 
 
 def title(record: Mapping[str, Any], role: str) -> str:
-    """What a page calls the images that a run has for `role`: by their split, or as the part of train that they are.
+    """A title for the images that a run has for `role`: the split they come from, or the part of train that they are.
 
-    Records of older runs say no more than how large the part is.
+    Records of older runs tell no more than how large the part is.
     """
     origin = str(record.get(role, {}).get("from", role))
     return f"{role} ({origin})" if re.match(r"[\d.]+ *%", origin) else origin
@@ -118,17 +134,17 @@ def _share_of(percent: str) -> float:
     return float(number[1]) / 100
 
 
-def _require_other_images(opened: DataSet, said: dict[str, str]) -> None:
-    """How often a model is right on what it has learnt from says nothing of other images."""
-    trained_on = _parts(opened, said["train"])
+def _require_other_images(opened: DataSet, origins: dict[str, str]) -> None:
+    """Refuse to validate or test on training images: that says nothing about others."""
+    trained_on = _parts(opened, origins["train"])
     for name in trained_on:
         if trained_on.count(name) > 1:
-            raise DataError(f"data.train is '{said['train']}' and names '{name}' twice; name it once")
+            raise DataError(f"data.train is '{origins['train']}' and names '{name}' twice; name it once")
     for line, instead in {"val": "'', or to a part such as '2%'", "test": "''"}.items():
-        for name in _parts(opened, said[line]):
+        for name in _parts(opened, origins[line]):
             if name in trained_on:
                 raise DataError(
-                    f"data.{line} is '{said[line]}', and data.train, '{said['train']}', learns from '{name}' too; "
+                    f"data.{line} is '{origins[line]}', and data.train, '{origins['train']}', trains on '{name}' too; "
                     f"set data.{line} to {instead}, or take '{name}' out of data.train"
                 )
 
@@ -143,7 +159,7 @@ def _require_shots(train: Split, classes: tuple[str, ...], how: Data) -> None:
 
 
 def _split(opened: DataSet, how: Data, name: str) -> Split:
-    """A split, or several such as "train+val"; of only the classes that are wanted, numbered as they are listed."""
+    """A split, or several such as "train+val"; with `how.classes` only these classes, numbered in that order."""
     parts = [opened[part] for part in _parts(opened, name)]
     whole = parts[0] if len(parts) == 1 else Joined(parts)
     if not how.classes:
@@ -166,7 +182,7 @@ def _parts(opened: DataSet, name: str) -> list[str]:
 
 
 def _numbers(split: Split) -> np.ndarray:
-    """Where the images stand in the split that was opened."""
+    """The indices of the images in the split that was opened."""
     if isinstance(split, Part):
         return _numbers(split.whole)[split.indices]
     return np.arange(len(split))

@@ -17,10 +17,10 @@ from typing import get_args
 import torch
 
 from mlpmixer import files
-from mlpmixer.download import cache_folder, make_folder
 from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine, Name, Precision
 from mlpmixer.errors import UsageError
+from mlpmixer.files import cache_folder, make_folder
 from mlpmixer.kernels.library import library
 from mlpmixer.machine import processor
 from mlpmixer.metadata import LayerPrecision, Preprocessing

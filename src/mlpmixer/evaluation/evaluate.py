@@ -19,7 +19,7 @@ from mlpmixer.data import sampling
 from mlpmixer.data.dataset import Part, Split
 from mlpmixer.data.loader import all_batches, usual_workers
 from mlpmixer.data.preprocess import normalize, prepare
-from mlpmixer.data.select import choose, title
+from mlpmixer.data.select import select, title
 from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.fastest import start
 from mlpmixer.errors import DataError, RunError, UsageError
@@ -170,7 +170,7 @@ def _images(source: object, spec: str | os.PathLike[str] | None, split: str) -> 
         recipe = None if isinstance(source, Classifier) else RunFolder(str(source)).recipe
         if recipe is None:
             raise UsageError("which images? give a data set: --data photos/, or --data cifar10")
-        chosen = choose(toml.loads(recipe, f"{source}/recipe.toml").data)
+        chosen = select(toml.loads(recipe, f"{source}/recipe.toml").data)
         splits: dict[str, Split] = {}
         for role, found in {"test": chosen.test, "val": chosen.val, "train": chosen.train}.items():
             if found is not None:

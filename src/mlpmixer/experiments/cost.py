@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mlpmixer.data.select import choose
+from mlpmixer.data.select import select
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
@@ -94,6 +94,6 @@ def _training_images(recipe: Recipe) -> float:
         held = float(how.val.rpartition(" or ")[2].rstrip("% ")) / 100 if how.val.endswith("%") else 0.0
         return math.floor(IMAGES[how.source] * (1 - held) * how.share)
     try:
-        return len(choose(how).train)
+        return len(select(how).train)
     except MixerError:
         return math.nan

@@ -16,7 +16,7 @@ from mlpmixer import data
 from mlpmixer.data import images
 from mlpmixer.data.dataset import Joined, Part, Split
 from mlpmixer.data.preprocess import prepare, require_proportions
-from mlpmixer.data.select import choose, title
+from mlpmixer.data.select import select, title
 from mlpmixer.data.sources.folder import Files, look
 from mlpmixer.errors import DataError, ImageError, UsageError
 from mlpmixer.metadata import Preprocessing
@@ -68,7 +68,7 @@ def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, co
         return Images(f"{opened.source}, {name}", _some(asked, count), known, theirs=True)
     if (recipe := RunFolder(source).recipe) is not None:
         try:
-            chosen = choose(toml.loads(recipe, f"{source}/recipe.toml").data)
+            chosen = select(toml.loads(recipe, f"{source}/recipe.toml").data)
         except (DataError, UsageError):  # its images are elsewhere by now
             chosen = None
         if chosen is not None and (asked := chosen.test or chosen.val) is not None:

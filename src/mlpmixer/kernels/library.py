@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 
 from mlpmixer import files, text
-from mlpmixer.download import cache_folder, make_folder
+from mlpmixer.files import cache_folder, make_folder
 from mlpmixer.machine import processor
 
 Name = Literal["mixing", "forward", "resize"]
@@ -111,8 +111,7 @@ def _compiled(name: Name, compiler: Sequence[str], abilities: Sequence[str]) -> 
         if not compiler:
             return "there is no C++ compiler"
         make_folder(folder)
-        with files.open_lock(folder / ".lock") as lock:
-            files.hold(lock, wait=True)  # of several processes one compiles
+        with files.locked(folder / ".lock", wait=True):  # of several processes one compiles
             if (found := _kept(name, folder, start)) is not None:
                 return found
             built = _build([*compiler, *flags, str(source)], folder, start)

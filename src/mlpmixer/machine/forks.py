@@ -1,7 +1,7 @@
-"""What is left of a process that was forked: one thread.
+"""Computing with torch after a fork: in one thread.
 
-The threads that torch computes with are gone in the child, but torch waits for them, for ever. With one thread it waits
-for none, which is also what torch itself arranges in the workers of its DataLoader.
+The threads that torch computes with do not exist in the child, but torch waits for them, for ever. With one thread it
+waits for none, which is also what torch itself does in the workers of its DataLoader.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _process: int | None = None  # in which torch has computed for us, and may have 
 
 
 def compute_here() -> None:
-    """To be called before torch computes: in a process that was forked after that, all is done in one thread."""
+    """Call before torch computes: a process that was forked after an earlier call is set to one thread."""
     global _process
     here = os.getpid()
     if _process not in (None, here):

@@ -1,7 +1,7 @@
-"""Many pieces of work in several threads, and their results in order.
+"""Thread pool that yields results in order.
 
-Each thread computes alone, on one core: nobody waits for another at the end of every product, as threads that share one
-do, and what one does with a file costs the others nothing.
+Each thread computes alone, on one core: none waits for another at the end of every matrix product, as threads that
+share one do, and none waits for a file that another reads.
 """
 
 from __future__ import annotations
@@ -18,21 +18,30 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 2  # pieces a thread: one in work, one to go on with
+AHEAD = 2  # batches a thread: one in work, one waiting
 
 
 def in_order(
-    work: Callable[[list[Item]], list[Result]], items: Iterable[Item], *, lanes: int, at_once: int
+    work: Callable[[list[Item]], list[Result]], items: Iterable[Item], *, threads: int, batch_size: int
 ) -> Generator[list[tuple[Item, Result]]]:
-    """`work` on pieces of `at_once` items. Items are asked for only as fast as results are taken, so that no more than
-    `lanes` · AHEAD pieces are ever held; `lanes`: how many threads."""
+    """Apply `work` to batches of items in several threads.
+
+    Args:
+        work: The results of a batch, one for each item.
+        items: Read only as fast as results are taken: no more than `threads` · AHEAD batches are held at once.
+        threads: How many.
+        batch_size: Items in a batch.
+
+    Yields:
+        The items of each batch with their results, in the order of `items`.
+    """
     items = iter(items)
     waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
-    pool = _started(lanes)
+    pool = _started(threads)
     try:
-        while piece := list(islice(items, at_once)):
-            waiting.append((piece, pool.submit(work, piece)))
-            while waiting and (len(waiting) == lanes * AHEAD or waiting[0][1].done()):
+        while batch := list(islice(items, batch_size)):
+            waiting.append((batch, pool.submit(work, batch)))
+            while waiting and (len(waiting) == threads * AHEAD or waiting[0][1].done()):
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
@@ -41,13 +50,13 @@ def in_order(
 
 
 def _first(waiting: deque[tuple[list[Item], Future[list[Result]]]]) -> list[tuple[Item, Result]]:
-    piece, found = waiting.popleft()
-    return list(zip(piece, found.result(), strict=True))
+    batch, found = waiting.popleft()
+    return list(zip(batch, found.result(), strict=True))
 
 
-def _started(lanes: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="predict")
-    there = threading.Barrier(lanes + 1)
+def _started(threads: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
+    there = threading.Barrier(threads + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # the first call in a thread would undo what comes before it
@@ -56,7 +65,7 @@ def _started(lanes: int) -> ThreadPoolExecutor:
 
     before = torch.get_num_threads()
     try:
-        for _ in range(lanes):
+        for _ in range(threads):
             pool.submit(begin)
         there.wait()
     except BaseException:  # Ctrl-C

@@ -1,4 +1,4 @@
-"""One function over many tasks in several processes, none of which is missed when it dies."""
+"""Process pool in which a process that dies costs its task only."""
 
 from __future__ import annotations
 
@@ -22,9 +22,18 @@ Result = TypeVar("Result")
 def each(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Generator[tuple[Task, Result | None]]:
-    """Every task with its result, in the order in which they are done; None where its process died of it.
+    """Apply a function to tasks in several processes.
 
-    `workers`: how many processes; with 0, all happens here. `tasks` is read only as fast as they are done.
+    Args:
+        function: Must be importable, as its tasks and results must be picklable.
+        tasks: Read only as fast as they are done.
+        workers: How many processes; 0: this one.
+
+    Yields:
+        Each task with its result, in the order in which they are done; None where its process died.
+
+    Raises:
+        DataError: Processes cannot be started here.
     """
     if workers == 0:
         for task in tasks:
@@ -66,7 +75,7 @@ def each(
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,7 +84,7 @@ def _start(function: Callable[[Task], Result], processes: list[BaseProcess]) -> 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, theirs), daemon=True)
-    with _deaf_to_ctrl_c():
+    with _without_ctrl_c():
         process.start()
         processes.append(process)
     theirs.close()
@@ -90,18 +99,18 @@ def _work(function: Callable[[Task], Result], connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started meanwhile never hears Ctrl-C, which goes to all processes of a terminal: we end it ourselves.
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started in the block ignore Ctrl-C, which goes to all processes of a terminal: we end them.
 
-    And Ctrl-C does not leave it half started: it is heard here once that is done.
+    Ctrl-C meanwhile is handled here once they are started, so that none is left half started.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # multiprocessing starts it beside the first process, and unblocks SIGINT after
-    heard: list[int] = []
+    received: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number)) if is_main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by what is started
     try:
         yield
@@ -109,5 +118,5 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if is_main:
             signal.signal(signal.SIGINT, handler)
-            if heard:
+            if received:
                 signal.raise_signal(signal.SIGINT)

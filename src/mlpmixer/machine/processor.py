@@ -1,4 +1,4 @@
-"""What the processor is called and what it can do, as far as the system tells."""
+"""Processor name and instruction sets, as far as the system tells."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 
 def name() -> str:
-    called = _said("model name") or platform.processor() or platform.machine()
+    """The model and the number of cores."""
+    called = _cpuinfo("model name") or platform.processor() or platform.machine()
     return f"{called} ({os.cpu_count()} cores)"
 
 
 def abilities() -> set[str]:
-    """In Linux's words, such as avx512f; nothing where there is no Linux to ask."""
-    return {*_said("flags").split()}
+    """The CPU flags of Linux, such as avx512f; empty on other systems."""
+    return {*_cpuinfo("flags").split()}
 
 
-def _said(key: str) -> str:
+def _cpuinfo(key: str) -> str:
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith(key):

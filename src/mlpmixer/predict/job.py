@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from mlpmixer import files
 from mlpmixer.errors import ImageError, RunError, UsageError
@@ -187,31 +186,16 @@ def write_all(
 def _alone(path: Path) -> Iterator[None]:
     """No other process writes there meanwhile. What is locked is a file beside it, and the lock ends with this process,
     however that ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        itself = path.resolve()
-        beside = itself.with_name(f".{itself.name}.lock")
-        lock = files.open_lock(beside)
-        while (held := files.hold(lock)) and not _is_there(beside, lock):  # its last holder has just taken it away
-            lock.close()
-            lock = files.open_lock(beside)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    with lock:
-        if not held:
-            raise RunError(f"another process is writing {path}; wait for it, or choose another name")
+    with contextlib.ExitStack() as stack:
         try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-
-
-def _is_there(path: Path, file: BinaryIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            itself = path.resolve()
+            stack.enter_context(files.locked(itself.with_name(f".{itself.name}.lock"), remove=True))
+        except BlockingIOError:
+            raise RunError(f"another process is writing {path}; wait for it, or choose another name") from None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        yield
 
 
 @contextlib.contextmanager

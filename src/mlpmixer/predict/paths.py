@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mlpmixer.data.sources.folder import Found, Places, entered, lies_in, look
+from mlpmixer.data.sources.folder import FolderImages, Folders, entered, lies_in, look
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.errors import DataError, UsageError
 
@@ -58,14 +58,14 @@ def _decoded(found: list[bytes], null: bool) -> Iterator[str]:
 
 def _others(folder: str) -> str:
     """What is there instead: iPhones' HEIC, raw files."""
-    found = Found(Path(folder), (), np.empty(0, np.int64)).ignored()
+    found = FolderImages(Path(folder), (), np.empty(0, np.int64)).ignored()
     listed = [f"{count:,} {extension}" for extension, count in found.most_common(4) if extension]
     if not listed:
         return ""
     return f", but {', '.join(listed)}, which are not read; convert them, to JPEG for instance, if they are images"
 
 
-def _below(folder: str, above: Places, tell: Tell) -> Iterator[str]:
+def _below(folder: str, above: Folders, tell: Tell) -> Iterator[str]:
     try:
         inside = entered(Path(folder), above) if above else lies_in(Path(folder))
         if inside is None:

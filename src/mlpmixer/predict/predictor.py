@@ -163,7 +163,7 @@ class Predictor:
         if self._together:
             fair = math.ceil(len(images) / self.lanes) if isinstance(images, list | tuple) else PIECE
             at_once = max(1, min(self.batch_size, PIECE, fair))
-        return in_order(self.answer, images, lanes=self.lanes, at_once=at_once)
+        return in_order(self.answer, images, threads=self.lanes, batch_size=at_once)
 
     @property
     def lanes(self) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 from mlpmixer.data.dataset import Part
 from mlpmixer.data.images import decode
 from mlpmixer.data.preprocess import prepare
-from mlpmixer.data.select import choose
+from mlpmixer.data.select import select
 from mlpmixer.draw import svg, tiles
 from mlpmixer.draw.chart import Series, line_chart
 from mlpmixer.errors import MixerError, RunError
@@ -91,7 +91,7 @@ def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
 
 def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
     """A row of images that are named right, each of another class, and one of the mistakes made most confidently."""
-    images = choose(recipe.data)
+    images = select(recipe.data)
     name, split = ("test", images.test) if images.test is not None else ("val", images.val)
     if split is None:
         return []

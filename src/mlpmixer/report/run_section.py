@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.data.sources.builtin import KNOWN
+from mlpmixer.data.sources.builtin import BUILTIN
 from mlpmixer.draw import page
 from mlpmixer.draw.page import Section
 from mlpmixer.errors import DataError, MixerError
@@ -46,7 +46,7 @@ class Opens:
     def source(self, recipe: Recipe) -> str | None:
         """The data set to take for a run."""
         own = recipe.data.source
-        return self.data or (own if self.named or own in KNOWN else None)
+        return self.data or (own if self.named or own in BUILTIN else None)
 
 
 def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> list[Section]:

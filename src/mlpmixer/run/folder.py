@@ -24,7 +24,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,16 +47,17 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Creates the folder, if need be, and keeps every other process from running in it."""
-        try:
-            files.below(self.path, "checkpoints").mkdir(parents=True, exist_ok=True)
-            lock = files.open_lock(self.path / ".lock")
-        except OSError as error:
-            what = f"{error.strerror} ({Path(os.fsdecode(error.filename)).name})" if error.filename else error.strerror
-            raise RunError(f"cannot write to {self.path}: {what}; choose another folder: --folder") from error
-        with lock:
-            if not files.hold(lock):
-                raise RunError(f"another process is running in {self.path}; wait for it, or --folder")
+        """Makes the folder, if need be, and keeps every other process from running in it."""
+        with ExitStack() as stack:
+            try:
+                files.below(self.path, "checkpoints").mkdir(parents=True, exist_ok=True)
+                stack.enter_context(files.locked(self.path / ".lock"))
+            except BlockingIOError:
+                raise RunError(f"another process is running in {self.path}; wait for it, or --folder") from None
+            except OSError as error:
+                name = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""
+                what = f"{error.strerror}{name}; choose another folder: --folder"
+                raise RunError(f"cannot write to {self.path}: {what}") from error
             yield
 
     @property

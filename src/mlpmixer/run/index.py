@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlpmixer import files
-from mlpmixer.download import cache_folder
 from mlpmixer.errors import RunError, UsageError, nearest
+from mlpmixer.files import cache_folder
 from mlpmixer.recipe import tables
 from mlpmixer.run.folder import RunFolder, by_epoch, is_figure, is_share
 from mlpmixer.text import printable

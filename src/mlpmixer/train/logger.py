@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mlpmixer import files
 from mlpmixer.data.loader import Batch
-from mlpmixer.data.select import Images
+from mlpmixer.data.select import Selection
 from mlpmixer.errors import Diverged, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.recipe import Recipe
@@ -37,7 +37,7 @@ class RunLogger:
         self,
         run: RunFolder,
         recipe: Recipe,
-        images: Images,
+        images: Selection,
         speeds: tuple[float, float],
         group: Group,
         checkpoints: Checkpoints,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.select import choose, title
+from mlpmixer.data.select import select, title
 from mlpmixer.errors import RunStopped
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.machine.description import describe_machine, matrix_rate
@@ -101,7 +101,7 @@ def run_checked(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool =
         moved = refuse_other_recipe(run, recipe)
         if (done := run.result()) is not None:
             if moved:
-                refuse_other_images(run, choose(recipe.data).record, moved)
+                refuse_other_images(run, select(recipe.data).record, moved)
             return Result(run.path, run.weights, done["val"], done["test"], done["of"])
         plan = resolve(recipe, run, group, checkpoints, moved)
         if group.is_main:

@@ -18,7 +18,7 @@ from mlpmixer.data.dataset import Split
 from mlpmixer.data.loader import Batch, Share, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalize, prepare
-from mlpmixer.data.select import Images, choose
+from mlpmixer.data.select import Selection, select
 from mlpmixer.errors import RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
@@ -52,7 +52,7 @@ class Plan:
     """
 
     recipe: Recipe
-    images: Images
+    images: Selection
     train_step: TrainStep
     begun: int
     steps: int
@@ -118,7 +118,7 @@ def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoin
             "change train.batch_size"
         )
     stored = open_weights(recipe)
-    images = choose(recipe.data)
+    images = select(recipe.data)
     if moved or checkpoints.newest():
         refuse_other_images(run, images.record, moved)
     steps, val_every = length_of(recipe, len(images.train) / recipe.train.batch_size)

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mlpmixer.data.loader import Batch
 from mlpmixer.data.mix import mix_of, mixes
 from mlpmixer.data.preprocess import normalize
-from mlpmixer.data.rng import draw
+from mlpmixer.data.rng import random_uint64
 from mlpmixer.engines import trainable
 from mlpmixer.machine.distributed import Group
 from mlpmixer.machine.dtypes import DTYPES
@@ -115,7 +115,7 @@ class TrainStep:
         Called twice for one step, it draws the same dropout twice.
         """
         seed, augment = self.recipe.train.seed, self.recipe.augment
-        torch.manual_seed(draw("step", seed, number, self.group.rank))
+        torch.manual_seed(random_uint64("step", seed, number, self.group.rank))
         mix, ahead = mix_of(augment, seed, number), int(mixes(augment))
         share = self.recipe.train.batch_size // self.group.world_size
         total = torch.zeros((), device=self.group.device)

@@ -8,8 +8,9 @@ import re
 import urllib.parse
 from pathlib import Path, PurePosixPath
 
-from mlpmixer.download import bring, cache_folder, check, require_address
+from mlpmixer.download import bring, check, require_address
 from mlpmixer.errors import UsageError
+from mlpmixer.files import cache_folder
 from mlpmixer.weights.model_zoo import find
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from mlpmixer.errors import KeyMismatch
+from mlpmixer.text import listed
 
 SHOWN = 4  # of each kind; a file of another model differs in hundreds
 
@@ -23,9 +24,9 @@ def compare(file: str, model: str, wanted: Mapping[str, Tensor], given: Mapping[
     if not (missing or extra or misshapen):
         return
     sides = [
-        f"the model has {_some(missing)} that the file lacks" if missing else "",
-        f"the file has {_some(extra)} that the model lacks" if extra else "",
-        _some(misshapen) if misshapen else "",
+        f"the model has {listed(missing, SHOWN)} that the file lacks" if missing else "",
+        f"the file has {listed(extra, SHOWN)} that the model lacks" if extra else "",
+        listed(misshapen, SHOWN) if misshapen else "",
     ]
     raise KeyMismatch(
         f"{file} does not fit {model}: {'; '.join(side for side in sides if side)}"
@@ -35,9 +36,3 @@ def compare(file: str, model: str, wanted: Mapping[str, Tensor], given: Mapping[
 
 def shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a number"
-
-
-def _some(items: Iterable[str]) -> str:
-    items = list(items)
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""What the images of a data set look like, all together: sizes, formats, colors, and what fits them."""
+"""Appearance of a data set as a whole: sizes, formats, colors, and the preprocessing that fits them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ TARGETS = (28, 32, 64, 96, 224)  # sides of models' images
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Of all images that can be used: sizes in pixels, how many have what; and colors of those to learn from.
+class Appearance:
+    """Sizes and formats of all images that can be used, and colors of those of train.
 
-    `mean` and `std` are of red, green and blue in [0, 1] over all pixels, every image weighing the same.
+    Sizes are in pixels, the other numbers count images. `mean` and `std` are of red, green and blue in [0, 1] over all
+    pixels, every image weighing the same.
     """
 
     smallest: tuple[int, int]  # width and height, of the image with the shortest side
@@ -37,15 +38,21 @@ class Looks:
     suggested: Preprocessing
 
 
-def looks(found: np.ndarray, usable: np.ndarray, learnt: np.ndarray) -> Looks:
-    """From `FACTS` of all images, the positions of those that can be used, and of those among them to learn from."""
+def appearance_of(found: np.ndarray, usable: np.ndarray, train: np.ndarray) -> Appearance:
+    """The appearance of a data set.
+
+    Args:
+        found: `STATS` of all images.
+        usable: The indices of those that can be used.
+        train: The indices of those among them whose colors count.
+    """
     width, height = found["size"][usable].T.astype(np.int64)
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     by_size = np.lexsort((longer, shorter))
     smallest, median, largest = by_size[[0, len(by_size) // 2, -1]]
-    mean = found["mean"][learnt].mean(axis=0)
-    std = np.sqrt(np.maximum(found["mean_square"][learnt].mean(axis=0) - mean**2, 0))
-    return Looks(
+    mean = found["mean"][train].mean(axis=0)
+    std = np.sqrt(np.maximum(found["mean_square"][train].mean(axis=0) - mean**2, 0))
+    return Appearance(
         smallest=(int(width[smallest]), int(height[smallest])),
         median=(int(width[median]), int(height[median])),
         largest=(int(width[largest]), int(height[largest])),
@@ -64,7 +71,7 @@ def _bars(names: Sequence[str], which: np.ndarray) -> dict[str, int]:
 
 
 def _suggested(shorter: np.ndarray, longer: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Preprocessing:
-    """For a model that starts afresh: the largest usual side that half of the images have, and the set's colors."""
+    """For a model without pretrained weights: the largest usual side that half of the images have, and their colors."""
     side = max(target for target in TARGETS if target <= max(np.median(shorter), TARGETS[0]))
     fits = (shorter == side).all() and (longer == side).all()  # nothing to be gained by scaling up and cropping
     return Preprocessing(

@@ -1,4 +1,4 @@
-"""From the facts about every image to what is to be said about the data set."""
+"""Checks: findings from the statistics of all images, the labels and the folders of a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlpmixer.data.doctor import near_duplicates
 from mlpmixer.data.doctor.image_stats import FLAGS
 from mlpmixer.data.doctor.issues import Finding
 from mlpmixer.data.doctor.sample import Sample
-from mlpmixer.data.sources.folder import Found
+from mlpmixer.data.sources.folder import FolderImages
 
 REPEATED = 0.05  # of a split: more copies than these, and no fewer than MANY, are a problem
 MANY = 5
@@ -30,18 +30,18 @@ def unusable(found: np.ndarray) -> Iterator[Finding]:
 
 
 def ignored(data: DataSet) -> Iterator[Finding]:
-    """Files that no split has, where splits were found by looking through folders."""
+    """Files in the folders of a data set that no split has."""
     every: Counter[str] = Counter()
     for split in data.splits.values():
-        if isinstance(split, Found):
+        if isinstance(split, FolderImages):
             every += split.ignored()
     if every:
         yield Finding("ignored", files=dict(every.most_common()))
 
 
-def arranged(data: DataSet) -> Iterator[Finding]:
-    """How the folders lie in each other."""
-    splits = [split for split in data.splits.values() if isinstance(split, Found)]
+def nesting(data: DataSet) -> Iterator[Finding]:
+    """Links that lead back, and folders within class folders."""
+    splits = [split for split in data.splits.values() if isinstance(split, FolderImages)]
     if loops := [str(loop) for split in splits for loop in split.loops]:
         yield Finding("loop", paths=loops)
     nested = Counter[str]()
@@ -54,30 +54,30 @@ def arranged(data: DataSet) -> Iterator[Finding]:
 
 
 def copies(sample: Sample, found: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:
-    """What is there more than once, the same or alike."""
+    """Images that are there more than once, and near duplicates."""
     if not len(usable):
         return
     _, first, which = np.unique(found["digest"][usable], return_index=True, return_inverse=True)
     same = _groups(usable, first[which])
     many, how_many = _repeated(sample, usable, first[which])
-    for finding in _sorted_out(sample, same, {"labels": "labels", "splits": "leak", "neither": "repeat"}):
-        if finding.kind != "repeat":
+    for finding in _sorted_out(sample, same, {"labels": "label_conflict", "splits": "leak", "neither": "duplicate"}):
+        if finding.kind != "duplicate":
             yield finding
         elif not many:
             yield replace(finding, note=how_many)
     if many:  # all of them, those among leaks as well
         twice = [group for group in same if np.bincount(sample.split[group]).max() > 1]
-        yield Finding("repeats", groups=twice, note=how_many)
+        yield Finding("duplicates", groups=twice, note=how_many)
 
     single = usable[np.sort(first)]  # each image once, in the first split that has it
     single = single[found["comparable"][single]]
-    plain, mirrored = near_duplicates.families(found["bits"][single])
-    kinds = {"labels": "alike_labels", "splits": "alike_leak", "neither": "alike"}
+    plain, mirrored = near_duplicates.groups_of(found["bits"][single])
+    kinds = {"labels": "near_label_conflict", "splits": "near_leak", "neither": "near_duplicate"}
     yield from _sorted_out(sample, _groups(single, mirrored), kinds, turned=single[plain != mirrored])
 
 
 def _repeated(sample: Sample, usable: np.ndarray, roots: np.ndarray) -> tuple[bool, str]:
-    """Whether a split has many images more than once, and how many different ones those have that have any."""
+    """Whether a split has many duplicates, and how many distinct images the splits with duplicates have, in words."""
     many, notes = False, []
     for number, name in enumerate(sample.data.splits):
         here = roots[sample.split[usable] == number]
@@ -136,17 +136,17 @@ def _later(sample: Sample, groups: Sequence[np.ndarray]) -> list[str]:
 def classes(data: DataSet, counts: np.ndarray) -> Iterator[Finding]:
     splits, everywhere = [*data.splits], counts.sum(axis=0)
     if (everywhere == 0).any():
-        yield Finding("barren", classes=_chosen(data.classes, everywhere == 0))
+        yield Finding("empty_class", classes=_chosen(data.classes, everywhere == 0))
     for split, row in zip(splits, counts, strict=True):
         if (lacking := (row == 0) & (everywhere > 0)).any():
-            kind = "untaught" if split == "train" else "untested"
+            kind = "not_in_train" if split == "train" else "not_in_split"
             yield Finding(kind, classes=_chosen(data.classes, lacking), note=split)
     row = counts[splits.index("train") if "train" in splits else 0]
     if (row > 0).any():
         small, large = np.where(row > 0, row, row.max()).argmin(), row.argmax()
         if row[large] >= UNEVEN * row[small]:
             note = f"{data.classes[large]} has {row[large]:,} images, {data.classes[small]} {row[small]:,}"
-            yield Finding("uneven", classes=(data.classes[large], data.classes[small]), note=note)
+            yield Finding("imbalanced", classes=(data.classes[large], data.classes[small]), note=note)
 
 
 def _chosen(names: Sequence[str], chosen: np.ndarray) -> list[str]:
@@ -154,7 +154,7 @@ def _chosen(names: Sequence[str], chosen: np.ndarray) -> list[str]:
 
 
 def odd(found: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:
-    """Images that can be used but deserve a word."""
+    """Images that can be used but are unusual."""
     if not len(usable):
         return
     size = found["size"][usable]
@@ -164,7 +164,7 @@ def odd(found: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:
     odd = {flag: found[flag][usable] for flag in FLAGS} | {
         "blank": blank,
         "tiny": shorter < TINY * np.median(shorter),
-        "long": longer > LONG * shorter,
+        "elongated": longer > LONG * shorter,
     }
     gray = odd.pop("gray")
     odd |= {"gray": gray & ~blank} if gray.mean() < 0.5 else {"colored": ~gray}

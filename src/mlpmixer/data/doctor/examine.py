@@ -1,6 +1,6 @@
-"""What is wrong with a data set: the examination behind `mixer doctor`.
+"""Examination of a data set for problems, as `mixer doctor` shows it.
 
-Every image is decoded once, and what is kept of it is a row of `FACTS`: a million images take half a gigabyte.
+Every image is decoded once, and a row of `STATS` is kept of it: a million images take half a gigabyte.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.doctor import near_duplicates
-from mlpmixer.data.doctor.appearance import Looks, looks
-from mlpmixer.data.doctor.checks import arranged, classes, copies, ignored, odd, unusable
-from mlpmixer.data.doctor.image_stats import FACTS, facts
-from mlpmixer.data.doctor.issues import COMPLAINTS, Finding
+from mlpmixer.data.doctor.appearance import Appearance, appearance_of
+from mlpmixer.data.doctor.checks import classes, copies, ignored, nesting, odd, unusable
+from mlpmixer.data.doctor.image_stats import STATS, stats
+from mlpmixer.data.doctor.issues import ISSUES, Finding
 from mlpmixer.data.doctor.sample import Sample
 from mlpmixer.data.images import ImageInput
 from mlpmixer.errors import UsageError
@@ -28,26 +28,34 @@ CHUNK = 32  # images that a process is handed at once
 
 @dataclass(frozen=True)
 class Examination:
-    """`counts`: (splits, classes), of all images even where only a sample was looked at."""
+    """The result of `examine`.
+
+    Attributes:
+        sample: The images that were scanned.
+        counts: (splits, classes), of all images even where only a sample was scanned.
+        usable: How many of the sample can be used.
+        findings: What was found, the worst first.
+        appearance: Sizes, formats and colors; None without a usable image.
+    """
 
     sample: Sample
     counts: np.ndarray
     usable: int
     findings: tuple[Finding, ...]
-    looks: Looks | None  # without a usable image there is none
+    appearance: Appearance | None
 
     @property
     def healthy(self) -> bool:
-        return not any(finding.complaint.serious for finding in self.findings)
+        return not any(finding.issue.serious for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in plain values."""
-        data, place = self.sample.data, lambda position: asdict(self.sample.place(position))
+        """All of it as JSON has it."""
+        data, location = self.sample.data, lambda position: asdict(self.sample.location(position))
         return {
             "source": data.source,
             "healthy": self.healthy,
             "images": int(self.counts.sum()),
-            "looked_at": len(self.sample),
+            "scanned": len(self.sample),
             "usable": self.usable,
             "splits": {
                 split: dict(zip(data.classes, row.tolist(), strict=True))
@@ -56,18 +64,18 @@ class Examination:
             "findings": [
                 {
                     "kind": finding.kind,
-                    **asdict(finding.complaint),
+                    **asdict(finding.issue),
                     "note": finding.note,
                     "classes": list(finding.classes),
                     "files": dict(finding.files),
                     "paths": list(finding.paths),
-                    "images": [place(position) for position in finding.images],
-                    "groups": [[place(position) for position in group] for group in finding.groups],
+                    "images": [location(position) for position in finding.images],
+                    "groups": [[location(position) for position in group] for group in finding.groups],
                 }
                 for finding in self.findings
             ],
-            "alike": {"bits_of_64": near_duplicates.COARSE, "bits_of_256": near_duplicates.FINE},
-            "looks": self.looks and asdict(self.looks),
+            "near_duplicates": {"bits_of_64": near_duplicates.COARSE, "bits_of_256": near_duplicates.FINE},
+            "appearance": self.appearance and asdict(self.appearance),
         }
 
 
@@ -76,13 +84,20 @@ def examine(
     *,
     workers: int = 0,
     limit: int | None = None,
-    seen: Callable[[int], None] = lambda _: None,
+    scanned: Callable[[int], None] = lambda _: None,
 ) -> Examination:
-    """Look at every image, or at `limit` of them, in so many processes; `seen` hears how many were, now and then."""
+    """Check a data set for problems.
+
+    Args:
+        data: The data set.
+        workers: Processes that scan images; 0: this one.
+        limit: Scan only so many images, chosen evenly over all; None: all.
+        scanned: Called now and then with how many images were scanned since the last call.
+    """
     if workers < 0:
-        raise UsageError(f"images are looked at by 0 processes or more, not {workers}")
+        raise UsageError(f"images are scanned by 0 processes or more, not {workers}")
     sample = Sample(data, limit)
-    found = _look(sample, workers, seen)
+    found = _scan(sample, workers, scanned)
     usable = np.flatnonzero(found["state"] == b"usable")
     counts = np.stack([np.bincount(split.labels, minlength=len(data.classes)) for split in data.splits.values()])
     findings = [
@@ -90,36 +105,36 @@ def examine(
         *copies(sample, found, usable),
         *classes(data, counts),
         *ignored(data),
-        *arranged(data),
+        *nesting(data),
         *odd(found, usable),
     ]
-    findings.sort(key=lambda finding: [*COMPLAINTS].index(finding.kind))
-    learnt = usable[sample.split[usable] == [*data.splits].index("train")] if "train" in data.splits else usable
-    seen_whole = looks(found, usable, learnt if len(learnt) else usable) if len(usable) else None
-    return Examination(sample, counts, len(usable), tuple(findings), seen_whole)
+    findings.sort(key=lambda finding: [*ISSUES].index(finding.kind))
+    train = usable[sample.split[usable] == [*data.splits].index("train")] if "train" in data.splits else usable
+    appearance = appearance_of(found, usable, train if len(train) else usable) if len(usable) else None
+    return Examination(sample, counts, len(usable), tuple(findings), appearance)
 
 
-def _look(sample: Sample, workers: int, seen: Callable[[int], None]) -> np.ndarray:
-    """`FACTS` of every image."""
-    found = np.zeros(len(sample), FACTS)
+def _scan(sample: Sample, workers: int, scanned: Callable[[int], None]) -> np.ndarray:
+    """`STATS` of every image."""
+    found = np.zeros(len(sample), STATS)
 
     def died_of(chunks: Sequence[range], workers: int) -> Iterator[range]:
         tasks = (_Handed(chunk, [sample.read(position) for position in chunk]) for chunk in chunks)
-        with closing(each(_facts, tasks, workers)) as done:
+        with closing(each(_stats, tasks, workers)) as done:
             for task, rows in done:
                 if rows is None:
                     yield task.positions
                 else:
                     found[task.positions.start : task.positions.stop] = rows
-                    seen(len(rows))
+                    scanned(len(rows))
 
     chunks = [range(start, min(start + CHUNK, len(found))) for start in range(0, len(found), CHUNK)]
-    # Starting a process takes as long as looking at some hundred images.
+    # Starting a process takes as long as scanning some hundred images.
     lost = [*died_of(chunks, workers if len(chunks) > 8 else 0)]
     if lost:  # to one image of each chunk; the others are innocent
         for position, *_ in died_of([range(i, i + 1) for chunk in lost for i in chunk], 1):
-            found["state"][position] = "deadly"
-            seen(1)
+            found["state"][position] = "out_of_memory"
+            scanned(1)
     return found
 
 
@@ -129,5 +144,5 @@ class _Handed:
     images: list[ImageInput | None]
 
 
-def _facts(task: _Handed) -> np.ndarray:
-    return np.stack([facts(image) for image in task.images])
+def _stats(task: _Handed) -> np.ndarray:
+    return np.stack([stats(image) for image in task.images])

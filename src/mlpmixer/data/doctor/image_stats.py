@@ -1,4 +1,4 @@
-"""What one look at an image tells: whether it can be used, what is odd about it, its colors, and what it is like."""
+"""Statistics of one image: whether it can be used, what is unusual about it, its size, colors and hash."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlpmixer.data.images import ImageInput, decode
 from mlpmixer.data.limits import usual_limits
 from mlpmixer.errors import ImageError
 
-FLAGS = ("cmyk", "deep", "palette", "gray", "transparent", "turned", "moving")
+FLAGS = ("cmyk", "high_bit_depth", "palette", "gray", "transparent", "rotated", "animated")
 
-FACTS = np.dtype(
+STATS = np.dtype(
     [
-        ("state", "S10"),  # "usable", or why not: missing, empty, unreadable, foreign, damaged, bomb, deadly
+        ("state", "S16"),  # "usable", or why not: missing, empty, unreadable, not_an_image, …
         *((flag, "?") for flag in FLAGS),
         ("format", "S8"),
         ("size", "u4", 2),  # width and height in pixels, upright
@@ -35,17 +35,17 @@ FACTS = np.dtype(
 _LEVELS = np.arange(256)
 
 
-def facts(image: ImageInput | None) -> np.ndarray:
-    """A row of `FACTS`; beside the state, only of a usable image. None stands for one that could not be read."""
-    found = np.zeros((), FACTS)
+def stats(image: ImageInput | None) -> np.ndarray:
+    """A row of `STATS`; beside the state, it is filled for a usable image only. `image` None: it could not be read."""
+    found = np.zeros((), STATS)
     try:
-        found["state"] = "unreadable" if image is None else _look(image, found)
+        found["state"] = "unreadable" if image is None else _measure(image, found)
     except MemoryError:
-        found["state"] = "deadly"
+        found["state"] = "out_of_memory"
     return found
 
 
-def _look(image: ImageInput, found: np.ndarray) -> str:
+def _measure(image: ImageInput, found: np.ndarray) -> str:
     if isinstance(image, str | os.PathLike):
         try:
             image = files.read(image, usual_limits().bytes)
@@ -61,7 +61,7 @@ def _look(image: ImageInput, found: np.ndarray) -> str:
     try:
         decoded = decode(image)
     except ImageError as error:
-        return "deadly" if isinstance(error.__cause__, MemoryError) else "damaged"
+        return "out_of_memory" if isinstance(error.__cause__, MemoryError) else "damaged"
     found["size"] = decoded.size
     counts = np.array(decoded.histogram()).reshape(3, 256)
     found["mean"] = counts @ _LEVELS / (255 * counts[0].sum())
@@ -74,7 +74,7 @@ def _look(image: ImageInput, found: np.ndarray) -> str:
 
 
 def _header(content: bytes, found: np.ndarray) -> str:
-    """Notes what the file says of itself; why it cannot be used, or nothing."""
+    """Fill in what the header says; the state if the image cannot be used, or nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -82,17 +82,17 @@ def _header(content: bytes, found: np.ndarray) -> str:
                 usual_limits().check_pixels(opened.height, opened.width)
                 found["format"] = "JPEG" if opened.format == "MPO" else opened.format  # phones add a second view
                 found["cmyk"] = opened.mode == "CMYK"
-                found["deep"] = opened.mode.startswith(("I", "F"))
+                found["high_bit_depth"] = opened.mode.startswith(("I", "F"))
                 found["palette"] = opened.mode in ("P", "PA")
                 found["transparent"] = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
                 # A PNG would be decoded to the end in search of what it says only there.
-                said = opened.format != "PNG" or "exif" in opened.info
-                found["turned"] = said and opened.getexif().get(0x0112, 1) in range(2, 9)
-                found["moving"] = opened.format != "MPO" and getattr(opened, "is_animated", False)
+                has_exif = opened.format != "PNG" or "exif" in opened.info
+                found["rotated"] = has_exif and opened.getexif().get(0x0112, 1) in range(2, 9)
+                found["animated"] = opened.format != "MPO" and getattr(opened, "is_animated", False)
     except (Image.DecompressionBombError, ImageError):
-        return "bomb"
+        return "too_large"
     except UnidentifiedImageError:
-        return "foreign"
+        return "not_an_image"
     except Exception:  # decoders fail in many ways on damaged files
         return "damaged"
     return ""

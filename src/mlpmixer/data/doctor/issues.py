@@ -1,4 +1,4 @@
-"""All that `mixer doctor` may find wrong with a data set, and what to do about it."""
+"""Issues: all that `mixer doctor` may find in a data set, and what to do about each."""
 
 from __future__ import annotations
 
@@ -9,94 +9,105 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Complaint:
-    """`serious`: training stops, or its figures are wrong. The others deserve a word."""
+class Issue:
+    """A kind of finding. `serious`: training stops, or its results are wrong; the others are warnings."""
 
     title: str
     advice: str
     serious: bool = False
 
 
-COMPLAINTS = {
-    "missing": Complaint("Files that are not there", "Bring them, or take them off the list.", serious=True),
-    "empty": Complaint("Empty files", "Copy or fetch them again, or delete them.", serious=True),
-    "unreadable": Complaint("Files that cannot be read", "Allow it (chmod u+r), or delete them.", serious=True),
-    "foreign": Complaint(
-        "Files that are no images", "Convert them to JPEG or PNG if they are some, or delete them.", serious=True
+ISSUES = {
+    "missing": Issue("Missing files", "Add them, or remove them from the list.", serious=True),
+    "empty": Issue("Empty files", "Copy or fetch them again, or delete them.", serious=True),
+    "unreadable": Issue("Unreadable files", "Make them readable (chmod u+r), or delete them.", serious=True),
+    "not_an_image": Issue(
+        "Files that are not images", "Convert them to JPEG or PNG if they are images, or delete them.", serious=True
     ),
-    "damaged": Complaint("Damaged or cut short", "Copy or fetch them again, or delete them.", serious=True),
-    "bomb": Complaint("Too many pixels", "Scale them down, or raise the limit with MLPMIXER_MAX_PIXELS.", serious=True),
-    "deadly": Complaint(
-        "Decoding took more memory than there is, or brought its process down",
+    "damaged": Issue("Damaged or truncated images", "Copy or fetch them again, or delete them.", serious=True),
+    "too_large": Issue(
+        "Images with too many pixels", "Scale them down, or raise the limit with MLPMIXER_MAX_PIXELS.", serious=True
+    ),
+    "out_of_memory": Issue(
+        "Images whose decoding ran out of memory or crashed",
         "Scale them down or save them anew, or delete them.",
         serious=True,
     ),
-    "loop": Complaint(
+    "loop": Issue(
         "Links to a folder that they lie in",
         "Remove the links themselves (rm, without -r): what they lead to is the data.",
         serious=True,
     ),
-    "labels": Complaint(
+    "label_conflict": Issue(
         "The same image under different labels", "Keep the right one and delete the others.", serious=True
     ),
-    "leak": Complaint(
+    "leak": Issue(
         "The same image in different splits",
-        "Delete it from train: what is measured on images that were learnt says nothing.",
+        "Delete it from train: accuracy on training images says nothing about new ones.",
         serious=True,
     ),
-    "repeats": Complaint(
-        "Many images more than once in a split",
-        "Delete all but one: figures of the split look surer than they are, and in train the others only weigh more.",
+    "duplicates": Issue(
+        "Many duplicates within a split",
+        "Delete all but one: duplicates make results look more certain than they are, and only weigh more in train.",
         serious=True,
     ),
-    "barren": Complaint("Classes without an image", "Add images, or remove the class.", serious=True),
-    "untaught": Complaint(
-        "Classes that train lacks", "Add training images: what is never shown is never learnt.", serious=True
+    "empty_class": Issue("Classes without images", "Add images, or remove the class.", serious=True),
+    "not_in_train": Issue(
+        "Classes missing from train",
+        "Add training images: a class that is never seen is not learnt.",
+        serious=True,
     ),
-    "ignored": Complaint(
-        "Files left out for their extension",
+    "ignored": Issue(
+        "Files skipped for their extension",
         "Convert those that are images to JPEG or PNG; the others do no harm.",
     ),
-    "nested": Complaint(
+    "nested": Issue(
         "Folders within class folders",
-        "Sub-folders are not classes: all below a class folder is of that class. For finer classes, move them up.",
+        "Subfolders are not classes: all images below a class folder belong to it. For finer classes, move them up.",
     ),
-    "untested": Complaint(
-        "Classes that a split lacks", "Move some of their images there: without, it says nothing about them."
+    "not_in_split": Issue(
+        "Classes missing from a split", "Move some of their images there: otherwise it says nothing about them."
     ),
-    "alike_labels": Complaint(
-        "Images that look the same under different labels", "Look at them: copies need one label."
-    ),
-    "alike_leak": Complaint(
-        "Images that look the same in different splits",
+    "near_label_conflict": Issue("Near duplicates under different labels", "Look at them: copies need one label."),
+    "near_leak": Issue(
+        "Near duplicates in different splits",
         "Look at them: copies, or shots of one scene, belong in one split.",
     ),
-    "repeat": Complaint("The same image more than once in a split", "Delete all but one: the others only weigh more."),
-    "alike": Complaint("Images that look the same within a split", "Look at them: of copies, one is enough."),
-    "uneven": Complaint("Uneven classes", "Accuracy hides the small ones: look at each class, or add images."),
-    "blank": Complaint("One color all over", "Delete them if they show nothing."),
-    "tiny": Complaint("Tiny beside the others", "Look at them: thumbnails and icons often slip in."),
-    "long": Complaint(
-        "Over 4 times as wide as high, or the reverse",
+    "duplicate": Issue("Duplicates within a split", "Delete all but one: the others only weigh more."),
+    "near_duplicate": Issue("Near duplicates within a split", "Look at them: of copies, one is enough."),
+    "imbalanced": Issue("Class imbalance", "Overall accuracy hides small classes: look at each class, or add images."),
+    "blank": Issue("Blank images", "Delete them if they show nothing."),
+    "tiny": Issue("Much smaller than the others", "Look at them: thumbnails and icons often slip in."),
+    "elongated": Issue(
+        "Aspect ratio above 4:1",
         "A center crop sees a quarter at most: cut them, or set evaluation.shape to stretch.",
     ),
-    "moving": Complaint("Several frames", "Only the first is seen."),
-    "turned": Complaint("Turned by a note of the camera", "They are seen upright here; other programs may differ."),
-    "transparent": Complaint("Transparent", "They are seen on white; lay them on another ground if white misleads."),
-    "cmyk": Complaint("In colors for print (CMYK)", "They are seen without their profile: save them as RGB."),
-    "deep": Complaint(
-        "More than 8 bits", "They are scaled to 8 bits, and over-bright ones darkened: save them as 8-bit."
+    "animated": Issue("Animated images", "Only the first frame is used."),
+    "rotated": Issue("Rotated by EXIF orientation", "They are turned upright here; other programs may differ."),
+    "transparent": Issue("Transparent images", "They are placed on white; change the background if white misleads."),
+    "cmyk": Issue("CMYK images", "They are converted without their color profile: save them as RGB."),
+    "high_bit_depth": Issue(
+        "More than 8 bits per channel", "They are scaled to 8 bits, which darkens very bright ones: save them as 8-bit."
     ),
-    "palette": Complaint("In a palette of colors", "Nothing to do, but photos lose by it: look for the originals."),
-    "gray": Complaint("Gray among images in color", "Nothing to do, unless one class has most of them."),
-    "colored": Complaint("In color among gray images", "Nothing to do, unless one class has most of them."),
+    "palette": Issue("Palette images", "Nothing to do, but photos lose quality by it: look for the originals."),
+    "gray": Issue("Gray images among color images", "Nothing to do, unless one class has most of them."),
+    "colored": Issue("Color images among gray images", "Nothing to do, unless one class has most of them."),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One of `COMPLAINTS`, with the images (positions in the sample), groups of them or classes it is about; or how
-    many other files, by extension; or where else to look."""
+    """One of `ISSUES` in a data set, with what it is about.
+
+    Attributes:
+        kind: A key of `ISSUES`.
+        images: Indices in the sample.
+        groups: Groups of such indices.
+        classes: Names of classes.
+        files: How many other files, by extension.
+        paths: Paths.
+        note: A remark for the page.
+    """
 
     kind: str
     images: Sequence[int] | np.ndarray = ()
@@ -107,5 +118,5 @@ class Finding:
     note: str = ""
 
     @property
-    def complaint(self) -> Complaint:
-        return COMPLAINTS[self.kind]
+    def issue(self) -> Issue:
+        return ISSUES[self.kind]

@@ -1,4 +1,4 @@
-"""Which images look alike: near duplicates, found by 256 bits of each image.
+"""Near duplicates: images that look the same, found by a perceptual hash of 256 bits of each image.
 
 The bits are the signs of the 256 coarsest waves in a gray version of 32×32 pixels (its discrete cosine transform, the
 mean left out). Brightness and contrast do not change signs; compression and scaling change a few. Two images are
@@ -36,10 +36,16 @@ def bits(gray: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.packbits(waves > 0).view(np.uint64), bool(np.mean(np.abs(waves) > _FAINT) >= 0.75)
 
 
-def families(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For the bits (N, 4) of images, which one stands for the family of each: (N,), and (N,) with mirror images.
+def groups_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The group of each image: the index of its first member.
 
-    A family is what hangs together by likeness. No pair that is alike is missed.
+    A group is a connected component of pairs that are alike; no such pair is missed.
+
+    Args:
+        images: Bits, (N, 4).
+
+    Returns:
+        Groups (N,), and (N,) with mirror images as well.
     """
     keys = np.ascontiguousarray(images).view("S32")[:, 0]
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
@@ -52,7 +58,7 @@ def families(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _join_alike(roots: np.ndarray, images: np.ndarray, turned: np.ndarray) -> None:
-    """Make families of all pairs that are alike once the `turned` bits of one are."""
+    """Join all pairs that are alike once the `turned` bits of one are flipped."""
     # Bits that differ in 7 places at most differ in one place at most in one quarter of them: so only images with
     # nearly equal quarters need comparing.
     quarters = np.ascontiguousarray(images[:, :1]).view(np.uint16)
@@ -92,7 +98,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _join(roots: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-    """Make one family of those of each pair; a family's root is its first member."""
+    """Join the groups of each pair; the root of a group is its first member."""
     while (apart := roots[a] != roots[b]).any():
         a, b = a[apart], b[apart]
         np.minimum.at(roots, np.maximum(roots[a], roots[b]), np.minimum(roots[a], roots[b]))

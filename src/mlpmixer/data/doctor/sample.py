@@ -1,4 +1,4 @@
-"""The images of a data set that are looked at together, across its splits."""
+"""The sample of a data set that is scanned, across its splits."""
 
 from __future__ import annotations
 
@@ -9,28 +9,36 @@ import numpy as np
 
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.images import ImageInput
-from mlpmixer.data.rng import shuffled
+from mlpmixer.data.rng import permutation
 from mlpmixer.errors import MixerError, UsageError
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
+    """Where an image is: its split, its path or its place in a larger file, and the name of its class."""
+
     split: str
     where: str
     label: str
 
 
 class Sample:
-    """The images of all splits in one row, or `limit` of them. `split` and `labels`: (N,) positions."""
+    """The images of all splits one after another, or `limit` of them, chosen evenly.
+
+    Attributes:
+        split: (N,), the number of each image's split.
+        index: (N,), its index there.
+        labels: (N,), the number of its class.
+    """
 
     def __init__(self, data: DataSet, limit: int | None = None):
         if limit is not None and limit < 1:
-            raise UsageError(f"at least 1 image must be looked at, not {limit}")
+            raise UsageError(f"at least 1 image must be scanned, not {limit}")
         self.data = data
         counts = [len(split) for split in data.splits.values()]
         chosen = np.arange(sum(counts))
         if limit is not None and limit < len(chosen):
-            chosen = np.sort(shuffled(len(chosen), "doctor")[:limit])
+            chosen = np.sort(permutation(len(chosen), "doctor")[:limit])
         ends = np.cumsum(counts)
         self.split = np.searchsorted(ends, chosen, side="right")
         self.index = chosen - (ends - counts)[self.split]
@@ -47,6 +55,6 @@ class Sample:
             return None
         return os.fspath(image) if isinstance(image, os.PathLike) else image
 
-    def place(self, position: int) -> Place:
+    def location(self, position: int) -> Location:
         name, split = self._splits[self.split[position]]
-        return Place(name, split.where(int(self.index[position])), self.data.classes[self.labels[position]])
+        return Location(name, split.where(int(self.index[position])), self.data.classes[self.labels[position]])

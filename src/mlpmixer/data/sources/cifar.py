@@ -11,7 +11,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from mlpmixer.data.dataset import DataSet, Pixels
-from mlpmixer.data.sources.tar_index import sparing
+from mlpmixer.data.sources.tar_index import bounded_tar
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular, read
 
@@ -94,16 +94,16 @@ CIFAR100 = Layout(
 LAYOUTS = (CIFAR10, CIFAR100)
 
 
-def is_cifar(path: Path) -> bool:
+def is_cifar(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> bool:
     """Whether this is a folder of batches, or a published archive of them."""
-    return _layout(path) is not None
+    return _layout(path, layouts) is not None
 
 
-def open_cifar(path: Path, source: str = "") -> DataSet:
+def open_cifar(path: Path, source: str = "", layouts: Sequence[Layout] = LAYOUTS) -> DataSet:
     """The data set in a folder of batches, or in a published archive; all images in memory."""
-    layout = _layout(path)
+    layout = _layout(path, layouts)
     if layout is None:
-        expected = ", or ".join(" and ".join(layout.known_by) for layout in LAYOUTS)
+        expected = ", or ".join(" and ".join(layout.known_by) for layout in layouts)
         raise DataError(f"{path} is no CIFAR folder: it lacks {expected}; unpack the published archive into it again")
     return _data_set(layout, source or str(path), _packed(layout, path) if path.is_file() else _loose(layout, path))
 
@@ -125,8 +125,8 @@ def store(contents: Iterable[tuple[Batch, bytes]], folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _layout(path: Path) -> Layout | None:
-    for layout in LAYOUTS:
+def _layout(path: Path, layouts: Sequence[Layout]) -> Layout | None:
+    for layout in layouts:
         if path.name == layout.archive and path.is_file():
             return layout
         if all((path / file).is_file() for file in layout.known_by):
@@ -152,7 +152,7 @@ def _packed(layout: Layout, archive: Path) -> Iterator[tuple[Batch, bytes]]:
     end = sum(len(batch.numbers) for batch in layout.batches) * layout.record + ROOM
     try:
         with open_regular(archive) as file, gzip.open(file) as unpacked:
-            with sparing(cast(BinaryIO, unpacked), largest, end) as tar:
+            with bounded_tar(cast(BinaryIO, unpacked), largest, end) as tar:
                 for member in tar:
                     batch = missing.pop(member.name.rpartition("/")[2], None)
                     if batch is None:

@@ -33,8 +33,9 @@ def has_fashion_mnist(folder: Path) -> bool:
     return all(_find(folder, name) for names in FILES.values() for name in names)
 
 
-def open_fashion_mnist(folder: Path, source: str) -> DataSet:
-    """The data set in a folder's four idx files, each plain or packed."""
+def open_fashion_mnist(folder: Path, source: str = "") -> DataSet:
+    """The data set in a folder's four idx files, each plain or packed; `source` is its name, if it has one."""
+    source = source or str(folder)
     return DataSet(source, CLASSES, {split: _split(folder, *FILES[split], f"{source} {split}") for split in FILES})
 
 

@@ -25,7 +25,7 @@ from mlpmixer.text import printable
 CAMERAS = {"img", "image", "dsc", "dscn", "dscf", "pxl", "photo", "picture", "pic", "mvimg", "dji", "gopr", "frame"}
 LABELS_SHOWN = 3
 
-Places = frozenset[tuple[int, int]]  # folders, by device and inode
+Folders = frozenset[tuple[int, int]]  # by device and inode
 
 
 class Files(Split):
@@ -45,8 +45,8 @@ class Files(Split):
         return b"%s\0%d" % (os.fsencode(self.paths[index]), self.read(index).stat().st_size)
 
 
-class Found(Files):
-    """All images below `root`, which were looked for; `loops` are links to folders that they lie in, left out."""
+class FolderImages(Files):
+    """All images below `root`; `loops` are links to folders that they lie in, left out."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray, loops: Sequence[Path] = ()):
         super().__init__(root, paths, labels)
@@ -126,7 +126,7 @@ def _require_no_wrapping(root: Path, folders: Sequence[str]) -> None:
 
 def refuse_loops(opened: DataSet) -> None:
     for split in opened.splits.values():
-        if isinstance(split, Found) and split.loops:
+        if isinstance(split, FolderImages) and split.loops:
             raise DataError(
                 f"{split.loops[0]} is a link to a folder that it lies in; remove the link, not what it leads to"
             )
@@ -178,7 +178,7 @@ def _labels_in(names: Sequence[str]) -> list[str]:
     return [printable(word, 40) for word, _ in counts.most_common(LABELS_SHOWN)] if labels else []
 
 
-def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]:
+def _below(root: Path, name: str, above: Folders, loops: list[Path]) -> list[str]:
     """All images below a class's folder, as paths within `root`; links that lead back go to `loops`."""
     found: list[str] = []
     waiting = [(name, above)]
@@ -194,26 +194,26 @@ def _below(root: Path, name: str, above: Places, loops: list[Path]) -> list[str]
     return sorted(found)
 
 
-def lies_in(folder: Path) -> Places:
+def lies_in(folder: Path) -> Folders:
     """The folder itself and all that it lies in, links followed."""
     real = folder.resolve()
-    return frozenset(map(_place, (real, *real.parents)))
+    return frozenset(map(_inode, (real, *real.parents)))
 
 
-def entered(folder: Path, above: Places) -> Places | None:
+def entered(folder: Path, above: Folders) -> Folders | None:
     """`above` and all that one is in with `folder` as well; None if it is one of `above`: a link that leads back,
     without an end for whoever follows it.
 
     What a link's target lies in counts, too. Otherwise `saw/loop -> ..` would be noticed a step late, in `loop/saw`,
     which is no link but the class folder itself.
     """
-    here = _place(folder)
+    here = _inode(folder)
     if here in above:
         return None
     return above | (lies_in(folder) if folder.is_symlink() else {here})
 
 
-def _place(folder: Path) -> tuple[int, int]:
+def _inode(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
 
@@ -241,7 +241,9 @@ def _is_left_behind(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX" or name.lower() in ("thumbs.db", "desktop.ini")
 
 
-def _in_order(folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str], loops: Sequence[Path]) -> Found:
+def _in_order(
+    folder: Path, by_class: Mapping[str, list[str]], classes: Sequence[str], loops: Sequence[Path]
+) -> FolderImages:
     paths = [path for name in classes for path in by_class.get(name, ())]
     counts = [len(by_class.get(name, ())) for name in classes]
-    return Found(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), loops)
+    return FolderImages(folder, paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), loops)

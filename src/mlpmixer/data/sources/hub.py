@@ -15,6 +15,8 @@ from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.images import ImageInput
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, number
 from mlpmixer.errors import DataError, ImageError
+from mlpmixer.packages import require
+from mlpmixer.text import first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -51,7 +53,7 @@ def open_hub(spec: str) -> DataSet:
         # Whatever the environment allows: code that comes with a data set is not run.
         found = datasets.load_dataset(name, config or None, trust_remote_code=False)
     except Exception as error:  # it fails in many ways: no network, no such name, no such config, no access
-        raise DataError(f"cannot open {spec}: {_line(error)}") from error
+        raise DataError(f"cannot open {spec}: {first_line(error)}") from error
     return _data_set(spec, found)
 
 
@@ -67,16 +69,12 @@ def open_saved(path: Path) -> DataSet:
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:
-        raise DataError(f"cannot open {path}: {_line(error)}") from error
+        raise DataError(f"cannot open {path}: {first_line(error)}") from error
     return _data_set(str(path), found)
 
 
 def _library(source: str) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(f"opening {source} needs the library datasets; pip install mlpmixer[datasets]") from None
-    return datasets
+    return require("datasets", extra="datasets", what=f"opening {source}")
 
 
 def _data_set(source: str, found: DatasetDict | Dataset) -> DataSet:
@@ -88,9 +86,9 @@ def _data_set(source: str, found: DatasetDict | Dataset) -> DataSet:
         table = tables[split]
         if not {column, label} <= {*table.column_names}:
             raise DataError(f"{source} has other columns in {split} than in its other splits")
-        answers = table.select_columns([label]).with_format("arrow")[:][label].to_pylist()
-        if any(answer not in (None, -1) for answer in answers):  # otherwise they are the authors' secret
-            labels[split] = ["-1" if answer is None else str(answer) for answer in answers]
+        values = table.select_columns([label]).with_format("arrow")[:][label].to_pylist()
+        if any(value not in (None, -1) for value in values):  # otherwise they are not published
+            labels[split] = ["-1" if value is None else str(value) for value in values]
     if not labels:
         raise DataError(f"no image of {source} has a label")
     classes, numbers = number(labels, source, names)
@@ -120,7 +118,3 @@ def _images(table: Dataset, column: str) -> Dataset:
     from datasets import Image
 
     return table.select_columns([column]).cast_column(column, Image(decode=False))
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

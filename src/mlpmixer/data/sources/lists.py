@@ -1,4 +1,4 @@
-"""A list of images and their labels in a .csv, .tsv or .parquet file.
+"""Lists of images and their labels in a .csv, .tsv or .parquet file.
 
 Its columns are `path` (or `file`, `image`, `filename`), `label` (or `class`, `target`) and, if there are several
 splits, `split`; others are left alone. Paths are absolute, or within the folder of the list. Labels are names, or whole
@@ -19,6 +19,7 @@ from mlpmixer.data.sources.folder import Files
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular
+from mlpmixer.packages import require
 from mlpmixer.text import printable
 
 PATH = ("path", "file", "image", "filename")
@@ -26,7 +27,7 @@ LABEL = ("label", "class", "target")
 
 MOST_LETTERS = 100_000  # of a line
 
-Row = tuple[str, str, str]  # path, label, split
+Entry = tuple[str, str, str]  # path, label, split
 
 
 def is_list(path: Path) -> bool:
@@ -34,46 +35,52 @@ def is_list(path: Path) -> bool:
 
 
 def open_list(path: Path, columns: Mapping[str, str] | None = None, source: str = "") -> DataSet:
-    """`columns`: what those for "image", "label" and "split" are called, where that is not as usual."""
+    """Open a list.
+
+    Args:
+        path: The file.
+        columns: The names of the columns for "image", "label" and "split", where they are not the usual ones.
+        source: How a user names the list; by default its path.
+    """
     columns, source = columns or {}, source or str(path)
     try:
         reads = _from_parquet if path.suffix.lower() == ".parquet" else _from_text
-        rows = reads(path, columns)
+        entries = reads(path, columns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {printable(error.strerror or error, 200)}") from error
-    if not rows:
+    if not entries:
         raise DataError(f"{path} lists no images")
     default = split_within(path.stem) or "train"
     paths: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
-    for image, label, split in rows:
+    for image, label, split in entries:
         split = SPLIT_WORDS.get(split.lower(), split) or default
         paths.setdefault(split, []).append(image)
         labels.setdefault(split, []).append(label)
-    example = path.parent / rows[0][0]
+    example = path.parent / entries[0][0]
     if not example.is_file():
         raise DataError(
-            f"{path} lists {rows[0][0]}, but there is no {example}; paths are absolute, or begin in {path.parent}"
+            f"{path} lists {entries[0][0]}, but there is no {example}; paths are absolute, or begin in {path.parent}"
         )
     order = in_order(paths)
     classes, numbers = number({split: labels[split] for split in order}, source, names_beside(path.parent))
     return DataSet(source, classes, {split: Files(path.parent, paths[split], numbers[split]) for split in order})
 
 
-def _from_text(path: Path, columns: Mapping[str, str]) -> list[Row]:
+def _from_text(path: Path, columns: Mapping[str, str]) -> list[Entry]:
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             separator = max(",;\t", key=next(_lines(file), "").count)
             file.seek(0)
             lines = csv.reader(_lines(file), delimiter=separator)
             chosen = _choose(path, next(lines, []), columns)
-            rows = []
+            entries = []
             for cells in lines:
                 if cells:
-                    rows.append(
-                        _row(path, [cells[i].strip() if i < len(cells) else "" for i in chosen], lines.line_num)
+                    entries.append(
+                        _entry(path, [cells[i].strip() if i < len(cells) else "" for i in chosen], lines.line_num)
                     )
-            return rows
+            return entries
     except UnicodeDecodeError:
         raise DataError(f"{path} is no text in UTF-8; save it as such") from None
     except csv.Error as error:
@@ -87,12 +94,10 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Row]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
+def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Entry]:
+    pa = require("pyarrow", extra="parquet", what=f"reading {path}")
+    from pyarrow import parquet
+
     try:
         about = parquet.read_metadata(path)
         names = about.schema.to_arrow_schema().names
@@ -102,7 +107,7 @@ def _from_parquet(path: Path, columns: Mapping[str, str]) -> list[Row]:
         found = [texts(path, names[i]) for i in chosen]
     except (pa.ArrowException, MemoryError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged, or has no text in its columns") from error
-    return [_row(path, cells, i) for i, cells in enumerate(zip(*found, strict=True), start=1)]
+    return [_entry(path, cells, i) for i, cells in enumerate(zip(*found, strict=True), start=1)]
 
 
 def texts(path: Path, column: str) -> list[str]:
@@ -137,7 +142,7 @@ def _choose(path: Path, columns: Sequence[str], asked: Mapping[str, str]) -> lis
     return [where, label] if split is None else [where, label, split]
 
 
-def _row(path: Path, cells: Sequence[str], line: int) -> Row:
+def _entry(path: Path, cells: Sequence[str], line: int) -> Entry:
     image, label, *split = cells
     if not image or not label:
         raise DataError(f"{path} has no {'label' if image else 'path'} in line {line}; add it, or delete the line")

@@ -23,11 +23,11 @@ from mlpmixer.data.dataset import DataSet, Split, Texts, require_split_names
 from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.errors import DataError
 from mlpmixer.files import open_regular, read, read_text
-from mlpmixer.text import fault, printable
+from mlpmixer.text import fault, first_line
 
 MANIFEST = "packed.json"
 FILES = ("pixels", "sizes.npy", "labels.npy", "where.txt")  # of each split
-VERSION = 1
+VERSION = 2
 
 
 class Packed(Split):
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What packed.json says, once classes and splits are seen to be such, and all files to have their lengths."""
     manifest = json.loads(read_text(folder / MANIFEST))
     if manifest["version"] != VERSION:
-        raise ValueError(f"version {manifest['version']}, of which this mlpmixer knows nothing")
+        raise ValueError(f"version {manifest['version']}, and this mlpmixer reads {VERSION}")
     wrong = "has no list of classes" if not isinstance(manifest["classes"], list) else fault(manifest["classes"])
     if wrong is not None:
         raise ValueError(f"it {wrong}")
@@ -123,4 +123,4 @@ def _check(split: Packed, classes: int) -> None:
 def _words(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{Path(error.filename or '').name}: {error.strerror}"
-    return printable(f"no {error}" if isinstance(error, KeyError) else error, 200)
+    return first_line(f"no {error}" if isinstance(error, KeyError) else error)

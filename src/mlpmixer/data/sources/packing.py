@@ -1,4 +1,4 @@
-"""Making packed data sets: every image is decoded once, and written as `packed` reads it."""
+"""Packing of data sets: every image is decoded once and written as `packed` reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -16,21 +15,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.images import pixels
 from mlpmixer.data.preprocess import resize, short_side
 from mlpmixer.data.sources.packed import MANIFEST, VERSION
-from mlpmixer.download import alone
-from mlpmixer.errors import DataError, FetchError, MixerError, UsageError
+from mlpmixer.download import say_waiting
+from mlpmixer.errors import DataError, MixerError, UsageError
+from mlpmixer.files import whole_folder
 from mlpmixer.machine.processes import cores, each
-from mlpmixer.text import printable
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.version import __version__
 
 Shape = Literal["short_side", "stretch"]
-Policy = Literal["strict", "skip"]
+OnBadImage = Literal["strict", "skip"]
 
 CHUNK = 32  # images that a process hands over at once
 
@@ -41,65 +39,70 @@ def pack(
     *,
     size: int | None = None,
     shape: Shape = "short_side",
-    policy: Policy = "strict",
+    on_bad_image: OnBadImage = "strict",
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Writes the data set to a new `folder`, whole or not at all, and returns it.
+    """Write a packed data set, complete or not at all.
 
-    `size`: pixels to which the shorter side is reduced, in proportion ("short_side"; smaller images stay as they
-    are), or to which both sides are brought ("stretch"); None keeps all sizes. `policy`: an image that cannot be read
-    stops it, or is left out and listed in the manifest. `workers`: processes; None: one a core.
+    Args:
+        dataset: What to pack.
+        folder: The new folder.
+        size: Pixels; None keeps all sizes.
+        shape: "short_side" reduces the shorter side to `size`, in proportion, and leaves smaller images as they are;
+            "stretch" brings both sides to `size`.
+        on_bad_image: "strict" stops at an image that cannot be read, "skip" lists it in the manifest.
+        workers: Processes that decode; None: one a core; 0: this one.
+        progress: Show a bar on a terminal.
+
+    Returns:
+        The absolute path of `folder`.
+
+    Raises:
+        DataError: The folder exists already or cannot be written, or an image cannot be read.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}: must be 1 pixel or more")
     folder = Path(folder).expanduser().absolute()
     shown = progress and sys.stderr.isatty()
     workers = cores() if workers is None else workers
+    write = partial(
+        _write, dataset=dataset, size=size, shape=shape, on_bad_image=on_bad_image, workers=workers, shown=shown
+    )
     try:
-        with alone(folder, shown) as growing:
-            if folder.exists():
-                raise DataError(f"{folder} is there already; choose another name, or delete it")
-            shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
-            growing.mkdir()
-            try:
-                _write(growing, dataset, size, shape, policy, workers, shown)
-                growing.rename(folder)
-            finally:
-                shutil.rmtree(growing, ignore_errors=True)
-    except FetchError as error:  # of `alone`, which advises on downloads
-        refused = error.__cause__
-        assert isinstance(refused, OSError)
-        raise DataError(f"cannot write {folder}: {refused.strerror}; choose a place with enough room") from error
+        if not whole_folder(folder, write, partial(say_waiting, folder, shown)):
+            raise DataError(f"{folder} is there already; choose another name, or delete it")
+    except MixerError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}; choose a place with enough room") from error
     return folder
 
 
 def _write(
-    folder: Path, dataset: DataSet, size: int | None, shape: Shape, policy: Policy, workers: int, shown: bool
+    folder: Path, dataset: DataSet, size: int | None, shape: Shape, on_bad_image: OnBadImage, workers: int, shown: bool
 ) -> None:
-    files, counts, left_out = {}, {}, []
-    what = TextColumn("{task.description}", markup=False)
-    columns = what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    files, counts, skipped = {}, {}, []
+    with progress_bar(shown) as show:
         for name, split in dataset.splits.items():
-            task = bar.add_task(printable(name), total=len(split))
-            kept, sizes = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
+            done, kept, sizes = 0, [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
             with (
                 _new(folder / f"{name}.pixels", files) as file,
                 _new(folder / f"{name}.where.txt", files) as places,
                 closing(_chunks(split, size, shape, workers)) as chunks,
             ):
                 for chunk in chunks:
-                    if chunk.broken and policy == "strict":
-                        raise DataError(f'{chunk.broken[0]}; mend or remove it, or choose the policy "skip"')
+                    if chunk.broken and on_bad_image == "strict":
+                        raise DataError(f'{chunk.broken[0]}; mend or remove it, or set on_bad_image to "skip"')
                     file.write(chunk.values.data)
                     for index in chunk.kept:
                         line = json.dumps(split.where(index), ensure_ascii=False) + "\n"
                         places.write(line.encode("utf-8", "surrogateescape"))
                     kept.append(np.array(chunk.kept, np.int64))
                     sizes.append(np.array(chunk.sizes, np.int32).reshape(-1, 2))
-                    left_out += chunk.broken
-                    bar.advance(task, len(chunk.kept) + len(chunk.broken))
+                    skipped += chunk.broken
+                    done += len(chunk.kept) + len(chunk.broken)
+                    show(name, done, len(split))
             labels = split.labels[np.concatenate(kept)].astype(np.int64)
             _save(folder / f"{name}.labels.npy", labels, files)
             _save(folder / f"{name}.sizes.npy", np.concatenate(sizes), files)
@@ -112,7 +115,7 @@ def _write(
         "shape": shape if size else None,
         "classes": dataset.classes,
         "splits": counts,
-        "left_out": left_out,
+        "skipped": skipped,
         "files": files,
     }
     with _new(folder / MANIFEST, {}) as file:
@@ -120,7 +123,7 @@ def _write(
 
 
 class _File:
-    """Counts and digests what is written to it."""
+    """A file that is written, with its length and checksum so far."""
 
     def __init__(self, file: io.BufferedIOBase):
         self.file, self.bytes, self.digest = file, 0, hashlib.sha256()
@@ -133,7 +136,7 @@ class _File:
 
 @contextmanager
 def _new(path: Path, files: dict[str, dict[str, int | str]]) -> Iterator[_File]:
-    """A file to write; when it is on the disk, its length and checksum are noted in `files`."""
+    """Write a file; once it is on the disk, its length and checksum are added to `files`."""
     with path.open("wb") as raw:
         file = _File(raw)
         yield file
@@ -151,7 +154,7 @@ def _save(path: Path, array: np.ndarray, files: dict[str, dict[str, int | str]])
 
 @dataclass
 class _Chunk:
-    """Some images: their values one after another, their heights and widths, their indices; why others are not."""
+    """Decoded images: their values one after another, heights and widths, and indices; and why others are missing."""
 
     values: np.ndarray
     sizes: list[tuple[int, int]]

@@ -26,7 +26,8 @@ from mlpmixer.data.sources.lists import PATH, open_list, texts
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.errors import DataError, ImageError
 from mlpmixer.files import open_regular, size
-from mlpmixer.text import printable
+from mlpmixer.packages import require
+from mlpmixer.text import first_line, printable
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
@@ -39,9 +40,14 @@ MAX_EXPANSION = 20  # a group may claim this many times its file's size; images 
 KEPT = 1 << 28  # bytes of groups that a process keeps
 
 
-class Rows(Split):
-    """Images in the rows of some files. `groups`: (file, group in it) of each row group; `ends`: where its rows end
-    among all of them; `rows`: each image's among all."""
+class ParquetImages(Split):
+    """Images in the rows of some files.
+
+    Attributes:
+        groups: (file, group in it) of each row group.
+        ends: The end of each group among the rows of all files.
+        rows: The row of each image among those of all files.
+    """
 
     def __init__(
         self,
@@ -108,7 +114,7 @@ class Rows(Split):
                     if found.bytes > MAX_GROUP:
                         raise ImageError(f"{path} has more than {size(MAX_GROUP)} in a row group, and did not say so")
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise ImageError(f"{path} cannot be read ({_words(error)})") from error
+            raise ImageError(f"{path} cannot be read ({first_line(error, 160)})") from error
         if len(found) != self.ends[number] - self._begin(number):
             raise ImageError(f"{path} has changed since it was opened")
         return found
@@ -142,13 +148,11 @@ def is_parquet(path: Path) -> bool:
 
 
 def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: str = "") -> DataSet:
-    """`columns`: what those for "image", "label" and "split" are called, where that is not as usual."""
+    """Open .parquet files; the arguments are those of `open_list`."""
     columns, source, files = columns or {}, source or str(path), _files(path)
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; pip install mlpmixer[parquet]") from None
+    pa = require("pyarrow", extra="parquet", what=f"reading {path}")
+    from pyarrow import parquet
+
     labels: dict[str, list[str]] = {}
     rows: dict[str, list[np.ndarray]] = {}
     groups, counts, names, before, image = [], [], None, 0, ""
@@ -169,12 +173,12 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
             image, label, split = chosen
             if not {image, label, split or label} <= {*schema.names}:
                 raise DataError(f"{file} has other columns than {files[0]}")
-            _require_what_can_be(file, about, image, label, split)
-            told = texts(file, label)
+            _require_plausible(file, about, image, label, split)
+            values = texts(file, label)
             usual = split_within(file.stem) or SPLIT_WORDS.get(file.parent.name.lower()) or "train"
-            where = texts(file, split) if split else [usual] * len(told)
+            where = texts(file, split) if split else [usual] * len(values)
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} is damaged, or no Parquet ({_words(error)})") from error
+            raise DataError(f"{file} is damaged, or no Parquet ({first_line(error, 160)})") from error
         groups += [(number_of, group) for group in range(about.num_row_groups)]
         counts += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
         where = np.array(
@@ -182,10 +186,10 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
         )
         for word in dict.fromkeys(where.tolist()):
             here = np.flatnonzero(where == word)
-            labels.setdefault(word, []).extend(told[row] or "-1" for row in here)
+            labels.setdefault(word, []).extend(values[row] or "-1" for row in here)
             rows.setdefault(word, []).append(here + before)
-        before += len(told)
-    # Where all labels of a split are missing or −1, they are the authors' secret.
+        before += len(values)
+    # Where all labels of a split are missing or −1, they are not published.
     labels = {split: labels[split] for split in in_order(labels) if any(text != "-1" for text in labels[split])}
     if not labels:
         raise DataError(f"no image of {source} has a label")
@@ -195,7 +199,7 @@ def open_parquet(path: Path, columns: Mapping[str, str] | None = None, source: s
     return DataSet(
         source,
         classes,
-        {split: Rows(files, image, *places, np.concatenate(rows[split]), numbers[split]) for split in labels},
+        {split: ParquetImages(files, image, *places, np.concatenate(rows[split]), numbers[split]) for split in labels},
     )
 
 
@@ -261,7 +265,7 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, list) else None
 
 
-def _require_what_can_be(file: Path, about: FileMetaData, image: str, *others: str | None) -> None:
+def _require_plausible(file: Path, about: FileMetaData, image: str, *others: str | None) -> None:
     there = file.stat().st_size
     if about.num_rows > there:
         raise DataError(f"{file} claims {about.num_rows:,} rows, more than it has bytes; it is damaged or hostile")
@@ -277,7 +281,3 @@ def _require_what_can_be(file: Path, about: FileMetaData, image: str, *others: s
             )
         if (most := max(claimed[name or image] for name in (image, *others))) > max(MAX_EXPANSION * there, 1 << 24):
             raise DataError(f"{file} claims that {size(most)} are packed in {size(there)}; it is damaged or hostile")
-
-
-def _words(error: Exception) -> str:
-    return printable(error, 160) or type(error).__name__

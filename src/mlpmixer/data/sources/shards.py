@@ -17,22 +17,20 @@ import hashlib
 import itertools
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from mlpmixer.data.dataset import DataSet, Split, Texts
 from mlpmixer.data.sources.folder import look
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, names_beside, number, split_within
 from mlpmixer.data.sources.tar_index import TarIndex, tar_index
-from mlpmixer.download import bring, cache_folder, require_address
+from mlpmixer.download import bring, require_address
 from mlpmixer.errors import DataError, ImageError, NotThere, nearest
-from mlpmixer.files import MOST, open_regular
+from mlpmixer.files import MOST, cache_folder, open_regular
+from mlpmixer.machine.progress import progress_bar
 
 MAX_SHARDS = 100_000
 MAX_NAMES = 10_000_000  # bytes
@@ -148,13 +146,13 @@ def _cached(address: str) -> Path:
 
 def _data_set(source: str, shards: Sequence[tuple[Path, str]], names: tuple[str, ...] | None) -> DataSet:
     """From shards, each with the path that tells its split."""
-    shown = len(shards) > 1 and sys.stderr.isatty()
-    console = Console(stderr=True)
     by_split: dict[str, list[tuple[Path, TarIndex]]] = {}
-    for path, told in track(shards, "reading the shards", console=console, transient=True, disable=not shown):
-        place = PurePosixPath(told)
-        split = split_within(place.stem) or SPLIT_WORDS.get(place.parent.name.lower()) or "train"
-        by_split.setdefault(split, []).append((path, tar_index(path)))
+    with progress_bar(len(shards) > 1) as show:
+        for done, (path, name) in enumerate(shards):
+            show("reading the shards", done, len(shards))
+            pure = PurePosixPath(name)
+            split = split_within(pure.stem) or SPLIT_WORDS.get(pure.parent.name.lower()) or "train"
+            by_split.setdefault(split, []).append((path, tar_index(path)))
     labels = {split: [text for _, index in by_split[split] for text in index.labels] for split in in_order(by_split)}
     classes, numbers = number(labels, source, names)
     return DataSet(

@@ -1,4 +1,4 @@
-"""Where the images and labels of a .tar file are, so that any of them can be read without the others.
+"""Index of a .tar file: where its images and labels are, so that any of them can be read without the others.
 
 A tar file has no table of contents: its headers are read once, and what they say is kept beside it as .NAME.index, or
 in the cache where that cannot be written. The index is made anew when size or time of the file have changed.
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tarfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,18 @@ import numpy as np
 
 from mlpmixer.data.sources.arrays import read_array
 from mlpmixer.data.sources.naming import EXTENSIONS
-from mlpmixer.download import cache_folder
 from mlpmixer.errors import DataError
-from mlpmixer.files import open_regular
+from mlpmixer.files import cache_folder, open_regular, whole
 
 LABELS = (".cls", ".json", ".txt")  # where a sample has several, the first of these counts
 MAX_LABEL = 1 << 20  # bytes
 MAX_AT_ONCE = 1 << 20  # bytes of a name or of another header
-FORM = 2  # of the kept index
+VERSION = 2  # of the kept index
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """A line for each sample, in the order of the file."""
+    """The samples of a .tar file, in its order."""
 
     names: list[str]  # of the images, within the tar file
     offsets: np.ndarray  # (N,) int64, bytes
@@ -41,18 +39,23 @@ class TarIndex:
 
 
 def tar_index(path: Path) -> TarIndex:
+    """The index of a .tar file, read from where it was saved, or made and saved.
+
+    Raises:
+        DataError: The file cannot be read, is damaged, or has images without labels.
+    """
     try:
         status = path.stat()
-        stamp = np.array([FORM, status.st_size, status.st_mtime_ns])
+        stamp = np.array([VERSION, status.st_size, status.st_mtime_ns])
         places = _places(path)
         for place in places:
-            if (kept := _kept(place, stamp, status.st_size)) is not None:
+            if (kept := _load(place, stamp, status.st_size)) is not None:
                 return kept
-        index = _made(path)
+        index = _scan(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     for place in places:
-        if _keep(place, stamp, index):
+        if _save(place, stamp, index):
             break
     return index
 
@@ -62,8 +65,8 @@ def _places(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.index"), cache_folder() / "index" / f"{digest}.index"
 
 
-def _kept(place: Path, stamp: np.ndarray, size: int) -> TarIndex | None:
-    """None too where the index is damaged, or leads outside the file: making it anew is all there is to do."""
+def _load(place: Path, stamp: np.ndarray, size: int) -> TarIndex | None:
+    """A saved index; None where there is none, or it is outdated, damaged or leads outside the file."""
     try:
         with open_regular(place) as file:
             if not np.array_equal(read_array(file, "<i8", 1), stamp):
@@ -81,19 +84,14 @@ def _kept(place: Path, stamp: np.ndarray, size: int) -> TarIndex | None:
     return TarIndex(names, offsets, sizes, [texts[code] for code in codes.tolist()])
 
 
-def _keep(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
+def _save(place: Path, stamp: np.ndarray, index: TarIndex) -> bool:
     texts, codes = np.unique(np.array(index.labels, dtype=object), return_inverse=True)
-    part = place.with_name(f"{place.name}.{uuid.uuid4().hex}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                for array in (stamp, _join(index.names), _join(texts.tolist()), index.offsets, index.sizes):
-                    np.save(file, array)
-                np.save(file, codes.astype(np.int32))
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(place) as part, part.open("wb") as file:
+            for array in (stamp, _join(index.names), _join(texts.tolist()), index.offsets, index.sizes):
+                np.save(file, array)
+            np.save(file, codes.astype(np.int32))
     except OSError:
         return False
     return True
@@ -108,13 +106,13 @@ def _split(block: np.ndarray) -> list[str]:
     return block.tobytes().decode("utf-8", "surrogateescape").split("\0")
 
 
-def sparing(file: BinaryIO, at_once: int, end: int = 1 << 62) -> tarfile.TarFile:
-    """An archive that is read with care: `tarfile` believes whatever a header claims, of the length of a name as well.
-    Here no more than `at_once` bytes are read at once, and none beyond `end`."""
-    return tarfile.open(fileobj=cast(Any, _Sparing(file, at_once, end)), mode="r:")
+def bounded_tar(file: BinaryIO, at_once: int, end: int = 1 << 62) -> tarfile.TarFile:
+    """A tar archive that reads at most `at_once` bytes at once, and none beyond `end`: `tarfile` itself believes what a
+    header claims, even the length of a name."""
+    return tarfile.open(fileobj=cast(Any, _BoundedFile(file, at_once, end)), mode="r:")
 
 
-class _Sparing:
+class _BoundedFile:
     def __init__(self, file: BinaryIO, at_once: int, end: int):
         self.file, self.at_once, self.end = file, at_once, end
         self.tell = file.tell
@@ -133,19 +131,19 @@ class _Sparing:
 _Member = tuple[int, str, int, int]  # rank of its extension, name, offset, size
 
 
-def _made(path: Path) -> TarIndex:
+def _scan(path: Path) -> TarIndex:
     images: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
     with open_regular(path) as file:
         try:
-            with sparing(file, MAX_AT_ONCE) as tar:
+            with bounded_tar(file, MAX_AT_ONCE) as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # or it keeps them all  # pyright: ignore[reportAttributeAccessIssue]
                     if "\0" in member.name:
                         raise tarfile.ReadError("zero in a name")
                     if member.isreg() and not member.issparse():
-                        _note(member, images, EXTENSIONS)
-                        _note(member, labels, LABELS)
+                        _add(member, images, EXTENSIONS)
+                        _add(member, labels, LABELS)
                 end = tar.offset
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{path} is damaged, cut short, or no tar file ({error}); get or make it again") from error
@@ -165,8 +163,8 @@ def _made(path: Path) -> TarIndex:
         )
 
 
-def _note(member: tarfile.TarInfo, found: dict[str, _Member], extensions: Sequence[str]) -> None:
-    """Keeps a member under its key, unless it is of another kind, or a better one is there."""
+def _add(member: tarfile.TarInfo, found: dict[str, _Member], extensions: Sequence[str]) -> None:
+    """Add a member under its key, unless it is of another kind, or a better one is there."""
     folder, slash, base = member.name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or dot + extension.lower() not in extensions:

@@ -18,7 +18,7 @@ from PIL import Image
 from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.images import ImageInput
 from mlpmixer.data.sources.naming import SPLIT_WORDS, in_order, numbers_to
-from mlpmixer.data.sources.tfrecord import Feature, features, in_memory, places
+from mlpmixer.data.sources.tfrecord import Feature, features, mapped, record_offsets
 from mlpmixer.errors import DataError
 from mlpmixer.files import read_text
 
@@ -27,13 +27,13 @@ CUT = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
 
 
 class Records(Split):
-    """Images in records. `places`: (file, begin, length) of each. `times`: what pixels are multiplied with."""
+    """Images in records. `offsets`: (file, offset, length) of each. `times`: a factor for pixels."""
 
-    def __init__(self, files: Sequence[Path], places: np.ndarray, labels: np.ndarray, times: int = 1):
-        self.files, self.places, self.labels, self.times = files, places, labels, times
+    def __init__(self, files: Sequence[Path], offsets: np.ndarray, labels: np.ndarray, times: int = 1):
+        self.files, self.offsets, self.labels, self.times = files, offsets, labels, times
 
     def read(self, index: int) -> ImageInput:
-        file, begin, length = self.places[index].tolist()
+        file, begin, length = self.offsets[index].tolist()
         with self.files[file].open("rb") as opened:
             opened.seek(begin)
             found = features(opened.read(length), ("image",)).get("image")
@@ -46,7 +46,7 @@ class Records(Split):
         return np.repeat((gray * self.times)[:, :, None], 3, axis=2)
 
     def where(self, index: int) -> str:
-        return f"{self.files[self.places[index][0]]}, record at byte {self.places[index][1] - 12}"
+        return f"{self.files[self.offsets[index][0]]}, record at byte {self.offsets[index][1] - 12}"
 
 
 def is_tfds(path: Path) -> bool:
@@ -57,7 +57,7 @@ def open_tfds(folder: Path) -> DataSet:
     """All of its splits, by the feature `label`."""
     names: list[str] = [split["name"] for split in _info(folder)]
     splits = {SPLIT_WORDS.get(name, name): cut(folder, name) for name in names}
-    # Where all labels of a split are −1, they are the authors' secret.
+    # Where all labels of a split are −1, they are not published.
     splits = {name: split for name, split in splits.items() if not len(split) or (split.labels != -1).any()}
     if not splits:
         raise DataError(f"no image of {folder} has a label")
@@ -107,11 +107,11 @@ def cut(
         before += int(length)
         if first >= last:
             continue
-        where = places(file)
-        if len(where) != int(length):
-            raise DataError(f"{file} has {len(where)} records, not {length}; fetch it again")
-        content = in_memory(file)
-        for at, size in where[first:last]:
+        offsets = record_offsets(file)
+        if len(offsets) != int(length):
+            raise DataError(f"{file} has {len(offsets)} records, not {length}; fetch it again")
+        content = mapped(file)
+        for at, size in offsets[first:last]:
             rows.append((number, at, size))
             try:
                 labels.append(label(features(content[at : at + size], needs)))

@@ -1,4 +1,4 @@
-"""Records of TensorFlow's files, without TensorFlow: where they lie, and the features of the `Example` in each.
+"""TFRecord files without TensorFlow: where the records are, and the features of the `Example` in each.
 
 A file is a row of records: 8 bytes of length, 4 of a checksum of these, the record, 4 of its checksum. An Example is a
 protocol buffer: a map from names to lists of byte strings, floats or integers.
@@ -24,8 +24,8 @@ Feature = list[bytes] | list[int] | np.ndarray
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
-def places(path: Path) -> list[tuple[int, int]]:
-    """Where each record begins, and its length."""
+def record_offsets(path: Path) -> list[tuple[int, int]]:
+    """The offset and the length of each record, in bytes."""
     at, found = 0, []
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -62,7 +62,7 @@ def _checksum(content: bytes) -> int:
 
 
 def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, Feature]:
-    """Those that are wanted, of one Example; the others are passed over without a copy."""
+    """The wanted features of one Example; the others are skipped without a copy."""
     found: dict[str, Feature] = {}
     view = memoryview(record)
     try:
@@ -78,8 +78,8 @@ def features(record: memoryview | bytes, wanted: tuple[str, ...]) -> dict[str, F
     return found
 
 
-def in_memory(path: Path) -> memoryview:
-    """The file, read as it is needed."""
+def mapped(path: Path) -> memoryview:
+    """The file, mapped into memory."""
     with open_regular(path) as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

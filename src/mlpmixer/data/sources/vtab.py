@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from mlpmixer import data
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.sources import tfds
 from mlpmixer.data.sources.tfrecord import Feature
@@ -98,16 +99,16 @@ VTAB = {
 }
 
 
-def open_task(spec: str, open_path: Callable[[Path], DataSet]) -> DataSet:
-    """spec: NAME:DIR. open_path: how a folder of any other form is opened."""
-    name, _, place = spec.partition(":")
+def open_task(spec: str) -> DataSet:
+    """`vtab:NAME:DIR`."""
+    name, _, place = spec.removeprefix("vtab:").partition(":")
     if name not in VTAB:
         raise DataError(f"VTAB has no task '{name}'{nearest(name, VTAB)} (it has {', '.join(VTAB)})")
     root = Path(place or ".").expanduser().absolute()
     task = VTAB[name]
     folder = _prepared(root / task.prepared)
     if folder is None and (root / name).is_dir():
-        opened = open_path(root / name)
+        opened = data.open(root / name)
         if missing := {"train", "val", "test"} - {*opened.splits}:
             raise DataError(
                 f"{root / name} has no split {' or '.join(sorted(missing))}; VTAB wants train, val and test"
