@@ -252,11 +252,10 @@ class _Corner(Classifier[Any]):
     """Answers by the brightness of the first 8×8 pixels. (A trained one that looks at nothing else is hard to get.)"""
 
     def __init__(self):
-        super().__init__("corner")
-        self.config = mlpmixer.create("mixer_nano", num_classes=2).config
+        super().__init__(mlpmixer.create("mixer_nano", num_classes=2).config, "corner", num_features=2)
         self.metadata = ModelInfo()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         bright = images[:, :, :8, :8].mean((1, 2, 3)) * 4
         return torch.stack([torch.zeros_like(bright), bright], 1)
 

@@ -33,7 +33,7 @@ from mlpmixer.recipes.micro_batch import AT_ONCE
 from mlpmixer.train.loop import Result, fit
 from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.weights.bundled import BUNDLED
-from mlpmixer.weights.load import glance, load
+from mlpmixer.weights.load import load, open_checkpoint
 from mlpmixer.weights.model_zoo import MODEL_ZOO
 
 every = pytest.mark.parametrize("name", RECIPES)
@@ -84,7 +84,7 @@ class TestEveryRecipe:
         config = models.describe(wanted.name, num_classes=10, image_size=side, **wanted.options)
         assert side is None or config.image_size == (side, side)
         if wanted.weights in BUNDLED:
-            assert glance(wanted.weights).name == wanted.name
+            assert open_checkpoint(wanted.weights).name == wanted.name
         elif wanted.weights:
             entry = MODEL_ZOO[wanted.weights]
             assert entry.model == wanted.name

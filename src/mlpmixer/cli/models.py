@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from mlpmixer.cli.output import parse_size, print_table
-from mlpmixer.models import MODELS, canonical
+from mlpmixer.models import canonical, list_models
 from mlpmixer.models.measured import TABLE_1, measured
 from mlpmixer.text import to_json
 
@@ -30,16 +30,9 @@ def models(
     if weights:
         _weights(name, json)
         return
-    chosen = [canonical(name)] if name else list(MODELS)
-    if image_size is None:
-        rows = [row for row in measured() if row["name"] in chosen]
-    else:
-        from dataclasses import asdict
-
-        from mlpmixer.models.measure import measure
-
-        rows = [asdict(measure(model, image_size=parse_size(image_size))) for model in chosen]
-    rows = [_row(row) for row in rows]
+    chosen = [canonical(name)] if name else list_models()
+    written = {} if image_size else {row["name"]: row for row in measured()}
+    rows = [_row(written.get(model) or _measured_now(model, image_size)) for model in chosen]
     if json:
         _print_json(rows)
         return
@@ -51,7 +44,7 @@ def models(
             [
                 row["name"],
                 _size(row["image_size"]),
-                str(row["places"] or "–"),
+                str(row["tokens"] or "–"),
                 f"{row['params']:,}",
                 f"{row['params_without_head']:,}",
                 f"{row['paper_params_m']} M" if row["paper_params_m"] else "",
@@ -63,6 +56,14 @@ def models(
         note="S: patches of an image. paper: Table 1, without head. GMAC: 10⁹ multiply-adds an image. kept: the "
         "10⁶ bytes of activations that training keeps of one image, in float32.",
     )
+
+
+def _measured_now(model: str, image_size: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from mlpmixer.models.measure import measure
+
+    return asdict(measure(model, image_size=parse_size(image_size) if image_size else None))
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

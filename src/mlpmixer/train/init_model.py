@@ -10,7 +10,7 @@ from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models import create
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Model, Recipe
-from mlpmixer.weights.load import glance, load
+from mlpmixer.weights.load import load, open_checkpoint
 from mlpmixer.weights.net2net import GROWS, grow
 
 
@@ -39,7 +39,7 @@ def begin(recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
 
 
 def _trained(wanted: Model, classes: tuple[str, ...], image_size: tuple[int, int] | None) -> Classifier:
-    stored = glance(wanted.weights)
+    stored = open_checkpoint(wanted.weights)
     sizes: dict[str, Any] = {
         name: wanted.options[name] for name in GROWS if name in wanted.options and hasattr(stored.config, name)
     }
@@ -53,7 +53,7 @@ def _trained(wanted: Model, classes: tuple[str, ...], image_size: tuple[int, int
             )
     if stored.info.classes != classes:
         options |= {"num_classes": len(classes), "fresh": ("head",)}
-    model = load(wanted.weights, image_size=image_size, resize=wanted.resize, **options).float()
+    model = load(stored, image_size=image_size, resize=wanted.resize, **options).float()
     return grow(model, **sizes) if wanted.grow else model
 
 

@@ -282,7 +282,6 @@ def measured(
     list_broken: Callable[[list[tuple[str, str]]], None],
 ) -> dict[str, float]:
     """How often `predict` is right on images that are prepared as `model` wants them; the devices share the work."""
-    assert model.metadata is not None
     how, training = model.metadata.preprocessing, model.training
 
     def ready() -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from mlpmixer.models import MODELS, build
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.step import Update
@@ -86,7 +86,7 @@ def finished(update: Update) -> Classifier | None:
         return None
     model = update.model
     with torch.device("meta"):
-        copy = build(MODELS[model.name], model.config, model.name)
+        copy = family_of(model).build(model.config, model.name)
     copy.load_state_dict(state, assign=True)
     copy.metadata = model.metadata
     return copy.eval()

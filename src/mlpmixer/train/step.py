@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,6 @@ class Update:
     """
 
     def __init__(self, recipe: Recipe, model: Classifier, steps: int, group: Group):
-        assert model.metadata is not None
         self.recipe, self.steps, self.group = recipe, steps, group
         self.preprocessing = model.metadata.preprocessing
         self.model = model.to(group.device)
@@ -139,8 +139,7 @@ def quickest(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
     machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
     sharded = group.world_size > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
-        assert isinstance(model, Mixer)
-        return trainable.Trainable(model, low_memory=machine.low_memory)
+        return trainable.Trainable(cast(Mixer, model), low_memory=machine.low_memory)
     if machine.compile:
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)

@@ -24,13 +24,11 @@ class Teacher:
     """
 
     def __init__(self, source: str, student: Classifier, device: torch.device):
-        assert student.metadata is not None
         self.seen = student.metadata.preprocessing
         if source.startswith("timm:"):
             self.model, self.wants = _from_timm(source.removeprefix("timm:"), student.config.num_classes)
         else:
             self.model = load(source)
-            assert self.model.metadata is not None
             self.wants = self.model.metadata.preprocessing
             ours, theirs = student.metadata.classes, self.model.metadata.classes
             if ours != theirs and (theirs is not None or student.config.num_classes != self.model.config.num_classes):

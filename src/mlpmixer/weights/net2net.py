@@ -11,11 +11,13 @@ Nothing that the small one learned is lost, since what is added says nothing at 
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from mlpmixer.errors import UsageError, nearest
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
@@ -24,9 +26,9 @@ GROWS = ("layers", "channels", "token_hidden", "channel_hidden")
 
 def grow(small: Classifier, **sizes: int) -> Mixer:
     """`small` with more of what `GROWS` lists, in evaluation mode; what is new is drawn by torch's generator."""
-    if not isinstance(small, Mixer):
+    if not family_of(small).mixer_layers(small.config):
         raise UsageError(f"only Mixers grow, and this is {small.name}")
-    old = small.config
+    old = cast(Mixer, small).config
     for name, size in sizes.items():
         if name not in GROWS:
             raise UsageError(f"what grows is {', '.join(GROWS)}, not '{name}'{nearest(name, GROWS)}")
@@ -48,8 +50,7 @@ def grow(small: Classifier, **sizes: int) -> Mixer:
             array.zero_()
         if name in trained:
             array[tuple(map(slice, trained[name].shape))] = trained[name]
-    if small.metadata:
-        large.metadata = dataclasses.replace(small.metadata, layer_precisions=())
+    large.metadata = dataclasses.replace(small.metadata, layer_precisions=())
     return large.eval()
 
 
