@@ -173,7 +173,8 @@ class TestImageWiderThanHigh:
     @pytest.mark.parametrize("name", ["mixer_nano", "vit_ti16"])
     def test_places_lie_as_in_the_image(self, name: str):
         """Where a pixel changes is where the first table does, in an image whose places would also make a square."""
-        options = {"patch_size": 4, "layers": 1, "channels": 64} | ({"heads": 2} if name == "vit_ti16" else {})
+        options: dict[str, Any] = {"patch_size": 4, "layers": 1, "channels": 64}
+        options |= {"heads": 2} if name == "vit_ti16" else {}
         model = mlpmixer.create(name, num_classes=4, image_size=(16, 64), **options)  # 4×16 places; 8×8 is no less
         changed = torch.zeros(3, 16, 64)
         changed[:, 9, 50] = 1

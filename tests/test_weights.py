@@ -279,7 +279,7 @@ class TestStrictness:
     def test_places_that_make_no_square_want_a_size(self, tmp_path: Path):
         model = make("mixer", image_size=(28, 20))
         file = save(model, tmp_path / "m.npz")
-        with pytest.raises(UsageError, match=r"35 places make no square; .* stored_size="):
+        with pytest.raises(UsageError, match=r"35 tokens make no square; .* stored_size="):
             load(file)
         assert load(file, stored_size=(28, 20)).config.image_size == (28, 20)
 

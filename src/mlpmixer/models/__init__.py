@@ -113,6 +113,11 @@ def describe(
     return revise(family(family_name(name)).sizes[name], num_classes, image_size, **options)
 
 
+def options_of(name: str) -> list[str]:
+    """The fields of the config of the model called `name`."""
+    return [field.name for field in dataclasses.fields(describe(name))]
+
+
 def revise(
     config: ClassifierConfig,
     num_classes: int | None = None,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
 
+from mlpmixer import models
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.weights.bundled import BUNDLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,36 @@ class Entry:
     top1: float | None = None
     top1_source: str | None = None
     sha256: str | None = None
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """The names that `create` takes.
+
+    Args:
+        pattern: A shell pattern that they match, such as `mixer_*`.
+        pretrained: List weights instead of models: those in the package, then those that others have published.
+
+    Returns:
+        Names, the paper's Mixers first.
+    """
+    if not pretrained:
+        return models.list_models(pattern)
+    return [name for name in (*BUNDLED, *MODEL_ZOO) if fnmatchcase(name, pattern)]
+
+
+def pretrained_for(name: str) -> str:
+    """The name of the weights called `name`, or of the first for the model called so.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if name in BUNDLED or name in MODEL_ZOO:
+        return name
+    model = models.canonical(name)
+    found = next((entry.name for entry in MODEL_ZOO.values() if entry.model == model), None)
+    if found is None:
+        raise UsageError(f"there are no pretrained weights for {model} (`mixer models --weights` lists what there is)")
+    return found
 
 
 def find(name: str) -> Entry:
