@@ -179,13 +179,13 @@ def test_a_name_of_the_ledger_is_the_name_of_the_file(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256=SHA[:8])
-    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
+    monkeypatch.setitem(model_zoo.model_zoo(), entry.name, entry)
     assert fetch(entry.name, cache=tmp_path).name == "mixer_b16.imagenet1k.npz"
 
 
 def test_the_checksum_of_the_ledger_counts(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256="01234567")
-    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
+    monkeypatch.setitem(model_zoo.model_zoo(), entry.name, entry)
     with pytest.raises(FetchError, match="expected 01234567"):
         fetch(entry.name, cache=tmp_path)
     assert left_in(tmp_path) == set()

@@ -34,7 +34,7 @@ from mlpmixer.train.loop import Result, fit
 from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.weights.bundled import BUNDLED
 from mlpmixer.weights.load import load, open_checkpoint
-from mlpmixer.weights.model_zoo import MODEL_ZOO
+from mlpmixer.weights.model_zoo import model_zoo
 
 every = pytest.mark.parametrize("name", RECIPES)
 from_the_paper = pytest.mark.parametrize("name", [*pretrain.TABLE_4, *finetune.FINE_TUNING])
@@ -86,7 +86,7 @@ class TestEveryRecipe:
         if wanted.weights in BUNDLED:
             assert open_checkpoint(wanted.weights).name == wanted.name
         elif wanted.weights:
-            entry = MODEL_ZOO[wanted.weights]
+            entry = model_zoo()[wanted.weights]
             assert entry.model == wanted.name
             assert wanted.resize == "resample" or (side and side % entry.preprocessing.crop[0] == 0)
 

@@ -25,7 +25,7 @@ from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.weights import files
 from mlpmixer.weights.fetch import path_of
-from mlpmixer.weights.model_zoo import MODEL_ZOO
+from mlpmixer.weights.model_zoo import model_zoo
 
 SMALL: dict[str, dict[str, Any]] = {
     "mixer": {"name": "mixer_pico", "layers": 2, "channels": 16, "num_classes": 7},
@@ -412,7 +412,7 @@ class TestLedgerNames:
 
     def test_what_the_ledger_knows_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.layout == "timm")
+        entry = next(e for e in model_zoo().values() if e.model == "vit_ti16" and e.layout == "timm")
         assert (entry.gelu, entry.num_classes) == ("tanh", 1000)
         model = shaken(create("vit_ti16", num_classes=1000))
         save(model, path_of(entry.name), layout="timm")
@@ -430,7 +430,7 @@ class TestLedgerNames:
 
     def test_the_model_for_another_image_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
+        entry = next(e for e in model_zoo().values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
         save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
         with pytest.raises(UsageError, match=r"made for images of 64×64 pixels, and vit_ti16.* is for 224×224"):
             load(entry.name)

@@ -80,9 +80,9 @@ def _size(size: int | list[int]) -> str:
 def _weights(model: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from mlpmixer.weights.model_zoo import MODEL_ZOO
+    from mlpmixer.weights.model_zoo import model_zoo
 
-    entries = [e for e in MODEL_ZOO.values() if model is None or e.model == canonical(model)]
+    entries = [e for e in model_zoo().values() if model is None or e.model == canonical(model)]
     if as_json:
         _print_json([asdict(entry) for entry in entries])
         return

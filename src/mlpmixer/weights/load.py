@@ -16,7 +16,6 @@ from mlpmixer.errors import UsageError, nearest
 from mlpmixer.metadata import ModelInfo
 from mlpmixer.models import canonical, revise, sides
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, head
-from mlpmixer.weights import model_zoo
 from mlpmixer.weights.adapters import Scheme, change_resolution
 from mlpmixer.weights.bundled import BUNDLED
 from mlpmixer.weights.checkpoint import Checkpoint, Quirks, lines_of, recognize, settle_shapes
@@ -24,6 +23,7 @@ from mlpmixer.weights.fetch import fetch
 from mlpmixer.weights.files import look
 from mlpmixer.weights.key_check import compare
 from mlpmixer.weights.layouts import OWN
+from mlpmixer.weights.model_zoo import Entry, model_zoo
 
 
 def load(
@@ -128,7 +128,7 @@ def _require_model(checkpoint: Checkpoint, model: str) -> None:
         raise UsageError(f"{checkpoint.path} holds a {checkpoint.name}, not a {canonical(model)}")
 
 
-def _locate(source: str | os.PathLike[str]) -> tuple[Path, model_zoo.Entry | None]:
+def _locate(source: str | os.PathLike[str]) -> tuple[Path, Entry | None]:
     name = os.fspath(source)
     if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
         if finished.is_symlink():
@@ -144,9 +144,9 @@ def _locate(source: str | os.PathLike[str]) -> tuple[Path, model_zoo.Entry | Non
         return fetch(name), None
     if name in BUNDLED:
         return BUNDLED[name], None
-    if name in model_zoo.MODEL_ZOO:
-        return fetch(name), model_zoo.MODEL_ZOO[name]
-    known = [*BUNDLED, *model_zoo.MODEL_ZOO]
+    if name in model_zoo():
+        return fetch(name), model_zoo()[name]
+    known = [*BUNDLED, *model_zoo()]
     raise UsageError(f"there is no file '{name}' and no known checkpoint of that name{nearest(name, known)}")
 
 
