@@ -511,7 +511,7 @@ def test_a_part_that_has_filled_the_disk_is_deleted(shelf: Shelf, tmp_path: Path
         or subprocess.run([*inside, disk + "true", tmp_path], capture_output=True).returncode
     ):
         pytest.skip("no disk can be made here")
-    script = FETCHING.replace("print(", "mlpmixer.download.SHARE = 2.0\nprint(")
+    script = FETCHING.replace('print("begins", flush=True)', "mlpmixer.download.SHARE = 2.0")
     told = subprocess.run(
         [*inside, disk + '"$1" -c "$2" "$3" "$0"; ls -A "$0"', tmp_path, sys.executable, script, shelf.url],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -552,6 +552,7 @@ import sys
 import mlpmixer.download
 from mlpmixer.weights.fetch import fetch
 mlpmixer.download.BACK_OFF_S = 0.001
+print("begins", flush=True)
 print(fetch(sys.argv[1], cache=sys.argv[2]))
 """
 
@@ -594,8 +595,10 @@ def test_of_two_processes_one_fetches_and_the_other_waits(shelf: Shelf, tmp_path
     shelf.plan = ["stalls"]
     path = path_of(shelf.url, cache=tmp_path)
     with fetching(shelf.url, tmp_path) as one, fetching(shelf.url, tmp_path) as two:
+        for process in (one, two):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
         wait_for(lambda: shelf.seen, "nobody asked")
-        time.sleep(0.1)  # the other one has had its chance to ask, too
         assert len(shelf.seen) == 1
         shelf.released.set()
         for process in (one, two):

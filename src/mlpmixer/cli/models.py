@@ -1,4 +1,4 @@
-"""`mixer models`: what there is, and what it costs."""
+"""`mixer models`: models with their cost, and pretrained weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def models(
     if name:
         print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
     print_table(
-        ["model", "pixels", "S", "parameters", "no head", "paper", "GMAC", "kept"],
+        ["model", "input size", "tokens", "parameters", "backbone params", "paper", "GMAC", "activations"],
         [
             [
                 row["name"],
@@ -53,8 +53,8 @@ def models(
             ]
             for row in rows
         ],
-        note="S: patches of an image. paper: Table 1, without head. GMAC: 10⁹ multiply-adds an image. kept: the "
-        "10⁶ bytes of activations that training keeps of one image, in float32.",
+        note="input size: pixels. tokens: patches of an image. paper: backbone params in Table 1. GMAC: 10⁹ "
+        "multiply-adds per image. activations: MB stored for backward per image, in float32.",
     )
 
 
@@ -87,9 +87,9 @@ def _weights(model: str | None, as_json: bool) -> None:
         _print_json([asdict(entry) for entry in entries])
         return
     print_table(
-        ["name", "GELU", "top-1", "what and where it is"],
+        ["name", "GELU", "top-1 %", "description and address"],
         [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what}\n{e.url}"] for e in entries],
-        note="Any name goes where a file of weights does: it is fetched once, checked and kept. "
+        note="A name can be given wherever a file of weights can: it is downloaded once and checked. "
         "--json adds who says so, preprocessing and checksums.",
     )
 

@@ -1,19 +1,19 @@
-"""MLP-Mixer: an image classifier made of nothing but multi-layer perceptrons.
+"""MLP-Mixer: an image classifier of multi-layer perceptrons alone.
 
 Tolstikhin, Houlsby, Kolesnikov, Beyer and others: "MLP-Mixer: An all-MLP Architecture for Vision" (arXiv 2105.01601).
 
-An image is cut into S patches and every patch is described by C numbers: a table X with a row for each place (a
-"token") and a column for each feature (a "channel"). All that happens to the table, layer after layer, is this:
+An image is cut into S patches, and each patch becomes a token of C channels: a table X with a row for each token and
+a column for each channel. Every layer does two things to it:
 
-    token mixing      U = X + W2 · gelu(W1 · LN(X))         along the columns: places tell each other what they hold
-    channel mixing    Y = U + gelu(LN(U) · W3) · W4         along the rows: each place thinks about what it holds
+    token mixing      U = X + W2 · gelu(W1 · LN(X))         along the columns, between tokens
+    channel mixing    Y = U + gelu(LN(U) · W3) · W4         along the rows, within each token
 
 One token-mixing MLP serves all C columns, and one channel-mixing MLP serves all S rows. There is no convolution that
-slides over its neighbors, no attention, and no position embedding: a row of W1 has one weight for each place, so token
-mixing knows where things are. The table keeps its shape from the first layer to the last. In the end its rows are
-averaged, and a linear map reads the classes from that average:
+slides over its neighbors, no attention, and no position embedding: a row of W1 has one weight for each position, so
+token mixing knows where things are. The table keeps its shape from the first layer to the last. In the end its rows are
+averaged, and a linear map computes the logits from that average:
 
-    image → stem → (token mixing → channel mixing) × layers → LN → mean over places → head → logits
+    image → stem → (token mixing → channel mixing) × layers → LN → mean over tokens → head → logits
 
 The letters are the paper's: B images, P patch side, S = HW/P² tokens, C channels, D_S and D_C the hidden widths of
 the two MLPs. D_S does not grow with S, so the cost is linear in the number of pixels, where attention is quadratic.
@@ -62,7 +62,7 @@ class MixerConfig(ClassifierConfig):
     untied: bool = False  # a token-mixing MLP of its own for each column
     groups: int = 1  # G: token mixing sees G neighboring columns at once, as one column of S·G
     group_projection: bool = False  # a learned linear map deals the channels out to the G groups
-    pyramid: tuple[int, ...] = ()  # layers whose token mixing hands on half the rows and half the columns of places
+    pyramid: tuple[int, ...] = ()  # layers whose token mixing halves the rows and the columns of the token grid
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +73,7 @@ class MixerConfig(ClassifierConfig):
         require("pyramid", inside, f"different layers from 0 to {self.layers - 1}", self.pyramid)
         rows, columns = grid(self.image_size, self.patch_size)
         fits = rows % 2 ** len(self.pyramid) == 0 and columns % 2 ** len(self.pyramid) == 0
-        require("pyramid", fits, f"few enough layers to halve {rows}×{columns} places each time", self.pyramid)
+        require("pyramid", fits, f"few enough layers to halve {rows}×{columns} tokens each time", self.pyramid)
 
     @property
     def plain(self) -> bool:
@@ -81,7 +81,7 @@ class MixerConfig(ClassifierConfig):
         return not (self.untied or self.groups > 1 or self.group_projection or self.pyramid)
 
     def grids(self) -> list[tuple[int, int]]:
-        """The places (rows, columns) before each layer and, last, after all of them; one shape without a pyramid."""
+        """The token grid (rows, columns) before each layer and after the last; one shape without a pyramid."""
         rows, columns = grid(self.image_size, self.patch_size)
         halvings = [sum(p < layer for p in self.pyramid) for layer in range(self.layers + 1)]
         return [(rows >> n, columns >> n) for n in halvings]
@@ -174,7 +174,7 @@ class MixerBlock(nn.Module):
 
 
 class TokenMixing(nn.Module):
-    """W2 · gelu(W1 · X): mixes the places of each column, with the same weights for every column."""
+    """W2 · gelu(W1 · X): mixes the tokens, with the same weights for every channel."""
 
     def __init__(self, config: MixerConfig, tokens_in: int, tokens_out: int):
         super().__init__()
@@ -234,7 +234,7 @@ class UntiedColumnLinear(nn.Module):
 
 
 class HalveGrid(nn.Module):
-    """The way around a pyramid's token mixing: the mean of each 2×2 places. (The paper leaves this open.)"""
+    """The skip connection of a pyramid's token mixing: the mean of each 2×2 tokens. (The paper leaves this open.)"""
 
     def __init__(self, grid: tuple[int, int]):
         super().__init__()

@@ -1,11 +1,11 @@
 """Vision Transformer, the attention network that the paper compares with.
 
 Dosovitskiy and others: "An Image is Worth 16×16 Words" (arXiv 2010.11929). It starts and ends as the Mixer does;
-between, places exchange what they hold by self-attention, so they need a position embedding:
+between, tokens are mixed by self-attention, which needs a position embedding:
 
     U = X + attention(LN(X))          Y = U + gelu(LN(U) · W1) · W2
 
-A class token beside the places collects the answer (`pool="token"`), or the places are averaged (`pool="mean"`).
+The head reads a class token (`pool="token"`), or the mean over tokens (`pool="mean"`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def xavier_linear(in_features: int, out_features: int, *, parts: int = 1, bias_s
 
 
 class Attention(nn.Module):
-    """Each place asks all places, and takes the mean of their values weighted by how well their keys answer."""
+    """Multi-head self-attention."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -119,8 +119,8 @@ class ViTBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B S C"], intermediates: Intermediates | None = None) -> Float[Tensor, "B S C"]:
         attended = record(intermediates, f"{self.name}/attention", self.dropout(self.attention(self.norm1(x))))
         x = x + self.drop(attended)
-        thought = record(intermediates, f"{self.name}/mlp", self.mlp(self.norm2(x)))
-        return record(intermediates, self.name, x + self.drop(thought))
+        mixed = record(intermediates, f"{self.name}/mlp", self.mlp(self.norm2(x)))
+        return record(intermediates, self.name, x + self.drop(mixed))
 
 
 class ViT(Classifier[ViTConfig]):

@@ -12,7 +12,7 @@ from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import RecipeError, nearest
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.weights.files import look
+from mlpmixer.weights.files import open_arrays
 from mlpmixer.weights.header import COUNTS, FLOATS
 from mlpmixer.weights.load import load
 
@@ -64,7 +64,7 @@ def _from_timm(source: str, num_classes: int) -> tuple[torch.nn.Module, Preproce
     try:
         model: Any = timm.create_model(name, pretrained=not file, num_classes=num_classes)
         if file:  # not by timm itself: older ones run what a pickle says
-            arrays = look(file, types=FLOATS | COUNTS).read()
+            arrays = open_arrays(file, types=FLOATS | COUNTS).read()
             model.load_state_dict({name.removeprefix("module."): array for name, array in arrays.items()})
     except Exception as error:  # timm downloads, and reads in ways of its own
         why = " ".join(str(error).split())

@@ -20,7 +20,7 @@ from mlpmixer.weights.adapters import Scheme, change_resolution
 from mlpmixer.weights.bundled import BUNDLED
 from mlpmixer.weights.checkpoint import Checkpoint, Quirks, lines_of, recognize, settle_shapes
 from mlpmixer.weights.fetch import fetch
-from mlpmixer.weights.files import look
+from mlpmixer.weights.files import open_arrays
 from mlpmixer.weights.key_check import compare
 from mlpmixer.weights.layouts import OWN
 from mlpmixer.weights.model_zoo import Entry, model_zoo
@@ -112,7 +112,7 @@ def open_checkpoint(
         WeightsError: The file is broken, or holds no model that is known here.
     """
     path, listed = _locate(source)
-    checkpoint = recognize(look(path, entry), stored_size, heads, listed.preprocessing if listed else None)
+    checkpoint = recognize(open_arrays(path, entry), stored_size, heads, listed.preprocessing if listed else None)
     if listed is not None:
         model, checkpoint.gelu = model or listed.model, listed.gelu
     if model is not None:

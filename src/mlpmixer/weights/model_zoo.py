@@ -66,9 +66,7 @@ def model_zoo() -> dict[str, Entry]:
 
 def _entry(fields: dict[str, Any], texts: dict[str, str]) -> Entry:
     filled: dict[str, Any] = {k: v.format(**texts) if isinstance(v, str) else v for k, v in fields.items()}
-    how = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in filled.pop("preprocessing").items()
-    }
+    how: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in filled.pop("preprocessing").items()}
     return Entry(preprocessing=Preprocessing(**how), **filled)
 
 
