@@ -1,4 +1,4 @@
-"""Which way to change a Mixer's resolution keeps most of its accuracy? The evidence behind `weights/resolution.py`.
+"""Which way to change a Mixer's resolution keeps most of its accuracy? The evidence behind `weights/adapters/mixer.py`.
 
     mixer train photos_from_scratch --data.source PHOTOS --folder RUN
     python benchmarks/resolution.py PHOTOS RUN --epochs 3
@@ -24,12 +24,11 @@ from mlpmixer.data.loader import all_batches
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.accuracy import accuracy, count_right
-from mlpmixer.models import build
-from mlpmixer.models.mixer import Mixer
+from mlpmixer.models.mixer import FAMILY, Mixer
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import find, toml
 from mlpmixer.train.loop import fit
-from mlpmixer.weights import resolution
+from mlpmixer.weights.adapters import change_resolution
 
 Size = tuple[int, int]
 Matrices = Callable[[Size, Size], tuple[Tensor, Tensor]]
@@ -74,7 +73,7 @@ def changed(model: Mixer, size: Size, candidate: str) -> Mixer:
     """A copy of the model for images of `size`."""
     old = model.config
     if candidate == "tiles":
-        state, config = resolution.change_resolution(model.state_dict(), old, size, "tiles")
+        state, config = change_resolution(FAMILY, model.state_dict(), old, size, "tiles")
     else:
         config = dataclasses.replace(old, image_size=size)
         to_old, to_new = CANDIDATES[candidate](old.grids()[0], config.grids()[0])
@@ -84,7 +83,7 @@ def changed(model: Mixer, size: Size, candidate: str) -> Mixer:
                 state[name] = (state[name].double() @ to_old).float()
             elif "token_mixing.fc2." in name:
                 state[name] = (to_new @ state[name].double()).float()
-    copy = build("mixer", config).eval()
+    copy = FAMILY.build(config).eval()
     copy.load_state_dict({name: value.clone() for name, value in state.items()})
     assert isinstance(copy, Mixer)
     return copy

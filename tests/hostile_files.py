@@ -39,7 +39,7 @@ def saved(name: str, model: str = "mixer_pico", **how: Any) -> Build:
 
     def build(folder: Path) -> bytes:
         torch.manual_seed(0)
-        options = MIXER if model.startswith("mixer") else VIT
+        options: dict[str, Any] = MIXER if model.startswith("mixer") else VIT
         return mlpmixer.save(mlpmixer.create(model, num_classes=3, **options), folder / name, **how).read_bytes()
 
     return build

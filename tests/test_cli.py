@@ -60,7 +60,7 @@ def test_one_model_at_another_size(capsys: pytest.CaptureFixture[str]):
     mixer("models", "Mixer-B/16", "--image-size", "320x192", "--json")
     (row,) = json.loads(capsys.readouterr().out)
     assert row["image_size"] == [320, 192]
-    assert row["places"] == 240
+    assert row["tokens"] == 240
 
 
 def test_the_ledger(capsys: pytest.CaptureFixture[str]):

@@ -32,10 +32,10 @@ def test_nothing_but_convolutions_holds_the_mixing():
     kinds = {type(module) for module in cnn.modules()}
     assert ColumnLinear not in kinds
     assert sum(isinstance(module, nn.Linear) for module in cnn.modules()) == 1  # the head
-    look = cnn.get_submodule("2.look")
-    assert isinstance(look, nn.Conv2d)
-    assert look.kernel_size == (7, 7)  # the full field of 28 / 4 places
-    assert look.in_channels == 1  # one kernel set for all channels
+    gather = cnn.get_submodule("2.gather")
+    assert isinstance(gather, nn.Conv2d)
+    assert gather.kernel_size == (7, 7)  # the full field of 28 / 4 places
+    assert gather.in_channels == 1  # one kernel set for all channels
 
 
 def test_weights_are_copied():

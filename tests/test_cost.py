@@ -42,7 +42,7 @@ def test_dimensions_of_table_1():
         "channel_hidden": 3072,
     }
     assert [rows[name]["layers"] for name in TABLE_1] == [8, 8, 12, 12, 24, 24, 32]
-    assert [row["places"] for row in measured()[:7]] == [49, 196, 49, 196, 49, 196, 256]
+    assert [row["tokens"] for row in measured()[:7]] == [49, 196, 49, 196, 49, 196, 256]
     for name in TABLE_1:
         assert rows[name]["token_hidden"] * 2 == rows[name]["channels"] == rows[name]["channel_hidden"] / 4
 
@@ -55,7 +55,7 @@ def test_multiply_adds_by_hand():
 
 
 def test_size_and_options_count():
-    assert measure("mixer_b16", image_size=448).places == 784
+    assert measure("mixer_b16", image_size=448).tokens == 784
     assert measure("mixer_b16", image_size=(320, 192)).image_size == (320, 192)
     assert measure("mixer_s32", num_classes=10).params == 18_591_624 + 512 * 10 + 10
     assert measure("mixer_s32", untied=True).params > 100 * 10**6

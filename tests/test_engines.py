@@ -307,7 +307,6 @@ def test_engines_agree_on_real_images(learnt: Mixer, clothes: Tensor, name: str,
         pytest.skip(f"no kernels here: {missing}")
     if name in ("openvino", "onnx") and find_spec({"onnx": "onnxruntime"}.get(name, name)) is None:
         pytest.skip(f"{name} is not installed")
-    assert learnt.metadata is not None
     how = learnt.metadata.preprocessing
     wanted = answers(learnt, clothes, how)[1]
     found = Engine(learnt, how, name, precision, batch=300, device=CPU)(clothes).logits  # (the last batch is not full)

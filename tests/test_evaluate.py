@@ -73,7 +73,6 @@ def model() -> Classifier:
 
 def said(model: Classifier, images: list[Path]) -> torch.Tensor:
     """Logits, one image after another."""
-    assert model.metadata is not None
     how = model.metadata.preprocessing
     with torch.inference_mode():
         return torch.cat([model(preprocess(decode(image), how)[None]) for image in images])
@@ -151,7 +150,7 @@ class TestOwnData:
             for one in (card, saved):
                 del one["model"], one["machine"], one["parts"]  # names, and when it was
             assert card == saved
-        assert model.metadata is None
+        assert model.metadata.classes is None
         with pytest.raises(UsageError, match="2 class names for 10 classes"):
             evaluate(model, clothing, classes=["ant", "bee"])
 
@@ -272,14 +271,13 @@ class _ColorJudge(Classifier[Any]):
     """Says red or blue by which is more. (A Mixer that does so would have to be trained.)"""
 
     def __init__(self, swapped: bool = False):
-        super().__init__("judge")
-        self.config = small(2).config
+        super().__init__(small(2).config, "judge", num_features=2)
         self.head = torch.nn.Linear(2, 2, bias=False)
         torch.nn.init.eye_(self.head.weight)
         self.swapped = swapped
         named(self, ("red", "blue"))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         means = images.mean(dim=(2, 3))[:, [0, 2]]
         return self.head(means.flip(1) if self.swapped else means)
 

@@ -106,7 +106,6 @@ class TestPermuted:
         assert isinstance(model, Mixer)
         model.metadata = ModelInfo(preprocessing=Preprocessing.usual((32, 32)))
         other = permuted(model)
-        assert other.metadata is not None
         images = torch.randn(3, 3, 32, 32)
         moved = scrambled(images, other.metadata.preprocessing)
         torch.testing.assert_close(other.eval()(moved), model(images), rtol=1e-5, atol=1e-5)
@@ -261,7 +260,6 @@ class TestChanges:
             model = mlpmixer.load(plan.weights(tmp_path, plan.recipe))
             assert isinstance(model, Mixer)
             assert len(model.blocks) == 1
-            assert model.metadata is not None
             assert model.metadata.preprocessing.scramble == ("patches" if plan is moved else "none")
 
 

@@ -263,7 +263,6 @@ def test_fewer_bits_pass_on_the_images_of_the_run(run: Path, here: Path, to: str
 def test_a_program_in_bfloat16(run: Path, tmp_path: Path):
     """PyTorch keeps all tables in bfloat16, so it is further off than our kernels, and may be refused."""
     model = mlpmixer.load(run, dtype=torch.float32)
-    assert model.metadata is not None
     this = Job(model=model, info=model.metadata, precision="bf16", size="dynamic", license="unknown")
     pt2_files.write(this, tmp_path / "x.pt2")
     way = pt2_files.start(tmp_path / "x.pt2", this)["torch.export"]
@@ -536,7 +535,6 @@ def test_images_come_from_where_they_should(run: Path, here: Path, photos: list[
     flat = check_images.find(str(run), "flat", model, 1000)
     assert (flat.theirs, flat.labeled, len(flat.asked), len(cast(Any, flat.known))) == (True, False, 8, 2)
     named = check_images.find(str(run), "named", model, 1000)
-    assert model.metadata is not None
     assert model.metadata.classes is not None
     boot = [name.casefold() for name in model.metadata.classes].index("ankle boot")
     assert set(named.asked.labels) == {boot, -1}

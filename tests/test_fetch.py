@@ -179,13 +179,13 @@ def test_a_name_of_the_ledger_is_the_name_of_the_file(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256=SHA[:8])
-    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
+    monkeypatch.setitem(model_zoo.model_zoo(), entry.name, entry)
     assert fetch(entry.name, cache=tmp_path).name == "mixer_b16.imagenet1k.npz"
 
 
 def test_the_checksum_of_the_ledger_counts(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = dataclasses.replace(model_zoo.find("mixer_b16.imagenet1k"), url=shelf.url, sha256="01234567")
-    monkeypatch.setitem(model_zoo.MODEL_ZOO, entry.name, entry)
+    monkeypatch.setitem(model_zoo.model_zoo(), entry.name, entry)
     with pytest.raises(FetchError, match="expected 01234567"):
         fetch(entry.name, cache=tmp_path)
     assert left_in(tmp_path) == set()
@@ -511,7 +511,7 @@ def test_a_part_that_has_filled_the_disk_is_deleted(shelf: Shelf, tmp_path: Path
         or subprocess.run([*inside, disk + "true", tmp_path], capture_output=True).returncode
     ):
         pytest.skip("no disk can be made here")
-    script = FETCHING.replace("print(", "mlpmixer.download.SHARE = 2.0\nprint(")
+    script = FETCHING.replace('print("begins", flush=True)', "mlpmixer.download.SHARE = 2.0")
     told = subprocess.run(
         [*inside, disk + '"$1" -c "$2" "$3" "$0"; ls -A "$0"', tmp_path, sys.executable, script, shelf.url],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -552,6 +552,7 @@ import sys
 import mlpmixer.download
 from mlpmixer.weights.fetch import fetch
 mlpmixer.download.BACK_OFF_S = 0.001
+print("begins", flush=True)
 print(fetch(sys.argv[1], cache=sys.argv[2]))
 """
 

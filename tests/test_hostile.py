@@ -82,8 +82,6 @@ def link_to_zeros(path: Path) -> Path:
 
 
 def closed(path: Path) -> Path:
-    if os.geteuid() == 0:
-        pytest.skip("root may read every file")
     path.write_bytes(b"")
     path.chmod(0)
     return path
@@ -142,22 +140,40 @@ def check_message(error: Exception, path: Path) -> None:
     assert message.isprintable(), "more than one line, or something for the terminal"
 
 
-def check_refused(path: Path) -> None:
-    with pytest.raises((WeightsError, UsageError)) as caught:
+def faults(path: Path) -> str | None:
+    """What is wrong with how `load` refuses a file; None: nothing."""
+    try:
         mlpmixer.load(path)
-    check_message(caught.value, path)
+    except (WeightsError, UsageError) as error:
+        message = str(error)
+        if str(path) not in message or len(message) >= LONGEST or not message.isprintable():
+            return f"says {message!r}"
+    except Exception as error:
+        return f"lets {error!r} out"
+    else:
+        return "is loaded"
+    return "runs code" if (path.parent / "canary").exists() else None
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_one_line_and_no_harm(name: str, zoo: Zoo) -> None:
-    path = zoo(name)
-    check_refused(path)
-    assert not (path.parent / "canary").exists(), "the file ran code"
+def test_one_line_and_no_harm(zoo: Zoo) -> None:
+    failures = {}
+    for name in CASES:
+        signal.alarm(60)  # for each
+        if (fault := faults(zoo(name))) is not None:
+            failures[name] = fault
+        (zoo(name).parent / "canary").unlink(missing_ok=True)
+    assert not failures
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_what_is_no_ordinary_file(name: str, tmp_path: Path) -> None:
-    check_refused(PLACES[name](tmp_path / "weights.pth"))
+def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
+    failures = {}
+    for number, (name, make) in enumerate(PLACES.items()):
+        if name == "file without permission" and os.geteuid() == 0:  # who may read every file
+            continue
+        (tmp_path / str(number)).mkdir()
+        if (fault := faults(make(tmp_path / str(number) / "weights.pth"))) is not None:
+            failures[name] = fault
+    assert not failures
 
 
 @pytest.mark.parametrize("payload", [touch, execute])
@@ -233,11 +249,10 @@ def fuzz_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_good_files_load(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(good[name])
-    assert mlpmixer.load(path)(torch.zeros(1, 3, 8, 8)).shape == (1, 3)
+def test_good_files_load(good: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in good.items():
+        (tmp_path / name).write_bytes(content)
+        assert mlpmixer.load(tmp_path / name)(torch.zeros(1, 3, 8, 8)).shape == (1, 3), name
 
 
 NUMBERS = [0, 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]

@@ -173,7 +173,8 @@ class TestImageWiderThanHigh:
     @pytest.mark.parametrize("name", ["mixer_nano", "vit_ti16"])
     def test_places_lie_as_in_the_image(self, name: str):
         """Where a pixel changes is where the first table does, in an image whose places would also make a square."""
-        options = {"patch_size": 4, "layers": 1, "channels": 64} | ({"heads": 2} if name == "vit_ti16" else {})
+        options: dict[str, Any] = {"patch_size": 4, "layers": 1, "channels": 64}
+        options |= {"heads": 2} if name == "vit_ti16" else {}
         model = mlpmixer.create(name, num_classes=4, image_size=(16, 64), **options)  # 4×16 places; 8×8 is no less
         changed = torch.zeros(3, 16, 64)
         changed[:, 9, 50] = 1
@@ -252,11 +253,10 @@ class _Corner(Classifier[Any]):
     """Answers by the brightness of the first 8×8 pixels. (A trained one that looks at nothing else is hard to get.)"""
 
     def __init__(self):
-        super().__init__("corner")
-        self.config = mlpmixer.create("mixer_nano", num_classes=2).config
+        super().__init__(mlpmixer.create("mixer_nano", num_classes=2).config, "corner", num_features=2)
         self.metadata = ModelInfo()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         bright = images[:, :, :8, :8].mean((1, 2, 3)) * 4
         return torch.stack([torch.zeros_like(bright), bright], 1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlpmixer import create
 from mlpmixer.errors import UsageError
-from mlpmixer.models import MODELS, describe
+from mlpmixer.models import FAMILIES, describe, family
 from mlpmixer.models.layers import Linear, StochasticDepth
 from mlpmixer.models.mixer import Mixer, MixerConfig, TokenMixing
 
@@ -303,11 +303,9 @@ class TestVariants:
 
 
 def test_the_table_and_the_files_agree():
-    from importlib import import_module
-
-    for family in ("mixer", "vit", "bit"):
-        sizes = import_module(f"mlpmixer.models.{family}").SIZES
-        assert list(sizes) == [name for name, file in MODELS.items() if file == family]
+    for name, row in FAMILIES.items():
+        assert family(name).name == name
+        assert tuple(family(name).sizes) == row.sizes
 
 
 def test_small_sizes_keep_the_papers_proportions():

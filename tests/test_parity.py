@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from mlpmixer import create, load, save
 from mlpmixer.errors import KeyMismatch
+from mlpmixer.models import describe, family, family_name
 from mlpmixer.weights import layouts
+from mlpmixer.weights.adapters import layout_called
 
 CLOSE = 1e-4
 
@@ -240,7 +242,6 @@ def test_a_vit_as_vit_jax_has_it_in_memory_loads_agrees_and_comes_back(pool: str
     expected = flax_vit(theirs, images, 32, 2)
     assert np.abs(expected).max() > 0.1
     assert np.abs(got - expected).max() <= CLOSE
-    assert loaded.metadata is not None
     assert loaded.metadata.provenance["layout"] == "vit_jax"
     with np.load(save(loaded, tmp_path / "again.npz", layout="vit_jax")) as again:
         assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in theirs.items()}
@@ -307,12 +308,15 @@ def test_whole_models_have_timms_shapes(ours: str, theirs: str, timm: Any):
     """Of the full size, on shapes alone: the depth that the tests above cut short is right too."""
     with torch.device("meta"):
         state, peer = create(ours, num_classes=1000).state_dict(), timm.create_model(theirs, num_classes=1000)
-    lines = layouts.pair(layouts.find(ours.split("_")[0], "timm"), state)
+    config = describe(ours)
+    lines = layouts.pair(layout_called("timm", config, family(family_name(ours))), state)
     expected = {n: t.shape for n, t in peer.state_dict().items()}
     got = {
         name: tensor.shape
         for line in lines
-        for name, tensor in zip(line.theirs, line.form.to_theirs(tuple(state[n] for n in line.ours), 1), strict=True)
+        for name, tensor in zip(
+            line.theirs, line.form.to_theirs(tuple(state[n] for n in line.ours), config), strict=True
+        )
     }
     assert got == expected
 

@@ -185,7 +185,6 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
     card = evaluate(model, tmp_path / "data", known=0, workers=0)
     assert card["top1"]["right"] == card["top1"]["count"] == variants * len(photos)
     found = find_to_check("", tmp_path / "data", model, 10_000)
-    assert model.metadata is not None
     how = model.metadata.preprocessing
     for number, image in each(found.asked, how):
         assert torch.equal(prepare(image, how), prepare(pixels(found.asked.where(number)), how))
@@ -196,7 +195,6 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
 )
 def test_scores_are_the_models_own(name: str, precision: str, off: float):
     model = load(name).float()
-    assert model.metadata is not None
     how = model.metadata.preprocessing
     images = preprocess(decode(PHOTO), how)[None]
     expected = model(images).softmax(1).max()
@@ -259,7 +257,7 @@ class TestAModelWithoutAFile:
         found = Predictor(model, embeddings=True)(PHOTO)
         assert found == Predictor(save(model, tmp_path / "m.safetensors"))(PHOTO)
         assert [label for label, _ in sorted(found.top)] == ["class 0", "class 1", "class 2"]
-        assert model.metadata is None
+        assert model.metadata.classes is None
         assert repr(found).endswith(f"embedding=<{model.config.channels} numbers>)")
 
     def test_it_may_be_told_its_classes_and_its_preprocessing(self, tmp_path: Path):
@@ -458,7 +456,6 @@ class TestViews:
     def test_probabilities_and_embeddings_are_averages(self, views: Views, photos: list[Path]):
         """Against views that Pillow cuts, and the model that is written to be read."""
         model = load("mixer_clothing").float()
-        assert model.metadata is not None
         how = model.metadata.preprocessing
         rows, columns = how.crop
         predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)

@@ -38,7 +38,6 @@ def clothes(count: int) -> Tensor:
 
 def logits(model: Classifier, pixels: Tensor, kind: str) -> Tensor:
     assert isinstance(model, Mixer)
-    assert model.metadata is not None
     layer_precisions = model.metadata.layer_precisions if kind == "int8" else ()
     return kernels.build(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
 
@@ -83,8 +82,6 @@ def test_a_round_trip_changes_nothing(tmp_path: Path):
     made = quantize(model, HOW, pixels, tolerance=0.02).model
     path = mlpmixer.save(made, tmp_path / "small.safetensors")
     read = mlpmixer.load(path)
-    assert made.metadata is not None
-    assert read.metadata is not None
     assert read.metadata.layer_precisions == made.metadata.layer_precisions
     assert read.metadata.classes == made.metadata.classes
     for name, weight in read.state_dict().items():
@@ -105,7 +102,6 @@ def test_plans_go_when_they_no_longer_fit(tmp_path: Path):
     made = quantize(mlpmixer.load("mixer_cifar10"), HOW, clothes(30)).model
     path = mlpmixer.save(made, tmp_path / "small.safetensors")
     larger = mlpmixer.load(path, image_size=64)
-    assert larger.metadata is not None
     assert larger.metadata.layer_precisions == ()
     mlpmixer.save(larger, tmp_path / "larger.safetensors")
     assert mlpmixer.load(tmp_path / "larger.safetensors").config.image_size == (64, 64)
@@ -160,7 +156,6 @@ def test_what_cannot_be_quantized_is_said():
 
 def test_a_plan_is_for_each_half(tmp_path: Path):
     model = mlpmixer.load("mixer_cifar10")
-    assert model.metadata is not None
     model.metadata = replace(model.metadata, layer_precisions=(LayerPrecision("bf16"),) * 3)
     with pytest.raises(UsageError, match="3 layer_precisions for 18 halves"):
         mlpmixer.save(model, tmp_path / "odd.safetensors")

@@ -34,8 +34,8 @@ from mlpmixer.recipes.pretrain import MICRO_BATCH
 from mlpmixer.train.loop import Result, fit
 from mlpmixer.train.optim import lr_at, warmup_of
 from mlpmixer.weights.bundled import BUNDLED
-from mlpmixer.weights.load import glance, load
-from mlpmixer.weights.model_zoo import MODEL_ZOO
+from mlpmixer.weights.load import load, open_checkpoint
+from mlpmixer.weights.model_zoo import model_zoo
 
 # How many there are in train; of photographs of one's own, few.
 IMAGES = {
@@ -98,9 +98,9 @@ class TestEveryRecipe:
             config = models.describe(wanted.name, num_classes=10, image_size=side, **wanted.options)
             assert side is None or config.image_size == (side, side)
             if wanted.weights in BUNDLED:
-                assert glance(wanted.weights).name == wanted.name
+                assert open_checkpoint(wanted.weights).name == wanted.name
             elif wanted.weights:
-                entry = MODEL_ZOO[wanted.weights]
+                entry = model_zoo()[wanted.weights]
                 assert entry.model == wanted.name
                 assert wanted.resize == "resample" or (side and side % entry.preprocessing.crop[0] == 0)
 

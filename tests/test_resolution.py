@@ -15,9 +15,13 @@ from torch import Tensor
 
 from mlpmixer import create, load, save
 from mlpmixer.errors import UsageError
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import MixerConfig
-from mlpmixer.weights.resolution import Resize, change_resolution, resample_positions, tile_places
+from mlpmixer.weights.adapters import change_resolution
+from mlpmixer.weights.adapters.grids import Resize
+from mlpmixer.weights.adapters.mixer import tile_positions
+from mlpmixer.weights.adapters.vit import resample_positions
 
 SMALL: dict[str, Any] = {"layers": 2, "channels": 8, "token_hidden": 6, "channel_hidden": 16, "num_classes": 5}
 
@@ -30,10 +34,9 @@ def small(**options: Any) -> Classifier:
 
 def at(model: Classifier, size: tuple[int, int], scheme: Any) -> Classifier:
     """The model with its weights changed to another size, by way of the state alone."""
-    from mlpmixer.models import build
-
-    state, config = change_resolution(dict(model.state_dict()), model.config, size, scheme)
-    changed = build("mixer" if isinstance(config, MixerConfig) else "vit", config)
+    family = family_of(model)
+    state, config = change_resolution(family, dict(model.state_dict()), model.config, size, scheme)
+    changed = family.build(config)
     changed.load_state_dict(state)
     return changed.eval()
 
@@ -78,14 +81,14 @@ class TestTiles:
         model = small()
         large = at(model, (32, 32), "tiles")
         w1 = large.get_parameter("blocks.0.token_mixing.fc1.weight").detach()
-        order = tile_places((4, 4), (2, 2)).flatten()
+        order = tile_positions((4, 4), (2, 2)).flatten()
         expected = torch.block_diag(*[model.get_parameter("blocks.0.token_mixing.fc1.weight").detach()] * 4)
         assert torch.equal(w1[:, order], expected)
 
-    def test_places_of_tiles_in_raster_order(self):
-        places = tile_places((1, 2), (2, 2))
-        assert places.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
-        assert tile_places((2, 1), (1, 2)).tolist() == [[0, 2], [1, 3]]
+    def test_tokens_of_tiles_in_raster_order(self):
+        positions = tile_positions((1, 2), (2, 2))
+        assert positions.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        assert tile_positions((2, 1), (1, 2)).tolist() == [[0, 2], [1, 3]]
 
     @pytest.mark.parametrize("size", [(24, 24), (8, 8), (32, 40)])
     def test_only_whole_multiples(self, size: tuple[int, int]):
@@ -196,7 +199,6 @@ class TestLoadAtAnotherSize:
             model = load(file, image_size=size)
             height, width = (size, size) if isinstance(size, int) else size
             assert model(torch.randn(1, 3, height, width)).shape == (1, 5)
-            assert model.metadata is not None
             assert model.metadata.preprocessing.crop == (height, width)
             assert model.metadata.preprocessing.resize >= max(height, width)
 

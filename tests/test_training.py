@@ -219,7 +219,6 @@ class TestWholeRuns:
 
     def test_the_weights_carry_all_that_is_needed(self, small: Recipe, uninterrupted: Path, clothes: Path):
         model = load(uninterrupted)
-        assert model.metadata is not None
         assert model.metadata.classes == CLASSES
         assert model.metadata.preprocessing == Preprocessing.usual((28, 28))
         assert model.metadata.provenance["recipe"] == "small"
@@ -1086,7 +1085,6 @@ class TestStartingFromWeights:
         assert model.state_dict()["head.weight"].shape == (3, 32)
         assert not model.state_dict()["head.weight"].any()
         assert model.training
-        assert model.metadata is not None
         assert model.metadata.classes == classes
         assert model.metadata.provenance == {
             "recipe": "small",
@@ -1108,7 +1106,6 @@ class TestStartingFromWeights:
         fit(recipe, tmp_path / "run", quiet=True)
         model = load(tmp_path / "run")
         assert model.config.image_size == (36, 36)
-        assert model.metadata is not None
         assert model.metadata.preprocessing == Preprocessing.usual((36, 36))
         assert model.metadata.classes == ("Trouser", "Shirt", "Bag")
         losses = [line["loss"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
@@ -1150,7 +1147,6 @@ class TestTeacher:
         chance = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (16, 3, 28, 28), dtype=torch.uint8, generator=chance)
         labels = torch.randint(0, 2, (16,), generator=chance)
-        assert model.metadata is not None
         seen = normalize(images, model.metadata.preprocessing)
         with torch.no_grad():
             ours, theirs = model(seen), load(uninterrupted)(seen)
@@ -1172,7 +1168,6 @@ class TestTeacher:
         save(other, tmp_path / "teacher.safetensors", preprocessing=how)
         student = init_model(small, CLASSES)
         teacher = Teacher(str(tmp_path / "teacher.safetensors"), student, torch.device("cpu"))
-        assert student.metadata is not None
         images = torch.full((1, 3, 28, 28), 51, dtype=torch.uint8)
         large = torch.full((1, 3, 36, 36), 51, dtype=torch.uint8)
         with torch.no_grad():
@@ -1190,7 +1185,6 @@ class TestTeacher:
         mean, std = (torch.tensor(wants[name])[:, None, None] for name in ("mean", "std"))
         with torch.no_grad():
             wanted = other((torch.full((2, 3, side, side), 0.4) - mean) / std)
-        assert student.metadata is not None
         torch.testing.assert_close(
             teacher(normalize(images, student.metadata.preprocessing)), wanted, rtol=1e-4, atol=1e-5
         )

@@ -20,12 +20,13 @@ from conftest import shaken
 from torch import Tensor
 
 from mlpmixer import create, load, save
-from mlpmixer.errors import KeyMismatch, UsageError
+from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.weights import files
 from mlpmixer.weights.fetch import path_of
-from mlpmixer.weights.model_zoo import MODEL_ZOO
+from mlpmixer.weights.load import open_checkpoint
+from mlpmixer.weights.model_zoo import model_zoo
 
 SMALL: dict[str, dict[str, Any]] = {
     "mixer": {"name": "mixer_pico", "layers": 2, "channels": 16, "num_classes": 7},
@@ -93,7 +94,6 @@ def test_one_file_of_ours_is_enough_to_predict(tmp_path: Path):
     loaded = load(file)
     assert loaded.config == model.config
     assert loaded.name == "mixer_pico"
-    assert loaded.metadata is not None
     assert loaded.metadata.classes == tuple(names)
     assert loaded.metadata.preprocessing == how
     assert loaded.metadata.provenance["data"] == "none"
@@ -109,6 +109,18 @@ def test_our_header_is_plain_json(tmp_path: Path):
     assert about["family"] == "mixer"
     assert about["config"]["gelu"] == "tanh"
     assert about["metadata"]["preprocessing"]["crop"] == [28, 28]
+
+
+def test_a_file_of_another_version_is_one_line(tmp_path: Path):
+    file = save(make("mixer"), tmp_path / "m.safetensors")
+    whole = file.read_bytes()
+    for version, words in (
+        (b"3", r"written by mlpmixer 0\.1; load it there .* save it as \.npz"),
+        (b"9", "by a newer"),
+    ):
+        file.write_bytes(whole.replace(b'\\"version\\": 4', b'\\"version\\": ' + version))
+        with pytest.raises(BrokenFile, match=words):
+            load(file)
 
 
 def test_the_oldest_mixer_files_have_sides_of_length_one(tmp_path: Path):
@@ -204,6 +216,21 @@ class TestWrappedCheckpoints:
         assert torch.equal(load(tmp_path / "old.pth").get_parameter("norm.bias"), model.get_parameter("norm.bias"))
 
 
+def test_an_opened_checkpoint_is_handed_on(tmp_path: Path):
+    model = make("mixer", gelu="erf")
+    for name in ("m.safetensors", "m.npz"):
+        file = save(model, tmp_path / name)
+        opened = open_checkpoint(file)
+        assert (opened.path, opened.config.num_classes) == (file, 7)
+        cases: list[dict[str, Any]] = [{}, {"gelu": "tanh"}, {"num_classes": 3, "fresh": ("head",)}]
+        for options in cases:
+            again, direct = load(opened, **options), load(file, **options)
+            assert (again.config, again.metadata) == (direct.config, direct.metadata)
+            assert all(torch.equal(a, b) for a, b in zip(again.parameters(), direct.parameters(), strict=True))
+        with pytest.raises(UsageError, match="not a mixer_b16"):
+            load(opened, model="mixer_b16")
+
+
 class TestStrictness:
     def test_missing_extra_and_misshapen_are_all_named(self, tmp_path: Path):
         found = arrays(save(make("mixer"), tmp_path / "m.npz"))
@@ -238,7 +265,6 @@ class TestStrictness:
             load(file, num_classes=3)
         model = load(file, num_classes=3, fresh=("head",))
         assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
-        assert model.metadata is not None
         assert model.metadata.classes is None
         assert load(file, num_classes=7).metadata == load(file).metadata
 
@@ -278,10 +304,10 @@ class TestStrictness:
         with pytest.raises(UsageError, match=r"did you mean 'mixer_b16\.imagenet21k'"):
             load("mixer_b16.imagenet21")
 
-    def test_places_that_make_no_square_want_a_size(self, tmp_path: Path):
+    def test_tokens_that_make_no_square_need_a_size(self, tmp_path: Path):
         model = make("mixer", image_size=(28, 20))
         file = save(model, tmp_path / "m.npz")
-        with pytest.raises(UsageError, match=r"35 places make no square; .* stored_size="):
+        with pytest.raises(UsageError, match=r"35 tokens make no square; .* stored_size="):
             load(file)
         assert load(file, stored_size=(28, 20)).config.image_size == (28, 20)
 
@@ -323,7 +349,7 @@ class TestSaving:
             save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
 
     @pytest.mark.parametrize(
-        ("metadata", "words"),
+        ("info", "words"),
         [
             ({"classes": ["cat", "cat"]}, "it has the class 'cat' twice"),
             ({"classes": ["cat", " "]}, "it has a class without a name"),
@@ -409,12 +435,12 @@ class TestSaving:
         assert arrays(file)["resnet/block2/unit01/a/proj/standardized_conv2d/kernel"].shape == (1, 1, 256, 512)
 
 
-class TestLedgerNames:
+class TestNamesOfTheModelZoo:
     """A file placed by hand where the model zoo's download would go; no network is touched."""
 
-    def test_what_the_ledger_knows_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_what_the_model_zoo_says_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.layout == "timm")
+        entry = next(e for e in model_zoo().values() if e.model == "vit_ti16" and e.layout == "timm")
         assert (entry.gelu, entry.num_classes) == ("tanh", 1000)
         model = shaken(create("vit_ti16", num_classes=1000))
         save(model, path_of(entry.name), layout="timm")
@@ -422,7 +448,6 @@ class TestLedgerNames:
         assert loaded.config.gelu == "tanh"  # as trained, though timm's code would compute the exact form
         assert load(path_of(entry.name)).config.gelu == "erf"  # as timm's code reads any file
         assert load(entry.name, gelu="erf").config.gelu == "erf"
-        assert loaded.metadata is not None
         assert loaded.metadata.preprocessing == entry.preprocessing
 
     def test_another_model_under_its_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -433,7 +458,7 @@ class TestLedgerNames:
 
     def test_the_model_for_another_image_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-        entry = next(e for e in MODEL_ZOO.values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
+        entry = next(e for e in model_zoo().values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
         save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
         with pytest.raises(UsageError, match=r"made for images of 64×64 pixels, and vit_ti16.* is for 224×224"):
             load(entry.name)

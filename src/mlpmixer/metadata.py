@@ -1,10 +1,14 @@
-"""What travels with a model's weights: how to prepare an image, what the outputs are called, the origin."""
+"""Model metadata, stored beside the weights: preprocessing, class names, origin, precision of layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mlpmixer.text import fault
+
+MAX_PIXELS = 16_384  # of a side of a prepared image
+MOST_RANGE = 1e6  # where a table of a quantized Mixer may end; LayerNorm and the GELU give some tens
 MOST_MEAN = 1e3  # the largest that may be taken off a value, up or down
 STD_RANGE = (1e-3, 1e3)  # by which values may be divided; beyond, they or what is made of them may overflow
 
@@ -65,9 +69,52 @@ class LayerPrecision:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Carried by every model that was loaded, written by every save."""
+    """A model's metadata: every model has one, and every save writes it.
+
+    Attributes:
+        preprocessing: How an image is prepared.
+        classes: The names of the outputs; None: they have none.
+        provenance: Where the weights come from; any keys.
+        layer_precisions: Of a quantized Mixer, one for each half of each layer.
+    """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     classes: tuple[str, ...] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
-    layer_precisions: tuple[LayerPrecision, ...] = ()  # of a quantized Mixer: one for each half of each layer
+    layer_precisions: tuple[LayerPrecision, ...] = ()
+
+    def check(self, num_classes: int, image_size: tuple[int, int], *, mixer_layers: int) -> None:
+        """Stops what would go wrong only when an image is prepared or a class is named.
+
+        Args:
+            num_classes: Of the model.
+            image_size: Height and width that the model takes, in pixels.
+            mixer_layers: Layers whose two halves may have a precision of their own.
+
+        Raises:
+            ValueError: Something does not fit the model, or cannot be computed with.
+        """
+        if self.classes is not None:
+            if len(self.classes) != num_classes:
+                raise ValueError(f"{len(self.classes)} class names for {num_classes} classes")
+            if (wrong := fault(self.classes)) is not None:
+                raise ValueError(f"it {wrong}")
+        how = self.preprocessing
+        if not all(1 <= side <= MAX_PIXELS for side in (how.resize, *how.crop)):
+            raise ValueError(f"images scaled to {how.resize} and cropped to {how.crop} pixels")
+        if how.crop != image_size:
+            cropped, taken = ("×".join(map(str, size)) for size in (how.crop, image_size))
+            raise ValueError(f"images cropped to {cropped} pixels for a model that takes {taken}")
+        if how.scramble_patch < 1:
+            raise ValueError(f"images scrambled by patches of {how.scramble_patch} pixels")
+        low, high = STD_RANGE
+        sound = all(abs(value) <= MOST_MEAN for value in how.mean) and all(low <= value <= high for value in how.std)
+        if not sound or len(how.mean) != 3 or len(how.std) != 3:
+            raise ValueError(f"images with a mean of {how.mean} and a deviation of {how.std}")
+        halves = 2 * mixer_layers
+        if self.layer_precisions and len(self.layer_precisions) != halves:
+            raise ValueError(f"{len(self.layer_precisions)} layer precisions for {halves} halves of layers")
+        for layer in self.layer_precisions:
+            ends = (layer.normed.low, layer.normed.high, layer.active.low, layer.active.high)
+            if not all(abs(end) <= MOST_RANGE for end in ends):
+                raise ValueError(f"a layer precision without ranges: {layer}")

@@ -168,4 +168,4 @@ def _cost(name: str, side: int) -> Measure:
 def _point(name: str, engine: str, precision: str, side: int, batch: int, times: Times) -> Point:
     cost = _cost(name, side)
     speed = batch / times.median
-    return Point(name, engine, precision, side, cost.places, batch, cost.gmacs, speed, times.spread, times.seconds)
+    return Point(name, engine, precision, side, cost.tokens, batch, cost.gmacs, speed, times.spread, times.seconds)

@@ -19,8 +19,7 @@ from mlpmixer.engines import availability, fastest, kernels, quantize
 from mlpmixer.engines.engine import Engine
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing
-from mlpmixer.models import create
-from mlpmixer.models.measured import measured
+from mlpmixer.models import create, list_models
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.weights.save import save
 
@@ -44,7 +43,7 @@ class Subject:
     """The model that all have, with the erf form of the GELU, which is timm's."""
 
     def __init__(self, name: str):
-        known = [model["name"] for model in measured() if model["name"].startswith("mixer")]
+        known = list_models("mixer_*")
         if name not in known:
             raise UsageError(f"'{name}' is no Mixer that could be measured{nearest(name, known)}")
         self.name = name

@@ -1,4 +1,4 @@
-"""`mixer models`: what there is, and what it costs."""
+"""`mixer models`: models with their cost, and pretrained weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from mlpmixer.cli.output import parse_size, print_table
-from mlpmixer.models import MODELS, canonical
+from mlpmixer.models import canonical, list_models
 from mlpmixer.models.measured import TABLE_1, measured
 from mlpmixer.text import to_json
 
@@ -30,28 +30,21 @@ def models(
     if weights:
         _weights(name, json)
         return
-    chosen = [canonical(name)] if name else list(MODELS)
-    if image_size is None:
-        rows = [row for row in measured() if row["name"] in chosen]
-    else:
-        from dataclasses import asdict
-
-        from mlpmixer.models.measure import measure
-
-        rows = [asdict(measure(model, image_size=parse_size(image_size))) for model in chosen]
-    rows = [_row(row) for row in rows]
+    chosen = [canonical(name)] if name else list_models()
+    written = {} if image_size else {row["name"]: row for row in measured()}
+    rows = [_row(written.get(model) or _measured_now(model, image_size)) for model in chosen]
     if json:
         _print_json(rows)
         return
     if name:
         print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
     print_table(
-        ["model", "pixels", "S", "parameters", "no head", "paper", "GMAC", "kept"],
+        ["model", "input size", "tokens", "parameters", "backbone params", "paper", "GMAC", "activations"],
         [
             [
                 row["name"],
                 _size(row["image_size"]),
-                str(row["places"] or "–"),
+                str(row["tokens"] or "–"),
                 f"{row['params']:,}",
                 f"{row['params_without_head']:,}",
                 f"{row['paper_params_m']} M" if row["paper_params_m"] else "",
@@ -60,9 +53,17 @@ def models(
             ]
             for row in rows
         ],
-        note="S: patches of an image. paper: Table 1, without head. GMAC: 10⁹ multiply-adds an image. kept: the "
-        "10⁶ bytes of activations that training keeps of one image, in float32.",
+        note="input size: pixels. tokens: patches of an image. paper: backbone params in Table 1. GMAC: 10⁹ "
+        "multiply-adds per image. activations: MB stored for backward per image, in float32.",
     )
+
+
+def _measured_now(model: str, image_size: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from mlpmixer.models.measure import measure
+
+    return asdict(measure(model, image_size=parse_size(image_size) if image_size else None))
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -79,16 +80,16 @@ def _size(size: int | list[int]) -> str:
 def _weights(model: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from mlpmixer.weights.model_zoo import MODEL_ZOO
+    from mlpmixer.weights.model_zoo import model_zoo
 
-    entries = [e for e in MODEL_ZOO.values() if model is None or e.model == canonical(model)]
+    entries = [e for e in model_zoo().values() if model is None or e.model == canonical(model)]
     if as_json:
         _print_json([asdict(entry) for entry in entries])
         return
     print_table(
-        ["name", "GELU", "top-1", "what and where it is"],
+        ["name", "GELU", "top-1 %", "description and address"],
         [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what}\n{e.url}"] for e in entries],
-        note="Any name goes where a file of weights does: it is fetched once, checked and kept. "
+        note="A name can be given wherever a file of weights can: it is downloaded once and checked. "
         "--json adds who says so, preprocessing and checksums.",
     )
 

@@ -124,7 +124,6 @@ def _in_bytes(weights: str, files: list[str]) -> tuple[Classifier, str | None]:
     from mlpmixer.weights.load import load
 
     model = load(weights)
-    assert model.metadata is not None
     return (model, None) if model.metadata.layer_precisions else in_bytes_if_alike(model, files)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,45 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from mlpmixer.data.images import ImageInput, pixels
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import ImageError
 from mlpmixer.kernels.resize import resized
-from mlpmixer.metadata import Preprocessing
+from mlpmixer.metadata import ModelInfo, Preprocessing
 
 LONGEST = 100_000  # pixels of a long side, once the short one has its size: beyond, a small file takes all memory
+
+
+class HasMetadata(Protocol):
+    """A model of ours."""
+
+    metadata: ModelInfo
+
+
+class Transform:
+    """Prepares images as a model expects them; can be pickled into the workers of a DataLoader."""
+
+    def __init__(self, preprocessing: Preprocessing):
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: ImageInput) -> Float[Tensor, "3 H W"]:
+        return preprocess(pixels(image), self.preprocessing)
+
+    def __repr__(self) -> str:
+        return f"Transform({self.preprocessing})"
+
+
+def transform(model: HasMetadata) -> Transform:
+    """The transform for one's own `Dataset` or `DataLoader`: what `Predictor` does to an image, too.
+
+    Args:
+        model: A model of ours; its metadata says how.
+
+    Returns:
+        A callable from a PIL image, a uint8 array (height, width[, 3 or 4]), a path or the bytes of a file to a
+        normalized float32 tensor (3, height, width).
+    """
+    return Transform(model.metadata.preprocessing)
 
 
 def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Tensor, "3 H W"]:

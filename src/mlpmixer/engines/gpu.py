@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mlpmixer.engines import kernels
 from mlpmixer.engines.rewrites import takes_bytes
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
@@ -26,11 +27,9 @@ REPLAYS = 10
 
 def why_not(model: Classifier, device: torch.device) -> str | None:
     """What keeps `model` from running through these kernels on `device`; None: nothing."""
-    if not isinstance(model, Mixer):
-        return "it is for Mixers only"
-    config = model.config
-    if config.untied or config.groups > 1 or config.group_projection or config.pyramid:
-        return "it knows the plain Mixer only"
+    if not family_of(model).plain_mixer(model.config):
+        return "it runs plain Mixers only"
+    config = cast(Mixer, model).config
     if config.channels % 16 or config.channel_hidden % 16:
         return "channels and channel_hidden must be multiples of 16 for it"
     if not takes_bytes(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -12,17 +13,16 @@ from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
 from mlpmixer.kernels.forward import Forward, Half, Parts
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.models.mixer import Mixer
 
 
 def why_not(model: Classifier) -> str | None:
     """What keeps `model` from running through the kernels on this machine; None: nothing."""
-    if not isinstance(model, Mixer):
-        return "they are for Mixers only"
-    config = model.config
-    if config.untied or config.groups > 1 or config.group_projection or config.pyramid:
-        return "they know the plain Mixer only"
+    if not family_of(model).plain_mixer(model.config):
+        return "they run plain Mixers only"
+    config = cast(Mixer, model).config
     if config.channels % 16 or config.token_hidden % 16 or config.channel_hidden % 16:
         return "channels, token_hidden and channel_hidden must be multiples of 16 for them"
     if not takes_bytes(model):
@@ -46,7 +46,6 @@ def parts(model: Mixer, how: Preprocessing) -> Parts:
     assert stem.bias is not None
     halves: list[Half] = []
     for block in model.blocks:
-        assert isinstance(block, MixerBlock)
         tokens, channels = block.token_mixing, block.channel_mixing
         one, zero = torch.ones(config.channels), torch.zeros(config.channels)
         for gamma, beta, mlp in ((block.norm1.weight, block.norm1.bias, tokens), (one, zero, channels)):

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import UInt8
@@ -26,7 +26,7 @@ from mlpmixer.errors import UsageError
 from mlpmixer.kernels.forward import as_numbers
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing, Range
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer, MixerBlock, MixerConfig
+from mlpmixer.models.mixer import Mixer, MixerConfig
 
 AT_ONCE = 8  # images
 KEPT = 1 << 18  # values of each table that ranges are chosen by
@@ -66,21 +66,21 @@ def quantize(
         raise UsageError(f"this model cannot be quantized here: {reason}")
     if len(pixels) == 0:
         raise UsageError("a model is quantized by what it makes of images; there are none")
-    assert isinstance(model, Mixer)
-    merged = copy.deepcopy(model).cpu().float().eval()
+    mixer = cast(Mixer, model)
+    merged = copy.deepcopy(mixer).cpu().float().eval()
     merge_norms(merged)
     layer_precisions = [LayerPrecision("int8", *ranges) for ranges in _ranges(merged, how, pixels)]
-    trial = _Trial(model, how, pixels[:TRIED])
+    trial = _Trial(mixer, how, pixels[:TRIED])
     if not each_half and trial.change(layer_precisions, "int8") <= tolerance:
-        return Quantized(_rounded(merged, model, tuple(layer_precisions)), ())
+        return Quantized(_rounded(merged, mixer, tuple(layer_precisions)), ())
     exact = [LayerPrecision("fp32")] * len(layer_precisions)
     changes = [trial.change([*exact[:i], layer, *exact[i + 1 :]]) for i, layer in enumerate(layer_precisions)]
-    work = _work(model.config)
+    work = _work(mixer.config)
     cost = [change**2 / share for change, share in zip(changes, work, strict=True)]
     kept = _with_islands(trial, layer_precisions, cost, tolerance)
     names = [f"block {i // 2}, {'channel' if i % 2 else 'token'} mixing" for i in range(len(layer_precisions))]
     told = zip(names, changes, work, (layer.kind for layer in kept), strict=True)
-    return Quantized(_rounded(merged, model, kept), tuple(Sensitivity(*each) for each in told))
+    return Quantized(_rounded(merged, mixer, kept), tuple(Sensitivity(*each) for each in told))
 
 
 def calibrate(model: Classifier, how: Preprocessing, pixels: UInt8[Tensor, "N 3 H W"]) -> tuple[LayerPrecision, ...]:
@@ -122,7 +122,6 @@ def _ranges(merged: Mixer, how: Preprocessing, pixels: Tensor) -> list[tuple[Ran
     parts = pixels.split(AT_ONCE)
     halves: list[tuple[_Table, _Table]] = []
     for block in merged.blocks:
-        assert isinstance(block, MixerBlock)
         for norm, mlp in ((block.norm1, block.token_mixing), (block.norm2, block.channel_mixing)):
             halves.append((_Table(norm, len(parts)), _Table(mlp.gelu, len(parts))))
     for part in parts:
@@ -173,13 +172,11 @@ def _rounded(merged: Mixer, model: Mixer, layer_precisions: tuple[LayerPrecision
     with torch.no_grad():
         for i, layer in enumerate(layer_precisions):
             block = merged.blocks[i // 2]
-            assert isinstance(block, MixerBlock)
             if i % 2:
                 block.norm2.weight, block.norm2.bias = (nn.Parameter(f(channels)) for f in (torch.ones, torch.zeros))
             mlp = block.channel_mixing if i % 2 else block.token_mixing
             for linear in (mlp.fc1, mlp.fc2) if layer.kind == "int8" else ():
                 values, scale = as_numbers(linear.weight, "int8")
                 linear.weight.copy_(values * scale[:, None])
-    assert model.metadata is not None
     merged.metadata = dataclasses.replace(model.metadata, layer_precisions=layer_precisions)
     return merged

@@ -6,17 +6,19 @@ Each rewrite keeps the function, but for rounding. docs/benchmarks.md says what 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.models.bit import BiT, StandardizedConv
+from mlpmixer.models import family_of
+from mlpmixer.models.bit import StandardizedConv
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
 from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
-from mlpmixer.models.vit import ViT, ViTBlock
+from mlpmixer.models.vit import ViTBlock
 
 
 class Rewritten(nn.Module):
@@ -32,18 +34,16 @@ class Rewritten(nn.Module):
         model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.normalize: nn.Module = nn.Identity()
         if takes_bytes(model):
-            assert isinstance(model, Mixer | ViT)
-            normalize_within(model.stem, how, dtype)
+            normalize_within(cast(PatchStem, model.stem), how, dtype)
         else:
             self.normalize = Normalize(how)
-        if isinstance(model, BiT):
-            standardize(model)
-        else:
-            merge_norms(model)
+        standardize(model)
+        merge_norms(model)
         if in_rows:
             columns_as_rows(model)
         self.head, model.head = model.head, nn.Identity()
-        self.body: nn.Module = MeanOfNormed(model) if isinstance(model, Mixer) else model
+        mixes = family_of(model).mixer_layers(model.config) > 0
+        self.body: nn.Module = MeanOfNormed(cast(Mixer, model)) if mixes else model
         self.to(dtype)
         self.dtype = dtype
 
@@ -55,7 +55,8 @@ class Rewritten(nn.Module):
 
 def takes_bytes(model: Classifier) -> bool:
     """Whether normalization can become a part of the stem: not where that pads what is normalized already."""
-    return isinstance(model, Mixer | ViT) and not any(model.stem.padding)
+    stem = getattr(model, "stem", None)
+    return isinstance(stem, PatchStem) and not any(stem.padding)
 
 
 def values_of_bytes(how: Preprocessing) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
@@ -155,7 +156,7 @@ def _linear(columns: nn.Module) -> nn.Linear:
     return linear
 
 
-def standardize(model: BiT) -> None:
+def standardize(model: Classifier) -> None:
     """Plain convolutions with the kernels that the standardized ones would make of theirs each time."""
     for module in list(model.modules()):
         for name, conv in list(module.named_children()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mlpmixer.kernels.library import library
 from mlpmixer.kernels.mixing import Weights, channel_mixing, takes, token_mixing
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import Mlp, PatchStem
 from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
@@ -17,9 +19,9 @@ from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
 
 def why_not(model: Classifier) -> str | None:
     """What keeps `model` from running through the kernels on this machine; None: nothing."""
-    if not isinstance(model, Mixer):
+    if not family_of(model).mixer_layers(model.config):
         return "they are for Mixers only"
-    config = model.config
+    config = cast(Mixer, model).config
     if config.dropout > 0:
         return "they know no dropout"
     if not takes(config.channels, config.token_hidden, config.channel_hidden):
@@ -48,7 +50,6 @@ class Trainable(nn.Module):
         model.check(images)
         x = described(model.stem, images).to(torch.bfloat16)
         for block in model.blocks:
-            assert isinstance(block, MixerBlock)
             if _is_plain(block):
                 half = _half(block.norm1, block.token_mixing)
                 x = token_mixing(x, half, block.drop.scale(x), exact=exact, low_memory=self.low_memory)

@@ -38,7 +38,6 @@ from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
 from mlpmixer.version import __version__
-from mlpmixer.weights.info import with_info
 from mlpmixer.weights.load import load
 
 Protocol = Literal["own", "i", "ii"]
@@ -86,8 +85,7 @@ def evaluate(
     place = device_of(device)
     images = _images(source, data, split)
     model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
-    model = with_info(model, classes, preprocessing)
-    assert model.metadata is not None
+    model = model.with_metadata(classes, preprocessing)
     how = prepared_by(model.metadata.preprocessing, protocol)
     layer_precisions = model.metadata.layer_precisions
     run = None
@@ -266,7 +264,6 @@ def _otherwise(
 
 
 def _described(model: Classifier, source: object) -> dict[str, Any]:
-    assert model.metadata is not None
     provenance = {name: text for name, text in model.metadata.provenance.items() if name != "quirks"}
     return {
         "name": model.name,

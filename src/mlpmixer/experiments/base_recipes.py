@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlpmixer.experiments.study import Scale
+from mlpmixer.models import options_of
 from mlpmixer.recipe import Augment, Data, Evaluation, Loss, Machine, Model, Optim, Recipe, Train
 from mlpmixer.recipes import pretrain
 
@@ -19,7 +20,7 @@ FEW_OF = {"tiny": "", "small": "", "paper": "imagenet"}  # where few shots are t
 def base(scale: Scale, model: Model, name: str) -> Recipe:
     """How `model` learns in the study of that name."""
     if scale == "paper":
-        return replace(pretrain.like("jft", model), name=name)
+        return replace(pretrain.like("jft", model, options_of(model.name)), name=name)
     tiny = scale == "tiny"
     return Recipe(
         name=name,

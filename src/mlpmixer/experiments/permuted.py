@@ -10,7 +10,7 @@ import torch
 from mlpmixer.data.scramble import order_of_patches, order_within
 from mlpmixer.errors import UsageError
 from mlpmixer.models.layers import grid
-from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.models.mixer import Mixer
 
 
 def permuted(model: Mixer) -> Mixer:
@@ -20,9 +20,8 @@ def permuted(model: Mixer) -> Mixer:
     else knows no places. Since optimizers treat each weight by itself, both also learn the same.
     """
     config = model.config
-    if config.untied or config.groups > 1 or config.pyramid:
+    if not config.plain:
         raise UsageError("only the plain Mixer is put into another order")
-    assert model.metadata is not None
     places = torch.from_numpy(order_of_patches(*grid(config.image_size, config.patch_size)))
     pixels = torch.from_numpy(order_within(config.patch_size))
     other = copy.deepcopy(model)
@@ -30,8 +29,6 @@ def permuted(model: Mixer) -> Mixer:
         kernel = model.stem.patches.weight  # (C, in_channels, P, P)
         other.stem.patches.weight.copy_(kernel.flatten(2)[..., pixels].view_as(kernel))
         for block, old in zip(other.blocks, model.blocks, strict=True):
-            assert isinstance(block, MixerBlock)
-            assert isinstance(old, MixerBlock)
             block.token_mixing.fc1.weight.copy_(old.token_mixing.fc1.weight[:, places])
             block.token_mixing.fc2.weight.copy_(old.token_mixing.fc2.weight[places])
             block.token_mixing.fc2.bias.copy_(old.token_mixing.fc2.bias[places])

@@ -16,7 +16,7 @@ def count(_scale: Scale, _device: torch.device) -> Told:
         (
             name,
             *(str(one.dimensions[key]) for key in ("layers", "patch_size", "channels")),
-            str(one.places),
+            str(one.tokens),
             *(str(one.dimensions[key]) for key in ("channel_hidden", "token_hidden")),
             f"{one.params_without_head:,}",
             f"{one.params_without_head / 1e6:.2f}",

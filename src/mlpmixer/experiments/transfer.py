@@ -21,6 +21,7 @@ from mlpmixer.experiments.baselines import opponents
 from mlpmixer.experiments.cost import IMAGES
 from mlpmixer.experiments.speed import speed
 from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Told, over_seeds
+from mlpmixer.models import options_of
 from mlpmixer.recipe import Model, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import BIT_SIDES_OF_LARGEST, TASKS, Row, bit_hyper_rule, of_row
@@ -93,7 +94,7 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
 
 
 def pre_training(row: paper.Row) -> Recipe:
-    recipe = like(SETS[row.data], Model(name=row.model))
+    recipe = like(SETS[row.data], Model(name=row.model), options_of(row.model))
     return replace(recipe, train=replace(recipe.train, epochs=float(row.epochs or recipe.train.epochs)))
 
 

@@ -119,7 +119,6 @@ def _for(split: Split, outputs: Int[np.ndarray, " K"]) -> Split:
 
 def _outputs(classes: Sequence[str], model: Classifier) -> Int[np.ndarray, " K"]:
     """For each class of the images the model's output of that name, or −1."""
-    assert model.metadata is not None
     names = model.metadata.classes
     if names is None:
         same = len(classes) == model.config.num_classes

@@ -58,7 +58,6 @@ def export(
     if taken and not force:
         raise UsageError(f"{taken[0]} exists; replace it with --force, or choose another --output")
     found = check_images.find(os.fspath(source), data, model, count)
-    assert model.metadata is not None
     job = Job(
         model=model,
         info=model.metadata,

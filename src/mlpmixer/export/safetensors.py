@@ -32,7 +32,6 @@ def write(job: Job, path: Path) -> None:
 def start(path: Path, job: Job) -> dict[str, Run]:
     """In the numbers of the file; but not in float16, which few processors compute in."""
     model = load(path, dtype=torch.float32)
-    assert model.metadata is not None
     numbers = "fp32" if job.precision == "fp16" else job.precision
     engine, chosen = fastest.start(
         model, job.how, precision=numbers, layer_precisions=model.metadata.layer_precisions, measure=False

@@ -8,16 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlpmixer.interpret.tokens import on_grid
-from mlpmixer.models.bit import BiT
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.vit import ViT
 
 AT_ONCE = 32  # images
 
 
 def gray(model: Classifier, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 1 1"]:
     """An image of nothing, as the model is given it."""
-    assert model.metadata is not None
     how = model.metadata.preprocessing
     return torch.tensor([(0.5 - m) / s for m, s in zip(how.mean, how.std, strict=True)])[:, None, None].to(image)
 
@@ -46,15 +44,12 @@ def by_place(model: Classifier, image: Float[Tensor, "3 H W"], label: int) -> Fl
 
     The sum and the head's bias are the logit. None for a ViT that answers through its class token.
     """
-    head = model.head
-    if not isinstance(head, nn.Linear) or (
-        isinstance(model, ViT) and (model.config.pool == "token" or model.config.representation)
-    ):
+    head, averaged = model.head, family_of(model).mean_of(model.config)
+    if not isinstance(head, nn.Linear) or averaged is None:
         return None
     with torch.no_grad():
-        _, seen = model(image[None], intermediates=True)
-        of_bit = isinstance(model, BiT)
-        tables = seen["features"][0].permute(1, 2, 0) if of_bit else on_grid(model, seen["tokens"][0])
+        table = model(image[None], intermediates=True)[1][averaged][0]
+        tables = table.permute(1, 2, 0) if table.ndim == 3 else on_grid(model, table)
         return tables @ head.weight[label] / (tables.shape[0] * tables.shape[1])
 
 

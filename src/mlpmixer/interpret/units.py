@@ -10,14 +10,16 @@ Order: units by their mean frequency, low first, each followed by the one that i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from mlpmixer.errors import UsageError
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer, MixerBlock, UntiedColumnLinear
+from mlpmixer.models.mixer import Mixer, UntiedColumnLinear
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,13 @@ class Pair:
 
 def units_of(model: Classifier, layer: int) -> Float[np.ndarray, "N rows columns"]:
     """Images of the units: D_S of them; for each of G groups, one; of untied maps, those of the first channel."""
-    if not isinstance(model, Mixer):
+    if not (layers := family_of(model).mixer_layers(model.config)):
         raise UsageError(f"{model.name} has no token-mixing units; only Mixers have")
-    if not 0 <= layer < model.config.layers:
-        raise UsageError(f"there is no layer {layer}; {model.name} has 0 to {model.config.layers - 1}")
-    block = model.blocks[layer]
-    assert isinstance(block, MixerBlock)
-    fc1 = block.token_mixing.fc1
+    if not 0 <= layer < layers:
+        raise UsageError(f"there is no layer {layer}; {model.name} has 0 to {layers - 1}")
+    fc1 = cast(Mixer, model).blocks[layer].token_mixing.fc1
     weight = fc1.weight[0] if isinstance(fc1, UntiedColumnLinear) else fc1.weight
-    rows, columns = model.config.grids()[layer]
+    rows, columns = family_of(model).grids(model.config)[layer]
     return weight.detach().float().cpu().reshape(-1, rows, columns).numpy()
 
 

@@ -1,63 +1,88 @@
-"""The models. One file a family (`mixer.py` first); this one finds them by name; only building one imports torch."""
+"""The models by name. One file a family (`mixer.py` first); importing one, and so torch, waits for the first use."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlpmixer.errors import UsageError, nearest
+from mlpmixer.models.family import Family, unlisted
 
 if TYPE_CHECKING:
     from mlpmixer.models.classifier import Classifier, ClassifierConfig
 
-# Name → the file whose SIZES describes it.
-MODELS = {
-    "mixer_s32": "mixer",
-    "mixer_s16": "mixer",
-    "mixer_b32": "mixer",
-    "mixer_b16": "mixer",
-    "mixer_l32": "mixer",
-    "mixer_l16": "mixer",
-    "mixer_h14": "mixer",
-    "mixer_pico": "mixer",
-    "mixer_nano": "mixer",
-    "mixer_tiny": "mixer",
-    "mixer_mini": "mixer",
-    "vit_ti32": "vit",
-    "vit_ti16": "vit",
-    "vit_s32": "vit",
-    "vit_s16": "vit",
-    "vit_b32": "vit",
-    "vit_b16": "vit",
-    "vit_l32": "vit",
-    "vit_l16": "vit",
-    "vit_h14": "vit",
-    "bit_r50x1": "bit",
-    "bit_r50x2": "bit",
-    "bit_r50x3": "bit",
-    "bit_r101x1": "bit",
-    "bit_r101x3": "bit",
-    "bit_r152x1": "bit",
-    "bit_r152x2": "bit",
-    "bit_r152x4": "bit",
-    "bit_r200x3": "bit",
+
+class Row(NamedTuple):
+    """A family: the module whose `FAMILY` is its record, and the names of its sizes, which need no import."""
+
+    module: str
+    sizes: tuple[str, ...]
+
+
+FAMILIES: dict[str, Row] = {
+    "mixer": Row(
+        "mlpmixer.models.mixer",
+        (
+            *("mixer_s32", "mixer_s16", "mixer_b32", "mixer_b16", "mixer_l32", "mixer_l16", "mixer_h14"),
+            *("mixer_pico", "mixer_nano", "mixer_tiny", "mixer_mini"),
+        ),
+    ),
+    "vit": Row(
+        "mlpmixer.models.vit",
+        (
+            *("vit_ti32", "vit_ti16", "vit_s32", "vit_s16", "vit_b32", "vit_b16", "vit_l32", "vit_l16"),
+            "vit_h14",
+        ),
+    ),
+    "bit": Row(
+        "mlpmixer.models.bit",
+        (
+            *("bit_r50x1", "bit_r50x2", "bit_r50x3", "bit_r101x1", "bit_r101x3"),
+            *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
+        ),
+    ),
 }
 
-CLASSES = {"mixer": "Mixer", "vit": "ViT", "bit": "BiT"}
+
+def family(name: str) -> Family:
+    """The record of the family called `name`.
+
+    Raises:
+        UsageError: There is no such family.
+    """
+    if name not in FAMILIES:
+        raise UsageError(f"unknown model family '{name}'{nearest(name, FAMILIES)} (there are: {', '.join(FAMILIES)})")
+    return import_module(FAMILIES[name].module).FAMILY
 
 
-def list_models() -> list[str]:
-    """All models, the paper's Mixers first."""
-    return list(MODELS)
+def family_of(model: Classifier) -> Family:
+    """The record of the family that `model` belongs to; of a class that is in no row, one without any answers."""
+    found = next((family(name) for name in FAMILIES if isinstance(model, family(name).model)), None)
+    return found or unlisted(model)
+
+
+def family_name(model: str) -> str:
+    """The family of the model called `model`; imports nothing."""
+    return next(name for name, row in FAMILIES.items() if canonical(model) in row.sizes)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of all models that match `pattern`, such as `mixer_*`; the paper's Mixers first."""
+    return [name for row in FAMILIES.values() for name in row.sizes if fnmatchcase(name, pattern)]
 
 
 def canonical(name: str) -> str:
-    """`Mixer-B/16`, the paper's way to write it, and `mixer_b16` are one model."""
+    """`Mixer-B/16`, the paper's way to write it, and `mixer_b16` are one model.
+
+    Raises:
+        UsageError: There is no such model.
+    """
     plain = re.sub(r"[/ ]", "", name.strip().lower().replace("-", "_"))
-    if plain not in MODELS:
-        raise UsageError(f"no model is called '{name}'{nearest(plain, MODELS)} (`mixer models` lists them)")
+    if plain not in list_models():
+        raise UsageError(f"no model is called '{name}'{nearest(plain, list_models())} (`mixer models` lists them)")
     return plain
 
 
@@ -66,11 +91,18 @@ def create(
 ) -> Classifier:
     """A new model, freshly initialized, in training mode.
 
-    `image_size` is a side or (height, width), in pixels. `options` are fields of the family's config, such as
-    `dropout`, `gelu="erf"` or `groups=4`.
+    Args:
+        name: As `list_models` has it, or as the paper writes it.
+        num_classes: Outputs of the head; 0: no head. By default 1000.
+        image_size: A side or (height, width), in pixels.
+        **options: Fields of the family's config, such as `dropout`, `gelu="erf"` or `groups=4`.
+
+    Raises:
+        UsageError: There is no such model or option, or a value does not fit.
     """
     name = canonical(name)
-    return build(MODELS[name], describe(name, num_classes=num_classes, image_size=image_size, **options), name)
+    config = describe(name, num_classes=num_classes, image_size=image_size, **options)
+    return family(family_name(name)).build(config, name)
 
 
 def describe(
@@ -78,7 +110,12 @@ def describe(
 ) -> ClassifierConfig:
     """The config that `create` would build."""
     name = canonical(name)
-    return revise(import_module(f"{__name__}.{MODELS[name]}").SIZES[name], num_classes, image_size, **options)
+    return revise(family(family_name(name)).sizes[name], num_classes, image_size, **options)
+
+
+def options_of(name: str) -> list[str]:
+    """The fields of the config of the model called `name`."""
+    return [field.name for field in dataclasses.fields(describe(name))]
 
 
 def revise(
@@ -103,8 +140,3 @@ def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width; one number is both."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height, width
-
-
-def build(family: str, config: ClassifierConfig, name: str | None = None) -> Classifier:
-    """The model that `config` describes."""
-    return getattr(import_module(f"{__name__}.{family}"), CLASSES[family])(config, name or family)

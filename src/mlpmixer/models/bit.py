@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.classifier import Classifier, ClassifierConfig, require
-from mlpmixer.models.layers import Seen, head, keep, lecun_normal_
+from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
+from mlpmixer.models.family import Family
+from mlpmixer.models.layers import lecun_normal_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,16 @@ SIZES = {
 class StandardizedConv(nn.Conv2d):
     """A convolution whose kernels are brought to mean 0 and variance 1 whenever they are used."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-        lecun_normal_(self.weight, inputs * kernel**2)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        lecun_normal_(self.weight, in_channels * kernel**2)
 
-    def kernel(self) -> Float[Tensor, "outputs inputs K K"]:
+    def kernel(self) -> Float[Tensor, "out_channels in_channels K K"]:
         kernel = self.weight.flatten(1)
         # Layer norm without scale and shift is exactly this standardization; 1e-10 is the authors' constant.
         return F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
 
-    def forward(self, input: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H_out W_out"]:
+    def forward(self, input: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B out_channels H_out W_out"]:
         return F.conv2d(input, self.kernel(), stride=self.stride, padding=self.padding)
 
 
@@ -74,16 +75,17 @@ class GroupNormRelu(nn.GroupNorm):
 class BottleneckUnit(nn.Module):
     """1×1 to a quarter of the channels, 3×3, 1×1 back; added to its input, which a 1×1 fits where shapes change."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        middle = outputs // 4
-        self.norm1 = GroupNormRelu(inputs)
-        self.conv1 = StandardizedConv(inputs, middle, 1)
+        middle = out_channels // 4
+        self.norm1 = GroupNormRelu(in_channels)
+        self.conv1 = StandardizedConv(in_channels, middle, 1)
         self.norm2 = GroupNormRelu(middle)
         self.conv2 = StandardizedConv(middle, middle, 3, stride)
         self.norm3 = GroupNormRelu(middle)
-        self.conv3 = StandardizedConv(middle, outputs, 1)
-        self.shortcut = StandardizedConv(inputs, outputs, 1, stride) if inputs != outputs or stride > 1 else None
+        self.conv3 = StandardizedConv(middle, out_channels, 1)
+        reshapes = in_channels != out_channels or stride > 1
+        self.shortcut = StandardizedConv(in_channels, out_channels, 1, stride) if reshapes else None
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         y = self.norm1(x)
@@ -96,34 +98,45 @@ class BiT(Classifier[BiTConfig]):
     `features` (B, C, H/32, W/32), `pre_logits`, `logits`."""
 
     def __init__(self, config: BiTConfig, name: str = "bit"):
-        super().__init__(name)
-        self.config = config
+        super().__init__(config, name, num_features=256 * config.width * 2 ** (len(config.units) - 1))
         channels = 64 * config.width
         self.stem = StandardizedConv(config.in_channels, channels, 7, stride=2)
         self.stages = nn.ModuleList()
         for stage, units in enumerate(config.units):
-            outputs = 256 * config.width * 2**stage
+            out_channels = 256 * config.width * 2**stage
             strides = [1 if stage == 0 else 2] + [1] * (units - 1)
-            widths = [channels] + [outputs] * (units - 1)
+            widths = [channels] + [out_channels] * (units - 1)
             self.stages.append(
-                nn.ModuleList(BottleneckUnit(w, outputs, s) for w, s in zip(widths, strides, strict=True))
+                nn.ModuleList(BottleneckUnit(w, out_channels, s) for w, s in zip(widths, strides, strict=True))
             )
-            channels = outputs
+            channels = out_channels
         self.norm = GroupNormRelu(channels)
         self.head = head(channels, config.num_classes, config.head_bias)
 
-    def forward(
-        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
-    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
-        seen: Seen | None = {} if intermediates else None
+    def forward_features(
+        self, images: Float[Tensor, "B in_channels H W"], intermediates: Intermediates | None = None
+    ) -> Float[Tensor, "B C h w"]:
         # The zeros around are part of the maximum, as in the authors' PyTorch code.
         x = F.max_pool2d(F.pad(self.stem(images), (1, 1, 1, 1)), kernel_size=3, stride=2)
-        x = keep(seen, "stem", x)
+        x = record(intermediates, "stem", x)
         for i, stage in enumerate(self.stages):
             for j, unit in enumerate(stage):  # pyright: ignore[reportArgumentType] (a list of modules)
-                x = keep(seen, f"stage{i}/unit{j}", unit(x))
-            keep(seen, f"stage{i}", x)
-        x = keep(seen, "features", self.norm(x))
-        x = keep(seen, "pre_logits", x.mean(dim=(2, 3)))
-        logits = keep(seen, "logits", self.head(x))
-        return logits if seen is None else (logits, seen)
+                x = record(intermediates, f"stage{i}/unit{j}", unit(x))
+            record(intermediates, f"stage{i}", x)
+        return record(intermediates, "features", self.norm(x))
+
+    def pool(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C"]:
+        return features.mean(dim=(2, 3))
+
+
+FAMILY = Family(
+    name="bit",
+    title="BiT",
+    config=BiTConfig,
+    model=BiT,
+    sizes=SIZES,
+    layers=lambda config: sum(config.units),
+    stages=lambda config: [f"stage{stage}" for stage in range(len(config.units))],
+    mean_of=lambda _: "features",
+    adapter="mlpmixer.weights.adapters.bit",
+)

@@ -1,7 +1,10 @@
-"""What every model here is: a module from images to logits that knows its own description."""
+"""The base of all models: a module from images to logits that carries its config and its metadata."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -9,12 +12,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError
-from mlpmixer.metadata import ModelInfo
+from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.models import family_of
+
+Intermediates = dict[str, Tensor]
+
+
+def record(intermediates: Intermediates | None, name: str, value: Tensor) -> Tensor:
+    """Passes `value` on, and stores it under `name` if intermediates are asked for."""
+    if intermediates is not None:
+        intermediates[name] = value
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """What all families can be told. `num_classes` 0 leaves the head off."""
+    """The options of all families. `num_classes` 0 leaves the head off."""
 
     image_size: tuple[int, int] = (224, 224)  # height, width
     in_channels: int = 3
@@ -27,7 +40,7 @@ class ClassifierConfig:
         self.require_positive("in_channels")
 
     def dimensions(self) -> dict[str, Any]:
-        """What every size of a family must say, such as layers and channels; the rest has defaults."""
+        """The fields without a default, such as layers and channels: what tells the sizes of a family apart."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     def require_positive(self, *options: str) -> None:
@@ -44,23 +57,133 @@ def require(option: str, holds: bool, wanted: str, given: object) -> None:
         raise UsageError(f"{option} must be {wanted}; got {given}")
 
 
+def head(num_features: int, num_classes: int, bias: float | None = 0.0) -> nn.Module:
+    """The last linear map. It starts at zero, so that training starts from a uniform prediction.
+
+    `bias` is the first value of its biases (None: none). The authors take −6.9 ≈ log(1/1000) with a sigmoid loss.
+    No classes, no head: the model then returns its pre-logits.
+    """
+    if num_classes == 0:
+        return nn.Identity()
+    linear = nn.Linear(num_features, num_classes, bias=bias is not None)
+    nn.init.zeros_(linear.weight)
+    if bias is not None:
+        nn.init.constant_(linear.bias, bias)
+    return linear
+
+
 Config = TypeVar("Config", bound=ClassifierConfig, covariant=True)
 
 
 class Classifier(nn.Module, Generic[Config]):
-    """`model(images)` gives logits; `model(images, intermediates=True)` gives (logits, {name: tensor}) as well.
+    """An image classifier: `model(images)` gives logits.
 
-    `name` is its entry in the table of models, `config` all that is needed to build it again, and `metadata` what came
-    with its weights (None while it has none).
+    A family writes `__init__`, which ends with `self.head = head(self.num_features, …)`, `forward_features`, and `pool`
+    where the head does not read the mean over tokens.
+
+    Attributes:
+        config: All that is needed to build the model again.
+        name: The name of its size, such as `mixer_b16`; the family's where it is none of them.
+        num_features: The width of what the head reads.
+        head: From `pre_logits` to `logits`; an `nn.Identity` without classes.
+        metadata: How to prepare images, the names of the classes, the origin. A new model has the usual preprocessing
+            for its image size.
     """
 
-    config: Config
-    head: nn.Module  # from `pre_logits` to `logits`
+    head: nn.Module
 
-    def __init__(self, name: str):
+    def __init__(self, config: Config, name: str, num_features: int):
         super().__init__()
+        self.config = config
         self.name = name
-        self.metadata: ModelInfo | None = None
+        self.num_features = num_features
+        self.metadata = ModelInfo(preprocessing=Preprocessing.usual(config.image_size))
+
+    def forward(
+        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
+    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Intermediates]:
+        """Logits of normalized images; with `intermediates=True`, (logits, {name: tensor})."""
+        found: Intermediates | None = {} if intermediates else None
+        logits = self.forward_head(self.forward_features(images, found), found)
+        return logits if found is None else (logits, found)
+
+    def forward_features(
+        self, images: Float[Tensor, "B in_channels H W"], intermediates: Intermediates | None = None
+    ) -> Tensor:
+        """Everything before pooling and head.
+
+        Args:
+            images: Normalized images.
+            intermediates: A dictionary to store intermediate tensors in, by name.
+
+        Returns:
+            (B, S, C) tokens, or the (B, C, H, W) of a convolutional network.
+        """
+        raise NotImplementedError
+
+    def pool(self, features: Tensor) -> Float[Tensor, "B D"]:
+        """The head's input: by default the mean over tokens."""
+        return features.mean(dim=1)
+
+    def forward_head(
+        self, features: Tensor, intermediates: Intermediates | None = None, *, pre_logits: bool = False
+    ) -> Float[Tensor, "B D"]:
+        """Pooling and head.
+
+        Args:
+            features: What `forward_features` returned.
+            intermediates: A dictionary to store intermediate tensors in, by name.
+            pre_logits: Stop before the head.
+
+        Returns:
+            (B, num_classes) logits, or (B, num_features) with `pre_logits` or without a head.
+        """
+        pooled = record(intermediates, "pre_logits", self.pool(features))
+        return pooled if pre_logits else record(intermediates, "logits", self.head(pooled))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the head with a new one, which starts at zero; the names of the classes are forgotten.
+
+        Args:
+            num_classes: Outputs of the new head; 0: no head.
+        """
+        like = next(self.parameters())
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self.head = head(self.num_features, num_classes, self.config.head_bias).to(like.device, like.dtype)
+        self.head.train(self.training)
+        self.metadata = dataclasses.replace(self.metadata, classes=None)
+
+    def with_metadata(
+        self, classes: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
+    ) -> Classifier:
+        """This model, or if its metadata says something else, a shallow copy around the same weights.
+
+        Args:
+            classes: The names of the classes; None: as the metadata has them.
+            preprocessing: How to prepare images; None: as the metadata has it.
+
+        Raises:
+            UsageError: They do not fit the model, or each other.
+        """
+        info = self.metadata
+        if classes is not None:
+            if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+                raise UsageError(f"classes must be a list of names, not {classes!r}")
+            info = dataclasses.replace(info, classes=tuple(classes))
+        if preprocessing is not None:
+            if not isinstance(preprocessing, Preprocessing):
+                raise UsageError(f"preprocessing must be an mlpmixer.metadata.Preprocessing, not {preprocessing!r}")
+            info = dataclasses.replace(info, preprocessing=preprocessing)
+        layers = family_of(self).mixer_layers(self.config) if info.layer_precisions else 0
+        try:
+            info.check(self.config.num_classes, self.config.image_size, mixer_layers=layers)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"the model cannot have this preprocessing and these classes: {error}") from None
+        if info == self.metadata:
+            return self
+        model = copy.copy(self)
+        model.metadata = info
+        return model
 
     def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
         """Stops images of another size or number of channels than the weights are made for."""

@@ -1,4 +1,4 @@
-"""The few parts that the Mixer shares with the networks it is compared with, and how they are initialized."""
+"""Layers that several families share, and how they are initialized."""
 
 from __future__ import annotations
 
@@ -14,16 +14,8 @@ from torch import Tensor, nn
 from mlpmixer.models.classifier import require
 
 GeluForm = Literal["tanh", "erf"]
-Seen = dict[str, Tensor]
 
 LAYER_NORM_EPS = 1e-6
-
-
-def keep(seen: Seen | None, name: str, value: Tensor) -> Tensor:
-    """Passes `value` on, noting it under `name` when somebody asked for the intermediates."""
-    if seen is not None:
-        seen[name] = value
-    return value
 
 
 def lecun_normal_(weight: Tensor, fan_in: int) -> None:
@@ -40,21 +32,6 @@ class Linear(nn.Linear):
         lecun_normal_(self.weight, self.in_features)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-
-def head(channels: int, num_classes: int, bias: float | None = 0.0) -> nn.Module:
-    """The classifier: a linear map that starts at zero, so that training starts from indifference.
-
-    `bias` is the first value of its biases (None: none). The authors take −6.9 ≈ log(1/1000) with a sigmoid loss.
-    No classes, no head: the model then returns its pre-logits.
-    """
-    if num_classes == 0:
-        return nn.Identity()
-    linear = nn.Linear(channels, num_classes, bias=bias is not None)
-    nn.init.zeros_(linear.weight)
-    if bias is not None:
-        nn.init.constant_(linear.bias, bias)
-    return linear
 
 
 class Gelu(nn.Module):
@@ -74,7 +51,7 @@ class Gelu(nn.Module):
 
 
 class Mlp(nn.Module):
-    """gelu(X · W1) · W2 along each row: one MLP for all places, hidden units between two linear maps."""
+    """gelu(X · W1) · W2 along each row: one MLP for all tokens, hidden units between two linear maps."""
 
     def __init__(
         self,

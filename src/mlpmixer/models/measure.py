@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, activation memory. Counted on shapes alone; nothing is computed.
+"""What a model costs: parameters, multiply-adds, activation memory; counted on shapes, without computing.
 
 python -m mlpmixer.models.measure          writes measured.json, which lets `mixer models` answer without torch
 """
@@ -6,6 +6,7 @@ python -m mlpmixer.models.measure          writes measured.json, which lets `mix
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,21 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlpmixer.models import MODELS, build, canonical, describe
-from mlpmixer.models.layers import grid
+from mlpmixer.models import canonical, describe, family, family_name, list_models
 from mlpmixer.models.measured import MEASURED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """`dimensions` are what each size of a family must say, `places` is S, the patches of an image (0 for a
-    convolutional network), `gmacs` 10⁹ multiply-adds of a forward pass of one image, and `activation_mb` the 10⁶
-    bytes that training keeps of it, in float32, for the backward pass."""
+    """The cost of a model.
+
+    Attributes:
+        dimensions: What tells the sizes of the family apart.
+        tokens: S, the patches of an image (0 for a convolutional network).
+        gmacs: 10⁹ multiply-adds of a forward pass of one image.
+        activation_mb: 10⁶ bytes of activations stored for the backward pass of one image, in float32.
+    """
 
     name: str
     dimensions: dict[str, Any]
     image_size: tuple[int, int]
-    places: int
+    tokens: int
     params: int
     params_without_head: int
     gmacs: float
@@ -35,18 +40,18 @@ class Measure:
 
 
 def measure(name: str, **options: Any) -> Measure:
-    """Of the model `create(name, **options)` would make."""
+    """The cost of the model that `create(name, **options)` would make."""
     name = canonical(name)
     config = describe(name, **options)
     model, image = _as_shapes(name, config)
     params, gmacs = _counted(model, image)
     head = sum(p.numel() for p in model.get_submodule("head").parameters())
-    rows, columns = grid(config.image_size, patch) if (patch := getattr(config, "patch_size", 0)) else (0, 0)
+    grids = family(family_name(name)).grids(config)
     return Measure(
         name=name,
         dimensions=config.dimensions(),
         image_size=config.image_size,
-        places=rows * columns,
+        tokens=math.prod(grids[0]) if grids else 0,
         params=params,
         params_without_head=params - head,
         gmacs=gmacs,
@@ -65,7 +70,8 @@ def counted(name: str, **options: Any) -> tuple[float, int]:
 def _as_shapes(name: str, config: Any) -> tuple[nn.Module, Tensor]:
     """The model and one image, without numbers."""
     with torch.device("meta"):
-        return build(MODELS[name], config, name).eval(), torch.empty(1, config.in_channels, *config.image_size)
+        model = family(family_name(name)).build(config, name)
+        return model.eval(), torch.empty(1, config.in_channels, *config.image_size)
 
 
 def _counted(model: nn.Module, image: Tensor) -> tuple[int, float]:
@@ -91,5 +97,5 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> int:
 
 
 if __name__ == "__main__":
-    rows = [json.dumps(asdict(measure(name))) for name in MODELS]
+    rows = [json.dumps(asdict(measure(name))) for name in list_models()]
     MEASURED.write_text("[\n  " + ",\n  ".join(rows) + "\n]\n")

@@ -1,19 +1,19 @@
-"""MLP-Mixer: an image classifier made of nothing but multi-layer perceptrons.
+"""MLP-Mixer: an image classifier of multi-layer perceptrons alone.
 
 Tolstikhin, Houlsby, Kolesnikov, Beyer and others: "MLP-Mixer: An all-MLP Architecture for Vision" (arXiv 2105.01601).
 
-An image is cut into S patches and every patch is described by C numbers: a table X with a row for each place (a
-"token") and a column for each feature (a "channel"). All that happens to the table, layer after layer, is this:
+An image is cut into S patches, and each patch becomes a token of C channels: a table X with a row for each token and
+a column for each channel. Every layer does two things to it:
 
-    token mixing      U = X + W2 · gelu(W1 · LN(X))         along the columns: places tell each other what they hold
-    channel mixing    Y = U + gelu(LN(U) · W3) · W4         along the rows: each place thinks about what it holds
+    token mixing      U = X + W2 · gelu(W1 · LN(X))         along the columns, between tokens
+    channel mixing    Y = U + gelu(LN(U) · W3) · W4         along the rows, within each token
 
 One token-mixing MLP serves all C columns, and one channel-mixing MLP serves all S rows. There is no convolution that
-slides over its neighbors, no attention, and no position embedding: a row of W1 has one weight for each place, so token
-mixing knows where things are. The table keeps its shape from the first layer to the last. In the end its rows are
-averaged, and a linear map reads the classes from that average:
+slides over its neighbors, no attention, and no position embedding: a row of W1 has one weight for each position, so
+token mixing knows where things are. The table keeps its shape from the first layer to the last. In the end its rows are
+averaged, and a linear map computes the logits from that average:
 
-    image → stem → (token mixing → channel mixing) × layers → LN → mean over places → head → logits
+    image → stem → (token mixing → channel mixing) × layers → LN → mean over tokens → head → logits
 
 The letters are the paper's: B images, P patch side, S = HW/P² tokens, C channels, D_S and D_C the hidden widths of
 the two MLPs. D_S does not grow with S, so the cost is linear in the number of pixels, where attention is quadratic.
@@ -21,14 +21,17 @@ the two MLPs. D_S does not grow with S, so the cost is linear in the number of p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.classifier import Classifier, ClassifierConfig, require
+from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
+from mlpmixer.models.family import Family
 from mlpmixer.models.layers import (
     LAYER_NORM_EPS,
     Gelu,
@@ -36,11 +39,8 @@ from mlpmixer.models.layers import (
     Linear,
     Mlp,
     PatchStem,
-    Seen,
     StochasticDepth,
     grid,
-    head,
-    keep,
     lecun_normal_,
 )
 
@@ -62,7 +62,7 @@ class MixerConfig(ClassifierConfig):
     untied: bool = False  # a token-mixing MLP of its own for each column
     groups: int = 1  # G: token mixing sees G neighboring columns at once, as one column of S·G
     group_projection: bool = False  # a learned linear map deals the channels out to the G groups
-    pyramid: tuple[int, ...] = ()  # layers whose token mixing hands on half the rows and half the columns of places
+    pyramid: tuple[int, ...] = ()  # layers whose token mixing halves the rows and the columns of the token grid
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,10 +73,15 @@ class MixerConfig(ClassifierConfig):
         require("pyramid", inside, f"different layers from 0 to {self.layers - 1}", self.pyramid)
         rows, columns = grid(self.image_size, self.patch_size)
         fits = rows % 2 ** len(self.pyramid) == 0 and columns % 2 ** len(self.pyramid) == 0
-        require("pyramid", fits, f"few enough layers to halve {rows}×{columns} places each time", self.pyramid)
+        require("pyramid", fits, f"few enough layers to halve {rows}×{columns} tokens each time", self.pyramid)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the Mixer of the paper's main part, and none of the variants of appendix A.1."""
+        return not (self.untied or self.groups > 1 or self.group_projection or self.pyramid)
 
     def grids(self) -> list[tuple[int, int]]:
-        """The places (rows, columns) before each layer and, last, after all of them; one shape without a pyramid."""
+        """The token grid (rows, columns) before each layer and after the last; one shape without a pyramid."""
         rows, columns = grid(self.image_size, self.patch_size)
         halvings = [sum(p < layer for p in self.pyramid) for layer in range(self.layers + 1)]
         return [(rows >> n, columns >> n) for n in halvings]
@@ -116,26 +121,24 @@ class Mixer(Classifier[MixerConfig]):
     `pre_logits` (B, C), `logits` (B, classes).
     """
 
+    blocks: Sequence[MixerBlock]
+
     def __init__(self, config: MixerConfig, name: str = "mixer"):
-        super().__init__(name)
-        self.config = config
+        super().__init__(config, name, num_features=config.channels)
         self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
-        self.blocks = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.layers))
+        blocks = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.layers))
+        self.blocks = cast("Sequence[MixerBlock]", blocks)
         self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
         self.head = head(config.channels, config.num_classes, config.head_bias)
 
-    def forward(
-        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
-    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
+    def forward_features(
+        self, images: Float[Tensor, "B in_channels H W"], intermediates: Intermediates | None = None
+    ) -> Float[Tensor, "B S C"]:
         self.check(images)
-        seen: Seen | None = {} if intermediates else None
-        x = keep(seen, "stem", self.stem(images))
+        x = record(intermediates, "stem", self.stem(images))
         for block in self.blocks:
-            x = block(x, seen)
-        x = keep(seen, "tokens", self.norm(x))
-        x = keep(seen, "pre_logits", x.mean(dim=1))
-        logits = keep(seen, "logits", self.head(x))
-        return logits if seen is None else (logits, seen)
+            x = block(x, intermediates)
+        return record(intermediates, "tokens", self.norm(x))
 
 
 class MixerBlock(nn.Module):
@@ -154,18 +157,24 @@ class MixerBlock(nn.Module):
             config.stochastic_depth * layer / max(config.layers - 1, 1), config.rescale_branches
         )
 
-    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
-        x = self.mix_tokens(x, seen)
-        mixed = keep(seen, f"{self.name}/channel_mixing", self.channel_mixing(self.norm2(x)))
-        return keep(seen, self.name, x + self.drop(mixed))
+    def forward(
+        self, x: Float[Tensor, "B S C"], intermediates: Intermediates | None = None
+    ) -> Float[Tensor, "B S_out C"]:
+        x = self.mix_tokens(x, intermediates)
+        mixed = record(intermediates, f"{self.name}/channel_mixing", self.channel_mixing(self.norm2(x)))
+        return record(intermediates, self.name, x + self.drop(mixed))
 
-    def mix_tokens(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S_out C"]:
-        mixed = keep(seen, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), seen, self.name))
+    def mix_tokens(
+        self, x: Float[Tensor, "B S C"], intermediates: Intermediates | None = None
+    ) -> Float[Tensor, "B S_out C"]:
+        mixed = record(
+            intermediates, f"{self.name}/token_mixing", self.token_mixing(self.norm1(x), intermediates, self.name)
+        )
         return self.skip(x) + self.drop(mixed)
 
 
 class TokenMixing(nn.Module):
-    """W2 · gelu(W1 · X): mixes the places of each column, with the same weights for every column."""
+    """W2 · gelu(W1 · X): mixes the tokens, with the same weights for every channel."""
 
     def __init__(self, config: MixerConfig, tokens_in: int, tokens_out: int):
         super().__init__()
@@ -178,9 +187,11 @@ class TokenMixing(nn.Module):
         self.fc2 = linear(config.token_hidden, groups * tokens_out)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None, name: str) -> Float[Tensor, "B S_out C"]:
+    def forward(
+        self, x: Float[Tensor, "B S C"], intermediates: Intermediates | None, name: str
+    ) -> Float[Tensor, "B S_out C"]:
         x = self.stack(self.project(x))
-        hidden = keep(seen, f"{name}/token_hidden", self.gelu(self.fc1(x)))  # (B, D_S, C)
+        hidden = record(intermediates, f"{name}/token_hidden", self.gelu(self.fc1(x)))  # (B, D_S, C)
         return self.unstack(self.dropout(self.fc2(self.dropout(hidden))))
 
     def stack(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B SG C_G"]:
@@ -198,32 +209,32 @@ class TokenMixing(nn.Module):
 class ColumnLinear(nn.Module):
     """W · X + b: one linear map down each of the C columns of a table, written as the product it is."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, in_features: int, out_features: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        lecun_normal_(self.weight, fan_in=inputs)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        lecun_normal_(self.weight, fan_in=in_features)
 
-    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
+    def forward(self, x: Float[Tensor, "B in_features C"]) -> Float[Tensor, "B out_features C"]:
         return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
 
 
 class UntiedColumnLinear(nn.Module):
     """W_c · X_c + b_c: a linear map of its own for each column c."""
 
-    def __init__(self, columns: int, inputs: int, outputs: int):
+    def __init__(self, columns: int, in_features: int, out_features: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(columns, outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(columns, outputs))
-        lecun_normal_(self.weight, fan_in=inputs)
+        self.weight = nn.Parameter(torch.empty(columns, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(columns, out_features))
+        lecun_normal_(self.weight, fan_in=in_features)
 
-    def forward(self, x: Float[Tensor, "B inputs C"]) -> Float[Tensor, "B outputs C"]:
+    def forward(self, x: Float[Tensor, "B in_features C"]) -> Float[Tensor, "B out_features C"]:
         mixed = torch.einsum("coi,bic->boc", self.weight, x)
         return mixed + self.bias.T.to(mixed.dtype)  # as other linear maps do it under autocast
 
 
 class HalveGrid(nn.Module):
-    """The way around a pyramid's token mixing: the mean of each 2×2 places. (The paper leaves this open.)"""
+    """The skip connection of a pyramid's token mixing: the mean of each 2×2 tokens. (The paper leaves this open.)"""
 
     def __init__(self, grid: tuple[int, int]):
         super().__init__()
@@ -232,3 +243,18 @@ class HalveGrid(nn.Module):
     def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S_out C"]:
         rows, columns = self.grid
         return x.unflatten(1, (rows // 2, 2, columns // 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
+
+
+FAMILY = Family(
+    name="mixer",
+    title="Mixer",
+    config=MixerConfig,
+    model=Mixer,
+    sizes=SIZES,
+    layers=lambda config: config.layers,
+    grids=MixerConfig.grids,
+    mean_of=lambda _: "tokens",
+    mixer_layers=lambda config: config.layers,
+    plain_mixer=lambda config: config.plain,
+    adapter="mlpmixer.weights.adapters.mixer",
+)

@@ -1,11 +1,11 @@
 """Vision Transformer, the attention network that the paper compares with.
 
 Dosovitskiy and others: "An Image is Worth 16×16 Words" (arXiv 2010.11929). It starts and ends as the Mixer does;
-between, places exchange what they hold by self-attention, so they need a position embedding:
+between, tokens are mixed by self-attention, which needs a position embedding:
 
     U = X + attention(LN(X))          Y = U + gelu(LN(U) · W1) · W2
 
-A class token beside the places collects the answer (`pool="token"`), or the places are averaged (`pool="mean"`).
+The head reads a class token (`pool="token"`), or the mean over tokens (`pool="mean"`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.classifier import Classifier, ClassifierConfig, require
-from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, Seen, StochasticDepth, grid, head, keep
+from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
+from mlpmixer.models.family import Family
+from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, StochasticDepth, grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,9 @@ SIZES = {
 }
 
 
-def xavier_linear(inputs: int, outputs: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
+def xavier_linear(in_features: int, out_features: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
     """A linear map initialized as ViT's authors do; `parts` maps that share their input lie in one matrix."""
-    linear = nn.Linear(inputs, parts * outputs)
+    linear = nn.Linear(in_features, parts * out_features)
     for part in linear.weight.chunk(parts):
         nn.init.xavier_uniform_(part)
     nn.init.normal_(linear.bias, std=bias_std)
@@ -76,7 +77,7 @@ def xavier_linear(inputs: int, outputs: int, *, parts: int = 1, bias_std: float 
 
 
 class Attention(nn.Module):
-    """Each place asks all places, and takes the mean of their values weighted by how well their keys answer."""
+    """Multi-head self-attention."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -115,11 +116,11 @@ class ViTBlock(nn.Module):
             config.stochastic_depth * layer / max(config.layers - 1, 1), config.rescale_branches
         )
 
-    def forward(self, x: Float[Tensor, "B S C"], seen: Seen | None = None) -> Float[Tensor, "B S C"]:
-        attended = keep(seen, f"{self.name}/attention", self.dropout(self.attention(self.norm1(x))))
+    def forward(self, x: Float[Tensor, "B S C"], intermediates: Intermediates | None = None) -> Float[Tensor, "B S C"]:
+        attended = record(intermediates, f"{self.name}/attention", self.dropout(self.attention(self.norm1(x))))
         x = x + self.drop(attended)
-        thought = keep(seen, f"{self.name}/mlp", self.mlp(self.norm2(x)))
-        return keep(seen, self.name, x + self.drop(thought))
+        mixed = record(intermediates, f"{self.name}/mlp", self.mlp(self.norm2(x)))
+        return record(intermediates, self.name, x + self.drop(mixed))
 
 
 class ViT(Classifier[ViTConfig]):
@@ -127,13 +128,12 @@ class ViT(Classifier[ViTConfig]):
     `block{i}`, `tokens`, `pre_logits`, `logits`. With a class token, it is row 0 of all tables but the stem's."""
 
     def __init__(self, config: ViTConfig, name: str = "vit"):
-        super().__init__(name)
-        self.config = config
+        super().__init__(config, name, num_features=config.representation or config.channels)
         rows, columns = grid(config.image_size, config.patch_size)
-        places = rows * columns + (config.pool == "token")
+        tokens = rows * columns + (config.pool == "token")
         self.stem = PatchStem(config.in_channels, config.channels, config.patch_size, config.image_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.channels)) if config.pool == "token" else None
-        self.position = nn.Parameter(torch.empty(1, places, config.channels).normal_(std=0.02))
+        self.position = nn.Parameter(torch.empty(1, tokens, config.channels).normal_(std=0.02))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(ViTBlock(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
@@ -142,21 +142,33 @@ class ViT(Classifier[ViTConfig]):
             if config.representation
             else nn.Identity()
         )
-        self.head = head(config.representation or config.channels, config.num_classes, config.head_bias)
+        self.head = head(self.num_features, config.num_classes, config.head_bias)
 
-    def forward(
-        self, images: Float[Tensor, "B in_channels H W"], *, intermediates: bool = False
-    ) -> Float[Tensor, "B classes"] | tuple[Float[Tensor, "B classes"], Seen]:
+    def forward_features(
+        self, images: Float[Tensor, "B in_channels H W"], intermediates: Intermediates | None = None
+    ) -> Float[Tensor, "B S C"]:
         self.check(images)
-        seen: Seen | None = {} if intermediates else None
-        x = keep(seen, "stem", self.stem(images))
+        x = record(intermediates, "stem", self.stem(images))
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.dropout(x + self.position)
         for block in self.blocks:
-            x = block(x, seen)
-        x = keep(seen, "tokens", self.norm(x))
-        x = x[:, 0] if self.class_token is not None else x.mean(dim=1)
-        x = keep(seen, "pre_logits", self.representation(x))
-        logits = keep(seen, "logits", self.head(x))
-        return logits if seen is None else (logits, seen)
+            x = block(x, intermediates)
+        return record(intermediates, "tokens", self.norm(x))
+
+    def pool(self, features: Float[Tensor, "B S C"]) -> Float[Tensor, "B D"]:
+        pooled = features[:, 0] if self.class_token is not None else features.mean(dim=1)
+        return self.representation(pooled)
+
+
+FAMILY = Family(
+    name="vit",
+    title="ViT",
+    config=ViTConfig,
+    model=ViT,
+    sizes=SIZES,
+    layers=lambda config: config.layers,
+    grids=lambda config: [grid(config.image_size, config.patch_size)],
+    mean_of=lambda config: None if config.pool == "token" or config.representation else "tokens",
+    adapter="mlpmixer.weights.adapters.vit",
+)

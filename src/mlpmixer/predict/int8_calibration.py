@@ -28,7 +28,6 @@ INSTEAD = "--precision bf16 answers as it is"
 
 def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int]:
     """The quantized model, and the share of images that it names as `model` does in float32, and of how many."""
-    assert model.metadata is not None
     how = model.metadata.preprocessing
     seen = []
     for file in files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]:
@@ -42,7 +41,6 @@ def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int
         )
     shown = torch.stack(seen)
     found = quantize(model, how, shown, each_half=False).model
-    assert found.metadata is not None
     settings = {"batch": len(shown), "device": torch.device("cpu")}
     before = Engine(model, how, "kernels", "fp32", **settings)(shown).logits
     after = Engine(found, how, "kernels", "int8", **settings, layer_precisions=found.metadata.layer_precisions)(

@@ -26,7 +26,6 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
 from mlpmixer.predict.tta import Views, count, views_of
 from mlpmixer.text import printable
-from mlpmixer.weights.info import with_info
 from mlpmixer.weights.load import load
 
 P = TypeVar("P", bound=Input)
@@ -96,9 +95,8 @@ class Predictor:
             raise UsageError(f"images are read in 3 colors, and this model takes {model.config.in_channels}")
         if top < 1 or batch_size < 1:
             raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
-        self.model = with_info(model, classes, preprocessing)
+        self.model = model.with_metadata(classes, preprocessing)
         info = self.model.metadata
-        assert info is not None
         self.preprocessing = info.preprocessing
         self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
         self.top = min(top, len(self.classes))

@@ -10,6 +10,7 @@ begins by giving each class the chance of one among all.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -125,16 +126,15 @@ def table_4(name: str) -> Recipe:
     )
 
 
-def like(source: str, model: Model) -> Recipe:
+def like(source: str, model: Model, known: Collection[str]) -> Recipe:
     """For any network, by the row of the Mixer that is called like it (ViT-L/16 learns as Mixer-L/16 does); what no
-    Mixer is called like, such as a BiT, learns by the row of B/16."""
+    Mixer is called like, such as a BiT, learns by the row of B/16. `known`: the options that the network has."""
     of_source = [name for name, row in TABLE_4.items() if row.source == source]
     size = model.name.partition("_")[2]
     alike = [name for name in of_source if TABLE_4[name].model == f"mixer_{size}"]
     recipe = table_4((alike or [f"{source}_b16"])[0])
-    options = {**recipe.model.options, **model.options}
-    if model.name.startswith("bit"):
-        options.pop("stochastic_depth", None)  # it has none
+    of_row = {name: value for name, value in recipe.model.options.items() if name in known}
+    options = {**of_row, **model.options}
     return replace(recipe, about=About(), model=replace(model, options=options))
 
 

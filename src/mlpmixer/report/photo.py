@@ -49,7 +49,6 @@ class Question:
 
 
 def question(model: Classifier, image: str | os.PathLike[str], label: str | None = None) -> Question:
-    assert model.metadata is not None
     if model.config.num_classes == 0:
         raise UsageError("this model has no head, so nothing speaks for an answer; leave --image away")
     names = _names(model)
@@ -61,7 +60,6 @@ def question(model: Classifier, image: str | os.PathLike[str], label: str | None
 
 
 def look_at_photo(model: Classifier, asked: Question, watch: Watch = nobody) -> tuple[list[Exhibit], dict[str, Any]]:
-    assert model.metadata is not None
     image = normalize(asked.pixels, model.metadata.preprocessing).to(next(model.parameters()))
     photo = Image.fromarray(asked.pixels.permute(1, 2, 0).numpy()).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
     names = _names(model)
@@ -81,7 +79,6 @@ def look_at_photo(model: Classifier, asked: Question, watch: Watch = nobody) -> 
 
 
 def _names(model: Classifier) -> tuple[str, ...]:
-    assert model.metadata is not None
     return model.metadata.classes or tuple(f"class {n}" for n in range(model.config.num_classes))
 
 

@@ -12,8 +12,8 @@ from mlpmixer.draw import heatmap
 from mlpmixer.draw.chart import LOOKS, Series, line_chart
 from mlpmixer.interpret.receptive_field import half_radius, receptive_fields
 from mlpmixer.interpret.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer
 from mlpmixer.report.figures import Exhibit
 from mlpmixer.report.progress import Watch, nobody, watched
 
@@ -22,10 +22,9 @@ SHEET = 460  # pixels, about, of a sheet of maps
 
 
 def usual_layers(model: Classifier) -> list[int]:
-    """The first three, as in Fig. 5, and the last."""
-    if not isinstance(model, Mixer):
-        return []
-    return sorted({*range(min(3, model.config.layers)), model.config.layers - 1})
+    """The first three layers with token mixing, as in Fig. 5, and the last."""
+    layers = family_of(model).mixer_layers(model.config)
+    return sorted({*range(min(3, layers)), layers - 1}) if layers else []
 
 
 def look_at_weights(
@@ -52,8 +51,8 @@ def look_at_weights(
             pixels=True,
         )
     )
-    if isinstance(model, Mixer):
-        shown += _spectra(model, watch)
+    if mixing := family_of(model).mixer_layers(model.config):
+        shown += _spectra(model, mixing, watch)
     shown += _fields(model, figures, watch)
     return shown, figures
 
@@ -74,13 +73,13 @@ def _sheet(maps: Sequence[np.ndarray], together: int = 1):
     return heatmap.sheet([heatmap.larger(one, SHEET // across) for one in maps], across, together=together)
 
 
-def _spectra(model: Mixer, watch: Watch) -> list[Exhibit]:
-    layers = np.unique(np.linspace(0, model.config.layers - 1, len(LOOKS)).round().astype(int)).tolist()
+def _spectra(model: Classifier, mixing: int, watch: Watch) -> list[Exhibit]:
+    layers = np.unique(np.linspace(0, mixing - 1, len(LOOKS)).round().astype(int)).tolist()
     lines = []
     for layer in layers:
         share = spectrum(units_of(model, layer))
         lines.append(Series(f"layer {layer}", [(float(n), 100 * float(value)) for n, value in enumerate(share)]))
-    every = range(model.config.layers)
+    every = range(mixing)
     found = [opposites(units_of(model, layer)) for layer in watched("opposite units", every, watch)]
     cosines = [
         Series("lowest cosine", [(float(n), one.lowest) for n, one in zip(every, found, strict=True)]),
@@ -132,6 +131,4 @@ def _fields(model: Classifier, figures: dict[str, Any], watch: Watch) -> list[Ex
 
 def places_of(model: Classifier) -> list[str]:
     """The names of the tables of places after each layer."""
-    if hasattr(model.config, "units"):
-        return [f"stage{n}" for n in range(len(model.config.units))]  # pyright: ignore[reportAttributeAccessIssue]
-    return [f"block{n}" for n in range(model.config.layers)]  # pyright: ignore[reportAttributeAccessIssue]
+    return family_of(model).stages_of(model.config)

@@ -179,7 +179,6 @@ def validate(
     plan: Plan, predict: Callable[[Tensor], Tensor], model: Classifier, split: Split, logger: RunLogger, step: int
 ) -> dict[str, float]:
     """Accuracy and loss of `predict` on a split, prepared as `model` wants it; the devices share the work."""
-    assert model.metadata is not None
     how, training = model.metadata.preprocessing, model.training
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -32,7 +32,7 @@ from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.optim import warmup_of
 from mlpmixer.train.step import TrainStep
 from mlpmixer.weights.checkpoint import Checkpoint
-from mlpmixer.weights.load import glance, load
+from mlpmixer.weights.load import load, open_checkpoint
 from mlpmixer.weights.net2net import GROWS, grow
 
 
@@ -170,7 +170,7 @@ def open_weights(recipe: Recipe) -> Checkpoint | None:
         with _wrong_types_refused(), torch.device("meta"):
             create(wanted.name, num_classes=1, image_size=_size(recipe), **options)
         return None
-    stored = glance(wanted.weights)
+    stored = open_checkpoint(wanted.weights)
     with _wrong_types_refused():
         revise(stored.config, image_size=_size(recipe), **options)
     for name in GROWS:
@@ -204,7 +204,7 @@ def init_model(recipe: Recipe, classes: tuple[str, ...], stored: Checkpoint | No
             options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in known}
             if stored.info.classes != classes:
                 options |= {"num_classes": len(classes), "fresh": ("head",)}
-            model = load(wanted.weights, image_size=size, resize=wanted.resize, **options).float()
+            model = load(stored, image_size=size, resize=wanted.resize, **options).float()
             model = grow(model, **sizes) if wanted.grow else model
     preprocessing = preprocessing_of(recipe.evaluation, model.config.image_size)
     model.metadata = ModelInfo(preprocessing=preprocessing, classes=classes, provenance=provenance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from mlpmixer.data.rng import random_uint64
 from mlpmixer.engines import trainable
 from mlpmixer.machine.distributed import Group
 from mlpmixer.machine.dtypes import DTYPES
-from mlpmixer.models import MODELS, build
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
@@ -48,7 +48,6 @@ class TrainStep:
     """
 
     def __init__(self, recipe: Recipe, model: Classifier, steps: int, group: Group):
-        assert model.metadata is not None
         self.recipe, self.steps, self.group = recipe, steps, group
         self.preprocessing = model.metadata.preprocessing
         self.model = model.to(group.device)
@@ -208,7 +207,7 @@ class TrainStep:
         if not self.group.is_main:
             return None
         with torch.device("meta"):
-            copy = build(MODELS[self.model.name], self.model.config, self.model.name)
+            copy = family_of(self.model).build(self.model.config, self.model.name)
         copy.load_state_dict(state, assign=True)
         copy.metadata = self.model.metadata
         return copy.eval()
@@ -219,8 +218,7 @@ def fastest_local(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
     machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
     sharded = group.world_size > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
-        assert isinstance(model, Mixer)
-        return trainable.Trainable(model, low_memory=machine.low_memory)
+        return trainable.Trainable(cast(Mixer, model), low_memory=machine.low_memory)
     if machine.compile:
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)

@@ -13,7 +13,7 @@ from mlpmixer.errors import RecipeError, nearest
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.packages import require
-from mlpmixer.weights.files import look
+from mlpmixer.weights.files import open_arrays
 from mlpmixer.weights.header import COUNTS, FLOATS
 from mlpmixer.weights.load import load
 
@@ -25,13 +25,11 @@ class Teacher:
     """
 
     def __init__(self, source: str, student: Classifier, device: torch.device):
-        assert student.metadata is not None
         self.given = student.metadata.preprocessing
         if source.startswith("timm:"):
             self.model, self.expected = _from_timm(source.removeprefix("timm:"), student.config.num_classes)
         else:
             self.model = load(source)
-            assert self.model.metadata is not None
             self.expected = self.model.metadata.preprocessing
             ours, theirs = student.metadata.classes, self.model.metadata.classes
             if ours != theirs and (theirs is not None or student.config.num_classes != self.model.config.num_classes):
@@ -65,7 +63,7 @@ def _from_timm(source: str, num_classes: int) -> tuple[torch.nn.Module, Preproce
     try:
         model: Any = timm.create_model(name, pretrained=not file, num_classes=num_classes)
         if file:  # not by timm itself: older ones run what a pickle says
-            arrays = look(file, types=FLOATS | COUNTS).read()
+            arrays = open_arrays(file, types=FLOATS | COUNTS).read()
             model.load_state_dict({name.removeprefix("module."): array for name, array in arrays.items()})
     except Exception as error:  # timm downloads, and reads in ways of its own
         why = " ".join(str(error).split())

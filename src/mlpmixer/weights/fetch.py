@@ -1,4 +1,4 @@
-"""Bringing a checkpoint into the local cache: one function, `fetch`."""
+"""Downloading checkpoints: `fetch` gives the local path of one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ def fetch(
 ) -> Path:
     """The local path of a checkpoint, downloaded first if it is not there yet.
 
-    `name_or_url` is a name of the model zoo or an http(s) address, `cache` the folder (default: `cache_folder()`).
-    `sha256` is the hexadecimal checksum or its first digits, at least 8; by default what the model zoo knows of it. A
-    file that is there is returned without looking at network or checksum, unless `sha256` is given. `progress`: shows a
-    bar on a terminal.
+    A file that is there is returned without looking at network or checksum, unless `sha256` is given.
+
+    Args:
+        name_or_url: A name of the model zoo or an http(s) address.
+        cache: The folder; by default `cache_folder()`.
+        sha256: The hexadecimal checksum or its first digits, at least 8; by default what the model zoo knows of it.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        UsageError: There is no such name, or the address or checksum is none.
+        FetchError: It cannot be downloaded, written, or is another file than expected.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise UsageError(f"sha256 is '{sha256}': not 8 to 64 hexadecimal digits")
@@ -34,7 +41,7 @@ def fetch(
 
 
 def path_of(name_or_url: str, *, cache: str | os.PathLike[str] | None = None) -> Path:
-    """Where `fetch` looks for a checkpoint and puts it."""
+    """The local path of a checkpoint, whether it is there or not."""
     return _locate(name_or_url, cache)[2]
 
 

@@ -1,8 +1,8 @@
-"""Arrays in files, read with suspicion and written whole: safetensors, .npz, .pth.
+"""Files of arrays, read with suspicion and written whole: safetensors, .npz, .pth.
 
-A file is first only looked at: `look` gives the names, shapes and types that it claims, and refuses one whose claims
-its own size does not bear out. Nothing large is read before the caller has compared those claims with a model. No
-format here can run code.
+A file is first only opened: `open_arrays` gives the names, shapes and types that it claims, and refuses one whose
+claims its own size does not bear out. Nothing large is read before the caller has compared those claims with a model.
+No format here can run code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,16 +22,26 @@ import torch
 from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, MixerError, UsageError
+from mlpmixer.files import whole
 from mlpmixer.text import first_line
 from mlpmixer.weights import npz, pth
 from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim
 
 
-def look(
+def open_arrays(
     path: str | os.PathLike[str], entry: str | None = None, types: Mapping[str, torch.dtype] = FLOATS
 ) -> ArrayFile:
-    """Recognizes a checkpoint by its content, whatever its name. `entry` chooses among several in one .pth. `types`:
-    of arrays that may be in a .safetensors or .pth file, by safetensors' names for them."""
+    """What a checkpoint claims to hold; it is recognized by its content, whatever its name.
+
+    Args:
+        path: The file.
+        entry: Which set of arrays, where a .pth holds several.
+        types: Types that arrays in a .safetensors or .pth file may have, by safetensors' names for them.
+
+    Raises:
+        UsageError: There is no such file or entry.
+        BrokenFile: It is no checkpoint, or its claims cannot be true.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -74,19 +83,19 @@ def _reader(
         if start.startswith(mark):
             raise BrokenFile(f"{path} is no checkpoint but {what}")
     if start.startswith(b"PK\x03\x04"):
-        return partial(_look_zip, entry=entry, types=types)
+        return partial(_open_zip, entry=entry, types=types)
     if start[8:9] == b"{":
-        return partial(_look_safetensors, types=types)
+        return partial(_open_safetensors, types=types)
     if start.lstrip()[:1] == b"<":
         raise BrokenFile(f"{path} is no checkpoint but a web page; was the download answered by an error?")
     if start.startswith(pth.OLDER):
-        return partial(pth.look, entry=entry, types=types, zipped=False)
+        return partial(pth.open_arrays, entry=entry, types=types, zipped=False)
     if start[:1] == b"\x80":
         raise BrokenFile(f"{path} is a Python pickle, and loading that could run code; refused")
     raise BrokenFile(f"{path} is no checkpoint: neither safetensors, nor .npz, nor .pth")
 
 
-def _look_safetensors(path: Path, size: int, types: Mapping[str, torch.dtype]) -> ArrayFile:
+def _open_safetensors(path: Path, size: int, types: Mapping[str, torch.dtype]) -> ArrayFile:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(size - 8, MAX_HEADER):
@@ -120,7 +129,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _look_zip(path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype]) -> ArrayFile:
+def _open_zip(path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype]) -> ArrayFile:
     _check_zip_end(path, size)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -133,8 +142,8 @@ def _look_zip(path: Path, size: int, entry: str | None, types: Mapping[str, torc
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
             raise BrokenFile(f"{path} is compressed as no checkpoint is; it is damaged or hostile")
     if any(name.endswith("data.pkl") for name in names):
-        return pth.look(path, size, entry, types, zipped=True)
-    return npz.look(path)
+        return pth.open_arrays(path, size, entry, types, zipped=True)
+    return npz.open_arrays(path)
 
 
 def _check_zip_end(path: Path, size: int) -> None:
@@ -158,26 +167,20 @@ def _check_zip_end(path: Path, size: int) -> None:
 
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes beside the final name and moves it there when all is on disk: a reader never meets half a file."""
+    """A file of `kind`, which takes its name when all is on disk: a reader never meets half a file."""
     path = Path(path)
     arrays = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                if kind == "safetensors":
-                    _write_safetensors(file.file, arrays, metadata)
-                elif kind == "npz":
-                    npz.write(file.file, arrays)
-                else:
-                    torch.save(arrays, file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with whole(path) as part, part.open("wb") as file:
+            if kind == "safetensors":
+                _write_safetensors(file, arrays, metadata)
+            elif kind == "npz":
+                npz.write(file, arrays)
+            else:
+                torch.save(arrays, file)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -202,9 +205,3 @@ def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Tensor], metadata: 
     file.write(struct.pack("<Q", len(written)) + written)
     for name in order:
         file.write(arrays[name].reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

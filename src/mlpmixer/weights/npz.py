@@ -23,7 +23,7 @@ NUMPY_FLOATS = {
 }
 
 
-def look(path: Path) -> ArrayFile:
+def open_arrays(path: Path) -> ArrayFile:
     """Of a zip whose directory has been found sound."""
     claims: dict[str, Tensor] = {}
     with zipfile.ZipFile(path) as archive:

@@ -30,7 +30,9 @@ PLAIN = re.compile(
 )
 
 
-def look(path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype], *, zipped: bool) -> ArrayFile:
+def open_arrays(
+    path: Path, size: int, entry: str | None, types: Mapping[str, torch.dtype], *, zipped: bool
+) -> ArrayFile:
     if path.suffix == ".safetensors":  # torch goes by the name
         raise BrokenFile(f"{path} is a .pth file by its content; rename it")
     if zipped:

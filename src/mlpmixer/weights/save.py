@@ -1,4 +1,4 @@
-"""`save`: a model becomes one file, ours or in the layout of others."""
+"""Saving: `save` writes a model to one file, ours or in the layout of others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer
 from mlpmixer.version import __version__
 from mlpmixer.weights import files, layouts
-from mlpmixer.weights.checkpoint import Quirks, family_of, header, heads_of
-from mlpmixer.weights.info import info_of
+from mlpmixer.weights.adapters import layout_called
+from mlpmixer.weights.checkpoint import Quirks, header
 from mlpmixer.weights.quantized import narrowed
 
 LayoutName = Literal["mlpmixer", "timm", "linen", "older", "vit_jax"]
@@ -41,12 +41,25 @@ def save(
     preprocessing: Preprocessing | None = None,
     provenance: dict[str, str] | None = None,
 ) -> Path:
-    """Writes the weights to `path`, whole or not at all, and returns it.
+    """Writes the weights of `model` to `path`, whole or not at all.
 
     The ending chooses the kind of file: `.safetensors` is ours and carries all that is needed to predict, `.npz` is
-    the authors', `.pth` is timm's; `layout="timm"` with `.safetensors` is timm's too, `layout="older"` with `.npz` the
-    authors' before Linen, and `layout="vit_jax"` a ViT as today's vit_jax names it in memory. Only ours keeps the
-    metadata; what is not said here is taken from the model's own.
+    the authors', `.pth` is timm's. Only ours keeps the metadata.
+
+    Args:
+        model: The model.
+        path: Ends with `.safetensors`, `.npz`, `.pth` or `.pt`.
+        layout: Another than the usual layout of that ending: "timm" with `.safetensors`; with `.npz` "older", as the
+            authors named arrays before Linen, or "vit_jax", as today's vit_jax names a ViT's in memory.
+        classes: The names of the classes; by default those of the model's metadata.
+        preprocessing: How to prepare images; by default as the model's metadata says.
+        provenance: Where the weights come from; added to that of the model's metadata.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: The layout has no place for this model, the metadata does not fit it, or `path` cannot be written.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
@@ -55,7 +68,7 @@ def save(
     layout = layout or possible[0]
     if layout not in possible:
         raise UsageError(f"a {path.suffix} file has the layout {' or '.join(possible)}, not '{layout}'")
-    info = info_of(model, classes, preprocessing)
+    info = model.with_metadata(classes, preprocessing).metadata
     origin = {**info.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"}
     info = dataclasses.replace(info, provenance=origin)
     state = model.state_dict()
@@ -67,16 +80,12 @@ def save(
 
 
 def _theirs(model: Classifier, state: dict[str, Tensor], layout: LayoutName, info: ModelInfo) -> dict[str, Tensor]:
-    if isinstance(model, Mixer):
-        config = model.config
-        if config.untied or config.groups > 1 or config.pyramid or config.group_projection:
-            raise UsageError(f"the {layout} layout has no untied, grouped or pyramid Mixers; save as .safetensors")
-    known = layouts.find(family_of(model), layout)
+    known = layout_called(layout, model.config, family_of(model))
     theirs: dict[str, Tensor] = {}
     for line in layouts.pair(known, state):
         if not line.theirs:
             raise UsageError(f"the {layout} layout has no place for {line.ours[0]}; save as .safetensors")
-        arrays = line.form.to_theirs(tuple(state[name] for name in line.ours), heads_of(model.config))
+        arrays = line.form.to_theirs(tuple(state[name] for name in line.ours), model.config)
         theirs |= dict(zip(line.theirs, arrays, strict=True))
     return _quirks_in(info, layout).restore(theirs)
 
