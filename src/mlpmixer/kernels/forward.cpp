@@ -312,7 +312,7 @@ void copy(const uint8_t* from, int count, bf16* to) {
 }
 
 template <class N>
-void stem(const Model& m, const uint8_t* images, int images, Tables& tables, Desk& desk) {
+void stem(const Model& m, const uint8_t* pixels, int images, Tables& tables, Desk& desk) {
     float* x = tables.x.get();
     const int side = m.patch, across = m.columns / side, depth = m.colors * side * side, in = words<N>(depth);
     const int count = up(parts(images * m.tokens, N::BLOCK), tables.threads);
@@ -320,7 +320,7 @@ void stem(const Model& m, const uint8_t* images, int images, Tables& tables, Des
     for (int i = 0; i < count; i++) {
         const Part part(images * m.tokens, i, count);
         for (int r = part.begin; r < part.end; r++) {
-            const uint8_t* image = images + size_t(r / m.tokens) * m.colors * m.rows * m.columns;
+            const uint8_t* image = pixels + size_t(r / m.tokens) * m.colors * m.rows * m.columns;
             const int token = r % m.tokens, top = token / across * side, left = token % across * side;
             auto* to = (typename N::Number*)(desk.normed.get() + size_t(r - part.begin) * in);
             for (int c = 0; c < m.colors; c++)
@@ -553,8 +553,8 @@ struct Room {
     static void grow(size_t& room, size_t rows, size_t words) { room = std::max(room, rows * words); }
 };
 
-// images (images, colors, rows, columns) → features (images, channels) and logits (images, classes).
-int32_t answers(const Model* model, const uint8_t* images, int images, int threads, float* features, float* logits) {
+// pixels (images, colors, rows, columns) → features (images, channels) and logits (images, classes).
+int32_t answers(const Model* model, const uint8_t* pixels, int images, int threads, float* features, float* logits) {
     const Model& m = *model;
     for (const int64_t each : {m.tokens, m.channels}) size(images * each);  // rows, and numbers, that are counted
     const Room room(m, images, threads);
@@ -565,9 +565,9 @@ int32_t answers(const Model* model, const uint8_t* images, int images, int threa
         Desk desk{array_or_none<Word>(room.desk_normed), array_or_none<Word>(room.desk_active)};
         const MatrixUnit unit;
         if (team.has(desk.normed, desk.active)) {
-            if (m.kind == 1) stem<F32>(m, images, images, tables, desk);
-            if (m.kind == 2) stem<Bf16>(m, images, images, tables, desk);
-            if (m.kind == 4) stem<I8>(m, images, images, tables, desk);
+            if (m.kind == 1) stem<F32>(m, pixels, images, tables, desk);
+            if (m.kind == 2) stem<Bf16>(m, pixels, images, tables, desk);
+            if (m.kind == 4) stem<I8>(m, pixels, images, tables, desk);
             for (int i = 0; i < 2 * m.layers; i++) {
                 const int kind = m.halves[i].kind;
                 if (kind == 1) layer_half<F32>(m, i, images, tables, desk);
@@ -622,8 +622,8 @@ int32_t multiply_in(int kind, int rows, int depth, int columns, int times, int t
 
 extern "C" {
 
-int32_t forward(const Model* model, const uint8_t* images, int64_t images, int64_t threads, float* features, float* logits) {
-    return answered(answers, model, images, images, threads, features, logits);
+int32_t forward(const Model* model, const uint8_t* pixels, int64_t images, int64_t threads, float* features, float* logits) {
+    return answered(answers, model, pixels, images, threads, features, logits);
 }
 
 // The product by itself, on tables that stay in the cache, `times` over on each thread: as fast as these cores multiply.
