@@ -385,8 +385,8 @@ class Case:
 
 def networks(device: torch.device) -> dict[str, Any]:
     """Two layers of real sizes in all ways, against eager float32; as graphs too, where there is a GPU."""
-    from mlpmixer.engines import gpu, kernels
-    from mlpmixer.engines.gpu_network import WAYS, Network
+    from mlpmixer.engines import kernels, triton
+    from mlpmixer.engines.triton_network import WAYS, Network
 
     rows: list[dict[str, Any]] = []
     cases = (("mixer_b16", "tanh"), ("mixer_s32", "erf")) if device.type == "cuda" else (("mixer_pico", "erf"),)
@@ -403,7 +403,7 @@ def networks(device: torch.device) -> dict[str, Any]:
                 ) -> dict[str, Any]:
                     network: Any = Network(parts, precision, ways, device)  # noqa: B023
                     if device.type == "cuda":
-                        network = gpu.Graphed(network, len(pixels), parts.image, device)  # noqa: B023
+                        network = triton.Graphed(network, len(pixels), parts.image, device)  # noqa: B023
                     off = max(distance(network(pixels)[1], wanted) for _ in range(2))
                     return {"off": off, "right": off < BARS[precision]}
 
@@ -550,9 +550,11 @@ Answering = Callable[[], Tensor]
 
 def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str, Any]:
     """Answers: all systems in turns, images on the GPU."""
-    from mlpmixer.engines import gpu, kernels
-    from mlpmixer.engines.eager import Compiled, Eager
-    from mlpmixer.engines.gpu_network import WAYS, Network
+    import torch._inductor.config as inductor
+
+    from mlpmixer.engines import kernels, triton
+    from mlpmixer.engines.rewrites import Rewritten
+    from mlpmixer.engines.triton_network import WAYS, Network
 
     began = time.monotonic()
     model = ours(name)
@@ -566,7 +568,7 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
         network = Network(parts, precision, ways, device)
         if device.type == "cpu":
             return lambda: network(there)[1]
-        found = gpu.Graphed(network, batch, parts.image, device)
+        found = triton.Graphed(network, batch, parts.image, device)
         found.pixels.copy_(there)
 
         def answer() -> Tensor:
@@ -575,14 +577,16 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
 
         return answer
 
-    def engine(kind: type[Eager]) -> Answering:
-        made = kind(model, HOW, "bf16", device)
-        frozen = made.frozen if isinstance(made, Compiled) else nullcontext()
+    def engine(compiled: bool) -> Answering:
+        network: Any = Rewritten(model, HOW, torch.bfloat16).to(device)
+        if compiled:
+            network = torch.compile(network, mode="max-autotune", dynamic=False)
+        frozen = inductor.patch(freezing=True) if compiled else nullcontext()
 
         def answer() -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()
             with frozen, torch.no_grad():
-                return made.network(there)[1]
+                return network(there)[1]
 
         return answer
 
@@ -603,9 +607,9 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
         for precision in BARS
         for ways in WAYS
     }
-    systems["mlpmixer eager bf16"] = partial(engine, Eager)
+    systems["mlpmixer eager bf16"] = partial(engine, False)
     systems["timm eager bf16"] = partial(timm, False)
-    compiled = {"timm compiled bf16": partial(timm, True), "mlpmixer compiled bf16": partial(engine, Compiled)}
+    compiled = {"timm compiled bf16": partial(timm, True), "mlpmixer compiled bf16": partial(engine, True)}
 
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {"model": name, "batch": batch, "rows": rows}
@@ -662,7 +666,8 @@ def speeds(
 
 def sweep(name: str, batches: list[int], device: torch.device, rate: float) -> dict[str, Any]:
     """Our quickest ways at other batches; and through the whole engine, where bytes come from the host."""
-    from mlpmixer.engines import gpu
+    from mlpmixer.engines import triton
+    from mlpmixer.engines.table import Setup
 
     model = ours(name)
     rows: list[dict[str, Any]] = []
@@ -670,7 +675,7 @@ def sweep(name: str, batches: list[int], device: torch.device, rate: float) -> d
         for batch in batches:
 
             def work(precision: str = precision, batch: int = batch) -> dict[str, Any]:
-                made = gpu.build(model, HOW, precision, batch, device)
+                made = triton.build(Setup(model, HOW, precision, batch, device))
                 pixels = torch.randint(0, 256, made.pixels.shape, dtype=torch.uint8)
                 taken = statistics.median(seconds_of(made.graph.replay, device, 0.05) for _ in range(5))
                 made(pixels)

@@ -116,7 +116,7 @@ def answering(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
     subject = Subject(name)
     images = torch.randint(0, 256, (batch, 3, *subject.model.config.image_size), dtype=torch.uint8)
     for kind in ("fp32", "bf16", "int8"):
-        network = kernels.build(subject.model, subject.how, kind, subject.layer_precisions if kind == "int8" else ())
+        network = kernels.forward(subject.model, subject.how, kind, subject.layer_precisions if kind == "int8" else ())
         compare(f"{name}, {batch}: answers in {kind}", libraries, lambda network=network: network(images))
 
 

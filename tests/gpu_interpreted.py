@@ -23,7 +23,7 @@ from triton.runtime import interpreter
 import mlpmixer
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines import kernels
-from mlpmixer.engines.gpu_network import WAYS, Network
+from mlpmixer.engines.triton_network import WAYS, Network
 from mlpmixer.kernels.forward import Half
 from mlpmixer.kernels.gpu import channels, norms, stem, tokens
 from mlpmixer.metadata import Preprocessing

@@ -17,10 +17,12 @@ from conftest import shaken
 
 import mlpmixer
 from mlpmixer.data.preprocess import normalize
-from mlpmixer.engines import availability, fastest, gpu
+from mlpmixer.engines import fastest, triton
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import Setup, why_not
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,10 @@ def test_kernels_compile_for_hopper(which: str, tmp_path: Path):
             assert "HMMA" not in each["instructions"], each
 
 
+def setup(model: Classifier) -> Setup:
+    return Setup(model, HOW, "bf16", 4, CUDA)
+
+
 def test_the_engine_says_what_it_does_not_know():
     cases = [
         ({"untied": True}, "plain"),
@@ -99,16 +105,16 @@ def test_the_engine_says_what_it_does_not_know():
         ({"image_size": 96}, "up to 256 patches"),
     ]
     for options, says in cases:
-        assert says in (gpu.why_not(mixer("mixer_pico", layers=1, **options), CUDA) or "")
-    assert "Mixers only" in (gpu.why_not(mlpmixer.create("vit_ti32", layers=1), CUDA) or "")
+        assert says in (triton.why_not(setup(mixer("mixer_pico", layers=1, **options))) or "")
+    assert "Mixers only" in (triton.why_not(setup(mlpmixer.create("vit_ti32", layers=1))) or "")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_engine_says_so():
     model = mixer("mixer_pico", layers=1)
-    reason = availability.why_not(model, "triton", "bf16", CUDA, ())
-    assert "NVIDIA" in (reason or "") if find_spec("triton") else "pip install triton" in (reason or "")
-    with pytest.raises(UsageError, match=r"cpu has no triton"):
+    reason = why_not("triton", setup(model)) or ""
+    assert ("NVIDIA" if find_spec("triton") else "pip install 'mlpmixer[triton]'") in reason
+    with pytest.raises(UsageError, match="the engine triton cannot run this model here: it does not run on a cpu"):
         fastest.start(model, HOW, engine="triton")
 
 

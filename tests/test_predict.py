@@ -206,7 +206,7 @@ def test_scores_are_the_models_own(name: str, precision: str, off: float):
 
 def test_kernels_in_bfloat16_are_no_further_off_than_torch(photos: list[Path]):
     """On images that a model has doubts about, a step of bfloat16 is more than that."""
-    if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
+    if (reason := kernels.unsupported(load("mixer_cifar10"))) is not None:
         pytest.skip(f"no kernels here: {reason}")
     exact, ours, torchs = (
         np.array([found.score for found in Predictor("mixer_cifar10", engine=engine, precision=precision)(photos)])

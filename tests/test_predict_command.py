@@ -184,7 +184,7 @@ class TestWhatIsWritten:
             output.JsonLines(io.StringIO()).write("x.jpg", Prediction((("cat", float("nan")),)))
 
     def test_in_bytes_as_learnt_from_the_images(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
+        if (reason := kernels.unsupported(load("mixer_cifar10"))) is not None:
             pytest.skip(reason)
         for place in ("a", "b/deep"):  # a shirt is as good as a dog or a horse to it, and any rounding decides
             (folder / place / "shirt.jpg").unlink()

@@ -40,7 +40,7 @@ def logits(model: Classifier, pixels: Tensor, kind: str) -> Tensor:
     assert isinstance(model, Mixer)
     assert model.metadata is not None
     layer_precisions = model.metadata.layer_precisions if kind == "int8" else ()
-    return kernels.build(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
+    return kernels.forward(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
 
 
 def test_bytes_answer_nearly_as_floats():
@@ -162,5 +162,5 @@ def test_a_plan_is_for_each_half(tmp_path: Path):
     model = mlpmixer.load("mixer_cifar10")
     assert model.metadata is not None
     model.metadata = replace(model.metadata, layer_precisions=(LayerPrecision("bf16"),) * 3)
-    with pytest.raises(UsageError, match="3 layer_precisions for 18 halves"):
+    with pytest.raises(UsageError, match="3 layer precisions for 18 halves"):
         mlpmixer.save(model, tmp_path / "odd.safetensors")

@@ -76,7 +76,7 @@ def bench_predicting(
     predictor = Predictor(subject.model, precision=precision, **settings)
     us = ("mlpmixer", predictor.engine.name, precision)
     systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
-    if kernels.why_not(subject.model) is None and len(paths) >= FEWEST:
+    if kernels.unsupported(subject.model) is None and len(paths) >= FEWEST:
         quantized, *_ = in_bytes(subject.model, paths)
         systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantized, precision="int8", **settings), paths)
     lacking = baselines.why_not("timm", torch.device("cpu"))

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 
 from mlpmixer.bench.interleave import Times, in_turns, seconds_of
-from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.models import create, describe
 from mlpmixer.models.measure import Measure, measure
 
-ENGINES = ("eager", "kernels", "triton")
 SIDES = (128, 192, 256, 320, 384, 448, 512, 640)  # pixels
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried then
@@ -151,8 +150,9 @@ def exponent(places: Sequence[float], costs: Sequence[float]) -> float:
 
 def _engines(name: str, side: int, batch: int, device: torch.device, precision: str) -> list[Engine]:
     model = create(name, image_size=side).eval()
-    able = [engine for engine in ENGINES if availability.why_not(model, engine, precision, device, ()) is None]
-    return [Engine(model, Preprocessing(), engine, precision, batch=batch, device=device) for engine in able]
+    setup = Setup(model, how := Preprocessing(), precision, batch, device)
+    able = [engine for engine, row in ENGINES.items() if (engine == "eager" or row.own) and not why_not(engine, setup)]
+    return [Engine(model, how, engine, precision, batch=batch, device=device) for engine in reversed(able)]
 
 
 def _pass(engine: Engine, size: tuple[int, int], batch: int) -> Callable[[], object]:

@@ -15,8 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mlpmixer.data.preprocess import normalize
-from mlpmixer.engines import availability, fastest, kernels, quantize
+from mlpmixer.engines import fastest, kernels, quantize
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing
 from mlpmixer.models import create
@@ -24,7 +25,6 @@ from mlpmixer.models.measured import measured
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.weights.save import save
 
-OWN = ("kernels", "triton")  # engines that nobody else has
 CLASSES = 1000
 CALIBRATION = 8  # images
 SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a value that hides a mistake
@@ -82,8 +82,9 @@ class Subject:
 def ours(subject: Subject, precision: str, batch: int, device: torch.device) -> tuple[list[System], str]:
     """Our kernels, where they run, and whatever `auto` picks, if that is something else; and what it says."""
     model, how = subject.model, subject.how
-    layer_precisions = subject.layer_precisions if precision == "int8" and kernels.why_not(model) is None else ()
-    able = [name for name in OWN if availability.why_not(model, name, precision, device, layer_precisions) is None]
+    layer_precisions = subject.layer_precisions if precision == "int8" and kernels.unsupported(model) is None else ()
+    setup = Setup(model, how, precision, batch, device, layer_precisions)
+    able = [name for name, row in ENGINES.items() if row.own and why_not(name, setup) is None]
     made = [
         Engine(model, how, name, precision, batch=batch, device=device, layer_precisions=layer_precisions)
         for name in able

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,6 +16,19 @@ if TYPE_CHECKING:
 
 from mlpmixer.errors import UsageError
 from mlpmixer.text import printable
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """An option's values, as they are when the command line is parsed: `Annotated[str, one_of(("auto", *ENGINES))]`."""
+    names = tuple(names)
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(names)}}}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda given: given in names,
+        str_from_instance=lambda name: [name],
+        choices=names,
+    )
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

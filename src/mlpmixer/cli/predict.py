@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from mlpmixer.cli.output import one_of
 from mlpmixer.cli.progress import Bar
+from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.errors import DataError, ImageError, RunStopped, UsageError
 from mlpmixer.text import printable
 from mlpmixer.weights.bundled import DEFAULT
@@ -38,8 +40,8 @@ def predict(
     embeddings: Path | None = None,
     tta: Literal["none", "flip", "crops"] = "none",
     strict: bool = False,
-    engine: Literal["auto", "eager", "compiled", "kernels", "openvino", "onnx", "triton"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"] = "auto",
+    engine: Annotated[str, one_of(("auto", *ENGINES))] = "auto",
+    precision: Annotated[str, one_of(("auto", *precisions()))] = "auto",
     device: str = "auto",
     batch: int = 32,
     null: Annotated[bool, tyro.conf.arg(aliases=["-0"])] = False,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
+from mlpmixer.engines.table import Run, Setup
 from mlpmixer.kernels.forward import Forward, Half, Parts
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
@@ -16,8 +18,16 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
 
 
-def why_not(model: Classifier) -> str | None:
-    """What keeps `model` from running through the kernels on this machine; None: nothing."""
+def why_not(setup: Setup) -> str | None:
+    if (reason := unsupported(setup.model)) is not None:
+        return reason
+    if setup.precision == "int8" and not setup.layer_precisions:
+        return "this model is not quantized: mixer export RUN --to safetensors --precision int8 --data IMAGES"
+    return None
+
+
+def unsupported(model: Classifier) -> str | None:
+    """What keeps a model from running through the kernels on this machine in any precision; None: nothing."""
     if not isinstance(model, Mixer):
         return "they are for Mixers only"
     config = model.config
@@ -31,8 +41,21 @@ def why_not(model: Classifier) -> str | None:
     return None if isinstance(found, ctypes.CDLL) else found
 
 
-def build(model: Mixer, how: Preprocessing, kind: Kind, layer_precisions: Sequence[LayerPrecision] = ()) -> Forward:
-    """`layer_precisions`: one for each half of each layer, where they differ or are in bytes; `kind`: of the rest."""
+def build(setup: Setup) -> Run:
+    assert isinstance(setup.model, Mixer)
+    layer_precisions = setup.layer_precisions if setup.precision == "int8" else ()
+    return forward(setup.model, setup.how, cast(Kind, setup.precision), layer_precisions)
+
+
+def forward(model: Mixer, how: Preprocessing, kind: Kind, layer_precisions: Sequence[LayerPrecision] = ()) -> Forward:
+    """The model's forward pass in numbers of one kind, or of several.
+
+    Args:
+        model: A plain Mixer.
+        how: Preprocessing, whose mean and std become a part of the stem.
+        kind: Of all numbers, or of those that `layer_precisions` say nothing about.
+        layer_precisions: One for each half of each layer.
+    """
     return Forward(parts(model, how), layer_precisions or [LayerPrecision(kind)] * (2 * model.config.layers), kind)
 
 

@@ -62,7 +62,7 @@ def quantize(
     """`pixels`: prepared images of the kind that it will see, some hundreds. `tolerance`: how far logits may be
     changed, root mean square, as a share of their spread. `each_half` False: what each suffers by itself is only found
     out if islands are needed, which saves most of the time."""
-    if (reason := kernels.why_not(model)) is not None:
+    if (reason := kernels.unsupported(model)) is not None:
         raise UsageError(f"this model cannot be quantized here: {reason}")
     if len(pixels) == 0:
         raise UsageError("a model is quantized by what it makes of images; there are none")
@@ -145,7 +145,7 @@ class _Trial:
         ).item()
 
     def _outputs(self, layer_precisions: Sequence[LayerPrecision], around: Kind) -> Tensor:
-        features, logits = kernels.build(self.model, self.how, around, layer_precisions)(self.pixels)
+        features, logits = kernels.forward(self.model, self.how, around, layer_precisions)(self.pixels)
         return logits if self.model.config.num_classes else features
 
 

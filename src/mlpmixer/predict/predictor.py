@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float32
 
 from mlpmixer.data.images import pixels
-from mlpmixer.engines.engine import Answers
+from mlpmixer.engines.engine import Outputs
 from mlpmixer.engines.fastest import start
+from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import ImageError, RunError, UsageError
 from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.forks import compute_here
@@ -31,9 +32,7 @@ from mlpmixer.weights.load import load
 
 P = TypeVar("P", bound=Input)
 
-# On a CPU, these compute in the thread that calls them; the others have threads of their own.
-IN_THE_CALLERS_THREAD = ("kernels", "eager")
-PIECE = 16  # images for such a thread: with more it is no faster, and at the end others wait for it longer
+PIECE = 16  # images for a thread that computes alone: more are no faster, and at the end others wait for it longer
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Predictor:
             layer_precisions=info.layer_precisions,
             measure=measure,
         )
-        self._together = self.device.type == "cpu" and self.engine.name in IN_THE_CALLERS_THREAD
+        self._together = self.device.type == "cpu" and ENGINES[self.engine.name].caller_thread
         # Some engines must always be called from the same thread.
         self._alone = None if self._together else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
         # Where it has answered, or may answer; None: in whichever process it will.
@@ -224,7 +223,7 @@ class Predictor:
             )
         ]
 
-    def _run(self, shown: torch.Tensor) -> Answers:
+    def _run(self, shown: torch.Tensor) -> Outputs:
         self._process = os.getpid()
         return self.engine(shown) if self._alone is None else self._alone.submit(self.engine, shown).result()
 
