@@ -36,7 +36,7 @@ from mlpmixer.export.check_images import find as find_to_check
 from mlpmixer.machine.ordered_pool import in_order
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.predict.inputs import TAKEN, image_of
-from mlpmixer.predict.tta import Views, count, views_of
+from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.weights.bundled import PHOTO
 
 
@@ -160,7 +160,7 @@ def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Pa
 
 
 def test_a_stream_of_one_image_says_what_it_takes(predictor: Predictor):
-    with pytest.raises(UsageError, match="give a list of them"):
+    with pytest.raises(UsageError, match="give a list of images"):
         next(predictor.stream(str(PHOTO)))
 
 
@@ -313,7 +313,7 @@ class TestInOtherProcesses:
         if engine == "onnx":
             pytest.importorskip("onnxruntime")
         model = shaken(create("mixer_pico", num_classes=3))
-        sent = Predictor(model, engine=engine, precision="fp32", classes=["a", "b", "c"], views="flip", top=2)
+        sent = Predictor(model, engine=engine, precision="fp32", classes=["a", "b", "c"], tta="flip", top=2)
         expected = sent(photos)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             assert pool.submit(sent, photos).result() == expected
@@ -434,7 +434,7 @@ def test_threads_leave_warnings_as_they_were(photos: list[Path]):
     before, often = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, lanes=4, at_once=1):
+        for piece in in_order(lambda some: [pixels(photo) for photo in some], photos * 10, threads=4, at_once=1):
             assert len(piece) == 1
     finally:
         sys.setswitchinterval(often)
@@ -453,23 +453,23 @@ def test_every_engine_predicts_alike(engine: str, photos: list[Path]):
     assert str(predictor.choice) == f"{engine}, fp32 (as asked for)"
 
 
-class TestViews:
-    @pytest.mark.parametrize("views", ["none", "flip", "crops"])
-    def test_probabilities_and_embeddings_are_averages(self, views: Views, photos: list[Path]):
+class TestTTA:
+    @pytest.mark.parametrize("tta", ["none", "flip", "crops"])
+    def test_probabilities_and_embeddings_are_averages(self, tta: TTA, photos: list[Path]):
         """Against views that Pillow cuts, and the model that is written to be read."""
         model = load("mixer_clothing").float()
         assert model.metadata is not None
         how = model.metadata.preprocessing
         rows, columns = how.crop
-        predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)
+        predictor = Predictor(model, precision="fp32", tta=tta, embeddings=True, top=10)
         for photo, found in zip(photos[:3], predictor(photos[:3]), strict=True):
             square = dataclasses.replace(how, crop=(how.resize, how.resize))
             whole = Image.fromarray(prepare(decode(photo), square).permute(1, 2, 0).numpy())
             middle = ((how.resize - columns) // 2, (how.resize - rows) // 2)
             ends = (0, how.resize - columns)
-            places = [middle, *((x, y) for x in ends for y in ends)] if views == "crops" else [middle]
+            places = [middle, *((x, y) for x in ends for y in ends)] if tta == "crops" else [middle]
             shown = [whole.crop((x, y, x + columns, y + rows)) for x, y in places]
-            if views != "none":
+            if tta != "none":
                 shown += [ImageOps.mirror(image) for image in shown]
             images = torch.stack([normalize(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
             with torch.no_grad():

@@ -27,7 +27,7 @@ from mlpmixer.errors import UsageError
 from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.predict.int8_calibration import FEWEST, in_bytes
+from mlpmixer.predict.int8_calibration import FEWEST, calibrated
 from mlpmixer.predict.predictor import Predictor
 
 TOP = 5
@@ -77,7 +77,7 @@ def bench_predicting(
     us = ("mlpmixer", predictor.engine.name, precision)
     systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
     if kernels.unsupported(subject.model) is None and len(paths) >= FEWEST:
-        quantized, *_ = in_bytes(subject.model, paths)
+        quantized, *_ = calibrated(subject.model, paths)
         systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantized, precision="int8", **settings), paths)
     lacking = baselines.why_not("timm", torch.device("cpu"))
     if lacking is None:

@@ -22,17 +22,17 @@ AHEAD = 2  # pieces a thread: one in work, one to go on with
 
 
 def in_order(
-    work: Callable[[list[Item]], list[Result]], items: Iterable[Item], *, lanes: int, at_once: int
+    work: Callable[[list[Item]], list[Result]], items: Iterable[Item], *, threads: int, at_once: int
 ) -> Generator[list[tuple[Item, Result]]]:
     """`work` on pieces of `at_once` items. Items are asked for only as fast as results are taken, so that no more than
-    `lanes` · AHEAD pieces are ever held; `lanes`: how many threads."""
+    `threads` · AHEAD pieces are ever held."""
     items = iter(items)
     waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
-    pool = _started(lanes)
+    pool = _started(threads)
     try:
         while piece := list(islice(items, at_once)):
             waiting.append((piece, pool.submit(work, piece)))
-            while waiting and (len(waiting) == lanes * AHEAD or waiting[0][1].done()):
+            while waiting and (len(waiting) == threads * AHEAD or waiting[0][1].done()):
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
@@ -45,9 +45,9 @@ def _first(waiting: deque[tuple[list[Item], Future[list[Result]]]]) -> list[tupl
     return list(zip(piece, found.result(), strict=True))
 
 
-def _started(lanes: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="predict")
-    there = threading.Barrier(lanes + 1)
+def _started(threads: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
+    there = threading.Barrier(threads + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # the first call in a thread would undo what comes before it
@@ -56,7 +56,7 @@ def _started(lanes: int) -> ThreadPoolExecutor:
 
     before = torch.get_num_threads()
     try:
-        for _ in range(lanes):
+        for _ in range(threads):
             pool.submit(begin)
         there.wait()
     except BaseException:  # Ctrl-C

@@ -7,11 +7,12 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import nn
 
 from mlpmixer.data.images import pixels
 from mlpmixer.engines.engine import Outputs
@@ -25,7 +26,7 @@ from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
-from mlpmixer.predict.tta import Views, count, views_of
+from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.text import printable
 from mlpmixer.weights.info import with_info
 from mlpmixer.weights.load import load
@@ -37,8 +38,12 @@ PIECE = 16  # images for a thread that computes alone: more are no faster, and a
 
 @dataclass(frozen=True)
 class Prediction:
-    """`top`: the likeliest labels with their probabilities, best first. `embedding`: what the head is given, if that
-    was asked for."""
+    """What a model says of an image.
+
+    Attributes:
+        top: The likeliest labels with their probabilities, best first.
+        embedding: What the model's head is given, if that was asked for.
+    """
 
     top: tuple[tuple[str, float], ...]
     embedding: Float32[np.ndarray, " D"] | None = field(default=None, compare=False)
@@ -56,20 +61,33 @@ class Prediction:
         return self.top[0][1]
 
 
-class Predictor:
-    """Prepares images as the checkpoint's metadata says, and names what the model sees in them.
+Piece: TypeAlias = list[tuple[P, Prediction | ImageError]]  # images that are predicted together
 
-    `model` is a model, or what `load` takes. `classes` and `preprocessing`: what its outputs are called, and how
-    images are prepared, instead of what it came with; one that came with nothing has nameless classes and what is
-    usual for the size of its images. `engine` and `precision`: how it is run; "auto" takes what is known to be the
-    fastest here, and with `measure` finds that out first, in seconds, once for each machine. `views`: what is averaged
-    over, see predict/views.py. `batch_size`: how many images go through at a time; the engines openvino and compiled
-    take as long for fewer. `embeddings`: each prediction's `embedding` is what the model's head is given.
+
+class Predictor:
+    """Images in, ranked labels out, prepared as the checkpoint's metadata says.
 
     May be called from several threads. It can be pickled and copied: it travels as its model and its options, and
     starts the same engine again. In a process that was forked, it goes on with one thread, if its engine can.
 
-    `choice` says which engine it is, and why.
+    Args:
+        model: A model, or what `load` takes.
+        classes: Names of its outputs, instead of those it came with; without any they are "class 0" and so on.
+        preprocessing: How images are prepared, instead of what it came with; without any, what is usual for its size.
+        engine: One of `engines.table.ENGINES`; "auto" takes the fastest known here.
+        precision: Of the engine; "auto" takes the fastest known here.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        top: Labels of a prediction.
+        batch_size: Images at a time; engines with a fixed batch size take as long for fewer.
+        tta: Test-time augmentation, see predict/tta.py.
+        embeddings: Each prediction has its `embedding`, too.
+        measure: "auto" finds out first what is the fastest, in seconds, once for each machine.
+
+    Attributes:
+        choice: Which engine runs the model, and why.
+
+    Raises:
+        UsageError: The model has no labels to predict, or the engine cannot run it here.
     """
 
     def __init__(
@@ -83,7 +101,7 @@ class Predictor:
         device: str = "auto",
         top: int = 5,
         batch_size: int = 32,
-        views: Views = "none",
+        tta: TTA = "none",
         embeddings: bool = False,
         measure: bool = False,
     ):
@@ -101,10 +119,10 @@ class Predictor:
         self.preprocessing = info.preprocessing
         self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
         self.top = min(top, len(self.classes))
-        self.views: Views = views
+        self.tta: TTA = tta
         self.batch_size, self._embeddings = batch_size, embeddings
         self.device = device_of(device)
-        self._views = count(views, self.preprocessing)
+        self._views = count(tta, self.preprocessing)
         self.engine, self.choice = start(
             self.model,
             self.preprocessing,
@@ -122,7 +140,7 @@ class Predictor:
         self._process = None if self.device.type == "cpu" else os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in ("top", "batch_size", "views")}
+        settings = {name: getattr(self, name) for name in ("top", "batch_size", "tta")}
         settings |= {"engine": self.engine.name, "precision": self.engine.precision, "device": str(self.device)}
         return {"model": self.model, "choice": self.choice, **settings, "embeddings": self._embeddings}
 
@@ -153,28 +171,26 @@ class Predictor:
         for piece in self.pieces(images):
             yield from piece
 
-    def pieces(self, images: Iterable[P]) -> Generator[list[tuple[P, Prediction | ImageError]]]:
+    def pieces(self, images: Iterable[P]) -> Generator[Piece[P]]:
         """The same, as many at a time as are done together."""
         if is_one(images):
-            raise UsageError(f"several images are asked for here; give a list of them, each {TAKEN}")
+            raise UsageError(f"give a list of images here, each {TAKEN}")
         self._require_threads()
         at_once = self.batch_size
         if self._together:
-            fair = math.ceil(len(images) / self.lanes) if isinstance(images, list | tuple) else PIECE
+            fair = math.ceil(len(images) / self.threads) if isinstance(images, list | tuple) else PIECE
             at_once = max(1, min(self.batch_size, PIECE, fair))
-        return in_order(self.answer, images, lanes=self.lanes, at_once=at_once)
+        return in_order(self.answer, images, threads=self.threads, at_once=at_once)
 
     @property
-    def lanes(self) -> int:
+    def threads(self) -> int:
         """How many threads read images; each answers them too, where the engine allows it."""
         return torch.get_num_threads() if self._together else max(2, cores())
 
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
-        self._require_threads()
-        blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
-        return self._run(blank).features.shape[1]
+        return cast(nn.Linear, self.model.head).in_features
 
     def answer(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
         """In this thread, in one go."""
@@ -192,14 +208,14 @@ class Predictor:
             else:
                 found.append(None)
                 good += 1
-        answers = iter(self._named(shown[:good]) if good else ())
-        whole = [next(answers) if error is None else error for error in found]
+        predictions = iter(self._named(shown[:good]) if good else ())
+        whole = [next(predictions) if error is None else error for error in found]
         return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
     def _prepared(self, given: Input) -> torch.Tensor:
         read = pixels(image_of(given))
         try:
-            return views_of(read, self.preprocessing, self.views)
+            return views_of(read, self.preprocessing, self.tta)
         except ImageError as error:  # knows only its size
             raise ImageError(f"{name_of(given)}: {error}") from None
 

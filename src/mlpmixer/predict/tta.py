@@ -1,4 +1,4 @@
-"""What the model is shown of one image: its center, or several views whose answers are averaged."""
+"""Test-time augmentation: the center of an image, or several views of it whose predictions are averaged."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mlpmixer.data.preprocess import prepare
 from mlpmixer.metadata import Preprocessing
 
 # "flip": also as in a mirror. "crops": also the four corners of what the center is cut from, and all that mirrored.
-Views = Literal["none", "flip", "crops"]
+TTA = Literal["none", "flip", "crops"]
 
 
-def count(views: Views, how: Preprocessing) -> int:
+def count(tta: TTA, how: Preprocessing) -> int:
     """Of one image."""
-    places = len(_places(how)) if views == "crops" else 1
-    return places * (1 if views == "none" else 2)
+    places = len(_places(how)) if tta == "crops" else 1
+    return places * (1 if tta == "none" else 2)
 
 
-def views_of(pixels: np.ndarray, how: Preprocessing, views: Views) -> UInt8[Tensor, "V 3 H W"]:
+def views_of(pixels: np.ndarray, how: Preprocessing, tta: TTA) -> UInt8[Tensor, "V 3 H W"]:
     """The usual one first."""
-    if views == "crops":
+    if tta == "crops":
         (height, width), (rows, columns) = _room(how), how.crop
         whole = prepare(pixels, dataclasses.replace(how, crop=(height, width)))
         shown = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _places(how)])
     else:
         shown = prepare(pixels, how)[None]
-    return shown if views == "none" else torch.cat([shown, shown.flip(-1)])
+    return shown if tta == "none" else torch.cat([shown, shown.flip(-1)])
 
 
 def _room(how: Preprocessing) -> tuple[int, int]:
