@@ -26,6 +26,7 @@ from mlpmixer.bench.systems import Subject
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
 from mlpmixer.kernels.library import TAKES, Name, library
+from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.machine import processor
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.models.mixer import SIZES
@@ -93,14 +94,14 @@ def learning(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
     places = config.grids()[0][0] * config.grids()[0][1]
     x = torch.randn(batch, places, config.channels, dtype=torch.bfloat16, requires_grad=True)
 
-    def half(inputs: int, hidden: int) -> mixing.Weights:
+    def half(inputs: int, hidden: int) -> HalfWeights:
         shapes = ((config.channels,), (config.channels,), (hidden, inputs), (hidden,), (inputs, hidden), (inputs,))
-        return mixing.Weights(*(torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes))
+        return HalfWeights(*(torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes))
 
     tokens, channels = half(places, config.token_hidden), half(config.channels, config.channel_hidden)
     for what, run in (
-        ("token mixing", lambda: mixing.token_mixing(x, tokens, None, exact=False)),
-        ("channel mixing", lambda: mixing.channel_mixing(x, channels, None, exact=False)),
+        ("token mixing", lambda: mixing.token_mixing(x, tokens, None, gelu="tanh")),
+        ("channel mixing", lambda: mixing.channel_mixing(x, channels, None, gelu="tanh")),
     ):
         compare(f"{name}, {batch}: {what}, forwards", libraries, run)
         y = run()

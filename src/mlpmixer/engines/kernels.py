@@ -1,4 +1,4 @@
-"""A plain Mixer through our own kernels for CPUs, in float32, bfloat16, int8 or a mixture."""
+"""Our own kernels for CPUs: a plain Mixer in float32, bfloat16, int8 or a mixture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
 from mlpmixer.engines.table import Run, Setup
-from mlpmixer.kernels.forward import Forward, Half, Parts
+from mlpmixer.kernels.forward import Forward, Parts
 from mlpmixer.kernels.library import library
+from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
@@ -67,18 +68,18 @@ def parts(model: Mixer, how: Preprocessing) -> Parts:
     scale, shift = values_of_bytes(how)
     area = config.patch_size**2
     assert stem.bias is not None
-    halves: list[Half] = []
+    halves: list[HalfWeights] = []
     for block in model.blocks:
         assert isinstance(block, MixerBlock)
         tokens, channels = block.token_mixing, block.channel_mixing
         one, zero = torch.ones(config.channels), torch.zeros(config.channels)
         for gamma, beta, mlp in ((block.norm1.weight, block.norm1.bias, tokens), (one, zero, channels)):
-            halves.append(Half(gamma, beta, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias))
+            halves.append(HalfWeights(gamma, beta, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias))
     head = model.head if isinstance(model.head, torch.nn.Linear) else None
     return Parts(
         image=(config.in_channels, *config.image_size),
         patch=config.patch_size,
-        exact=config.gelu == "erf",
+        gelu=config.gelu,
         stem=(stem.weight * scale[:, None, None]).flatten(1),
         stem_bias=stem.bias,
         shift=shift.repeat_interleave(area),

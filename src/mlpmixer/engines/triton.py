@@ -19,7 +19,7 @@ from mlpmixer.text import first_line
 if TYPE_CHECKING:
     from mlpmixer.engines.triton_network import Network
 
-PLACES = 256  # more do not fit into a kernel of token mixing
+TOKENS = 256  # more do not fit into a kernel of token mixing
 REPLAYS = 10
 
 
@@ -34,8 +34,8 @@ def why_not(setup: Setup) -> str | None:
         return "channels and channel_hidden must be multiples of 16 for it"
     if not takes_bytes(model):
         return "the sides of images must be multiples of the patch for it"
-    if math.prod(config.grids()[0]) > PLACES:
-        return f"it takes up to {PLACES} patches"
+    if math.prod(config.grids()[0]) > TOKENS:
+        return f"it takes up to {TOKENS} patches"
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return "it needs an NVIDIA GPU"
     major, minor = torch.cuda.get_device_capability(device)
