@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer.bench.interleave import in_turns, ratio
+from mlpmixer.bench.interleave import interleaved, ratio
 from mlpmixer.bench.systems import Subject
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
@@ -80,7 +80,7 @@ def compare(what: str, libraries: Mapping[str, Library], run: Callable[[], objec
 
         return once
 
-    times = in_turns({name: by(which) for name, which in libraries.items()}, ROUNDS)
+    times = interleaved({name: by(which) for name, which in libraries.items()}, ROUNDS)
     before, now = times.values()
     middle, first, third = ratio(before, now)
     print(

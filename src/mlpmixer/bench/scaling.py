@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from mlpmixer.bench.interleave import Times, in_turns, seconds_of
+from mlpmixer.bench.interleave import Times, interleaved, seconds_of
 from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.metadata import Preprocessing
@@ -65,14 +65,14 @@ def by_patches(
     precision: str = "bf16",
     tell: Callable[[str], object] = lambda _line: None,
 ) -> list[Point]:
-    """One image at a time. All that are measured at one side take turns."""
+    """One image at a time. All that are measured at one side are interleaved."""
     points = []
     for side in sides:
         tell(f"{side} pixels")
         engines = {
             (name, engine.name): engine for name in names for engine in _engines(name, side, 1, device, precision)
         }
-        times = in_turns({key: _pass(engine, (side, side), 1) for key, engine in engines.items()}, rounds, warm_up=1)
+        times = interleaved({key: _pass(engine, (side, side), 1) for key, engine in engines.items()}, rounds, warm_up=1)
         for (name, engine), each in times.items():
             points.append(_point(name, engine, precision, side, 1, each))
         del engines
@@ -88,18 +88,18 @@ def by_batch(
     precision: str = "bf16",
     tell: Callable[[str], object] = lambda _line: None,
 ) -> list[Point]:
-    """At each model's usual size. The batches of one model and engine take turns."""
+    """At each model's usual size. The batches of one model and engine are interleaved."""
     points = []
     for name in names:
         side = describe(name).image_size[0]
         for engine in _engines(name, side, max(batches), device, precision):
-            for batch, times in batches_in_turns(engine, (side, side), batches, rounds, tell).items():
+            for batch, times in interleaved_batches(engine, (side, side), batches, rounds, tell).items():
                 points.append(_point(name, engine.name, precision, side, batch, times))
         gc.collect()
     return points
 
 
-def batches_in_turns(
+def interleaved_batches(
     engine: Engine,
     size: tuple[int, int],
     batches: Sequence[int],
@@ -118,7 +118,7 @@ def batches_in_turns(
         passes[batch] = run
         if taken > PATIENCE:
             break
-    return in_turns(passes, rounds, warm_up=0)
+    return interleaved(passes, rounds, warm_up=0)
 
 
 def growth(points: Sequence[Point]) -> list[Growth]:

@@ -1,4 +1,4 @@
-"""What is compared: one model with one set of weights, in the hands of one system and another."""
+"""What is compared: one model with one set of weights, run by one system and another."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a v
 
 @dataclass(frozen=True)
 class System:
-    """`run` takes images in the form `takes` (see images.py) and returns logits, as any kind of array."""
+    """`run` takes images in the form `takes` (see inputs.py) and returns logits, as any kind of array."""
 
-    name: str  # mlpmixer, or a peer
+    name: str  # mlpmixer, or a baseline
     engine: str
     takes: str
     run: Callable[[Any], Any]
@@ -58,7 +58,7 @@ class Subject:
         model.metadata = ModelInfo(preprocessing=self.how)
         self.model = model
 
-    def answers(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
+    def logits(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
         """As the model that is written to be read gives them, in float32."""
         with torch.inference_mode():
             return self.model(normalize(pixels, self.how))
