@@ -303,7 +303,7 @@ class TestAModelWithoutAFile:
         with torch.no_grad():
             model.get_parameter(spoilt).view(-1)[0] = torch.nan
         for engine in ("kernels", "eager"):
-            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are spoilt"):
+            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are broken"):
                 Predictor(model, engine=engine, precision="fp32")(PHOTO)
 
 

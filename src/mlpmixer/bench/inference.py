@@ -1,8 +1,8 @@
 """Inference benchmark: our engines against other frameworks, and against the machine's peak.
 
 All systems have the same weights, threads and images, which are other ones in each round; the others get them as
-normalized floats, which costs them nothing. All logits are held against float32's, so that nobody is fast by computing
-something else: who is further off than allowed is reported, and has no speedup.
+normalized floats, which costs them nothing. All logits are compared with float32's, so that no system is fast by
+computing something else: who is further off than allowed is reported, and has no speedup.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Speedup:
     precision: str
     batch: int
     engine: str
-    peer: str
+    other: str
     ratio: float
     quartiles: tuple[float, float]
 
@@ -115,7 +115,7 @@ def bench_inference(
 
 
 def speedups(rows: Sequence[InferenceRow]) -> list[Speedup]:
-    """Where both sides have somebody whose answers are right."""
+    """Where both sides have a system whose logits agree."""
     found = []
     for model, precision, batch in dict.fromkeys((row.model, row.precision, row.batch) for row in rows):
         fair = [
@@ -126,8 +126,8 @@ def speedups(rows: Sequence[InferenceRow]) -> list[Speedup]:
         if mine and theirs:
             best, other = (max(side, key=lambda row: row.images_per_s) for side in (mine, theirs))
             middle, first, third = ratio(best.times, other.times)
-            peer = other.system if other.engine in (other.system, "onnxruntime") else f"{other.system} {other.engine}"
-            found.append(Speedup(model, precision, batch, best.engine, peer, middle, (first, third)))
+            name = other.system if other.engine in (other.system, "onnxruntime") else f"{other.system} {other.engine}"
+            found.append(Speedup(model, precision, batch, best.engine, name, middle, (first, third)))
     return found
 
 
@@ -198,8 +198,8 @@ class _Bench:
     def _systems(self, subject: Subject, batch: int, precision: str, where: str) -> list[System]:
         systems: list[System] = []
         try:
-            systems, said = ours(subject, precision, batch, self.device)
-            self.found.chosen.append(f"{where}: {said}")
+            systems, choice = ours(subject, precision, batch, self.device)
+            self.found.chosen.append(f"{where}: {choice}")
         except MixerError as error:
             self.found.skipped.append(f"mlpmixer, {where}: {error}")
         for name in self.names:
@@ -211,7 +211,7 @@ class _Bench:
         return systems
 
     def _distances(self, systems: Sequence[System], images: Images, wanted: Tensor, where: str) -> dict[System, float]:
-        """Of all that answer at all. It warms them up, too."""
+        """Of all that run at all. It warms them up, too."""
         distances = {}
         for system in systems:
             try:

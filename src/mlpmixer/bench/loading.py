@@ -1,4 +1,4 @@
-"""How fast training images are read and augmented: ours beside timm's, from image files and from packed sets.
+"""Data loading benchmark: training images read and augmented by us and by timm, from image files and packed sets.
 
 Both do the same work with the same processes: decode, Inception crop to 224×224 bilinearly, mirror, and RandAugment
 where it is asked for; what comes out are bytes, before they are normalized. Files are read from a warm disk.
@@ -88,8 +88,8 @@ def bench_loading(
     split = data.open(folder)["train"]
     if not isinstance(split, Files):
         raise UsageError(f"{folder} is no folder of image files, which is what timm reads as well")
-    lacking = baselines.why_not("timm", torch.device("cpu"))
-    there = lacking is None
+    reason = baselines.why_not("timm", torch.device("cpu"))
+    there = reason is None
     needed = amount.batch * (amount.warm_up + amount.batches)
     if there and len(split) < needed:
         raise UsageError(f"{folder} has {len(split)} training images; {needed} or more are needed to measure with")
@@ -108,7 +108,7 @@ def bench_loading(
                 rows += _rows(ways, name, rounds, workers, amount)
     finally:
         torch.set_num_threads(threads)
-    return rows, [] if there else [f"timm: {lacking}"]
+    return rows, [] if there else [f"timm: {reason}"]
 
 
 def ours(split: Split, how: Augment, size: int = SIZE, batch_size: int = FULL.batch) -> Run:

@@ -1,4 +1,4 @@
-"""A folder of image files into the five likeliest labels of each: our Predictor beside timm's loader and model.
+"""Prediction benchmark: image files into the five likeliest labels, by our Predictor and by timm's loader and model.
 
 Both have the same weights, preprocessing, precision, batch size and cores; timm reads with as many processes as there
 are cores. Ours in int8, calibrated on some of the images, is timed as well. Labels are compared: the ways to shrink an
@@ -78,33 +78,33 @@ def bench_predicting(
     if kernels.unsupported(subject.model) is None and len(paths) >= FEWEST:
         quantized, *_ = calibrated(subject.model, paths)
         systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantized, precision="int8", **settings), paths)
-    lacking = baselines.why_not("timm", torch.device("cpu"))
-    if lacking is None:
+    reason = baselines.why_not("timm", torch.device("cpu"))
+    if reason is None:
         for compiled in (False,) if quick else (False, True):
             system = ("timm", "compiled" if compiled else "eager", precision)
             systems[system] = _timms(subject, how, paths, batch, precision, compiled)
-    answers = {}
+    labels = {}
     for system, run in systems.items():
         tell(" ".join(system))
-        answers[system] = run()  # which warms up, too
+        labels[system] = run()  # which warms up, too
     times = interleaved(systems, rounds, warm_up=0)
     rows = []
     for system, each in times.items():
-        same_label = sum(a[0][0] == b[0][0] for a, b in zip(answers[us], answers[system], strict=True)) / len(paths)
+        same_label = sum(a[0][0] == b[0][0] for a, b in zip(labels[us], labels[system], strict=True)) / len(paths)
         speedup = None if system == us else ratio(times[us], each)
         rows.append(PredictionRow(*system, name, batch, len(paths) / each.median, each.spread, same_label, speedup))
-    return rows, [] if lacking is None else [f"timm: {lacking}"]
+    return rows, [] if reason is None else [f"timm: {reason}"]
 
 
 def _ours(predictor: Predictor, paths: Sequence[str]) -> Callable[[], list[Answer]]:
-    places = {name: place for place, name in enumerate(predictor.classes)}
+    indices = {name: index for index, name in enumerate(predictor.classes)}
 
     def run() -> list[Answer]:
         found = []
         for _, prediction in predictor.stream(paths):
             if isinstance(prediction, Exception):
                 raise prediction
-            found.append([(places[label], score) for label, score in prediction.top])
+            found.append([(indices[label], score) for label, score in prediction.top])
         return found
 
     return run
@@ -145,9 +145,9 @@ def _timms(
         found: list[Answer] = []
         loader = torch.utils.data.DataLoader(Files(paths, transform), batch_size=batch, num_workers=cores())  # pyright: ignore[reportArgumentType]
         for images in loader:
-            lacking = batch - len(images)  # another size would be compiled once more
-            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, lacking)).to(DTYPES[precision])
-            scores, labels = answer(images)[: batch - lacking].float().softmax(dim=1).topk(TOP)
+            missing = batch - len(images)  # another size would be compiled once more
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)).to(DTYPES[precision])
+            scores, labels = answer(images)[: batch - missing].float().softmax(dim=1).topk(TOP)
             for row, values in zip(labels.tolist(), scores.tolist(), strict=True):
                 found.append([*zip(row, values, strict=True)])
         return found

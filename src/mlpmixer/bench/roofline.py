@@ -95,7 +95,7 @@ def _large(precision: str, side: int, device: torch.device) -> list[Way]:
     if precision == "int8":
         a, b = (torch.ones(side, side, dtype=torch.int8, device=device) for _ in range(2))
         own = Way("PyTorch's product", 2.0 * side**3, lambda: _done(torch._int_mm(a, b)))  # pyright: ignore[reportPrivateImportUsage]
-        return [own] if device.type == "cuda" else []  # on CPUs it is one that nobody uses
+        return [own] if device.type == "cuda" else []  # on CPUs it is slow
     a = torch.randn(side, side, device=device).to(DTYPES[precision])
     ways = [Way("PyTorch's product", 2.0 * side**3, lambda: _done(a @ a))]
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""How speed changes with the number of patches, with the size of the model, and with the batch.
+"""Scaling benchmark: speed by the number of patches, the size of the model, and the batch size.
 
 Networks are compared in the same engine, PyTorch's own, since not every network has kernels; Mixers go through ours as
 well. The exponent of a straight line through the logarithms is taken over the upper part of the sizes, where a pass no
@@ -144,8 +144,8 @@ def best_batches(points: Sequence[Point]) -> list[Point]:
     return [max((p for p in points if (p.model, p.engine) == key), key=lambda p: p.images_per_s) for key in keys]
 
 
-def exponent(places: Sequence[float], costs: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(places), np.log(costs), 1)[0])
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 def _engines(name: str, side: int, batch: int, device: torch.device, precision: str) -> list[Engine]:

@@ -1,7 +1,7 @@
-"""How fast a Mixer trains, and what memory it takes, beside timm's in the same run.
+"""Training benchmark: speed and memory of a Mixer, ours and timm's in the same run.
 
 All systems begin with the same weights, see the same images, and take whole steps: forward, backward, clip, AdamW.
-The first losses are compared, so that nobody is fast by computing something else.
+The first losses are compared, so that no system is fast by computing something else.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def _one(
     if with_peaks:
         peaks = {system: _peak(name, batch, precision, device, compiled, system) for system in builders}
     networks = {system: build() for system, build in builders.items()}
-    kept, losses = {}, {}
+    stored, losses = {}, {}
     for system, network in networks.items():
         with autocast():
             two, one = (kept_for_backward(network, images[:n]) for n in (2, 1))
-            kept[system] = (two - one) / 1e6
+            stored[system] = (two - one) / 1e6
             losses[system] = F.cross_entropy(network(images).float(), labels).item()
     steps = {system: _step(network, images, labels, autocast) for system, network in networks.items()}
     times = interleaved({**steps, **{way.name: way.run for way in ways}}, rounds)
@@ -126,7 +126,7 @@ def _one(
     for key in steps:
         each = times[key]
         speed = (batch / each.median, each.spread, roofline.share(work, each, most))
-        rows.append(TrainingRow(*key, name, precision, batch, *speed, kept[key], peaks[key], losses[key], each))
+        rows.append(TrainingRow(*key, name, precision, batch, *speed, stored[key], peaks[key], losses[key], each))
     return rows, most
 
 
@@ -165,8 +165,8 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
     """What makes the same model with the same weights, for each."""
     if name not in SIZES:
         raise UsageError(f"{name} is no Mixer; only their training is compared")
-    if lacking := baselines.why_not("timm", device):
-        raise UsageError(f"timm cannot be compared with: {lacking}")
+    if reason := baselines.why_not("timm", device):
+        raise UsageError(f"timm cannot be compared with: {reason}")
     from mlpmixer.bench.timm import shaped
 
     def ours() -> Mixer:

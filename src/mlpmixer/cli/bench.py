@@ -14,7 +14,7 @@ from mlpmixer.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Usual:
-    """What each measurement does when nothing is said. `least`: images in a batch; 0: models have no batch."""
+    """Defaults of a benchmark. `least`: images in a batch; 0: models have no batch."""
 
     models: str = ""
     precision: str = ""

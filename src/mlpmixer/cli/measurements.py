@@ -39,8 +39,8 @@ def infer(
     won = speedups(found.rows)
     machine = _machine(place, baselines)
     if image is not None:
-        said = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
-        image.write_text(bars(found.rows, found.roofline, said))
+        about = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
+        image.write_text(bars(found.rows, found.roofline, about))
     if json:
         others = {"speedups": [*map(asdict, won)], "chosen": found.chosen, "skipped": found.skipped}
         _print_json(machine, found.rows, roofline=found.roofline, **others)
@@ -48,9 +48,9 @@ def infer(
     for name, rate in found.roofline.items():
         print(f"{name.removesuffix('_per_s').replace('_', ' ')}: {rate / 1e9:,.0f} billion a second")
     head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "GFLOP/s", "% of peak", "error"]
-    print_table(head, [_infer_cells(row) for row in found.rows], f"{_said(machine)}; {rounds} rounds")
+    print_table(head, [_infer_cells(row) for row in found.rows], f"{_described(machine)}; {rounds} rounds")
     against = [
-        [each.model, str(each.batch), each.precision, each.engine, each.peer, *_ratio((each.ratio, *each.quartiles))]
+        [each.model, str(each.batch), each.precision, each.engine, each.other, *_ratio((each.ratio, *each.quartiles))]
         for each in won
     ]
     print_table(["model", "batch", "precision", "ours", "best other", "speedup", "quartiles"], against)
@@ -89,7 +89,9 @@ def train(
         "MB at peak",
         "first loss",
     ]
-    print_table(head, [_train_cells(row) for row in rows], f"{precision}, {_said(machine)}, {rate / 1e9:,.0f} GFLOP/s")
+    print_table(
+        head, [_train_cells(row) for row in rows], f"{precision}, {_described(machine)}, {rate / 1e9:,.0f} GFLOP/s"
+    )
     for name, (middle, first, third) in ahead.items():
         print(f"{name}: {middle:.2f} times timm's better one (quartiles over rounds: {first:.2f} to {third:.2f})")
 
@@ -116,7 +118,7 @@ def data(folder: Path, rounds: int, json: bool, **amount: Any) -> None:
         "core ms/image",
     ]
     head += ["times less", "quartiles"]
-    print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_said(machine)}")
+    print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_described(machine)}")
     _print_skipped(skipped)
 
 
@@ -133,7 +135,7 @@ def predict(
         _print_json(machine, rows, skipped=skipped)
         return
     head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "our speedup", "quartiles"]
-    print_table([*head, "same label"], [_predict_cells(row) for row in rows], f"{rounds} rounds, {_said(machine)}")
+    print_table([*head, "same label"], [_predict_cells(row) for row in rows], f"{rounds} rounds, {_described(machine)}")
     _print_skipped(skipped)
 
 
@@ -159,9 +161,9 @@ def scaling(
     batches = scaling.by_batch(names, batch_sizes, rounds, place, precision, _tell)
     growths, best = scaling.growth(patches), scaling.best_batches(batches)
     machine = _machine(place, [])
-    said = f"{_said(machine)}, {precision}"
+    about = f"{_described(machine)}, {precision}"
     if image is not None:
-        image.write_text(curves(patches, growths, f"{said}, one image at a time"))
+        image.write_text(curves(patches, growths, f"{about}, one image at a time"))
     if json:
         growing, sweep = [*map(asdict, growths)], [*map(asdict, batches)]
         _print_json(machine, patches, growth=growing, batches=sweep, best_batches=[*map(asdict, best)])
@@ -171,7 +173,7 @@ def scaling(
     by_size = {(point.model, point.engine, point.batch): point for point in batches}
     for what, columns, points in (("pixels", sides, by_side), ("batch", batch_sizes, by_size)):
         rows = [[*key, *(_speed(points.get((*key, column))) for column in columns)] for key in keys]
-        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, said)
+        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, about)
     for each in growths:
         print(
             f"{each.model}, {each.engine}: from {each.patches} patches on, time grows with the power {each.timed:.2f} "
@@ -189,10 +191,10 @@ def _machine(device: torch.device, baselines: Sequence[str], *packages: str) -> 
     return describe_machine(Group(device)) | {"versions": versions(baselines, *packages)}
 
 
-def _said(machine: dict[str, Any]) -> str:
+def _described(machine: dict[str, Any]) -> str:
     numbers = {"mlpmixer": machine["mlpmixer"], "torch": machine["torch"], **machine["versions"]}
-    kept = [f"{package} {number}" for package, number in numbers.items()]
-    return ", ".join([machine["processor"], f"{machine['threads']} threads", *kept])
+    versions = [f"{package} {number}" for package, number in numbers.items()]
+    return ", ".join([machine["processor"], f"{machine['threads']} threads", *versions])
 
 
 def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> None:

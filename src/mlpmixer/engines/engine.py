@@ -61,8 +61,8 @@ class Engine:
         return Outputs(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def _batch(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        lacking = self.batch - len(pixels)
-        if not self._fixed_batch or lacking == 0:
+        missing = self.batch - len(pixels)
+        if not self._fixed_batch or missing == 0:
             return self._run(pixels)
-        features, logits = self._run(F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, lacking)))
-        return features[:-lacking], logits[:-lacking]
+        features, logits = self._run(F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)))
+        return features[:-missing], logits[:-missing]

@@ -114,9 +114,9 @@ def _refusal(setup: Setup, engine: str, reasons: Mapping[Pair, str | None]) -> s
     if engine != "auto":
         reason = next(iter(reasons.values()), None) or why_not(engine, setup)
         return f"the engine {engine} cannot run this model here: {reason}"
-    said = "; ".join(f"{name}: {reason}" for (name, _), reason in reasons.items())
+    listed = "; ".join(f"{name}: {reason}" for (name, _), reason in reasons.items())
     kind = setup.device.type
-    return f"no engine can run this model in {setup.precision} here: {said or f'none computes in it on a {kind}'}"
+    return f"no engine can run this model in {setup.precision} here: {listed or f'none computes in it on a {kind}'}"
 
 
 def _engine(setup: Setup, name: str, precision: str) -> Engine:
@@ -137,7 +137,7 @@ def _worth_trying(able: list[Pair]) -> list[Pair]:
 
 
 def _measure(setup: Setup, pairs: list[Pair], clock: Clock) -> dict[Pair, float]:
-    """Images a second, the median of some interleaved rounds; without engines that fail, or answer otherwise."""
+    """Images a second, the median of some interleaved rounds; without engines that fail, or have other outputs."""
     config = setup.model.config
     pixels = torch.randint(0, 256, (setup.batch, config.in_channels, *config.image_size), dtype=torch.uint8)
     setup = replace(setup, layer_precisions=())
@@ -162,7 +162,7 @@ def _measure(setup: Setup, pairs: list[Pair], clock: Clock) -> dict[Pair, float]
 
 
 def _key(setup: Setup, pairs: list[Pair]) -> str:
-    """All that the answer may depend on."""
+    """All that the result may depend on."""
     device = setup.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
     used = dict.fromkeys(package for row in ENGINES.values() for package in row.packages)

@@ -60,7 +60,7 @@ def core() -> Any:
 
 def compiled(network: Any, precision: str) -> Run:
     """On as many threads as PyTorch has."""
-    # Latency is what one batch takes; whoever calls from several threads gets one answer after the other.
+    # Latency is what one batch takes; calls from several threads are run one after the other.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS[precision],

@@ -1,4 +1,4 @@
-// A plain Mixer's answers on CPUs with AVX-512: bytes of images in, logits out, in float32, bfloat16, int8 or a mixture.
+// A plain Mixer's forward pass on CPUs with AVX-512: bytes of images in, logits out, in float32, bfloat16, int8 or a mixture.
 //
 // All products are one routine, `product`: A (rows, depth) times B (depth, columns). The depth is cut into words of 32
 // bits: one float, two bfloat16 or four bytes. A word of A goes to all lanes and is multiplied with a vector of 16 words

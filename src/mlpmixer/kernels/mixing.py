@@ -89,7 +89,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 class _Shapes:
-    """What C++ takes tensors for, and so what they must be before it gets their addresses."""
+    """Shapes that C++ expects, checked before it gets addresses."""
 
     def __init__(self, name: str, x: Tensor, w1: Tensor):
         images, tokens, channels = self.table = x.shape

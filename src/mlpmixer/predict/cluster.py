@@ -23,8 +23,8 @@ from mlpmixer.text import first_line
 
 CORES = 8  # of a process, at most
 AHEAD = 2  # pieces a process: one in work, one to go on with
-DEATHS = 2  # of processes that had one image in hand and nothing else: it is to blame
-IN_A_ROW = 12  # deaths without an answer between them
+DEATHS = 2  # of processes that had one image and nothing else to do: it is the cause
+IN_A_ROW = 12  # deaths without a result between them
 
 
 class Member:
@@ -67,7 +67,7 @@ def pieces(
     if ours:
         _require_there(address)
         try:
-            # One that is started here has nobody who would look at its pages.
+            # One that is started here needs no pages about itself.
             pages = {"include_dashboard": False} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **pages)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -97,7 +97,7 @@ class _Workers:
         self.busy: dict[Any, list[Any]] = {}  # process → answers to come
         self.running: dict[Any, tuple[Any, _Work]] = {}  # answer to come → process, work
         self.deaths = 0  # in a row
-        self.told = False
+        self.announced = False
         for _ in range(self.size):
             self._start()
 
@@ -154,9 +154,9 @@ class _Workers:
             raise cause if isinstance(cause, MixerError) else RunError(f"on the cluster: {cause!r}") from None
         if answer in self.starting:
             self.busy[self.starting.pop(answer)] = []
-            if not self.told:
+            if not self.announced:
                 self.tell(f"{self.size} on the cluster: {found}")
-                self.told = True
+                self.announced = True
             return
         self.deaths = 0
         _, work = self.running.pop(answer)
@@ -166,7 +166,7 @@ class _Workers:
     def _lost(self, process: Any, waiting: deque[_Work], todo: deque[_Work], error: Exception) -> None:
         self.deaths += 1
         if self.deaths > IN_A_ROW:
-            raise RunError(f"the processes on the cluster die before they answer ({first_line(error)})")
+            raise RunError(f"the processes on the cluster end before they return anything ({first_line(error)})")
         self.starting = {answer: one for answer, one in self.starting.items() if one is not process}
         lost = []
         for answer in self.busy.pop(process, []):

@@ -38,15 +38,15 @@ def calibrated(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, i
             f"int8 is calibrated on {FEWEST} images or more, and here are {len(images)} that can be read: {INSTEAD}, "
             "and `mixer export --precision int8 --data IMAGES` calibrates on others and keeps the result"
         )
-    shown = torch.stack(images)
-    found = quantize(model, how, shown, each_half=False).model
+    batch = torch.stack(images)
+    found = quantize(model, how, batch, each_half=False).model
     assert found.metadata is not None
-    settings = {"batch": len(shown), "device": torch.device("cpu")}
-    before = Engine(model, how, "kernels", "fp32", **settings)(shown).logits
+    settings = {"batch": len(batch), "device": torch.device("cpu")}
+    before = Engine(model, how, "kernels", "fp32", **settings)(batch).logits
     after = Engine(found, how, "kernels", "int8", **settings, layer_precisions=found.metadata.layer_precisions)(
-        shown
+        batch
     ).logits
-    return found, (before.argmax(1) == after.argmax(1)).float().mean().item(), len(shown)
+    return found, (before.argmax(1) == after.argmax(1)).float().mean().item(), len(batch)
 
 
 def quantized_for(model: Classifier, files: Sequence[str], *, required: float = AGREEMENT) -> tuple[Mixer, str]:

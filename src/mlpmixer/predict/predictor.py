@@ -133,10 +133,10 @@ class Predictor:
             layer_precisions=info.layer_precisions,
             measure=measure,
         )
-        self._together = self.device.type == "cpu" and ENGINES[self.engine.name].caller_thread
+        self._in_threads = self.device.type == "cpu" and ENGINES[self.engine.name].caller_thread
         # Some engines must always be called from the same thread.
-        self._alone = None if self._together else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
-        # Where it has answered, or may answer; None: in whichever process it will.
+        self._alone = None if self._in_threads else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
+        # Where it has predicted, or may predict; None: in whichever process it will.
         self._process = None if self.device.type == "cpu" else os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Predictor:
         or 4]) or tensor (3, height, width); see predict/inputs.py.
         """
         if is_one(images):
-            return _or_raise(self.answer([images])[0])  # pyright: ignore[reportArgumentType]
+            return _or_raise(self.predict_batch([images])[0])  # pyright: ignore[reportArgumentType]
         return [_or_raise(found) for _, found in self.stream(images)]  # pyright: ignore[reportArgumentType]
 
     def stream(self, images: Iterable[P]) -> Generator[tuple[P, Prediction | ImageError]]:
@@ -177,30 +177,30 @@ class Predictor:
             raise UsageError(f"give a list of images here, each {TAKEN}")
         self._require_threads()
         at_once = self.batch_size
-        if self._together:
+        if self._in_threads:
             fair = math.ceil(len(images) / self.threads) if isinstance(images, list | tuple) else PIECE
             at_once = max(1, min(self.batch_size, PIECE, fair))
-        return in_order(self.answer, images, threads=self.threads, at_once=at_once)
+        return in_order(self.predict_batch, images, threads=self.threads, at_once=at_once)
 
     @property
     def threads(self) -> int:
-        """How many threads read images; each answers them too, where the engine allows it."""
-        return torch.get_num_threads() if self._together else max(2, cores())
+        """How many threads read images; each runs the model, too, where the engine allows it."""
+        return torch.get_num_threads() if self._in_threads else max(2, cores())
 
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
         return cast(nn.Linear, self.model.head).in_features
 
-    def answer(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
+    def predict_batch(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
         """In this thread, in one go."""
         self._require_threads()
-        shown = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
+        views = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
         found: list[Prediction | ImageError | None] = []
         good = 0
         for given in images:
             try:
-                shown[good] = self._prepared(given)
+                views[good] = self._prepared(given)
             except ImageError as error:
                 found.append(error)
             except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
@@ -208,7 +208,7 @@ class Predictor:
             else:
                 found.append(None)
                 good += 1
-        predictions = iter(self._named(shown[:good]) if good else ())
+        predictions = iter(self._predictions(views[:good]) if good else ())
         whole = [next(predictions) if error is None else error for error in found]
         return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
@@ -219,9 +219,9 @@ class Predictor:
         except ImageError as error:  # knows only its size
             raise ImageError(f"{name_of(given)}: {error}") from None
 
-    def _named(self, shown: torch.Tensor) -> list[Prediction | None]:
-        """None: what the model answers is not a number."""
-        features, logits = self._run(shown.flatten(0, 1))
+    def _predictions(self, views: torch.Tensor) -> list[Prediction | None]:
+        """None: what the model gives is not a number."""
+        features, logits = self._run(views.flatten(0, 1))
         several = (-1, self._views)
         chances = logits.softmax(dim=1).unflatten(0, several).mean(dim=1)
         features = features.unflatten(0, several).mean(dim=1)
@@ -229,7 +229,7 @@ class Predictor:
         if self._embeddings:
             finite &= features.isfinite().all(dim=1)
         scores, labels = chances.topk(self.top)
-        embeddings = features.numpy() if self._embeddings else [None] * len(shown)
+        embeddings = features.numpy() if self._embeddings else [None] * len(views)
         return [
             Prediction(tuple((self.classes[i], score) for i, score in zip(row, values, strict=True)), embedding)
             if good
@@ -239,9 +239,9 @@ class Predictor:
             )
         ]
 
-    def _run(self, shown: torch.Tensor) -> Outputs:
+    def _run(self, views: torch.Tensor) -> Outputs:
         self._process = os.getpid()
-        return self.engine(shown) if self._alone is None else self._alone.submit(self.engine, shown).result()
+        return self.engine(views) if self._alone is None else self._alone.submit(self.engine, views).result()
 
     def _require_threads(self) -> None:
         """In a process that was forked since, there are only those that are begun there."""
@@ -254,8 +254,8 @@ class Predictor:
 
     def _no_number(self, given: object) -> ImageError:
         return ImageError(
-            f"the model's answer to {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
-            "its weights are spoilt, or too large for this precision; try eager in fp32"
+            f"the model's output for {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
+            "its weights are broken, or too large for this precision; try eager in fp32"
         )
 
 

@@ -18,9 +18,9 @@ TTA = Literal["none", "flip", "crops"]
 
 
 def count(tta: TTA, how: Preprocessing) -> int:
-    """Of one image."""
-    places = len(_places(how)) if tta == "crops" else 1
-    return places * (1 if tta == "none" else 2)
+    """How many views there are of one image."""
+    crops = len(_offsets(how)) if tta == "crops" else 1
+    return crops * (1 if tta == "none" else 2)
 
 
 def views_of(pixels: np.ndarray, how: Preprocessing, tta: TTA) -> UInt8[Tensor, "V 3 H W"]:
@@ -28,10 +28,10 @@ def views_of(pixels: np.ndarray, how: Preprocessing, tta: TTA) -> UInt8[Tensor, 
     if tta == "crops":
         (height, width), (rows, columns) = _room(how), how.crop
         whole = prepare(pixels, dataclasses.replace(how, crop=(height, width)))
-        shown = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _places(how)])
+        views = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _offsets(how)])
     else:
-        shown = prepare(pixels, how)[None]
-    return shown if tta == "none" else torch.cat([shown, shown.flip(-1)])
+        views = prepare(pixels, how)[None]
+    return views if tta == "none" else torch.cat([views, views.flip(-1)])
 
 
 def _room(how: Preprocessing) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def _room(how: Preprocessing) -> tuple[int, int]:
     return max(how.resize, rows), max(how.resize, columns)
 
 
-def _places(how: Preprocessing) -> list[tuple[int, int]]:
+def _offsets(how: Preprocessing) -> list[tuple[int, int]]:
     """Top and left of each crop, the center first; only one where the crop leaves no room."""
     (height, width), (rows, columns) = _room(how), how.crop
     down, right = height - rows, width - columns
