@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from mlpmixer import Predictor, create, evaluate, load, save
-from mlpmixer.engines import availability
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import find, toml
@@ -96,9 +96,9 @@ def models() -> dict[str, tuple[Classifier, Preprocessing]]:
 def logits() -> Iterator[tuple[str, Any]]:
     for name, (model, how) in models().items():
         pixels = torch.randint(0, 256, (8, 3, *model.config.image_size), dtype=torch.uint8)
-        for engine, precisions in availability.table(CPU).items():
-            for precision in precisions:
-                if availability.why_not(model, engine, precision, CPU, ()) is None:
+        for engine, row in ENGINES.items():
+            for precision in row.precisions.get("cpu", ()):
+                if why_not(engine, Setup(model, how, precision, 8, CPU)) is None:
                     answers = Engine(model, how, engine, precision, batch=8, device=CPU)(pixels)
                     yield f"logits, {name}, {engine}, {precision}", digest(answers.logits, answers.features)
 

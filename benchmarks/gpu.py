@@ -285,16 +285,19 @@ class Case:
     """Random tables and weights, and what kernels should make of them: name, how far it may be off, work, result."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
-        images, places, width, token_hidden, hidden = shape
+        images, token_count, width, token_hidden, hidden = shape
         new = partial(normal, device=device)
-        self.device, self.places, self.hidden = device, places, hidden
+        self.device, self.tokens, self.hidden = device, token_count, hidden
         self.images = images
-        self.x = 2 * new(images * places, width, dtype=torch.bfloat16) + 0.5
+        self.x = 2 * new(images * token_count, width, dtype=torch.bfloat16) + 0.5
         self.table = self.x.float()
         self.gamma, self.beta, self.ahead, self.b4 = (new(width) for _ in range(4))
-        self.w1, self.w2 = new(token_hidden, places) / places**0.5, new(places, token_hidden) / token_hidden**0.5
+        self.w1, self.w2 = (
+            new(token_hidden, token_count) / token_count**0.5,
+            new(token_count, token_hidden) / token_hidden**0.5,
+        )
         self.w3, self.w4 = new(hidden, width) / width**0.5, new(width, hidden) / hidden**0.5
-        self.b1, self.b2, self.b3 = new(token_hidden), new(places), new(hidden)
+        self.b1, self.b2, self.b3 = new(token_hidden), new(token_count), new(hidden)
         self.moved = (self.table + self.ahead).bfloat16()
         self.plain_rows = F.layer_norm(self.moved.float() - self.ahead, (width,), eps=1e-6)
         self.normed = F.layer_norm(self.table, (width,), self.gamma, self.beta, eps=1e-6)
@@ -314,7 +317,7 @@ class Case:
 
     def plain(self, norms: Any, stem: Any, channels: Any) -> list[tuple[str, float, Callable[[], Tensor], Tensor]]:
         unfolded = F.unfold(self.pixels.float(), 14, stride=14).transpose(1, 2).flatten(0, 1) - stem.MIDDLE
-        mean = self.normed.unflatten(0, (self.images, self.places)).mean(dim=1)
+        mean = self.normed.unflatten(0, (self.images, self.tokens)).mean(dim=1)
         one, raw = torch.ones(self.hidden, device=self.device), (self.plain_rows @ self.w3.T).bfloat16()
         found = [
             ("statistics", 1e-5, lambda: norms.statistics(self.x), self.about(self.table)),
@@ -327,7 +330,7 @@ class Case:
             (
                 "mean of normed",
                 1e-4,
-                lambda: norms.mean_of_normed(self.x, self.places, self.gamma, self.beta),
+                lambda: norms.mean_of_normed(self.x, self.tokens, self.gamma, self.beta),
                 mean,
             ),
             ("patches", 1e-9, lambda: stem.patches(self.pixels, 14), unfolded),
@@ -336,7 +339,7 @@ class Case:
             work = partial(norms.normalized, self.moved, self.ahead, kind, rate)
             found.append((f"normalized, {kind}", within, work, self.plain_rows * rate))
         for form in ("tanh", "erf"):
-            work = partial(channels.active_bytes, raw, self.b3, one, 4.0, exact=form == "erf")
+            work = partial(channels.active_bytes, raw, self.b3, one, 4.0, gelu_form=form)
             found.append((f"active bytes, {form}", 0.05, work, 4 * self.active(form)))
         return found
 
@@ -345,10 +348,10 @@ class Case:
         return F.gelu(self.plain_rows @ self.w3.T + self.b3, approximate=approximate)
 
     def cut(self, tokens: Any, channels: Any) -> list[tuple[Any, str, float, Callable[[], Tensor], Tensor]]:
-        from mlpmixer.kernels.forward import Half
+        from mlpmixer.kernels.weights import HalfWeights
 
-        weights = tokens.tokens(Half(self.gamma, self.beta, self.w1, self.b1, self.w2, self.b2))
-        rows = self.normed.unflatten(0, (self.images, self.places))
+        weights = tokens.packed(HalfWeights(self.gamma, self.beta, self.w1, self.b1, self.w2, self.b2))
+        rows = self.normed.unflatten(0, (self.images, self.tokens))
         mixed = self.w2 @ F.gelu(self.w1 @ rows + self.b1[:, None], approximate="tanh") + self.b2[:, None]
         rates = self.about(self.moved.float() - self.ahead)
         active = self.active()
@@ -359,7 +362,7 @@ class Case:
         second = active @ self.w4.T + self.b4
 
         def token_mixing() -> Tensor:
-            return tokens.token_mixing(self.x, weights, self.ahead, exact=False).float() - self.table - self.ahead
+            return tokens.token_mixing(self.x, weights, self.ahead, gelu_form="tanh").float() - self.table - self.ahead
 
         def first() -> Tensor:
             return channels.product(self.moved, w3, self.b3, normed=(rates, before), active="tanh")
@@ -385,8 +388,8 @@ class Case:
 
 def networks(device: torch.device) -> dict[str, Any]:
     """Two layers of real sizes in all ways, against eager float32; as graphs too, where there is a GPU."""
-    from mlpmixer.engines import gpu, kernels
-    from mlpmixer.engines.gpu_network import WAYS, Network
+    from mlpmixer.engines import kernels, triton
+    from mlpmixer.engines.triton_network import WAYS, Network
 
     rows: list[dict[str, Any]] = []
     cases = (("mixer_b16", "tanh"), ("mixer_s32", "erf")) if device.type == "cuda" else (("mixer_pico", "erf"),)
@@ -403,7 +406,7 @@ def networks(device: torch.device) -> dict[str, Any]:
                 ) -> dict[str, Any]:
                     network: Any = Network(parts, precision, ways, device)  # noqa: B023
                     if device.type == "cuda":
-                        network = gpu.Graphed(network, len(pixels), parts.image, device)  # noqa: B023
+                        network = triton.Graphed(network, len(pixels), parts.image, device)  # noqa: B023
                     off = max(distance(network(pixels)[1], wanted) for _ in range(2))
                     return {"off": off, "right": off < BARS[precision]}
 
@@ -416,24 +419,24 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
     """Each kernel of a layer of B/16 by itself, at batch 128: microseconds, and how much of what is possible.
 
     A set of tables for each call in turn, so that no more is found in the cache than there would be."""
-    from mlpmixer.kernels.forward import Half
     from mlpmixer.kernels.gpu import channels, norms, stem, tokens
+    from mlpmixer.kernels.weights import HalfWeights
 
     many = 128 if device.type == "cuda" else 2
-    places, width, token_hidden, hidden = (196, 768, 384, 3072) if device.type == "cuda" else (16, 64, 32, 128)
+    token_count, width, token_hidden, hidden = (196, 768, 384, 3072) if device.type == "cuda" else (16, 64, 32, 128)
     rows: list[dict[str, Any]] = []
     new = partial(normal, device=device)
-    count = many * places
+    count = many * token_count
     xs = [new(count, width, dtype=torch.bfloat16) for _ in range(4)]
     wides = [new(count, hidden, dtype=torch.bfloat16) for _ in range(4)]
     vector, wide_vector = new(width), new(hidden)
-    w1, w2 = new(token_hidden, places) / 14, new(places, token_hidden) / 20
+    w1, w2 = new(token_hidden, token_count) / 14, new(token_count, token_hidden) / 20
     w3, w4 = new(hidden, width) / 28, new(width, hidden) / 55
     small3, small4 = channels.as_bytes(w3)[0], channels.as_bytes(w4)[0]
     w3, w4 = w3.bfloat16(), w4.bfloat16()
     xs8, wides8 = ([t.to(channels.BYTE) for t in ts] for ts in (xs, wides))
     about = norms.statistics(xs[0])
-    weights = tokens.tokens(Half(vector, vector, w1, new(token_hidden), w2, new(places)))
+    weights = tokens.packed(HalfWeights(vector, vector, w1, new(token_hidden), w2, new(token_count)))
     images = torch.randint(0, 256, (many, 3, 224, 224), dtype=torch.uint8, device=device)
     product, bias = 2 * count * width * hidden, wide_vector.bfloat16()
     one = torch.ones((), device=device)
@@ -448,12 +451,12 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         ("statistics", lambda i: norms.statistics(xs[i]), 0, table),
         ("normalized, bf16", lambda i: norms.normalized(xs[i], vector, torch.bfloat16), 0, 2 * table),
         ("normalized, fp8", lambda i: norms.normalized(xs[i], vector, channels.BYTE), 0, 1.5 * table),
-        ("mean of normed", lambda i: norms.mean_of_normed(xs[i], places, vector, vector), 0, 2 * table),
+        ("mean of normed", lambda i: norms.mean_of_normed(xs[i], token_count, vector, vector), 0, 2 * table),
         ("LayerNorm", lambda i: norms.layer_norm(xs[i], vector, vector), 0, 2 * table),
         (
             "token mixing, fused",
-            lambda i: tokens.mixed(xs[i], xs[i - 1], weights, vector, exact=False),
-            4 * many * places * token_hidden * width,
+            lambda i: tokens.mixed(xs[i], xs[i - 1], weights, vector, gelu_form="tanh"),
+            4 * many * token_count * token_hidden * width,
             3 * table,
         ),
         ("first, library: GELU in it", lambda i: gelu_product(bias, xs[i], w3.T), product, table + wide),
@@ -469,7 +472,7 @@ def pieces(device: torch.device, rate: float) -> dict[str, Any]:
         ("first, fp8, library", lambda i: scaled(xs8[i], small3.T, one, one), product, table / 2 + wide),
         (
             "active bytes",
-            lambda i: channels.active_bytes(wides[i], wide_vector, wide_vector, 4.0, exact=False),
+            lambda i: channels.active_bytes(wides[i], wide_vector, wide_vector, 4.0, gelu_form="tanh"),
             0,
             1.5 * wide,
         ),
@@ -550,9 +553,11 @@ Answering = Callable[[], Tensor]
 
 def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str, Any]:
     """Answers: all systems in turns, images on the GPU."""
-    from mlpmixer.engines import gpu, kernels
-    from mlpmixer.engines.eager import Compiled, Eager
-    from mlpmixer.engines.gpu_network import WAYS, Network
+    import torch._inductor.config as inductor
+
+    from mlpmixer.engines import kernels, triton
+    from mlpmixer.engines.rewrites import Rewritten
+    from mlpmixer.engines.triton_network import WAYS, Network
 
     began = time.monotonic()
     model = ours(name)
@@ -566,7 +571,7 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
         network = Network(parts, precision, ways, device)
         if device.type == "cpu":
             return lambda: network(there)[1]
-        found = gpu.Graphed(network, batch, parts.image, device)
+        found = triton.Graphed(network, batch, parts.image, device)
         found.pixels.copy_(there)
 
         def answer() -> Tensor:
@@ -575,14 +580,16 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
 
         return answer
 
-    def engine(kind: type[Eager]) -> Answering:
-        made = kind(model, HOW, "bf16", device)
-        frozen = made.frozen if isinstance(made, Compiled) else nullcontext()
+    def engine(compiled: bool) -> Answering:
+        network: Any = Rewritten(model, HOW, torch.bfloat16).to(device)
+        if compiled:
+            network = torch.compile(network, mode="max-autotune", dynamic=False)
+        frozen = inductor.patch(freezing=True) if compiled else nullcontext()
 
         def answer() -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()
             with frozen, torch.no_grad():
-                return made.network(there)[1]
+                return network(there)[1]
 
         return answer
 
@@ -603,9 +610,9 @@ def infer(name: str, batch: int, device: torch.device, rate: float) -> dict[str,
         for precision in BARS
         for ways in WAYS
     }
-    systems["mlpmixer eager bf16"] = partial(engine, Eager)
+    systems["mlpmixer eager bf16"] = partial(engine, False)
     systems["timm eager bf16"] = partial(timm, False)
-    compiled = {"timm compiled bf16": partial(timm, True), "mlpmixer compiled bf16": partial(engine, Compiled)}
+    compiled = {"timm compiled bf16": partial(timm, True), "mlpmixer compiled bf16": partial(engine, True)}
 
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {"model": name, "batch": batch, "rows": rows}
@@ -662,7 +669,8 @@ def speeds(
 
 def sweep(name: str, batches: list[int], device: torch.device, rate: float) -> dict[str, Any]:
     """Our quickest ways at other batches; and through the whole engine, where bytes come from the host."""
-    from mlpmixer.engines import gpu
+    from mlpmixer.engines import triton
+    from mlpmixer.engines.table import Setup
 
     model = ours(name)
     rows: list[dict[str, Any]] = []
@@ -670,7 +678,7 @@ def sweep(name: str, batches: list[int], device: torch.device, rate: float) -> d
         for batch in batches:
 
             def work(precision: str = precision, batch: int = batch) -> dict[str, Any]:
-                made = gpu.build(model, HOW, precision, batch, device)
+                made = triton.build(Setup(model, HOW, precision, batch, device))
                 pixels = torch.randint(0, 256, made.pixels.shape, dtype=torch.uint8)
                 taken = statistics.median(seconds_of(made.graph.replay, device, 0.05) for _ in range(5))
                 made(pixels)

@@ -4,7 +4,7 @@ python benchmarks/gpu_compile.py [tokens|product|product8|others] [--first] [--j
 
 It needs triton, which brings NVIDIA's assembler and disassembler along. Stack is where registers spill to; a program
 may have 227 KB of shared memory and 255 registers a thread: what takes more is left out when a GPU is asked which way
-of cutting the work is the best. Sides are those of Mixer-B/16 (and S/32's 49 places). --first: the first way only.
+of cutting the work is the best. Sides are those of Mixer-B/16 (and S/32's 49 tokens). --first: the first way only.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -82,8 +82,8 @@ def main() -> None:
 
 
 def token_mixing(first: bool) -> Iterator[Case]:
-    for places in (196, 49):
-        sides = dict(zip("ABC", tokens.parts(places), strict=True))
+    for count in (196, 49):
+        sides = dict(zip("ABC", tokens.parts(count), strict=True))
         for way in tokens._token_mixing.configs[: 1 if first else None]:
             columns, chunk = way.kwargs["COLUMNS"], way.kwargs["CHUNK"]
             types = {"x": BF16, "y": BF16}
@@ -92,10 +92,10 @@ def token_mixing(first: bool) -> Iterator[Case]:
                 types[f"w1{part}"] = f"tensordesc<bf16[{chunk}, {side}]>"
                 types[f"w2{part}"] = f"tensordesc<bf16[{side}, {chunk}]>"
             yield Case(
-                f"token mixing, {places} places",
+                f"token mixing, {count} tokens",
                 tokens._token_mixing,
                 types,
-                {"EXACT": False, **sides, **way.kwargs},
+                {"ERF": False, **sides, **way.kwargs},
                 way.num_warps,
                 way.num_stages,
             )
@@ -139,13 +139,13 @@ def others() -> Iterator[Case]:
     yield Case("normalized", norms._normalized, {"x": BF16, "found": BF16, **scalars}, shifted, 4)
     yield Case("normalized, fp8e4nv", norms._normalized, {"x": BF16, "found": FP8, **scalars}, shifted, 4)
     yield Case("mean of normed", norms._mean_of_normed, {"x": BF16}, {"COLUMNS": 64, "AT_ONCE": 32}, 4)
-    bytes_ = {"EXACT": True, "ROWS": 8, "COLUMNS": 512}
+    bytes_ = {"ERF": True, "ROWS": 8, "COLUMNS": 512}
     yield Case("active bytes", channels._active_bytes, {"x": BF16, "found": FP8, **scalars}, bytes_, 4)
     sides = {"PATCH": 16, "MIDDLE": stem.MIDDLE, "ROOM": 4096}
     yield Case("patches", stem._patches, {"pixels": BYTES, "found": BF16}, sides, 4)
 
 
-SIZES = ("places", "channels", "hidden", "size", "rows", "outputs", "depth", "colors", "down", "across")
+SIZES = ("tokens", "channels", "hidden", "size", "rows", "outputs", "depth", "in_channels", "down", "across")
 
 
 def look(case: Case) -> Found:

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer.bench.interleave import in_turns, ratio
+from mlpmixer.bench.interleave import interleaved, ratio
 from mlpmixer.bench.systems import Subject
 from mlpmixer.engines import kernels
 from mlpmixer.kernels import forward, mixing
 from mlpmixer.kernels.library import TAKES, Name, library
+from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.machine import processor
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.models.mixer import SIZES
@@ -79,7 +80,7 @@ def compare(what: str, libraries: Mapping[str, Library], run: Callable[[], objec
 
         return once
 
-    times = in_turns({name: by(which) for name, which in libraries.items()}, ROUNDS)
+    times = interleaved({name: by(which) for name, which in libraries.items()}, ROUNDS)
     before, now = times.values()
     middle, first, third = ratio(before, now)
     print(
@@ -93,14 +94,14 @@ def learning(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
     places = config.grids()[0][0] * config.grids()[0][1]
     x = torch.randn(batch, places, config.channels, dtype=torch.bfloat16, requires_grad=True)
 
-    def half(inputs: int, hidden: int) -> mixing.Weights:
+    def half(inputs: int, hidden: int) -> HalfWeights:
         shapes = ((config.channels,), (config.channels,), (hidden, inputs), (hidden,), (inputs, hidden), (inputs,))
-        return mixing.Weights(*(torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes))
+        return HalfWeights(*(torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes))
 
     tokens, channels = half(places, config.token_hidden), half(config.channels, config.channel_hidden)
     for what, run in (
-        ("token mixing", lambda: mixing.token_mixing(x, tokens, None, exact=False)),
-        ("channel mixing", lambda: mixing.channel_mixing(x, channels, None, exact=False)),
+        ("token mixing", lambda: mixing.token_mixing(x, tokens, None, gelu="tanh")),
+        ("channel mixing", lambda: mixing.channel_mixing(x, channels, None, gelu="tanh")),
     ):
         compare(f"{name}, {batch}: {what}, forwards", libraries, run)
         y = run()
@@ -116,7 +117,7 @@ def answering(name: str, batch: int, libraries: Mapping[str, Library]) -> None:
     subject = Subject(name)
     images = torch.randint(0, 256, (batch, 3, *subject.model.config.image_size), dtype=torch.uint8)
     for kind in ("fp32", "bf16", "int8"):
-        network = kernels.build(subject.model, subject.how, kind, subject.layer_precisions if kind == "int8" else ())
+        network = kernels.forward(subject.model, subject.how, kind, subject.layer_precisions if kind == "int8" else ())
         compare(f"{name}, {batch}: answers in {kind}", libraries, lambda network=network: network(images))
 
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from mlpmixer import data
-from mlpmixer.bench.loading import AREA, BATCH, core_seconds_an_image, ours, seconds_an_image
+from mlpmixer.bench.loading import AREA, FULL, core_seconds_an_image, ours, seconds_an_image
 from mlpmixer.data import jpeg
 from mlpmixer.data.dataset import Split
 from mlpmixer.data.images import decode, pixels
@@ -106,7 +106,7 @@ def memory(split: Split, epochs: int = 20) -> None:
     batches = ours(split, Augment(area=AREA))(2)
     held: list[list[float]] = []
     for _ in range(epochs):
-        for _ in range(len(split) // BATCH):
+        for _ in range(len(split) // FULL.batch):
             next(batches)
         held.append([private_mb(child.pid) for child in multiprocessing.active_children()])
     assert {len(epoch) for epoch in held} == {2}

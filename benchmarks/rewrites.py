@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmixer import create
-from mlpmixer.bench.interleave import Times, in_turns, ratio
+from mlpmixer.bench.interleave import Times, interleaved, ratio
 from mlpmixer.engines import onnx, openvino, rewrites
 from mlpmixer.machine import processor
 from mlpmixer.machine.dtypes import DTYPES
@@ -144,7 +144,7 @@ def main() -> None:
             for without, answer in answers.items():
                 off = (answer - answers[""]).square().mean().sqrt() / answers[""].std()
                 assert off < allowed, f"{engine} {precision} without {without}: off by {off:.2g}"
-            times = in_turns(runs, ROUNDS)
+            times = interleaved(runs, ROUNDS)
             for without in rows:
                 rows[without].append(cell(times, without))
         for without, cells in rows.items():

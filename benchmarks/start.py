@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mlpmixer.bench.interleave import in_turns, ratio
+from mlpmixer.bench.interleave import interleaved, ratio
 from mlpmixer.machine import processor
 from mlpmixer.weights.bundled import PHOTO
 
@@ -37,7 +37,7 @@ def process(command: list[str]) -> Callable[[], object]:
 
 
 def main() -> None:
-    times = in_turns({name: process(command) for name, command in COMMANDS.items()}, RUNS, warm_up=1)
+    times = interleaved({name: process(command) for name, command in COMMANDS.items()}, RUNS, warm_up=1)
     print(f"{processor.name()}, Python {platform.python_version()}, torch {torch.__version__}, {RUNS} runs\n")
     print(f"| command | median | fastest | slowest | times `{BARE}` (quartiles) |\n|---|---|---|---|---|")
     for name, taken in times.items():

@@ -34,7 +34,7 @@ from mlpmixer.data.sources.packing import pack
 from mlpmixer.evaluation.card_files import own_card
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.predict import embeddings, writers
+from mlpmixer.predict import embeddings, formats
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.recipes import find, toml
 from mlpmixer.recipes.check import check
@@ -260,7 +260,7 @@ def read_index(folder: Path, _: Path) -> None:
 def build_answers(folder: Path) -> None:
     found = [Prediction((("cat", 0.75), ("dog", 0.25))), Prediction((("dog", 0.5), ("cat", 0.5)))]
     table = embeddings.Embeddings(folder / "rows.npy", 4)
-    made = [writers.new(folder / "a.csv", "csv", 2), writers.new(folder / "a.jsonl", "json", 2)]
+    made = [formats.files_of(kind).new(folder / name, 2) for name, kind in (("a.csv", "csv"), ("a.jsonl", "json"))]
     for number in range(8):
         table.write(np.zeros(4, np.float32))
         for writer in made:
@@ -273,9 +273,9 @@ def read_answers(_: Path, changed: Path) -> None:
     if changed.suffix == ".npy":
         embeddings.rows_in(changed, 4)
         return
-    kind = writers.format_of(changed)
-    there = len(list(writers.records(changed, kind)))
-    writers.go_on(changed, kind, 2, there).close()
+    kind = formats.files_of(formats.format_of(changed))
+    there = len(list(kind.records(changed)))
+    kind.resume(changed, 2, there).close()
 
 
 def _state() -> dict[str, object]:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import jaxtyping
 
@@ -25,6 +25,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread ea
     torch.set_num_threads(1)
 
 PHOTOS = Path(__file__).parent / "photos"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Skips are easily overlooked."""
+    from mlpmixer.kernels.library import Name, library
+
+    reasons = {reason: None for name in get_args(Name) if isinstance(reason := library(name), str)}
+    if reasons:
+        terminalreporter.write_line(f"C++ kernels were NOT tested: {'; '.join(reasons)}", red=True, bold=True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Our GPU kernels on CPU tensors, through Triton's interpreter; prints how far each is from what it should be.
 
-TRITON_INTERPRET=1 python tests/gpu_interpreted.py
+TRITON_INTERPRET=1 python tests/gpu_interpreted.py [all]    # all: each way to cut the work, not only the first
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
@@ -8,6 +8,7 @@ TRITON_INTERPRET=1 python tests/gpu_interpreted.py
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -23,14 +24,14 @@ from triton.runtime import interpreter
 import mlpmixer
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines import kernels
-from mlpmixer.engines.gpu_network import WAYS, Network
-from mlpmixer.kernels.forward import Half
+from mlpmixer.engines.triton_network import WAYS, Network
 from mlpmixer.kernels.gpu import channels, norms, stem, tokens
+from mlpmixer.kernels.weights import GeluForm, HalfWeights
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.mixer import Mixer
 
 HOW = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-IMAGES, PLACES, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 3, 49, 80, 40, 208  # no side is a multiple of any tile's
+IMAGES, TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 3, 49, 80, 40, 208  # no side is a multiple of any tile's
 
 
 def mend() -> None:
@@ -66,9 +67,9 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return ((found.float() - wanted.float()).norm() / wanted.float().norm()).item()
 
 
-def parts() -> dict[str, float]:
+def parts(every: bool) -> dict[str, float]:
     """Each kernel, against PyTorch in float32."""
-    x = 2 * torch.randn(IMAGES * PLACES, CHANNELS).bfloat16() + 0.5
+    x = 2 * torch.randn(IMAGES * TOKENS, CHANNELS).bfloat16() + 0.5
     table, found = x.float(), norms.statistics(x)
     gamma, beta, ahead = torch.randn(3, CHANNELS)
     far: dict[str, float] = {}
@@ -78,19 +79,19 @@ def parts() -> dict[str, float]:
     normed = F.layer_norm(table - ahead, (CHANNELS,), eps=1e-6)
     far["normalized"] = distance(norms.normalized(x, ahead, torch.bfloat16), normed)
     far["normalized, 8 bits"] = distance(norms.normalized(x, ahead, channels.BYTE, 16.0), 16 * normed)
-    normed = F.layer_norm(table, (CHANNELS,), gamma, beta, eps=1e-6).unflatten(0, (IMAGES, PLACES))
-    far["mean of normed"] = distance(norms.mean_of_normed(x, PLACES, gamma, beta), normed.mean(dim=1))
+    normed = F.layer_norm(table, (CHANNELS,), gamma, beta, eps=1e-6).unflatten(0, (IMAGES, TOKENS))
+    far["mean of normed"] = distance(norms.mean_of_normed(x, TOKENS, gamma, beta), normed.mean(dim=1))
     pixels = torch.randint(0, 256, (IMAGES, 3, 10, 15), dtype=torch.uint8)
     unfolded = F.unfold(pixels.float(), 5, stride=5).transpose(1, 2).flatten(0, 1)
     far["patches"] = distance(stem.patches(pixels, 5), unfolded - stem.MIDDLE)
 
-    for form in ("tanh", "erf"):
-        approximate, exact = "none" if form == "erf" else "tanh", form == "erf"
-        several = 1 if exact else None
-        w1, w2 = torch.randn(TOKEN_HIDDEN, PLACES) / 7, torch.randn(PLACES, TOKEN_HIDDEN) / 6
-        b1, b2 = torch.randn(TOKEN_HIDDEN), torch.randn(PLACES)
-        weights = tokens.tokens(Half(gamma, beta, w1, b1, w2, b2))
-        mix = partial(tokens.token_mixing, x, weights, ahead, exact=exact)
+    forms: tuple[GeluForm, ...] = ("tanh", "erf")
+    for form in forms:
+        approximate, several = ("none", 1) if form == "erf" else ("tanh", None if every else 1)
+        w1, w2 = torch.randn(TOKEN_HIDDEN, TOKENS) / 7, torch.randn(TOKENS, TOKEN_HIDDEN) / 6
+        b1, b2 = torch.randn(TOKEN_HIDDEN), torch.randn(TOKENS)
+        weights = tokens.packed(HalfWeights(gamma, beta, w1, b1, w2, b2))
+        mix = partial(tokens.token_mixing, x, weights, ahead, gelu_form=form)
         wanted = w2 @ F.gelu(w1 @ normed + b1[:, None], approximate=approximate) + b2[:, None]
         for cut, y in in_all_ways(tokens._token_mixing, tokens.ways()[:several], mix):
             far[f"token mixing, {form}, {cut}"] = distance(y.float() - table - ahead, wanted.flatten(0, 1))
@@ -114,17 +115,18 @@ def parts() -> dict[str, float]:
             normed8, small3, b3, scale=scale3 / 16, active=form, dtype=channels.BYTE, factor=4.0
         )  # fmt: skip
         far[f"first product, {form}, 8 bits"] = distance(active.float() / 4, wanted)
-        again = channels.active_bytes((plain @ w3.T).bfloat16(), b3, torch.ones(CHANNEL_HIDDEN), 4.0, exact=exact)
+        again = channels.active_bytes((plain @ w3.T).bfloat16(), b3, torch.ones(CHANNEL_HIDDEN), 4.0, gelu_form=form)
         far[f"active bytes, {form}"] = distance(again.float() / 4, wanted)
         wide = channels.product((wanted * 4).to(channels.BYTE), small4, b4, scale=scale4 / 4, skip=x)
         far["second product, 8 bits"] = distance(wide.float() - table, wanted @ w4.T + b4)
     return far
 
 
-def wholes() -> dict[str, float]:
+def wholes(every: bool) -> dict[str, float]:
     """Whole networks, against the model that is written to be read."""
     far: dict[str, float] = {}
-    cases = (("mixer_nano", {"image_size": (20, 28), "gelu": "erf"}, WAYS), ("mixer_pico", {}, WAYS[:1]))
+    cases = [("mixer_nano", {"image_size": (20, 28), "gelu": "erf"}, WAYS[: None if every else 2])]
+    cases += [("mixer_pico", {}, WAYS[:1])] * every
     for name, options, several in cases:
         model = mlpmixer.create(name, layers=1, num_classes=10, **options).eval()
         assert isinstance(model, Mixer)
@@ -145,4 +147,5 @@ def wholes() -> dict[str, float]:
 if __name__ == "__main__":
     mend()
     torch.manual_seed(0)
-    print(json.dumps(parts() | wholes()))
+    every = "all" in sys.argv[1:]
+    print(json.dumps(parts(every) | wholes(every)))

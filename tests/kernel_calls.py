@@ -19,10 +19,11 @@ import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from mlpmixer.kernels.forward import Forward, Half, Parts
+from mlpmixer.kernels.forward import Forward, Parts
 from mlpmixer.kernels.library import library
-from mlpmixer.kernels.mixing import Weights, channel_mixing, token_mixing
+from mlpmixer.kernels.mixing import channel_mixing, token_mixing
 from mlpmixer.kernels.resize import resized
+from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.metadata import Kind, LayerPrecision
 
 ROOM = 1 << 29  # bytes of address space
@@ -68,31 +69,31 @@ def halves(sizes: Any, other: Any, changed: int, columns: bool, right: bool) -> 
     if right:
         channels, hidden = (max(32, size // 32 * 32) for size in (channels, hidden))
     shapes = shapes_of(hidden, tokens if columns else channels, channels, changed, other)
-    weights = Weights(*(torch.ones(shape, requires_grad=True) for shape in shapes))
+    weights = HalfWeights(*(torch.ones(shape, requires_grad=True) for shape in shapes))
     kind = torch.float if changed == 6 else torch.bfloat16
     x = torch.ones(images, tokens, channels, dtype=kind, requires_grad=True)
     scale = torch.ones(images + (changed == 7), dtype=torch.double if changed == 8 else torch.float)
     half = token_mixing if columns else channel_mixing
-    tried("mixing", lambda: half(x, weights, scale, exact=True).float().sum().backward())
+    tried("mixing", lambda: half(x, weights, scale, gelu="erf").float().sum().backward())
 
 
 def models(sizes: Any, widths: Any, other: Any, changed: int, right: bool, kind: Kind) -> None:
-    (images, down, across, patch), (colors, channels, hidden, classes) = sizes, widths
+    (images, down, across, patch), (in_channels, channels, hidden, classes) = sizes, widths
     patch %= 9
     if right:
         channels, hidden = (max(16, size // 16 * 16) for size in (channels, hidden))
-        down, across, patch, colors = down % 4 + 1, across % 4 + 1, patch + 1, colors % 4 + 1
+        down, across, patch, in_channels = down % 4 + 1, across % 4 + 1, patch + 1, in_channels % 4 + 1
 
     def call() -> None:
         both = [shapes_of(hidden, wide, channels, changed, other) for wide in (down * across, channels)]
         parts = Parts(
-            image=(colors, down * patch, across * patch + (changed == 7)),
+            image=(in_channels, down * patch, across * patch + (changed == 7)),
             patch=patch,
-            exact=False,
-            stem=torch.ones(channels, colors * patch**2),
+            gelu="tanh",
+            stem=torch.ones(channels, in_channels * patch**2),
             stem_bias=torch.ones(channels + (changed == 8)),
-            shift=torch.ones(colors * patch**2),
-            halves=[Half(*map(torch.ones, shapes)) for shapes in both],
+            shift=torch.ones(in_channels * patch**2),
+            halves=[HalfWeights(*map(torch.ones, shapes)) for shapes in both],
             gamma=torch.ones(channels),
             beta=torch.ones(channels),
             head=torch.ones(classes, channels),
@@ -100,7 +101,7 @@ def models(sizes: Any, widths: Any, other: Any, changed: int, right: bool, kind:
         )
         wide = across * patch + (changed == 10)
         Forward(parts, [LayerPrecision(kind)] * 2, kind)(
-            torch.ones(images, colors, down * patch, wide, dtype=torch.uint8)
+            torch.ones(images, in_channels, down * patch, wide, dtype=torch.uint8)
         )
 
     tried("forward", call)

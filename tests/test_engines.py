@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
+import json
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mlpmixer
-from mlpmixer import data
+from mlpmixer import data, packages
+from mlpmixer.cli import main
 from mlpmixer.data.preprocess import normalize
-from mlpmixer.engines import engine, fastest, kernels, rewrites
+from mlpmixer.engines import fastest, kernels, rewrites
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, EngineSpec, Run, Setup
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.forward import as_numbers
 from mlpmixer.kernels.library import library
@@ -34,7 +36,6 @@ from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing, Range
 from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
-from mlpmixer.recipes import find, toml
 
 missing = library("forward")
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
@@ -204,7 +205,7 @@ def test_the_gelu_is_right_near_zero_and_far_away(gelu: str, furthest: float):
     wanted = F.layer_norm(F.gelu(values, approximate="none" if gelu == "erf" else "tanh"), (32,), eps=1e-6)
     tolerances: dict[Kind, float] = {"fp32": 1e-5, "bf16": 5e-3}
     for kind, within in tolerances.items():
-        features, _ = kernels.build(model, HOW, kind)(pixels)
+        features, _ = kernels.forward(model, HOW, kind)(pixels)
         torch.testing.assert_close(features[0], wanted, rtol=within, atol=within)
 
 
@@ -217,13 +218,13 @@ def test_bytes_are_computed_as_written_down():
         LayerPrecision("int8", Range(-3.5, 4.0), Range(-0.2, 3.0)),
         LayerPrecision("int8", Range(-4.0, 4.0), Range(-0.17, 2.5)),
     ] * 2
-    features, _ = kernels.build(model, HOW, "int8", layer_precisions)(pixels)
+    features, _ = kernels.forward(model, HOW, "int8", layer_precisions)(pixels)
     off = distance(features, answers(model, pixels)[0])  # what bytes cost
     assert (
         distance(features, _in_bytes(model, pixels, layer_precisions)) < off / 5
     )  # (values between two bytes go either way)
     mixed = [layer_precisions[0], LayerPrecision("bf16"), LayerPrecision("fp32"), layer_precisions[3]]
-    features, _ = kernels.build(model, HOW, "bf16", mixed)(pixels)
+    features, _ = kernels.forward(model, HOW, "bf16", mixed)(pixels)
     assert distance(features, _in_bytes(model, pixels, mixed)) < off / 5
 
 
@@ -271,14 +272,8 @@ def test_equal_input_gives_equal_output_from_any_thread():
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Mixer:
-    """A small Mixer that knows clothes, some seconds old."""
-    recipe = toml.change(
-        find("fashion_mnist"), {"train.epochs": 3.0, "train.precision": "bf16", "optim.warmup_steps": 20}
-    )
-    folder = tmp_path_factory.mktemp("learnt") / "run"
-    mlpmixer.fit(recipe, folder)
-    model = mlpmixer.load(folder)
+def trained() -> Mixer:
+    model = mlpmixer.load("mixer_cifar10", dtype=torch.float32)
     assert isinstance(model, Mixer)
     return model
 
@@ -286,33 +281,38 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Mixer:
 @pytest.fixture(scope="module")
 def clothes() -> Tensor:
     split = data.open("fashion_mnist_small")["test"]
-    images = torch.stack([torch.from_numpy(np.array(split.read(i))) for i in range(2000)])
-    return images[:, None].expand(-1, 3, -1, -1).contiguous()
+    images = torch.stack([torch.from_numpy(np.array(split.read(i))) for i in range(500)])
+    return F.pad(images[:, None].expand(-1, 3, -1, -1), (2, 2, 2, 2)).contiguous()
+
+
+@pytest.fixture(scope="module")
+def wanted(trained: Mixer, clothes: Tensor) -> Tensor:
+    return answers(trained, clothes, trained.metadata.preprocessing)[1]
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "alike"),
+    ("name", "precision"),
     [
-        ("eager", "fp32", 0.999),
-        ("eager", "bf16", 0.98),
-        ("kernels", "fp32", 0.999),
-        ("kernels", "bf16", 0.995),
-        ("openvino", "fp32", 0.999),
-        ("onnx", "fp32", 0.999),
+        ("eager", "fp32"),
+        ("eager", "bf16"),
+        ("kernels", "fp32"),
+        ("kernels", "bf16"),
+        ("openvino", "fp32"),
+        ("onnx", "fp32"),
     ],
 )
-def test_engines_agree_on_real_images(learnt: Mixer, clothes: Tensor, name: str, precision: str, alike: float):
-    """With a well trained model the others agree in 99.5 % in bf16, too: docs/benchmarks.md, on CIFAR-10."""
+def test_engines_agree_on_real_images(trained: Mixer, clothes: Tensor, wanted: Tensor, name: str, precision: str):
     if name == "kernels" and not isinstance(missing, ctypes.CDLL):
         pytest.skip(f"no kernels here: {missing}")
-    if name in ("openvino", "onnx") and find_spec({"onnx": "onnxruntime"}.get(name, name)) is None:
+    if packages.missing(*ENGINES[name].packages):
         pytest.skip(f"{name} is not installed")
-    how = learnt.metadata.preprocessing
-    wanted = answers(learnt, clothes, how)[1]
-    found = Engine(learnt, how, name, precision, batch=300, device=CPU)(clothes).logits  # (the last batch is not full)
-    agree = (found.argmax(dim=1) == wanted.argmax(dim=1)).double().mean().item()
-    assert agree >= alike
-    assert (found - wanted).abs().max() < (1e-3 if precision == "fp32" else 0.5)
+    how = trained.metadata.preprocessing
+    found = Engine(trained, how, name, precision, batch=300, device=CPU)(clothes).logits  # (the last batch is not full)
+    assert (found - wanted).abs().max() < (1e-3 if precision == "fp32" else 0.15)
+    first, second = wanted.topk(2).values.T
+    clear = first - second > 0.1
+    assert clear.double().mean() > 0.9
+    assert torch.equal(found[clear].argmax(dim=1), wanted[clear].argmax(dim=1))
 
 
 COMPILED = """
@@ -320,8 +320,9 @@ import torch, mlpmixer
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines.engine import Engine
 from mlpmixer.metadata import Preprocessing
-model, how = mlpmixer.load("mixer_cifar10"), Preprocessing()
-pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+model, how = mlpmixer.create("mixer_pico", layers=1, num_classes=4).eval(), Preprocessing()
+torch.nn.init.normal_(model.head.weight)
+pixels = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
 found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
 with torch.inference_mode():
     torch.testing.assert_close(found.logits, model(normalize(pixels, how)), rtol=1e-4, atol=1e-4)
@@ -360,109 +361,123 @@ def test_scrambled_images_are_unscrambled_by_none():
     assert distance(found.logits, answers(model, pixels, how)[1]) < 1e-4
 
 
-# Which one
+# The table
 
 
-def test_the_fastest_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+class Clock:
+    """Seconds that pass only as fakes take them, and one for each look at it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@dataclasses.dataclass
+class Fake:
+    """An engine that takes so many seconds for a batch. `off`: what is wrong with its features."""
+
+    clock: Clock
+    seconds: float
+    off: float = 0.0
+    built: int = 0
+
+    def why_not(self, setup: Setup) -> str | None:
+        return "it is for real models only" if setup.model.config.num_classes == 77 else None
+
+    def build(self, setup: Setup) -> Run:
+        self.built += 1
+        network = rewrites.Rewritten(setup.model, setup.how)
+
+        def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            self.clock.now += self.seconds
+            features, logits = network(pixels)
+            return features + self.off, logits
+
+        return run
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Fake]:
+    """The only engines that auto may choose: a slow, a swift, and a swifter one whose answers are wrong."""
     monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-    model = mixer("mixer_pico")
-    rated: list[tuple[str, str]] = []
-
-    def measure(
-        _model: object, _how: object, pairs: list[tuple[str, str]], *_rest: object
-    ) -> dict[tuple[str, str], float]:
-        rated.extend(pairs)
-        return {pair: 10.0 + i for i, pair in enumerate(pairs)}
-
-    _, choice = fastest.start(model, HOW, measure=False)
-    assert not rated
-    monkeypatch.setattr(fastest, "_measure", measure)
-    _, choice = fastest.start(model, HOW)
-    assert (choice.engine, choice.precision) == rated[-1]  # the last was the fastest here
-    assert "images/s here" in choice.why
-    count = len(rated)
-    _, again = fastest.start(model, HOW, measure=False)
-    assert again == choice
-    assert len(rated) == count
-    others: list[dict[str, Any]] = [{"batch": 1}, {"precision": "fp32"}]
-    for changed in others:
-        fastest.start(model, HOW, **changed)
-        assert len(rated) > count
-        count = len(rated)
+    clock = Clock()
+    made = {"slow": Fake(clock, 3), "swift": Fake(clock, 1), "faulty": Fake(clock, 0, off=1)}
+    for name in [*ENGINES]:
+        monkeypatch.setitem(ENGINES, name, dataclasses.replace(ENGINES[name], auto=False))
+    for name, fake in made.items():
+        monkeypatch.setitem(sys.modules, f"fake_{name}", fake)
+        monkeypatch.setitem(ENGINES, name, EngineSpec(f"fake_{name}", {"cpu": ("fp32", "int8")}))
+    return made
 
 
-def test_an_engine_that_is_off_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-    model = mixer("mixer_pico")
-    build: Callable[..., Any] = engine._build
-
-    def faulty(model: Classifier, how: Preprocessing, name: str, precision: str, *rest: Any) -> Any:
-        made = build(model, how, name, precision, *rest)
-        if (name, precision) == ("eager", "fp32"):
-            return made
-        return lambda pixels: (made(pixels)[0] + 1, made(pixels)[1])
-
-    monkeypatch.setattr(engine, "_build", faulty)
-    rates = fastest._measure(model, HOW, [("eager", "bf16"), ("eager", "fp32")], 4, CPU)
-    assert [*rates] == [("eager", "fp32")]
+def chosen(fakes: dict[str, Fake], **asked: Any) -> fastest.Choice:
+    return fastest.start(mixer("mixer_pico"), HOW, clock=fakes["slow"].clock, **{"precision": "fp32", **asked})[1]
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        *("[[", "", "5", "null", "{}", "[]", "[[1, 2]]", "[" * 100_000, '[["eager", "fp32", ' + "1" * 5000 + "]]"),
-        *('[["evil", "fp99", 9.0]]', '[["eager", "fp99", 9.0]]', '[["eager", "fp32", "9"]]', '[[[], "fp32", 9.0]]'),
-        *(f'[["eager", "fp32", {rate}], ["eager", "bf16", 1.0]]' for rate in ("1e999", "NaN", "-1.0", "0.0", "true")),
-        " " * 100_000 + '[["eager", "fp32", 9.0]]',
-    ],
-)
-def test_a_damaged_memory_is_measured_again(found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-    model = mixer("mixer_pico")
-    monkeypatch.setattr(fastest, "_measure", lambda _m, _h, pairs, *_: dict.fromkeys(pairs, 1.0))
-    fastest.start(model, HOW)
+def test_the_fastest_is_measured_once(fakes: dict[str, Fake]):
+    assert str(chosen(fakes, measure=False)) == "slow, fp32 (usually the fastest on a cpu; not measured)"
+    assert [fake.built for fake in fakes.values()] == [1, 0, 0]
+    assert str(chosen(fakes)) == "swift, fp32 (16 images/s here; slow fp32 8)"  # 32 images in 2 seconds and in 4
+    assert [fake.built for fake in fakes.values()] == [2, 2, 1]
+    assert str(chosen(fakes, measure=False)) == "swift, fp32 (16 images/s here; slow fp32 8)"
+    assert [fake.built for fake in fakes.values()] == [2, 3, 1]
+    assert str(chosen(fakes, batch=8)) == "swift, fp32 (4 images/s here; slow fp32 2)"
+
+
+def test_a_damaged_memory_is_measured_again(fakes: dict[str, Fake], tmp_path: Path):
+    found = ["[[", "", "5", "null", "{}", "[]", "[[1, 2]]", "[" * 100_000, '[["slow", "fp32", ' + "1" * 5000 + "]]"]
+    found += ['[["evil", "fp99", 9.0]]', '[["slow", "fp99", 9.0]]', '[["slow", "fp32", "9"]]', '[[[], "fp32", 9.0]]']
+    rates = ("1e999", "NaN", "-1.0", "0.0", "true")
+    found += [f'[["slow", "fp32", {rate}], ["swift", "fp32", 1.0]]' for rate in rates]
+    found += [" " * 100_000 + '[["slow", "fp32", 9.0]]']
+    chosen(fakes)
     [memory] = (tmp_path / "engines").iterdir()
     whole = memory.read_text()
-    memory.write_text(found)
-    _, choice = fastest.start(model, HOW)
-    assert "1 images/s here" in choice.why
-    assert memory.read_text() == whole
+    failures = []
+    for text in found:
+        memory.write_text(text)
+        if chosen(fakes).engine != "swift" or memory.read_text() != whole:
+            failures.append(text[:80])
+    assert not failures
 
 
-def test_rates_that_others_could_have_written_are_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
-    model, measured = mixer("mixer_pico"), []
-    monkeypatch.setattr(
-        fastest, "_measure", lambda _m, _h, pairs, *_: measured.append(pairs) or dict.fromkeys(pairs, 1.0)
-    )
-    fastest.start(model, HOW)
+def test_rates_that_others_could_have_written_are_measured_again(fakes: dict[str, Fake], tmp_path: Path):
+    chosen(fakes)
     [memory] = (tmp_path / "engines").iterdir()
     for place in (memory, memory.parent):
-        fastest.start(model, HOW)
-        before = len(measured)
+        chosen(fakes)
+        before = fakes["faulty"].built
         place.chmod(0o777)
-        fastest.start(model, HOW)
-        assert len(measured) == before + 1
+        chosen(fakes)
+        assert fakes["faulty"].built == before + 1
         place.chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ({"engine": "slow"}, "'slow' is not one of auto, eager"),
-        ({"precision": "fp4"}, "'fp4' is not one of auto, fp32"),
-        ({"precision": "fp8"}, "cpu"),
-        ({"precision": "fp16"}, "cpu"),
-        ({"engine": "onnx", "precision": "bf16"}, "a cpu has"),
-        (
-            {"engine": "kernels", "precision": "int8"},
-            "not quantized" if isinstance(missing, ctypes.CDLL) else "cannot run",
-        ),
-    ],
-)
-def test_what_cannot_be_is_said(asked: dict[str, Any], says: str):
-    with pytest.raises(UsageError, match=says):
-        fastest.start(mixer("mixer_pico"), HOW, **asked)
+@pytest.mark.usefixtures("fakes")
+def test_what_cannot_be_is_said():
+    few, many = mixer("mixer_pico"), mixer("mixer_pico", num_classes=77)
+    vit = shaken(mlpmixer.create("vit_ti32", layers=1, num_classes=2))
+    reason = "not quantized" if isinstance(missing, ctypes.CDLL) else str(missing)
+    cases: list[tuple[Classifier, dict[str, Any], str]] = [
+        (few, {"engine": "onx"}, "there is no engine 'onx'; did you mean 'onnx'? (auto, kernels, "),
+        (few, {"precision": "fp4"}, "there is no precision 'fp4'"),
+        (few, {"precision": "fp8"}, "no engine can run this model in fp8 here: none computes in it on a cpu"),
+        (many, {}, "no engine can run this model in fp32 here: slow: it is for real models only; swift: it is"),
+        (many, {"engine": "swift", "precision": "auto"}, "swift cannot run this model here: it is for real models"),
+        (few, {"engine": "onnx", "precision": "bf16"}, "onnx in bf16 cannot run this model here: on a cpu it computes"),
+        (few, {"engine": "triton", "precision": "auto"}, "it does not run on a cpu, as kernels, openvino, onnx, "),
+        (few, {"engine": "kernels", "precision": "int8"}, reason),
+        (vit, {"engine": "kernels", "precision": "auto"}, "the engine kernels cannot run this model here: they are"),
+    ]
+    failures = []
+    for model, asked, words in cases:
+        with pytest.raises(UsageError) as error:
+            fastest.start(model, HOW, **{"precision": "fp32", **asked})
+        if words not in str(error.value) or "auto:" in str(error.value):
+            failures.append((asked, str(error.value)))
+    assert not failures
 
 
 def test_kernels_say_what_they_do_not_know():
@@ -472,5 +487,45 @@ def test_kernels_say_what_they_do_not_know():
         ({"image_size": 30}, "multiples of the"),
     ]
     for options, says in cases:
-        assert says in (kernels.why_not(mixer("mixer_pico", layers=1, **options)) or "")
-    assert "Mixers only" in (kernels.why_not(mlpmixer.create("vit_ti32", layers=1)) or "")
+        assert says in (kernels.unsupported(mixer("mixer_pico", layers=1, **options)) or "")
+    assert "Mixers only" in (kernels.unsupported(mlpmixer.create("vit_ti32", layers=1)) or "")
+
+
+def test_an_engine_is_a_file_and_a_row(
+    monkeypatch: pytest.MonkeyPatch, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """docs/extending/engine.md in code; the file is tests/toy_engine.py."""
+    row = EngineSpec("toy_engine", {"cpu": ("fp32",)})
+    monkeypatch.setitem(ENGINES, "toy", row)
+    wanted = mlpmixer.Predictor("mixer_clothing", engine="eager", precision="fp32")(photos)
+    toy = mlpmixer.Predictor("mixer_clothing", engine="toy")
+    assert str(toy.choice) == "toy, fp32 (the only one here)"
+    for found, other in zip(toy(photos), wanted, strict=True):
+        assert found.label == other.label
+        assert found.score == pytest.approx(other.score, abs=1e-4)
+
+    for photo in photos:
+        (tmp_path / "data" / photo.stem).mkdir(parents=True)
+        (tmp_path / "data" / photo.stem / photo.name).write_bytes(photo.read_bytes())
+    options: dict[str, Any] = {"known": 0, "workers": 0, "precision": "fp32"}
+    cards = [
+        mlpmixer.evaluate("mixer_clothing", tmp_path / "data", engine=name, **options) for name in ("toy", "eager")
+    ]
+    assert cards[0]["engine"] == "toy, fp32"
+    assert cards[0]["top1"] == cards[1]["top1"]
+
+    main(["predict", str(photos[0]), "--weights", "mixer_clothing", "--engine", "toy", "--json"])
+    assert json.loads(capsys.readouterr().out)["label"] == wanted[0].label
+    command = ["evaluate", "mixer_clothing", "--data", str(tmp_path / "data"), "--known", "0", "--workers", "0"]
+    main([*command, "--engine", "toy", "--json"])
+    assert json.loads(capsys.readouterr().out)["engine"] == "toy, fp32"
+    for name in ("predict", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert ",toy}" in capsys.readouterr().out
+
+    with pytest.raises(UsageError, match="engine toy cannot run this model here: it is for images of up to 256 pixels"):
+        mlpmixer.Predictor(mlpmixer.create("mixer_s32", num_classes=2, layers=1, image_size=512), engine="toy")
+    monkeypatch.setitem(ENGINES, "toy", dataclasses.replace(row, packages=("no_such_package",)))
+    with pytest.raises(UsageError, match=r"it needs the package no_such_package: pip install 'mlpmixer\[toy\]'"):
+        mlpmixer.Predictor("mixer_clothing", engine="toy")

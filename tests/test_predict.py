@@ -36,7 +36,7 @@ from mlpmixer.export.check_images import find as find_to_check
 from mlpmixer.machine.ordered_pool import in_order
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.predict.inputs import TAKEN, image_of
-from mlpmixer.predict.tta import Views, count, views_of
+from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.weights.bundled import PHOTO
 
 
@@ -160,7 +160,7 @@ def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Pa
 
 
 def test_a_stream_of_one_image_says_what_it_takes(predictor: Predictor):
-    with pytest.raises(UsageError, match="give a list of them"):
+    with pytest.raises(UsageError, match="give a list of images"):
         next(predictor.stream(str(PHOTO)))
 
 
@@ -204,7 +204,7 @@ def test_scores_are_the_models_own(name: str, precision: str, off: float):
 
 def test_kernels_in_bfloat16_are_no_further_off_than_torch(photos: list[Path]):
     """On images that a model has doubts about, a step of bfloat16 is more than that."""
-    if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
+    if (reason := kernels.unsupported(load("mixer_cifar10"))) is not None:
         pytest.skip(f"no kernels here: {reason}")
     exact, ours, torchs = (
         np.array([found.score for found in Predictor("mixer_cifar10", engine=engine, precision=precision)(photos)])
@@ -301,7 +301,7 @@ class TestAModelWithoutAFile:
         with torch.no_grad():
             model.get_parameter(spoilt).view(-1)[0] = torch.nan
         for engine in ("kernels", "eager"):
-            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are spoilt"):
+            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are broken"):
                 Predictor(model, engine=engine, precision="fp32")(PHOTO)
 
 
@@ -311,7 +311,7 @@ class TestInOtherProcesses:
         if engine == "onnx":
             pytest.importorskip("onnxruntime")
         model = shaken(create("mixer_pico", num_classes=3))
-        sent = Predictor(model, engine=engine, precision="fp32", classes=["a", "b", "c"], views="flip", top=2)
+        sent = Predictor(model, engine=engine, precision="fp32", classes=["a", "b", "c"], tta="flip", top=2)
         expected = sent(photos)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             assert pool.submit(sent, photos).result() == expected
@@ -451,22 +451,22 @@ def test_every_engine_predicts_alike(engine: str, photos: list[Path]):
     assert str(predictor.choice) == f"{engine}, fp32 (as asked for)"
 
 
-class TestViews:
-    @pytest.mark.parametrize("views", ["none", "flip", "crops"])
-    def test_probabilities_and_embeddings_are_averages(self, views: Views, photos: list[Path]):
+class TestTTA:
+    @pytest.mark.parametrize("tta", ["none", "flip", "crops"])
+    def test_probabilities_and_embeddings_are_averages(self, tta: TTA, photos: list[Path]):
         """Against views that Pillow cuts, and the model that is written to be read."""
         model = load("mixer_clothing").float()
         how = model.metadata.preprocessing
         rows, columns = how.crop
-        predictor = Predictor(model, precision="fp32", views=views, embeddings=True, top=10)
+        predictor = Predictor(model, precision="fp32", tta=tta, embeddings=True, top=10)
         for photo, found in zip(photos[:3], predictor(photos[:3]), strict=True):
             square = dataclasses.replace(how, crop=(how.resize, how.resize))
             whole = Image.fromarray(prepare(decode(photo), square).permute(1, 2, 0).numpy())
             middle = ((how.resize - columns) // 2, (how.resize - rows) // 2)
             ends = (0, how.resize - columns)
-            places = [middle, *((x, y) for x in ends for y in ends)] if views == "crops" else [middle]
+            places = [middle, *((x, y) for x in ends for y in ends)] if tta == "crops" else [middle]
             shown = [whole.crop((x, y, x + columns, y + rows)) for x, y in places]
-            if views != "none":
+            if tta != "none":
                 shown += [ImageOps.mirror(image) for image in shown]
             images = torch.stack([normalize(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
             with torch.no_grad():

@@ -21,13 +21,15 @@ import pytest
 from mlpmixer import Predictor
 from mlpmixer.cli import main
 from mlpmixer.engines import kernels
-from mlpmixer.errors import DataError, ImageError
+from mlpmixer.errors import DataError, ImageError, UsageError
 from mlpmixer.machine import ordered_pool
-from mlpmixer.predict import cluster, int8_calibration, parquet, paths
-from mlpmixer.predict import writers as output
+from mlpmixer.predict import cluster, parquet, paths
+from mlpmixer.predict.formats import files_of, format_of
+from mlpmixer.predict.int8_calibration import quantized_for
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.predict.resume_index import Seen
-from mlpmixer.predict.writers import ENDINGS
+from mlpmixer.predict.record import spelled
+from mlpmixer.predict.resume_index import ResumeIndex
+from mlpmixer.predict.writers import JsonLines
 from mlpmixer.weights.load import load
 
 WEIGHTS = ("--weights", "mixer_clothing", "--precision", "bf16")
@@ -83,13 +85,13 @@ class TestWhatIsWritten:
         assert f"left out: {folder / 'b' / 'broken.jpg'} is not a readable image" in seen.err
         assert "bf16 (" in seen.err
         assert "20 images in" in seen.err
-        assert "; 1 left out" in seen.err
+        assert "; 1 skipped" in seen.err
 
     def test_strict_answers_the_others_all_the_same(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder, *WEIGHTS, "--json", "--strict", code=1)
         seen = capsys.readouterr()
         assert len(seen.out.splitlines()) == 20
-        assert seen.err.splitlines()[-1] == "mixer: 1 could not be read; the others are answered"
+        assert seen.err.splitlines()[-1] == "mixer: could not read 1 of the images; the others are predicted"
 
     def test_all_forms_say_the_same(self, folder: Path, tmp_path: Path):
         arrow = pytest.importorskip("pyarrow.parquet")
@@ -143,7 +145,7 @@ class TestWhatIsWritten:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            (b"", "mixer: no names came on standard input"),
+            (b"", "mixer: no names on standard input"),
             (b"nowhere.jpg\nneither.jpg", "mixer: no image could be read"),
             (b"x" * 200_000, "mixer: a name on standard input goes on after 65,536 bytes"),
         ],
@@ -168,52 +170,53 @@ class TestWhatIsWritten:
         if ending == "parquet":
             pytest.importorskip("pyarrow")
         names = ["\ud800", "a\rb", 'c\nd"e,', "=1+1", "f\0g", "", "\udce9", "café"]
-        file, kind = tmp_path / f"found.{ending}", ENDINGS[f".{ending}"]
-        writer = output.new(file, kind, len(names))
+        file = tmp_path / f"found.{ending}"
+        files = files_of(format_of(file))
+        writer = files.new(file, len(names))
         for name in names:
             writer.write(name, Prediction(((name, 0.5), *((other, 1 / 3) for other in names[1:]))))
             writer.flush()
         writer.close()
-        read = list(output.records(file, kind))
-        spelled = [(output.spelled(name), output.spelled(name)) for name in names]
-        assert [(output.spelled(one.path), output.spelled(one.label)) for one in read] == spelled
+        read = list(files.records(file))
+        expected = [(spelled(name), spelled(name)) for name in names]
+        assert [(spelled(one.path), spelled(one.label)) for one in read] == expected
         assert {one.labels for one in read} == {len(names)}
 
     def test_json_has_no_nan(self):
         with pytest.raises(ValueError, match="not JSON compliant"):  # the Predictor lets none through
-            output.JsonLines(io.StringIO()).write("x.jpg", Prediction((("cat", float("nan")),)))
+            JsonLines(io.StringIO(), 1).write("x.jpg", Prediction((("cat", float("nan")),)))
 
-    def test_in_bytes_as_learnt_from_the_images(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        if (reason := kernels.why_not(load("mixer_cifar10"))) is not None:
+    def test_int8_is_calibrated_on_the_images(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        if (reason := kernels.unsupported(load("mixer_cifar10"))) is not None:
             pytest.skip(reason)
         for place in ("a", "b/deep"):  # a shirt is as good as a dog or a horse to it, and any rounding decides
             (folder / place / "shirt.jpg").unlink()
         mixer(folder, "--precision", "int8", code=2)
         said = capsys.readouterr().err
-        assert "from 100 images or more, of which it must name 99% as in float32, and here are 18" in said
-        assert "--precision bf16 answers as it is" in said
+        assert "int8 is calibrated on 100 images or more, and here are 18" in said
+        assert "--precision bf16 needs no calibration" in said
         for photo in (folder / "a").iterdir():
             for number in range(10):
                 os.link(photo, folder / "b" / f"{number}{photo.name}")
         for precision in ("fp32", "int8"):
             mixer(folder, "--precision", precision, "--output", tmp_path / f"{precision}.jsonl")
-        assert "ranges from 108 of the images, of which it names 100.0% as in float32" in capsys.readouterr().err
+        assert "calibrated on 108 of the images; 100.0% of them keep float32's label" in capsys.readouterr().err
         before, after = (lines(tmp_path / f"{precision}.jsonl") for precision in ("fp32", "int8"))
         assert [one["label"] for one in after] == [one["label"] for one in before]
         assert [one["score"] for one in after] == pytest.approx([one["score"] for one in before], abs=0.1)
         assert after != before
 
-    def test_in_bytes_is_refused_where_it_says_something_else(
-        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ):
-        monkeypatch.setattr(int8_calibration, "in_bytes", lambda model, _: (model, 0.98, 20))
-        mixer(folder, "--precision", "int8", code=2)
-        assert "names only 98.0% of 20 images as in float32" in capsys.readouterr().err
+    def test_int8_is_refused_where_too_many_labels_change(self, photos: list[Path]):
+        model = load("mixer_cifar10")
+        if (reason := kernels.unsupported(model)) is not None:
+            pytest.skip(reason)
+        with pytest.raises(UsageError, match=r"in int8 only \d+\.\d% of 100 images get the same label"):
+            quantized_for(model, [*map(str, photos)] * 10, required=1.01)
 
     def test_the_table_for_people(self, folder: Path, capsys: pytest.CaptureFixture[str]):
         mixer(folder / "a", *WEIGHTS, "--top", 2)
         head, rule, *rows = capsys.readouterr().out.strip("\n").splitlines()
-        assert head.split() == ["image", "label", "score", "then"]
+        assert head.split() == ["image", "label", "score", "other", "classes"]
         assert set(rule) == {" ", "─"}
         assert len(rows) == 10
         assert len({row.index("%") for row in rows}) == 1  # in a column
@@ -223,12 +226,12 @@ class TestWhatIsWritten:
         [
             (["nothing"], "there are no images (.jpg"),
             (["x.jpg", "--json", "--csv"], "--json and --csv exclude each other"),
-            (["x.jpg", "--resume"], "--resume goes on with a file: name it with --output"),
-            (["x.jpg", "--parquet"], "Parquet is no text: say where with --output"),
-            (["x.jpg", "--output", "x.txt"], "'x.txt' does not say what it is to be; end it with .json"),
+            (["x.jpg", "--resume"], "--resume continues a file: name it with --output"),
+            (["x.jpg", "--parquet"], "Parquet is not text: say where with --output"),
+            (["x.jpg", "--output", "x.txt"], "cannot tell the output format from 'x.txt'; end it with .json"),
             (["x.jpg", "--output", "nothing/x.csv/y.csv"], "nothing/x.csv/y.csv cannot be written: "),
             (["x.jpg", "--embeddings", "x.csv"], "embeddings are written as .npy, not as 'x.csv'"),
-            (["x.jpg", "--device", "abacus"], "there is no device 'abacus' here"),
+            (["x.jpg", "--device", "abacus"], "a device is cpu, cuda, cuda:N or auto, not 'abacus'"),
             (
                 ["x.jpg", "--engine", "onnx", "--precision", "int8"],
                 "the engine onnx in int8 cannot run this model here",
@@ -314,10 +317,10 @@ class TestGoingOn:
         whole = file.read_bytes()
         goes_on = (folder, "--output", file, "--resume")
         for arguments, message in (
-            ((folder, *WEIGHTS, "--output", file), "is there already; go on with it with --resume, or remove it"),
-            ((*goes_on, *WEIGHTS, "--top", 2), "has 5 labels for each image, not 2; go on with --top 5"),
+            ((folder, *WEIGHTS, "--output", file), "exists; resume it with --resume, or remove it"),
+            ((*goes_on, *WEIGHTS, "--top", 2), "has 5 labels for each image, not 2; resume with --top 5"),
             (goes_on, "is of another model or other options"),
-            ((*goes_on, *WEIGHTS, "--embeddings", rows), "found.npy is not there; go on without --embeddings"),
+            ((*goes_on, *WEIGHTS, "--embeddings", rows), "found.npy; resume without --embeddings"),
         ):
             capsys.readouterr()
             mixer(*arguments, code=2)
@@ -327,7 +330,7 @@ class TestGoingOn:
         file.write_text("one line\nanother\n")
         capsys.readouterr()
         mixer(*goes_on, code=1)
-        assert "is not what `mixer predict` writes, from its entry 1 on" in capsys.readouterr().err
+        assert "was not written by `mixer predict`: see its entry 1" in capsys.readouterr().err
         file.write_bytes(whole)
 
     @pytest.fixture
@@ -353,7 +356,7 @@ class TestGoingOn:
                 assert process.returncode == 130
                 count = len(lines(file))
                 assert said[-1] == (
-                    f"mixer: stopped after {count} images that are in {file}; the same command with --resume goes on"
+                    f"mixer: stopped after {count} images in {file}; run the same command with --resume"
                 )
             else:
                 assert process.returncode == -signal.SIGKILL
@@ -398,7 +401,7 @@ class TestOneWriter:
         assert not elsewhere.exists()
         mixer(*photos, "--output", file, "--embeddings", rows, "--resume")
         assert np.load(rows).shape[0] == 10
-        assert len(list(output.records(file, ENDINGS[f".{ending}"]))) == 10
+        assert len(list(files_of(format_of(file)).records(file))) == 10
         assert not list(tmp_path.glob(".*"))
 
     def test_two_that_start_together_leave_whole_rows(self, photos: list[Path], tmp_path: Path):
@@ -415,7 +418,7 @@ class TestOneWriter:
         assert 0 in [code for _, code in ended]
         assert all(code == 0 or "another process is writing" in said for said, code in ended)
         wrote = [folder for folder, (_, code) in zip(folders, ended, strict=True) if code == 0]
-        there = sorted(one.path for one in output.records(file, "csv"))
+        there = sorted(one.path for one in files_of("csv").records(file))
         assert there == sorted(str(path) for folder in wrote for path in folder.iterdir())
 
 
@@ -437,8 +440,8 @@ class TestNoRoom:
         )
         assert ended.returncode == 1
         assert ended.stderr.splitlines()[-1] == (
-            f"mixer: {tmp_path / f'found.{ending}'} cannot be written: File too large; make room, and the same command "
-            "with --resume goes on"
+            f"mixer: {tmp_path / f'found.{ending}'} cannot be written: File too large; make room, then run the same "
+            "command with --resume"
         )
         assert "Traceback" not in ended.stderr
         mixer(*arguments["found"], "--resume")
@@ -446,8 +449,9 @@ class TestNoRoom:
         for end in {said, ending}:
             found, whole = (tmp_path / f"{name}.{end}" for name in ("found", "whole"))
             if end == "parquet":
-                assert list(output.records(found, "parquet")) == list(output.records(whole, "parquet"))
-                assert len(list(output.records(found, "parquet"))) == 20
+                records = files_of("parquet").records
+                assert list(records(found)) == list(records(whole))
+                assert len(list(records(found))) == 20
             else:
                 assert found.read_bytes() == whole.read_bytes()
 
@@ -465,7 +469,7 @@ class TestNoRoom:
         file = tmp_path / "found.csv"
         command = [*MIXER, "predict", *map(str, photos), "nowhere.jpg", "--output", str(file)]
         subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=True)
-        assert [one.path for one in output.records(file, "csv")] == [*map(str, photos)]
+        assert [one.path for one in files_of("csv").records(file)] == [*map(str, photos)]
         ended = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *MIXER, "predict", "no.jpg"], capture_output=True)
         assert (ended.returncode, ended.stdout) == (1, b"")
 
@@ -485,7 +489,7 @@ def waits(process: int) -> bool:
     return "pipe" in Path(f"/proc/{process}/wchan").read_text()
 
 
-class TestLanes:
+class TestOrderedPool:
     @pytest.mark.parametrize("number", [0, 1, 7, 8, 9, 100])
     def test_everything_in_order(self, number: int):
         def work(piece: list[int]) -> list[int]:
@@ -550,10 +554,10 @@ class TestPaths:
             list(paths.images([str(tmp_path)], print))
 
     def test_a_million_names_are_told_apart(self):
-        seen = Seen(f"folder/{number}.jpg" for number in range(0, 30_000, 3))
+        seen = ResumeIndex(f"folder/{number}.jpg" for number in range(0, 30_000, 3))
         assert len(seen) == 10_000
         assert [f"folder/{number}.jpg" in seen for number in range(3000)] == [n % 3 == 0 for n in range(3000)]
-        assert "x" not in Seen([])
+        assert "x" not in ResumeIndex([])
 
 
 Answers = list[tuple[str, Prediction | ImageError]]

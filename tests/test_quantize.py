@@ -17,7 +17,7 @@ from torch import Tensor
 import mlpmixer
 from mlpmixer import data
 from mlpmixer.engines import kernels
-from mlpmixer.engines.quantize import in_bytes, quantize
+from mlpmixer.engines.quantize import fake_quantize, quantize
 from mlpmixer.errors import BrokenFile, MixerError, UsageError
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing, Range
@@ -39,7 +39,7 @@ def clothes(count: int) -> Tensor:
 def logits(model: Classifier, pixels: Tensor, kind: str) -> Tensor:
     assert isinstance(model, Mixer)
     layer_precisions = model.metadata.layer_precisions if kind == "int8" else ()
-    return kernels.build(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
+    return kernels.forward(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
 
 
 def test_bytes_answer_nearly_as_floats():
@@ -71,9 +71,9 @@ def test_islands_make_it_finer():
 def test_a_range_is_chosen_for_the_many_not_for_the_few():
     """One image is white where the others are dim: its values may be cut off."""
     values = torch.randn(10_000)
-    usual = in_bytes(values, Range(-4, 4))
-    assert (usual - values).abs().mean() < (in_bytes(values, Range(-400, 400)) - values).abs().mean() / 50
-    assert in_bytes(torch.zeros(1), Range(-0.17, 3.3)) == 0  # zero is itself, whatever the range
+    usual = fake_quantize(values, Range(-4, 4))
+    assert (usual - values).abs().mean() < (fake_quantize(values, Range(-400, 400)) - values).abs().mean() / 50
+    assert fake_quantize(torch.zeros(1), Range(-0.17, 3.3)) == 0  # zero is itself, whatever the range
 
 
 def test_a_round_trip_changes_nothing(tmp_path: Path):
@@ -157,5 +157,5 @@ def test_what_cannot_be_quantized_is_said():
 def test_a_plan_is_for_each_half(tmp_path: Path):
     model = mlpmixer.load("mixer_cifar10")
     model.metadata = replace(model.metadata, layer_precisions=(LayerPrecision("bf16"),) * 3)
-    with pytest.raises(UsageError, match="3 layer_precisions for 18 halves"):
+    with pytest.raises(UsageError, match="3 layer precisions for 18 halves"):
         mlpmixer.save(model, tmp_path / "odd.safetensors")

@@ -1,64 +1,63 @@
-"""Speeds as bars against the ceiling: a panel for each model, batch and precision."""
+"""Bars of inference speeds against the machine's peak: a panel for each model, batch size and precision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlpmixer.bench.figure import document, line, rect, text
-from mlpmixer.bench.inference import Row, matrix
+from mlpmixer.bench.inference import InferenceRow, matrix
+from mlpmixer.draw.svg import Drawing, document, moved, stacked, text
 
-MARGIN, LABEL, TRACK = 20.0, 130.0, 330.0  # the track is as long as the ceiling is high
+LABEL, TRACK = 130.0, 330.0  # the track is as long as the peak is high
 PANEL = LABEL + TRACK + 30
 BAR, STEP, HEAD = 14.0, 19.0, 30.0
+TITLE = "Images a second, and how much of the machine's peak that is"
 
 
-def bars(rows: Sequence[Row], ceilings: Mapping[str, float], machine: str) -> str:
+def bars(rows: Sequence[InferenceRow], roofline: Mapping[str, float], machine: str) -> str:
     """An SVG file. More than three panels stand in two columns."""
-    groups: dict[tuple[str, int, str], list[Row]] = {}
+    groups: dict[tuple[str, int, str], list[InferenceRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.batch, row.precision), []).append(row)
-    panels = [_panel(group, ceilings.get(matrix(group[0].precision))) for group in groups.values()]
+    panels = [_panel(group, roofline.get(matrix(group[0].precision))) for group in groups.values()]
     columns = 2 if len(panels) > 3 else 1
-    body = [text(MARGIN, 34, "Images a second, beside the machine's ceiling", "head ink")]
-    body.append(text(MARGIN, 54, machine, "soft"))
-    down = 68.0
+    head = text(0, 14, TITLE, "head ink") + text(0, 34, machine, "small soft")
+    lines = [Drawing(columns * PANEL, 38, head)]
     for number in range(0, len(panels), columns):
         beside = panels[number : number + columns]
-        for column, (drawn, _) in enumerate(beside):
-            body.append(f'<g transform="translate({MARGIN + column * PANEL:g} {down:g})">{drawn}</g>')
-        down += max(height for _, height in beside)
-    title = "Images a second, ours and others', beside the machine's ceiling"
-    return document(2 * MARGIN + columns * PANEL, down + MARGIN, title, "".join(body))
+        body = "".join(moved(panel.body, column * PANEL, 0) for column, panel in enumerate(beside))
+        lines.append(Drawing(columns * PANEL, max(panel.height for panel in beside), body))
+    return document(stacked(lines, gap=8), TITLE)
 
 
-def _panel(group: Sequence[Row], ceiling: float | None) -> tuple[str, float]:
-    """The drawing and its height."""
+def _panel(group: Sequence[InferenceRow], peak: float | None) -> Drawing:
     group = sorted(group, key=lambda row: -row.images_per_s)
-    said = f"{group[0].model}, batch {group[0].batch}, {group[0].precision}"
-    said += f" (ceiling: {ceiling / 1e9:,.0f} GFLOP/s)" if ceiling else ""
-    body, down = [text(0, 20, said, "head ink")], HEAD
-    for row in group:
-        body += _bar(row, down, row.share if ceiling else row.images_per_s / group[0].images_per_s)
-        down += STEP
-    if ceiling:
-        body.append(line(LABEL + TRACK, HEAD - 3, LABEL + TRACK, down, "rule"))
-    return "".join(body), down + 8
+    title = f"{group[0].model}, batch {group[0].batch}, {group[0].precision}"
+    title += f" (peak: {peak / 1e9:,.0f} GFLOP/s)" if peak else ""
+    body = text(0, 20, title, "head ink")
+    for number, row in enumerate(group):
+        body += moved(
+            _bar(row, row.share if peak else row.images_per_s / group[0].images_per_s), 0, HEAD + number * STEP
+        )
+    down = HEAD + len(group) * STEP
+    if peak:
+        body += f'<path class="edge" d="M{LABEL + TRACK:g} {HEAD - 3:g}V{down:g}"/>'
+    return Drawing(PANEL, down, body)
 
 
-def _bar(row: Row, down: float, share: float) -> list[str]:
+def _bar(row: InferenceRow, share: float) -> str:
     name = row.system if row.engine in (row.system, "onnxruntime") else f"{row.system} {row.engine}"
-    speed = f"{row.images_per_s:,.1f}" + ("" if row.agrees else " (answers otherwise)")
-    length, kind = TRACK * min(1.0, share), "ours" if row.system == "mlpmixer" else "theirs"
+    speed = f"{row.images_per_s:,.1f}" + ("" if row.agrees else " (other outputs)")
+    length, kind = TRACK * min(1.0, share), "shade-1" if row.system == "mlpmixer" else "shade-8"
     inside = length > 140
-    return [
-        text(LABEL - 8, down + 11, name, "ink", "end"),
-        rect(LABEL, down, TRACK, BAR, "track"),
-        rect(LABEL, down, length, BAR, kind),
-        text(
+    return (
+        text(LABEL - 8, 11, name, "words ink", "end")
+        + f'<path class="rule" stroke-width="{BAR:g}" d="M{LABEL:g} {BAR / 2:g}h{TRACK:g}"/>'
+        + f'<rect x="{LABEL:g}" width="{length:.1f}" height="{BAR:g}" class="{kind}"/>'
+        + text(
             LABEL + length + (-6 if inside else 6),
-            down + 11,
+            11,
             speed,
-            "paper" if inside else "ink",
+            "words on-shade" if inside else "words ink",
             "end" if inside else "start",
-        ),
-    ]
+        )
+    )

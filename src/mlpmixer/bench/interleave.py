@@ -1,4 +1,4 @@
-"""Timing several systems in turns, so that whatever else the machine does falls on all of them alike."""
+"""Interleaved timing of several systems, so that whatever else the machine does falls on all of them alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 
@@ -27,35 +28,53 @@ class Times:
 
 
 Name = TypeVar("Name")
+Clock = Callable[[], float]
 
 
-def in_turns(
+def interleaved(
     systems: Mapping[Name, Callable[[], object]],
     rounds: int,
     warm_up: int = 2,
     before_round: Callable[[], object] = lambda: None,
+    clock: Clock = time.perf_counter,
 ) -> dict[Name, Times]:
-    """Each system once a round. The order turns about from round to round: nobody always comes first."""
+    """Seconds of each system, which runs once a round.
+
+    Args:
+        systems: What to time, by name.
+        rounds: How often each runs and is timed.
+        warm_up: How often each runs before.
+        before_round: Called before each round, in nobody's time.
+        clock: Seconds, to time with.
+    """
     for run in systems.values():
         for _ in range(warm_up):
             run()
+    timed = {name: partial(seconds_of, run, clock) for name, run in systems.items()}
+    return interleaved_times(timed, rounds, before_round)
+
+
+def interleaved_times(
+    systems: Mapping[Name, Callable[[], float]], rounds: int, before_round: Callable[[], object] = lambda: None
+) -> dict[Name, Times]:
+    """Of what takes its own time. The order is reversed from round to round: nobody always comes first."""
     taken: dict[Name, list[float]] = {name: [] for name in systems}
     names = list(systems)
     for number in range(rounds):
         before_round()
         for name in names if number % 2 == 0 else reversed(names):
-            taken[name].append(seconds_of(systems[name]))
+            taken[name].append(systems[name]())
     return {name: Times(tuple(seconds)) for name, seconds in taken.items()}
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds_of(run: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def ratio(ours: Times, theirs: Times) -> tuple[float, float, float]:
-    """How many times faster we are: the median over rounds, and the quartiles."""
+    """Speedup, theirs divided by ours in each round: the median, and the quartiles."""
     each = [b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
     first, middle, third = statistics.quantiles(each, n=4, method="inclusive")
     return middle, first, third

@@ -1,4 +1,4 @@
-"""The most memory that a process has while it does something: of its own on a CPU (Linux tells), or of the GPU."""
+"""Peak memory of a function: of the process on a CPU (where Linux tells it), or of the GPU."""
 
 from __future__ import annotations
 

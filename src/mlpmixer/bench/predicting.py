@@ -1,9 +1,8 @@
-"""A folder of image files into the five likeliest labels of each: our Predictor beside timm's loader and model.
+"""Prediction benchmark: image files into the five likeliest labels, by our Predictor and by timm's loader and model.
 
 Both have the same weights, preprocessing, precision, batch size and cores; timm reads with as many processes as there
-are cores. Ours in int8 stands beside them, as learnt from some of the images. What all say is compared: their ways to
-shrink an image differ by a level of brightness here and there, so a few first labels may differ, which are chance's
-own anyway.
+are cores. Ours in int8, calibrated on some of the images, is timed as well. Labels are compared: the ways to shrink an
+image differ by a level of brightness here and there, so a few first labels may differ, since the weights are random.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmixer.bench import baselines
-from mlpmixer.bench.interleave import in_turns, ratio
+from mlpmixer.bench.interleave import interleaved, ratio
 from mlpmixer.bench.systems import Subject
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.engines import kernels
@@ -27,7 +26,7 @@ from mlpmixer.errors import UsageError
 from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.predict.int8_calibration import FEWEST, in_bytes
+from mlpmixer.predict.int8_calibration import FEWEST, calibrated
 from mlpmixer.predict.predictor import Predictor
 
 TOP = 5
@@ -36,9 +35,9 @@ Answer = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Row:
-    """`alike`: the share of images whose first label is ours. `ahead`: how many times faster we are than it, and
-    the quartiles over rounds."""
+class PredictionRow:
+    """`same_label`: the share of images whose first label is ours. `speedup`: ours over it, and the
+    quartiles over rounds."""
 
     system: str
     engine: str
@@ -47,8 +46,8 @@ class Row:
     batch: int
     images_per_s: float
     spread: float
-    alike: float
-    ahead: tuple[float, float, float] | None
+    same_label: float
+    speedup: tuple[float, float, float] | None
 
 
 def bench_predicting(
@@ -60,7 +59,7 @@ def bench_predicting(
     *,
     quick: bool = False,
     tell: Callable[[str], object] = lambda _line: None,
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[PredictionRow], list[str]]:
     """The rows, and who is left out, and why. images: how many files at most."""
     files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in EXTENSIONS)
     paths = [*map(str, islice(files, images))]
@@ -76,36 +75,36 @@ def bench_predicting(
     predictor = Predictor(subject.model, precision=precision, **settings)
     us = ("mlpmixer", predictor.engine.name, precision)
     systems: dict[tuple[str, str, str], Callable[[], list[Answer]]] = {us: _ours(predictor, paths)}
-    if kernels.why_not(subject.model) is None and len(paths) >= FEWEST:
-        quantized, *_ = in_bytes(subject.model, paths)
+    if kernels.unsupported(subject.model) is None and len(paths) >= FEWEST:
+        quantized, *_ = calibrated(subject.model, paths)
         systems["mlpmixer", "kernels", "int8"] = _ours(Predictor(quantized, precision="int8", **settings), paths)
-    lacking = baselines.why_not("timm", torch.device("cpu"))
-    if lacking is None:
+    reason = baselines.why_not("timm", torch.device("cpu"))
+    if reason is None:
         for compiled in (False,) if quick else (False, True):
             system = ("timm", "compiled" if compiled else "eager", precision)
             systems[system] = _timms(subject, how, paths, batch, precision, compiled)
-    answers = {}
+    labels = {}
     for system, run in systems.items():
         tell(" ".join(system))
-        answers[system] = run()  # which warms up, too
-    times = in_turns(systems, rounds, warm_up=0)
+        labels[system] = run()  # which warms up, too
+    times = interleaved(systems, rounds, warm_up=0)
     rows = []
     for system, each in times.items():
-        alike = sum(a[0][0] == b[0][0] for a, b in zip(answers[us], answers[system], strict=True)) / len(paths)
-        ahead = None if system == us else ratio(times[us], each)
-        rows.append(Row(*system, name, batch, len(paths) / each.median, each.spread, alike, ahead))
-    return rows, [] if lacking is None else [f"timm: {lacking}"]
+        same_label = sum(a[0][0] == b[0][0] for a, b in zip(labels[us], labels[system], strict=True)) / len(paths)
+        speedup = None if system == us else ratio(times[us], each)
+        rows.append(PredictionRow(*system, name, batch, len(paths) / each.median, each.spread, same_label, speedup))
+    return rows, [] if reason is None else [f"timm: {reason}"]
 
 
 def _ours(predictor: Predictor, paths: Sequence[str]) -> Callable[[], list[Answer]]:
-    places = {name: place for place, name in enumerate(predictor.classes)}
+    indices = {name: index for index, name in enumerate(predictor.classes)}
 
     def run() -> list[Answer]:
         found = []
         for _, prediction in predictor.stream(paths):
             if isinstance(prediction, Exception):
                 raise prediction
-            found.append([(places[label], score) for label, score in prediction.top])
+            found.append([(indices[label], score) for label, score in prediction.top])
         return found
 
     return run
@@ -146,9 +145,9 @@ def _timms(
         found: list[Answer] = []
         loader = torch.utils.data.DataLoader(Files(paths, transform), batch_size=batch, num_workers=cores())  # pyright: ignore[reportArgumentType]
         for images in loader:
-            lacking = batch - len(images)  # another size would be compiled once more
-            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, lacking)).to(DTYPES[precision])
-            scores, labels = answer(images)[: batch - lacking].float().softmax(dim=1).topk(TOP)
+            missing = batch - len(images)  # another size would be compiled once more
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)).to(DTYPES[precision])
+            scores, labels = answer(images)[: batch - missing].float().softmax(dim=1).topk(TOP)
             for row, values in zip(labels.tolist(), scores.tolist(), strict=True):
                 found.append([*zip(row, values, strict=True)])
         return found

@@ -1,7 +1,7 @@
-"""What a machine can do at most: multiply, in each kind of numbers, and copy. Nobody can be faster than that.
+"""Roofline of a machine: its peak rates of matrix products, in each precision, and of copying.
 
-Each ceiling is the best of several ways, since no library is the best everywhere. They take turns with the systems that
-are held against them, so that a processor which slows down lowers both.
+Each peak is the best of several ways, since no library is the best everywhere. They are interleaved with the systems
+that are compared with them, so that a processor which slows down lowers both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -20,13 +20,30 @@ from torch import Tensor
 from mlpmixer.bench.interleave import Times, seconds_of
 from mlpmixer.kernels.forward import NUMBERS
 from mlpmixer.kernels.library import library
+from mlpmixer.machine.dtypes import DTYPES
 
-FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SECONDS = 0.05  # that each way takes, about
-SIDE = {"cpu": 2048, "cuda": 8192}  # of large products
 # Rows, words of depth and columns of products that stay in a core's cache; which is best depends on its size.
 TABLES = ((12, 512, 64), (12, 2048, 64), (48, 512, 512))
-COPIED = 1 << 28  # bytes; no cache holds them
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long measurements take.
+
+    Attributes:
+        run_seconds: Of a system's run, at least; so many batches follow each other in it.
+        peak_seconds: Of each way to reach a peak, about.
+        sides: Of large products, by kind of device.
+        copied: Bytes; no cache holds them.
+    """
+
+    run_seconds: float = 0.1
+    peak_seconds: float = 0.05
+    sides: Mapping[str, int] = field(default_factory=lambda: {"cpu": 2048, "cuda": 8192})
+    copied: int = 1 << 28
+
+
+FULL = Effort()
 
 
 @dataclass(frozen=True)
@@ -38,18 +55,18 @@ class Way:
     run: Callable[[], object]
 
 
-def products(precision: str, device: torch.device) -> list[Way]:
+def products(precision: str, device: torch.device, effort: Effort = FULL) -> list[Way]:
     """Ways to multiply in numbers of this precision, each long enough to be timed."""
-    found = [*_large(precision, device)]
+    found = [*_large(precision, effort.sides[device.type], device)]
     if device.type == "cpu" and isinstance(kernels := library("forward"), ctypes.CDLL):
         found += [_in_cache(kernels, precision, *sizes) for sizes in TABLES]
-    return [_long_enough(way) for way in found]
+    return [_long_enough(way, effort) for way in found]
 
 
-def copies(device: torch.device) -> list[Way]:
-    taken = torch.ones(COPIED // 4, device=device)
+def copies(device: torch.device, effort: Effort = FULL) -> list[Way]:
+    taken = torch.ones(effort.copied // 4, device=device)
     put = torch.empty_like(taken)
-    return [_long_enough(Way("PyTorch's copy", 2.0 * COPIED, partial(_copy, put, taken)))]
+    return [_long_enough(Way("PyTorch's copy", 2.0 * effort.copied, partial(_copy, put, taken)), effort)]
 
 
 def best_by_round(ways: Sequence[Way], times: Mapping[str, Times]) -> list[float]:
@@ -72,15 +89,14 @@ def _rounds(ways: Sequence[Way], times: Mapping[str, Times]) -> list[tuple[float
     return [*zip(*(times[way.name].seconds for way in ways), strict=True)]
 
 
-def _large(precision: str, device: torch.device) -> list[Way]:
+def _large(precision: str, side: int, device: torch.device) -> list[Way]:
     """Products of large tables by PyTorch: its own, and by oneDNN with weights that are packed beforehand, which is
     much faster in float32 on some processors."""
-    side = SIDE[device.type]
     if precision == "int8":
         a, b = (torch.ones(side, side, dtype=torch.int8, device=device) for _ in range(2))
         own = Way("PyTorch's product", 2.0 * side**3, lambda: _done(torch._int_mm(a, b)))  # pyright: ignore[reportPrivateImportUsage]
-        return [own] if device.type == "cuda" else []  # on CPUs it is one that nobody uses
-    a = torch.randn(side, side, device=device).to(FLOATS[precision])
+        return [own] if device.type == "cuda" else []  # on CPUs it is slow
+    a = torch.randn(side, side, device=device).to(DTYPES[precision])
     ways = [Way("PyTorch's product", 2.0 * side**3, lambda: _done(a @ a))]
     if device.type == "cpu":
         # PyTorch's compiler calls these; they may be called otherwise some day, and then they are not a way.
@@ -102,9 +118,9 @@ def _in_cache(kernels: ctypes.CDLL, precision: str, rows: int, words: int, colum
     )
 
 
-def _long_enough(way: Way) -> Way:
-    """The same, so many times that it takes SECONDS."""
-    times = max(1, math.ceil(SECONDS / min(seconds_of(way.run) for _ in range(3))))
+def _long_enough(way: Way, effort: Effort) -> Way:
+    """The same, so many times that it takes long enough."""
+    times = max(1, math.ceil(effort.peak_seconds / min(seconds_of(way.run) for _ in range(3))))
 
     def run() -> None:
         for _ in range(times):

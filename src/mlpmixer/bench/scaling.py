@@ -1,4 +1,4 @@
-"""How speed changes with the number of patches, with the size of the model, and with the batch.
+"""Scaling benchmark: speed by the number of patches, the size of the model, and the batch size.
 
 Networks are compared in the same engine, PyTorch's own, since not every network has kernels; Mixers go through ours as
 well. The exponent of a straight line through the logarithms is taken over the upper part of the sizes, where a pass no
@@ -15,15 +15,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from mlpmixer.bench.interleave import Times, in_turns, seconds_of
-from mlpmixer.engines import availability
+from mlpmixer.bench.interleave import Times, interleaved, seconds_of
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.models import create, describe
 from mlpmixer.models.measure import Measure, measure
 
-ENGINES = ("eager", "kernels", "triton")
 SIDES = (128, 192, 256, 320, 384, 448, 512, 640)  # pixels
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried then
@@ -66,14 +65,14 @@ def by_patches(
     precision: str = "bf16",
     tell: Callable[[str], object] = lambda _line: None,
 ) -> list[Point]:
-    """One image at a time. All that are measured at one side take turns."""
+    """One image at a time. All that are measured at one side are interleaved."""
     points = []
     for side in sides:
         tell(f"{side} pixels")
         engines = {
             (name, engine.name): engine for name in names for engine in _engines(name, side, 1, device, precision)
         }
-        times = in_turns({key: _pass(engine, (side, side), 1) for key, engine in engines.items()}, rounds, warm_up=1)
+        times = interleaved({key: _pass(engine, (side, side), 1) for key, engine in engines.items()}, rounds, warm_up=1)
         for (name, engine), each in times.items():
             points.append(_point(name, engine, precision, side, 1, each))
         del engines
@@ -89,18 +88,18 @@ def by_batch(
     precision: str = "bf16",
     tell: Callable[[str], object] = lambda _line: None,
 ) -> list[Point]:
-    """At each model's usual size. The batches of one model and engine take turns."""
+    """At each model's usual size. The batches of one model and engine are interleaved."""
     points = []
     for name in names:
         side = describe(name).image_size[0]
         for engine in _engines(name, side, max(batches), device, precision):
-            for batch, times in batches_in_turns(engine, (side, side), batches, rounds, tell).items():
+            for batch, times in interleaved_batches(engine, (side, side), batches, rounds, tell).items():
                 points.append(_point(name, engine.name, precision, side, batch, times))
         gc.collect()
     return points
 
 
-def batches_in_turns(
+def interleaved_batches(
     engine: Engine,
     size: tuple[int, int],
     batches: Sequence[int],
@@ -119,7 +118,7 @@ def batches_in_turns(
         passes[batch] = run
         if taken > PATIENCE:
             break
-    return in_turns(passes, rounds, warm_up=0)
+    return interleaved(passes, rounds, warm_up=0)
 
 
 def growth(points: Sequence[Point]) -> list[Growth]:
@@ -145,14 +144,15 @@ def best_batches(points: Sequence[Point]) -> list[Point]:
     return [max((p for p in points if (p.model, p.engine) == key), key=lambda p: p.images_per_s) for key in keys]
 
 
-def exponent(places: Sequence[float], costs: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(places), np.log(costs), 1)[0])
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 def _engines(name: str, side: int, batch: int, device: torch.device, precision: str) -> list[Engine]:
     model = create(name, image_size=side).eval()
-    able = [engine for engine in ENGINES if availability.why_not(model, engine, precision, device, ()) is None]
-    return [Engine(model, Preprocessing(), engine, precision, batch=batch, device=device) for engine in able]
+    setup = Setup(model, how := Preprocessing(), precision, batch, device)
+    able = [engine for engine, row in ENGINES.items() if (engine == "eager" or row.own) and not why_not(engine, setup)]
+    return [Engine(model, how, engine, precision, batch=batch, device=device) for engine in reversed(able)]
 
 
 def _pass(engine: Engine, size: tuple[int, int], batch: int) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""What is compared: one model with one set of weights, in the hands of one system and another."""
+"""What is compared: one model with one set of weights, run by one system and another."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mlpmixer.data.preprocess import normalize
-from mlpmixer.engines import availability, fastest, kernels, quantize
+from mlpmixer.engines import fastest, kernels, quantize
 from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.errors import UsageError, nearest
 from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing
 from mlpmixer.models import create, list_models
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.weights.save import save
 
-OWN = ("kernels", "triton")  # engines that nobody else has
 CLASSES = 1000
 CALIBRATION = 8  # images
 SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a value that hides a mistake
@@ -31,9 +31,9 @@ SHAKE = 0.02  # on top of what a new model has, so that no weight is left at a v
 
 @dataclass(frozen=True)
 class System:
-    """`run` takes images in the form `takes` (see images.py) and returns logits, as any kind of array."""
+    """`run` takes images in the form `takes` (see inputs.py) and returns logits, as any kind of array."""
 
-    name: str  # mlpmixer, or a peer
+    name: str  # mlpmixer, or a baseline
     engine: str
     takes: str
     run: Callable[[Any], Any]
@@ -57,7 +57,7 @@ class Subject:
         model.metadata = ModelInfo(preprocessing=self.how)
         self.model = model
 
-    def answers(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
+    def logits(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
         """As the model that is written to be read gives them, in float32."""
         with torch.inference_mode():
             return self.model(normalize(pixels, self.how))
@@ -81,8 +81,9 @@ class Subject:
 def ours(subject: Subject, precision: str, batch: int, device: torch.device) -> tuple[list[System], str]:
     """Our kernels, where they run, and whatever `auto` picks, if that is something else; and what it says."""
     model, how = subject.model, subject.how
-    layer_precisions = subject.layer_precisions if precision == "int8" and kernels.why_not(model) is None else ()
-    able = [name for name in OWN if availability.why_not(model, name, precision, device, layer_precisions) is None]
+    layer_precisions = subject.layer_precisions if precision == "int8" and kernels.unsupported(model) is None else ()
+    setup = Setup(model, how, precision, batch, device, layer_precisions)
+    able = [name for name, row in ENGINES.items() if row.own and why_not(name, setup) is None]
     made = [
         Engine(model, how, name, precision, batch=batch, device=device, layer_precisions=layer_precisions)
         for name in able

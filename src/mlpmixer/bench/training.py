@@ -1,7 +1,7 @@
-"""How fast a Mixer trains, and what memory it takes, beside timm's in the same run.
+"""Training benchmark: speed and memory of a Mixer, ours and timm's in the same run.
 
 All systems begin with the same weights, see the same images, and take whole steps: forward, backward, clip, AdamW.
-The first losses are compared, so that nobody is fast by computing something else.
+The first losses are compared, so that no system is fast by computing something else.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmixer.bench import baselines, peak, roofline
-from mlpmixer.bench.interleave import Times, in_turns, ratio
-from mlpmixer.bench.roofline import Way
+from mlpmixer.bench.interleave import Times, interleaved, ratio
+from mlpmixer.bench.roofline import FULL, Effort, Way
 from mlpmixer.bench.systems import CLASSES
 from mlpmixer.engines import trainable
 from mlpmixer.errors import UsageError
@@ -37,8 +37,8 @@ System = tuple[str, str]  # whose, and its engine
 
 
 @dataclass(frozen=True)
-class Row:
-    """`share`: of the matrix rate that was reached beside it. `kept_mb`: 10⁶ bytes kept for the way back, for a
+class TrainingRow:
+    """`share`: of the matrix rate that was reached beside it. `kept_mb`: 10⁶ bytes stored for backward, for an
     image, counted; `peak_mb`: what an image more adds to the most that a step takes, measured (None: cannot be).
     `loss`: the first one."""
 
@@ -63,16 +63,27 @@ def bench_training(
     device: torch.device,
     *,
     compiled: bool = True,
-) -> tuple[list[Row], float]:
-    """The rows, and how many operations a second matrix products reached in turns with them. models: names and batch
-    sizes. compiled: torch.compile too, which takes a minute a model to begin."""
+    peaks: bool = True,
+    effort: Effort = FULL,
+) -> tuple[list[TrainingRow], float]:
+    """The rows, and how many operations a second matrix products reached, interleaved with them.
+
+    Args:
+        models: Names and batch sizes.
+        precision: fp32 or bf16.
+        rounds: How often each system is timed.
+        device: Where to compute.
+        compiled: torch.compile too, which takes a minute a model to begin.
+        peaks: Measure memory at its peak, in a process for each system.
+        effort: How long each measurement takes.
+    """
     keep_freed_memory()
-    ways = roofline.products(precision, device)
-    found = [_one(name, batch, precision, rounds, device, ways, compiled) for name, batch in models]
+    ways = roofline.products(precision, device, effort)
+    found = [_one(name, batch, precision, rounds, device, ways, compiled, peaks) for name, batch in models]
     return [row for rows, _ in found for row in rows], statistics.median(rate for _, most in found for rate in most)
 
 
-def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
+def speedups(rows: Sequence[TrainingRow]) -> dict[str, tuple[float, float, float]]:
     """For each model: our best against the better of timm's, with the quartiles over rounds."""
     found = {}
     for name in dict.fromkeys(row.model for row in rows):
@@ -85,28 +96,37 @@ def speed_ups(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _one(
-    name: str, batch: int, precision: str, rounds: int, device: torch.device, ways: Sequence[Way], compiled: bool
-) -> tuple[list[Row], list[float]]:
+    name: str,
+    batch: int,
+    precision: str,
+    rounds: int,
+    device: torch.device,
+    ways: Sequence[Way],
+    compiled: bool,
+    with_peaks: bool,
+) -> tuple[list[TrainingRow], list[float]]:
     """The rows, and the matrix rate of each round."""
     images, labels = _batch(name, batch, device)
     autocast = _autocast(precision, device)
     builders = _networks(name, precision, device, compiled)
-    peaks = {system: _peak(name, batch, precision, device, compiled, system) for system in builders}
+    peaks: dict[System, float | None] = dict.fromkeys(builders)
+    if with_peaks:
+        peaks = {system: _peak(name, batch, precision, device, compiled, system) for system in builders}
     networks = {system: build() for system, build in builders.items()}
-    kept, losses = {}, {}
+    stored, losses = {}, {}
     for system, network in networks.items():
         with autocast():
             two, one = (kept_for_backward(network, images[:n]) for n in (2, 1))
-            kept[system] = (two - one) / 1e6
+            stored[system] = (two - one) / 1e6
             losses[system] = F.cross_entropy(network(images).float(), labels).item()
     steps = {system: _step(network, images, labels, autocast) for system, network in networks.items()}
-    times = in_turns({**steps, **{way.name: way.run for way in ways}}, rounds)
+    times = interleaved({**steps, **{way.name: way.run for way in ways}}, rounds)
     most = roofline.best_by_round(ways, {way.name: times[way.name] for way in ways})
     work, rows = 3 * measure(name).gmacs * 2e9 * batch, []
     for key in steps:
         each = times[key]
         speed = (batch / each.median, each.spread, roofline.share(work, each, most))
-        rows.append(Row(*key, name, precision, batch, *speed, kept[key], peaks[key], losses[key], each))
+        rows.append(TrainingRow(*key, name, precision, batch, *speed, stored[key], peaks[key], losses[key], each))
     return rows, most
 
 
@@ -145,8 +165,8 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
     """What makes the same model with the same weights, for each."""
     if name not in SIZES:
         raise UsageError(f"{name} is no Mixer; only their training is compared")
-    if lacking := baselines.why_not("timm", device):
-        raise UsageError(f"timm cannot be compared with: {lacking}")
+    if reason := baselines.why_not("timm", device):
+        raise UsageError(f"timm cannot be compared with: {reason}")
     from mlpmixer.bench.timm import shaped
 
     def ours() -> Mixer:
@@ -168,7 +188,7 @@ def _networks(name: str, precision: str, device: torch.device, compiled: bool) -
         networks["mlpmixer", "compiled"] = lambda: cast(nn.Module, torch.compile(ours()))
     if precision == "bf16" and trainable.why_not(ours()) is None:
         networks["mlpmixer", "kernels"] = lambda: trainable.Trainable(ours())
-        networks["mlpmixer", "kernels, lean"] = lambda: trainable.Trainable(ours(), low_memory=True)
+        networks["mlpmixer", "kernels, low memory"] = lambda: trainable.Trainable(ours(), low_memory=True)
     return networks
 
 

@@ -1,4 +1,4 @@
-"""`mixer bench`: how fast it is here, beside what else one could use."""
+"""`mixer bench`: speed here, against other frameworks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlpmixer.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Usual:
-    """What each measurement does when nothing is said. `least`: images in a batch; 0: models have no batch."""
+    """Defaults of a benchmark. `least`: images in a batch; 0: models have no batch."""
 
     models: str = ""
     precision: str = ""
@@ -44,7 +44,7 @@ def bench(
     /,
     models: str = "",
     precision: str = "",
-    peers: str = "timm,openvino,onnx,flax",
+    baselines: str = "timm,openvino,onnx,flax",
     rounds: int = 0,
     images: int = 1000,
     quick: bool = False,
@@ -52,22 +52,22 @@ def bench(
     image: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Measure, beside what else one could use, in one run.
+    """Benchmark against other frameworks, interleaved in one run.
 
-    infer: answers by our engines, beside timm's model, OpenVINO, ONNX Runtime and Flax, and beside what the machine can
-    do at most. train: steps of training, beside timm's. data FOLDER: reading and augmenting images, beside timm's
-    loader. predict FOLDER: image files into labels, beside timm's loader and model. scaling: speed by the number of
-    patches and by the batch, of Mixers and others.
+    infer: inference by our engines, against timm's model, OpenVINO, ONNX Runtime and Flax, and in % of the machine's
+    peak (roofline). train: training steps, against timm's. data FOLDER: reading and augmenting images, against timm's
+    loader. predict FOLDER: image files into labels, against timm's loader and model. scaling: speed by the number of
+    patches and by the batch size, of Mixers and others.
 
     Args:
         what: infer, train, data, predict or scaling.
         folder: A data set of image files (data), or any folder of them (predict).
         models: Names and batch sizes, such as mixer_s32:32,mixer_s32:1; one for predict; names only for scaling;
             nothing for the usual ones.
-        precision: Of the products: fp32, bf16 and int8 (infer), or one of fp32 and bf16; nothing for the usual.
-        peers: Whom to compare with (infer).
-        rounds: How often each system has its turn, after it has warmed up; 2 or more, or 0 for the usual number.
-        images: How many files at most (predict).
+        precision: Numeric precision: fp32, bf16 and int8 (infer), or one of fp32 and bf16; nothing for the usual.
+        baselines: Frameworks to compare with (infer).
+        rounds: Timing rounds after warm-up; 2 or more, or 0 for the usual number.
+        images: Files at most (predict).
         quick: Without torch.compile, which begins with a minute for each model.
         device: cpu, cuda, or auto (infer, train, scaling).
         image: Draw the figures here, an .svg file (infer, scaling).
@@ -87,7 +87,7 @@ def bench(
         raise UsageError(f"predict measures one model at a time: --models {usual.models}")
     rounds = rounds or usual.rounds
     if rounds < 2:
-        raise UsageError(f"--rounds must be 2 or more: a figure without a spread says little; got {rounds}")
+        raise UsageError(f"--rounds must be 2 or more, since results have a spread; got {rounds}")
     if images < 1:
         raise UsageError(f"--images must be 1 or more; got {images}")
     if (folder is None) == usual.folder:
@@ -98,8 +98,8 @@ def bench(
     from mlpmixer.cli import measurements
 
     if what == "infer":
-        peer_names = [name for name in peers.split(",") if name]
-        measurements.infer(pairs, precisions, peer_names, rounds, quick, device, image, json)
+        others = [name for name in baselines.split(",") if name]
+        measurements.infer(pairs, precisions, others, rounds, quick, device, image, json)
     elif what == "train":
         measurements.train(pairs, precisions[0], rounds, quick, device, json)
     elif what == "scaling":

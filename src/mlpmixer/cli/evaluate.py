@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import print_table, require_writable, say
+from mlpmixer.cli.output import one_of, print_table, require_writable, say
+from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import printable, to_json
 
@@ -30,8 +31,8 @@ def evaluate(
     imagenet_c: Path | None = None,
     strict: bool = False,
     device: str = "auto",
-    engine: Literal["auto", "eager", "compiled", "kernels", "openvino", "onnx"] = "eager",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "fp32",
+    engine: Annotated[str, one_of(("auto", *ENGINES))] = "eager",
+    precision: Annotated[str, one_of(("auto", *precisions()))] = "fp32",
     workers: int = -1,
     batch_size: int = 64,
     out: Path | None = None,

@@ -1,4 +1,4 @@
-"""What `mixer bench` measures, and how each is printed: tables for people, JSON for machines."""
+"""Output of `mixer bench`: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -21,56 +21,61 @@ if TYPE_CHECKING:
 def infer(
     pairs: list[tuple[str, int]],
     precisions: list[str],
-    peers: list[str],
+    baselines: list[str],
     rounds: int,
     quick: bool,
     device: str,
     image: Path | None,
     json: bool,
+    **effort: Any,
 ) -> None:
+    """`effort`: of `bench_inference`, if it is not the full one."""
     from mlpmixer.bench.bars import bars
-    from mlpmixer.bench.inference import ahead, bench_inference
+    from mlpmixer.bench.inference import bench_inference, speedups
     from mlpmixer.machine.devices import device_of
 
     place = device_of(device)
-    found = bench_inference(pairs, precisions, peers, rounds, place, quick=quick, tell=_tell)
-    won = ahead(found.rows)
-    machine = _machine(place, peers)
+    found = bench_inference(pairs, precisions, baselines, rounds, place, quick=quick, tell=_tell, **effort)
+    won = speedups(found.rows)
+    machine = _machine(place, baselines)
     if image is not None:
-        said = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
-        image.write_text(bars(found.rows, found.ceilings, said))
+        about = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
+        image.write_text(bars(found.rows, found.roofline, about))
     if json:
-        others = {"ahead": [*map(asdict, won)], "chosen": found.chosen, "left_out": found.left_out}
-        _print_json(machine, found.rows, ceilings=found.ceilings, **others)
+        others = {"speedups": [*map(asdict, won)], "chosen": found.chosen, "skipped": found.skipped}
+        _print_json(machine, found.rows, roofline=found.roofline, **others)
         return
-    for name, rate in found.ceilings.items():
+    for name, rate in found.roofline.items():
         print(f"{name.removesuffix('_per_s').replace('_', ' ')}: {rate / 1e9:,.0f} billion a second")
-    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "GFLOP/s", "of ceiling", "off"]
-    print_table(head, [_infer_cells(row) for row in found.rows], f"{_said(machine)}; {rounds} rounds")
+    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "GFLOP/s", "% of peak", "error"]
+    print_table(head, [_infer_cells(row) for row in found.rows], f"{_described(machine)}; {rounds} rounds")
     against = [
-        [each.model, str(each.batch), each.precision, each.engine, each.peer, *_ratio((each.ratio, *each.quartiles))]
+        [each.model, str(each.batch), each.precision, each.engine, each.other, *_ratio((each.ratio, *each.quartiles))]
         for each in won
     ]
-    print_table(["model", "batch", "precision", "ours", "best peer", "times as fast", "quartiles"], against)
+    print_table(["model", "batch", "precision", "ours", "best other", "speedup", "quartiles"], against)
     for line in found.chosen:
         print(f"auto: {line}")
     for row in found.rows:
         if not row.agrees:
             who = f"{row.system} {row.engine}, {row.model}, batch {row.batch}, {row.precision}"
-            print(f"left out of the ratios: {who}: its logits are off by {row.distance:.2g} of their spread")
-    _print_left_out(found.left_out)
+            print(f"not compared: {who}: its logits are off by {row.distance:.2g} of their spread")
+    _print_skipped(found.skipped)
 
 
-def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool) -> None:
-    from mlpmixer.bench.training import bench_training, speed_ups
+def train(
+    pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool, device: str, json: bool, **effort: Any
+) -> None:
+    """`effort`: of `bench_training`, if it is not the full one."""
+    from mlpmixer.bench.training import bench_training, speedups
     from mlpmixer.machine.devices import device_of
 
     place = device_of(device)
-    rows, rate = bench_training(pairs, precision, rounds, place, compiled=not quick)
-    ahead = speed_ups(rows)
+    rows, rate = bench_training(pairs, precision, rounds, place, compiled=not quick, **effort)
+    ahead = speedups(rows)
     machine = _machine(place, ["timm"])
     if json:
-        _print_json(machine, rows, ceilings={f"matrix_{precision}_flop_per_s": rate}, ahead=ahead)
+        _print_json(machine, rows, roofline={f"matrix_{precision}_flop_per_s": rate}, speedups=ahead)
         return
     head = [
         "model",
@@ -79,30 +84,42 @@ def train(pairs: list[tuple[str, int]], precision: str, rounds: int, quick: bool
         "engine",
         "images/s",
         "spread",
-        "of matrix rate",
-        "MB kept",
+        "% of peak",
+        "MB for backward",
         "MB at peak",
         "first loss",
     ]
-    print_table(head, [_train_cells(row) for row in rows], f"{precision}, {_said(machine)}, {rate / 1e9:,.0f} GFLOP/s")
+    print_table(
+        head, [_train_cells(row) for row in rows], f"{precision}, {_described(machine)}, {rate / 1e9:,.0f} GFLOP/s"
+    )
     for name, (middle, first, third) in ahead.items():
-        print(f"{name}: {middle:.2f} times the better of timm's (quartiles over rounds: {first:.2f} to {third:.2f})")
+        print(f"{name}: {middle:.2f} times timm's better one (quartiles over rounds: {first:.2f} to {third:.2f})")
 
 
-def data(folder: Path, rounds: int, json: bool) -> None:
+def data(folder: Path, rounds: int, json: bool, **amount: Any) -> None:
+    """`amount`: of `bench_loading`, if it is not the full one."""
     import torch
 
     from mlpmixer.bench.loading import bench_loading
 
-    rows, left_out = bench_loading(folder, rounds, tell=_tell)
+    rows, skipped = bench_loading(folder, rounds, tell=_tell, **amount)
     machine = _machine(torch.device("cpu"), ["timm"], "simplejpeg")
     if json:
-        _print_json(machine, rows, left_out=left_out)
+        _print_json(machine, rows, skipped=skipped)
         return
-    head = ["images", "system", "read from", "images/s", "spread", "times timm's", "quartiles", "ms of a core"]
+    head = [
+        "images",
+        "system",
+        "read from",
+        "images/s",
+        "spread",
+        "speedup over timm",
+        "quartiles",
+        "core ms/image",
+    ]
     head += ["times less", "quartiles"]
-    print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_said(machine)}")
-    _print_left_out(left_out)
+    print_table(head, [_data_cells(row) for row in rows], f"{rows[0].workers} workers, {_described(machine)}")
+    _print_skipped(skipped)
 
 
 def predict(
@@ -112,40 +129,51 @@ def predict(
 
     from mlpmixer.bench.predicting import bench_predicting
 
-    rows, left_out = bench_predicting(folder, model, precision, images, rounds, quick=quick, tell=_tell)
+    rows, skipped = bench_predicting(folder, model, precision, images, rounds, quick=quick, tell=_tell)
     machine = _machine(torch.device("cpu"), ["timm"], "simplejpeg")
     if json:
-        _print_json(machine, rows, left_out=left_out)
+        _print_json(machine, rows, skipped=skipped)
         return
-    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "we are faster by", "quartiles"]
-    print_table([*head, "same label"], [_predict_cells(row) for row in rows], f"{rounds} rounds, {_said(machine)}")
-    _print_left_out(left_out)
+    head = ["model", "batch", "precision", "system", "engine", "images/s", "spread", "our speedup", "quartiles"]
+    print_table([*head, "same label"], [_predict_cells(row) for row in rows], f"{rounds} rounds, {_described(machine)}")
+    _print_skipped(skipped)
 
 
-def scaling(names: list[str], precision: str, rounds: int, device: str, image: Path | None, json: bool) -> None:
+def scaling(
+    names: list[str],
+    precision: str,
+    rounds: int,
+    device: str,
+    image: Path | None,
+    json: bool,
+    sides: Sequence[int] = (),
+    batch_sizes: Sequence[int] = (),
+) -> None:
+    """`sides`, `batch_sizes`: none for the usual ones."""
     from mlpmixer.bench import scaling
     from mlpmixer.bench.curves import curves
     from mlpmixer.machine.devices import device_of
     from mlpmixer.models import canonical
 
     names, place = [canonical(name) for name in names], device_of(device)
-    patches = scaling.by_patches(names, scaling.SIDES, rounds, place, precision, _tell)
-    batches = scaling.by_batch(names, scaling.BATCHES, rounds, place, precision, _tell)
+    sides, batch_sizes = sides or scaling.SIDES, batch_sizes or scaling.BATCHES
+    patches = scaling.by_patches(names, sides, rounds, place, precision, _tell)
+    batches = scaling.by_batch(names, batch_sizes, rounds, place, precision, _tell)
     growths, best = scaling.growth(patches), scaling.best_batches(batches)
     machine = _machine(place, [])
-    said = f"{_said(machine)}, {precision}"
+    about = f"{_described(machine)}, {precision}"
     if image is not None:
-        image.write_text(curves(patches, growths, f"{said}, one image at a time"))
+        image.write_text(curves(patches, growths, f"{about}, one image at a time"))
     if json:
         growing, sweep = [*map(asdict, growths)], [*map(asdict, batches)]
         _print_json(machine, patches, growth=growing, batches=sweep, best_batches=[*map(asdict, best)])
         return
     keys = [*dict.fromkeys((point.model, point.engine) for point in patches)]
-    sides = {(point.model, point.engine, point.side): point for point in patches}
-    sizes = {(point.model, point.engine, point.batch): point for point in batches}
-    for what, columns, points in (("pixels", scaling.SIDES, sides), ("batch", scaling.BATCHES, sizes)):
+    by_side = {(point.model, point.engine, point.side): point for point in patches}
+    by_size = {(point.model, point.engine, point.batch): point for point in batches}
+    for what, columns, points in (("pixels", sides, by_side), ("batch", batch_sizes, by_size)):
         rows = [[*key, *(_speed(points.get((*key, column))) for column in columns)] for key in keys]
-        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, said)
+        print_table(["images/s", "engine", *(f"{what} {column}" for column in columns)], rows, about)
     for each in growths:
         print(
             f"{each.model}, {each.engine}: from {each.patches} patches on, time grows with the power {each.timed:.2f} "
@@ -155,18 +183,18 @@ def scaling(names: list[str], precision: str, rounds: int, device: str, image: P
         print(f"{point.model}, {point.engine}: best batch {point.batch}, {point.images_per_s:,.1f} images/s")
 
 
-def _machine(device: torch.device, peers: Sequence[str], *packages: str) -> dict[str, Any]:
+def _machine(device: torch.device, baselines: Sequence[str], *packages: str) -> dict[str, Any]:
     from mlpmixer.bench.baselines import versions
     from mlpmixer.machine.description import describe_machine
     from mlpmixer.machine.distributed import Group
 
-    return describe_machine(Group(device)) | {"versions": versions(peers, *packages)}
+    return describe_machine(Group(device)) | {"versions": versions(baselines, *packages)}
 
 
-def _said(machine: dict[str, Any]) -> str:
+def _described(machine: dict[str, Any]) -> str:
     numbers = {"mlpmixer": machine["mlpmixer"], "torch": machine["torch"], **machine["versions"]}
-    kept = [f"{package} {number}" for package, number in numbers.items()]
-    return ", ".join([machine["processor"], f"{machine['threads']} threads", *kept])
+    versions = [f"{package} {number}" for package, number in numbers.items()]
+    return ", ".join([machine["processor"], f"{machine['threads']} threads", *versions])
 
 
 def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> None:
@@ -174,31 +202,31 @@ def _print_json(machine: dict[str, Any], rows: Sequence[Any], **others: Any) -> 
     print(to_json({"machine": machine, **others, "rows": listed}))
 
 
-def _print_left_out(lines: Sequence[str]) -> None:
+def _print_skipped(lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"left out: {line}")
+        print(f"skipped: {line}")
 
 
-def _infer_cells(row: inference.Row) -> list[str]:
+def _infer_cells(row: inference.InferenceRow) -> list[str]:
     what = [row.model, str(row.batch), row.precision, row.system, row.engine]
     share = "–" if row.share != row.share else f"{row.share:.0%}"
     speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", f"{row.flop_per_s / 1e9:,.0f}", share]
     return [*what, *speed, f"{row.distance:.1g}" + ("" if row.agrees else " (too far)")]
 
 
-def _train_cells(row: training.Row) -> list[str]:
+def _train_cells(row: training.TrainingRow) -> list[str]:
     speed = [f"{row.images_per_s:.1f}", f"±{row.spread:.0%}", f"{row.share:.0%}"]
     memory = [f"{row.kept_mb:.1f}", "–" if row.peak_mb is None else f"{row.peak_mb:.1f}"]
     return [row.model, str(row.batch), row.system, row.engine, *speed, *memory, f"{row.loss:.4f}"]
 
 
-def _data_cells(row: loading.Row) -> list[str]:
-    speed = [f"{row.images_per_s:,.0f}", f"±{row.spread:.0%}", *_ratio(row.ahead)]
-    return [row.augmentation, row.system, row.engine, *speed, f"{row.core_ms:.2f}", *_ratio(row.core_ahead)]
+def _data_cells(row: loading.LoadingRow) -> list[str]:
+    speed = [f"{row.images_per_s:,.0f}", f"±{row.spread:.0%}", *_ratio(row.speedup)]
+    return [row.augmentation, row.system, row.engine, *speed, f"{row.core_ms:.2f}", *_ratio(row.core_speedup)]
 
 
-def _predict_cells(row: predicting.Row) -> list[str]:
-    speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", *_ratio(row.ahead), f"{row.alike:.1%}"]
+def _predict_cells(row: predicting.PredictionRow) -> list[str]:
+    speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", *_ratio(row.speedup), f"{row.same_label:.1%}"]
     return [row.model, str(row.batch), row.precision, row.system, row.engine, *speed]
 
 

@@ -1,10 +1,13 @@
-"""How commands read sizes, print lines, tables and JSON, and see that a file can be written."""
+"""Helpers of commands: choices, sizes, lines, tables, and whether a file can be written."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,6 +16,19 @@ if TYPE_CHECKING:
 
 from mlpmixer.errors import UsageError
 from mlpmixer.text import printable
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """An option's values, as they are when the command line is parsed: `Annotated[str, one_of(("auto", *ENGINES))]`."""
+    names = tuple(names)
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(names)}}}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda given: given in names,
+        str_from_instance=lambda name: [name],
+        choices=names,
+    )
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -24,7 +40,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def require_writable(path: Path) -> None:
-    """At the door, not after ten minutes. Its folder is made."""
+    """Checked before the work, not after ten minutes of it. Its folder is made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
@@ -33,17 +49,17 @@ def require_writable(path: Path) -> None:
 
 
 def say(line: object) -> None:
-    """For people, on standard output. Names in it are harmless."""
+    """A line on standard output, in which names are harmless."""
     print(printable(line))
 
 
 def tell(line: object) -> None:
-    """The same beside it, on standard error."""
+    """A line on standard error, in which names are harmless."""
     print(f"mixer: {printable(line)}", file=sys.stderr)
 
 
 def page(**how: Any) -> Console:
-    """Standard output. A reader that has read enough is `main`'s affair, as it is for all that is printed."""
+    """A console on standard output; a closed pipe is left to `main`, as it is for all that is printed."""
     from rich.console import Console
 
     class Page(Console):

@@ -1,4 +1,1 @@
-"""Ways to run a finished model: from bytes of images to answers, on the hardware that is there.
-
-`start` makes an engine; `fastest` finds out which one to make. `trainable` is the odd one out: a way to train.
-"""
+"""Inference engines: ways to run a finished model, in `table.py`. (`trainable` is another thing: a way to train.)"""

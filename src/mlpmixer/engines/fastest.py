@@ -1,4 +1,4 @@
-"""Which engine is the fastest for a model on this machine: measured once, and remembered."""
+"""The fastest engine for a model on this machine: measured once, and remembered."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import json
 import math
 import statistics
 import time
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from mlpmixer import files
-from mlpmixer.engines import availability
-from mlpmixer.engines.engine import Engine, Name, Precision
-from mlpmixer.errors import UsageError
+from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES, Setup, precisions, why_not
+from mlpmixer.errors import UsageError, nearest
 from mlpmixer.files import cache_folder, make_folder
 from mlpmixer.kernels.library import library
 from mlpmixer.machine import processor
@@ -28,11 +26,11 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.version import __version__
 
 Pair = tuple[str, str]  # engine, precision
+Clock = Callable[[], float]
 
 ROUNDS = 2
 FURTHEST = 0.1  # from float32's logits, as a share of their spread; what is further off has a fault
 MOST = 1 << 16  # bytes of a file of rates
-PACKAGES = ("torch", "openvino", "onnxruntime", "triton")  # whose versions matter
 
 
 @dataclass(frozen=True)
@@ -55,55 +53,79 @@ def start(
     device: torch.device | str = "cpu",
     layer_precisions: tuple[LayerPrecision, ...] = (),
     measure: bool = True,
+    clock: Clock = time.perf_counter,
 ) -> tuple[Engine, Choice]:
-    """The engine that was asked for, or the fastest. `measure` False: without trying what was never tried here."""
-    for given, known in ((engine, get_args(Name)), (precision, get_args(Precision))):
+    """The engine that was asked for, or the fastest, and why it is that one.
+
+    Args:
+        model: Any classifier.
+        how: How images are prepared.
+        engine: One of `ENGINES`, or "auto".
+        precision: One of `precisions()`, or "auto".
+        batch: Images at a time.
+        device: Where to compute.
+        layer_precisions: Of a quantized Mixer.
+        measure: Try what was never tried on this machine; otherwise take what is usually the fastest.
+        clock: Seconds, to measure with.
+
+    Raises:
+        UsageError: There is no such engine or precision, or none that was asked for can run this model here.
+    """
+    for what, given, known in (("engine", engine, [*ENGINES]), ("precision", precision, precisions())):
         if given not in ("auto", *known):
-            raise UsageError(f"'{given}' is not one of auto, {', '.join(known)}")
-    device = torch.device(device)
-    choice = _choose(model, how, engine, precision, batch, device, layer_precisions, measure)
-    return Engine(
-        model, how, choice.engine, choice.precision, batch=batch, device=device, layer_precisions=layer_precisions
-    ), choice
+            raise UsageError(f"there is no {what} '{given}'{nearest(given, known)} (auto, {', '.join(known)})")
+    setup = Setup(model, how, precision, batch, torch.device(device), layer_precisions)
+    choice = _choose(setup, engine, measure, clock)
+    return _engine(setup, choice.engine, choice.precision), choice
 
 
-def _choose(
-    model: Classifier,
-    how: Preprocessing,
-    engine: str,
-    precision: str,
-    batch: int,
-    device: torch.device,
-    layer_precisions: tuple[LayerPrecision, ...],
-    measure: bool,
-) -> Choice:
+def _choose(setup: Setup, engine: str, measure: bool, clock: Clock) -> Choice:
+    precision, kind = setup.precision, setup.device.type
     if engine != "auto" and precision != "auto":
         return Choice(engine, precision, "as asked for")
     asked = [
         (name, numbers)
-        for name, several in availability.table(device).items()
-        for numbers in several
-        if (name == engine or (engine == "auto" and name != "compiled"))  # compiling takes longer than measuring may
-        and precision in ("auto", numbers)
+        for name, row in ENGINES.items()
+        if name == engine or (engine == "auto" and row.auto)
+        for numbers in row.precisions.get(kind, ())
+        if precision in ("auto", numbers)
     ]
-    reasons = {pair: availability.why_not(model, *pair, device, layer_precisions) for pair in asked}
+    reasons = {pair: why_not(pair[0], replace(setup, precision=pair[1])) for pair in asked}
     able = [pair for pair, reason in reasons.items() if reason is None]
     if not able:
-        reason = next(iter(reasons.values()), f"{device.type} has no {engine} in {precision}")
-        raise UsageError(f"no engine here can run this model in {precision}: {reason}")
-    if able[0] == ("kernels", "int8"):
+        raise UsageError(_refusal(setup, engine, reasons))
+    if able[0][1] == "int8":
         return Choice(*able[0], "the model is quantized")
     if len(able) == 1:
         return Choice(*able[0], "the only one here")
-    rates = _remembered(key := _key(model, able, batch, device), able)
+    rates = _remembered(key := _key(setup, able), able)
     if rates is None and not measure:
-        return Choice(*able[0], "as a rule the fastest; not measured")
+        return Choice(*able[0], f"usually the fastest on a {kind}; not measured")
     if rates is None:
-        rates = _measure(model, how, _worth_trying(able), batch, device)
+        rates = _measure(setup, _worth_trying(able), clock)
         _remember(key, rates)
     best, *others = sorted(rates, key=lambda pair: -rates[pair])
     compared = "".join(f"; {name} {numbers} {rates[name, numbers]:,.0f}" for name, numbers in others)
     return Choice(*best, f"{rates[best]:,.0f} images/s here{compared}")
+
+
+def _refusal(setup: Setup, engine: str, reasons: Mapping[Pair, str | None]) -> str:
+    """By what was asked for: an engine, or a precision."""
+    if engine != "auto":
+        reason = next(iter(reasons.values()), None) or why_not(engine, setup)
+        return f"the engine {engine} cannot run this model here: {reason}"
+    listed = "; ".join(f"{name}: {reason}" for (name, _), reason in reasons.items())
+    kind = setup.device.type
+    return f"no engine can run this model in {setup.precision} here: {listed or f'none computes in it on a {kind}'}"
+
+
+def _engine(setup: Setup, name: str, precision: str) -> Engine:
+    return Engine(
+        *(setup.model, setup.how, name, precision),
+        batch=setup.batch,
+        device=setup.device,
+        layer_precisions=setup.layer_precisions,
+    )
 
 
 def _worth_trying(able: list[Pair]) -> list[Pair]:
@@ -114,40 +136,41 @@ def _worth_trying(able: list[Pair]) -> list[Pair]:
     return [pair for pair in able if pair in first.values()]
 
 
-def _measure(
-    model: Classifier, how: Preprocessing, pairs: list[Pair], batch: int, device: torch.device
-) -> dict[Pair, float]:
-    """Images a second, the median of some rounds in turns; without engines that fail, or answer otherwise."""
-    height, width = model.config.image_size
-    pixels = torch.randint(0, 256, (batch, model.config.in_channels, height, width), dtype=torch.uint8)
-    wanted = Engine(model, how, "eager", "fp32", batch=batch, device=device)(pixels[:2])
+def _measure(setup: Setup, pairs: list[Pair], clock: Clock) -> dict[Pair, float]:
+    """Images a second, the median of some interleaved rounds; without engines that fail, or have other outputs."""
+    config = setup.model.config
+    pixels = torch.randint(0, 256, (setup.batch, config.in_channels, *config.image_size), dtype=torch.uint8)
+    setup = replace(setup, layer_precisions=())
+    wanted = _engine(setup, "eager", "fp32")(pixels[:2])
     able: dict[Pair, Engine] = {}
-    for name, numbers in pairs:
+    for pair in pairs:
         try:
-            made = Engine(model, how, name, numbers, batch=batch, device=device)
+            made = _engine(setup, *pair)
             found = made(pixels)
         except Exception:  # whatever a runtime does to a model that it does not take
             continue
         off = (found.features[:2] - wanted.features).abs().max()
         if off <= FURTHEST * wanted.features.std():
-            able[name, numbers] = made
+            able[pair] = made
     seconds: dict[Pair, list[float]] = {pair: [] for pair in able}
     for _ in range(ROUNDS):
         for pair, made in able.items():
-            began = time.perf_counter()
+            began = clock()
             made(pixels)
-            seconds[pair].append(time.perf_counter() - began)
-    return {pair: batch / statistics.median(each) for pair, each in seconds.items()}
+            seconds[pair].append(clock() - began)
+    return {pair: setup.batch / statistics.median(each) for pair, each in seconds.items()}
 
 
-def _key(model: Classifier, pairs: list[Pair], batch: int, device: torch.device) -> str:
-    """All that the answer may depend on."""
+def _key(setup: Setup, pairs: list[Pair]) -> str:
+    """All that the result may depend on."""
+    device = setup.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
-    versions = [__version__, *map(_version, PACKAGES)]
+    used = dict.fromkeys(package for row in ENGINES.values() for package in row.packages)
+    versions = [__version__, *map(_version, ("torch", *used))]
     ours = library("forward")
     kernels = ours if isinstance(ours, str) else Path(ours._name).name  # named by what they were compiled from
-    said = [where, torch.get_num_threads(), versions, kernels, repr(model.config), batch, pairs]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    about = [where, torch.get_num_threads(), versions, kernels, repr(setup.model.config), setup.batch, pairs]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
 def _version(package: str) -> str:
@@ -174,8 +197,7 @@ def _remember(key: str, rates: Mapping[Pair, float]) -> None:
     folder = cache_folder() / "engines"
     try:
         make_folder(folder)
-        part = folder / f"{uuid.uuid4().hex}.part"
-        part.write_text(json.dumps([[*pair, rate] for pair, rate in rates.items()]))
-        part.replace(folder / f"{key}.json")
+        with files.whole(folder / f"{key}.json") as part:
+            part.write_text(json.dumps([[*pair, rate] for pair, rate in rates.items()]))
     except OSError:  # then it is measured again next time
         pass

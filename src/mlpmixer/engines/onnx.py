@@ -1,4 +1,4 @@
-"""Through ONNX Runtime."""
+"""ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.engines.table import Run, Setup
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 
@@ -37,13 +38,18 @@ def convert(model: Classifier, how: Preprocessing) -> bytes:
     return file.getvalue()
 
 
-class Onnx:
-    def __init__(self, model: Classifier, how: Preprocessing):
-        self._run = session(convert(model, how))
+def why_not(setup: Setup) -> None:  # noqa: ARG001 (it runs whatever there is)
+    return None
 
-    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        features, logits = self._run.run(None, {"pixels": pixels.numpy()})
+
+def build(setup: Setup) -> Run:
+    runtime = session(convert(setup.model, setup.how))
+
+    def run(pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
+        features, logits = runtime.run(None, {"pixels": pixels.numpy()})
         return torch.from_numpy(features), torch.from_numpy(logits)
+
+    return run
 
 
 def session(file: bytes | str) -> Any:

@@ -1,4 +1,4 @@
-"""Through OpenVINO, Intel's runtime."""
+"""OpenVINO, Intel's runtime."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
+from mlpmixer.engines.table import Run, Setup
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 
@@ -41,14 +41,12 @@ def convert(model: Classifier, how: Preprocessing, batch: int | None) -> Any:
     return found
 
 
-class OpenVino:
-    """Of a fixed number of images at a time, on as many threads as PyTorch has."""
+def why_not(setup: Setup) -> None:  # noqa: ARG001 (it runs whatever there is)
+    return None
 
-    def __init__(self, model: Classifier, how: Preprocessing, precision: str, batch: int):
-        self._run = compiled(convert(model, how, batch), precision)
 
-    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-        return self._run(pixels)
+def build(setup: Setup) -> Run:
+    return compiled(convert(setup.model, setup.how, setup.batch), setup.precision)
 
 
 @functools.cache
@@ -60,8 +58,9 @@ def core() -> Any:
     return openvino.Core()
 
 
-def compiled(network: Any, precision: str) -> Any:
-    # Latency is what one batch takes; whoever calls from several threads gets one answer after the other.
+def compiled(network: Any, precision: str) -> Run:
+    """On as many threads as PyTorch has."""
+    # Latency is what one batch takes; calls from several threads are run one after the other.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS[precision],

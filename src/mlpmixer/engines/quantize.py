@@ -1,9 +1,9 @@
-"""A Mixer in bytes: what they are to stand for, and which halves of layers had better stay in float.
+"""Post-training quantization of a Mixer to int8, with the most sensitive halves of layers left in bfloat16.
 
 Weights get a scale for each output. Activations get one range for each table, the one that rounds what images make of
-it with the least squared error: single large values are cut off, where that helps the others. Some halves suffer from
-bytes more than others, and some save more time by them; those that suffer the most for what they save become islands of
-bfloat16, until all that remains changes the logits by no more than was asked for.
+it with the least squared error: single large values are cut off, where that helps the others. Some halves are more
+sensitive to it than others, and some save more time by it; those that are the most sensitive for what they save stay in
+bfloat16, until the rest changes the logits by no more than the tolerance.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -37,7 +37,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What bytes do in one half of a layer, all others in float32."""
+    """What int8 does in one half of a layer, all others in float32."""
 
     half: str
     change: float  # of the logits, root mean square, as a share of their spread
@@ -48,7 +48,7 @@ class Sensitivity:
 @dataclass(frozen=True)
 class Quantized:
     model: Mixer  # its weights are rounded, in float32; its metadata has the layer_precisions
-    sensitivities: tuple[Sensitivity, ...]  # none where nobody asked
+    sensitivities: tuple[Sensitivity, ...]  # none where they were not measured
 
 
 def quantize(
@@ -62,10 +62,10 @@ def quantize(
     """`pixels`: prepared images of the kind that it will see, some hundreds. `tolerance`: how far logits may be
     changed, root mean square, as a share of their spread. `each_half` False: what each suffers by itself is only found
     out if islands are needed, which saves most of the time."""
-    if (reason := kernels.why_not(model)) is not None:
+    if (reason := kernels.unsupported(model)) is not None:
         raise UsageError(f"this model cannot be quantized here: {reason}")
     if len(pixels) == 0:
-        raise UsageError("a model is quantized by what it makes of images; there are none")
+        raise UsageError("quantization is calibrated on images; there are none")
     mixer = cast(Mixer, model)
     merged = copy.deepcopy(mixer).cpu().float().eval()
     merge_norms(merged)
@@ -79,14 +79,12 @@ def quantize(
     cost = [change**2 / share for change, share in zip(changes, work, strict=True)]
     kept = _with_islands(trial, layer_precisions, cost, tolerance)
     names = [f"block {i // 2}, {'channel' if i % 2 else 'token'} mixing" for i in range(len(layer_precisions))]
-    told = zip(names, changes, work, (layer.kind for layer in kept), strict=True)
-    return Quantized(_rounded(merged, mixer, kept), tuple(Sensitivity(*each) for each in told))
+    rows = zip(names, changes, work, (layer.kind for layer in kept), strict=True)
+    return Quantized(_rounded(merged, mixer, kept), tuple(Sensitivity(*each) for each in rows))
 
 
 def calibrate(model: Classifier, how: Preprocessing, pixels: UInt8[Tensor, "N 3 H W"]) -> tuple[LayerPrecision, ...]:
-    info = quantize(model, how, pixels, each_half=False).model.metadata
-    assert info is not None
-    return info.layer_precisions
+    return quantize(model, how, pixels, each_half=False).model.metadata.layer_precisions
 
 
 class _Table:
@@ -107,11 +105,11 @@ class _Table:
         values = torch.cat(self.sample)
         lows = [self.low * end for end in ENDS] if self.low < -0.5 else [self.low]
         ranges = [Range(low, self.high * end) for low in lows for end in ENDS]
-        return min(ranges, key=lambda range_: (in_bytes(values, range_) - values).square().mean().item())
+        return min(ranges, key=lambda range_: (fake_quantize(values, range_) - values).square().mean().item())
 
 
-def in_bytes(values: Tensor, range_: Range) -> Tensor:
-    """What is left of them."""
+def fake_quantize(values: Tensor, range_: Range) -> Tensor:
+    """Rounded to int8 and back."""
     rounded = (values / range_.scale + range_.zero).round().clamp(0, 255)
     return (rounded - range_.zero) * range_.scale
 
@@ -132,7 +130,7 @@ def _ranges(merged: Mixer, how: Preprocessing, pixels: Tensor) -> list[tuple[Ran
 
 
 class _Trial:
-    """How far from float32 a model answers that is computed otherwise."""
+    """How far a model's outputs are from float32's when it is computed otherwise."""
 
     def __init__(self, model: Mixer, how: Preprocessing, pixels: Tensor):
         self.model, self.how, self.pixels = model, how, pixels
@@ -144,7 +142,7 @@ class _Trial:
         ).item()
 
     def _outputs(self, layer_precisions: Sequence[LayerPrecision], around: Kind) -> Tensor:
-        features, logits = kernels.build(self.model, self.how, around, layer_precisions)(self.pixels)
+        features, logits = kernels.forward(self.model, self.how, around, layer_precisions)(self.pixels)
         return logits if self.model.config.num_classes else features
 
 

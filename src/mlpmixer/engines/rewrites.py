@@ -1,4 +1,4 @@
-"""A finished model's function, written more cheaply: what is done once to weights need not be done to each image.
+"""Cheaper forms of a finished model: what is done once to weights need not be done to each image.
 
 Each rewrite keeps the function, but for rounding. docs/benchmarks.md says what each gains.
 """
@@ -89,7 +89,7 @@ def normalize_within(stem: PatchStem, how: Preprocessing, dtype: torch.dtype) ->
 
 
 def merge_norms(model: Classifier) -> None:
-    """Wherever a linear map along the channels comes after LayerNorm. (Token mixing maps along the places.)"""
+    """Wherever a linear map along the channels comes after LayerNorm. (Token mixing maps along the tokens.)"""
     for block in model.modules():
         if isinstance(block, MixerBlock):
             merge_norm(block.norm2, block.channel_mixing.fc1)
@@ -107,7 +107,7 @@ def merge_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
 
 
 class MeanOfNormed(nn.Module):
-    """A Mixer without its head. The mean over places of LN(x) is a weighted mean of x, so LN(x) is never made."""
+    """A Mixer without its head. The mean over tokens of LN(x) is a weighted mean of x, so LN(x) is never made."""
 
     def __init__(self, model: Mixer):
         super().__init__()

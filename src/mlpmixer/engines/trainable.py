@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmixer.kernels.library import library
-from mlpmixer.kernels.mixing import Weights, channel_mixing, takes, token_mixing
+from mlpmixer.kernels.mixing import channel_mixing, takes, token_mixing
+from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import Mlp, PatchStem
@@ -37,8 +38,8 @@ def why_not(model: Classifier) -> str | None:
 class Trainable(nn.Module):
     """`model`, as it is under autocast to bfloat16; to be called there as well. `why_not(model)` must be None.
 
-    Token mixing in one of the forms that the authors tried beside the usual one stays PyTorch's. `lean`: a quarter to a
-    half less memory in training, for some hundredths of the speed.
+    Token mixing in one of the forms that the authors tried beside the usual one stays PyTorch's. `low_memory`: a
+    quarter to a half less memory in training, for some hundredths of the speed.
     """
 
     def __init__(self, model: Mixer, *, low_memory: bool = False):
@@ -46,21 +47,21 @@ class Trainable(nn.Module):
         self.model, self.low_memory = model, low_memory
 
     def forward(self, images: Tensor) -> Tensor:
-        model, exact = self.model, self.model.config.gelu == "erf"
+        model, gelu = self.model, self.model.config.gelu
         model.check(images)
         x = described(model.stem, images).to(torch.bfloat16)
         for block in model.blocks:
             if _is_plain(block):
                 half = _half(block.norm1, block.token_mixing)
-                x = token_mixing(x, half, block.drop.scale(x), exact=exact, low_memory=self.low_memory)
+                x = token_mixing(x, half, block.drop.scale(x), gelu=gelu, low_memory=self.low_memory)
             else:
                 x = block.mix_tokens(x).to(torch.bfloat16)
-            x = channel_mixing(x, _half(block.norm2, block.channel_mixing), block.drop.scale(x), exact=exact)
+            x = channel_mixing(x, _half(block.norm2, block.channel_mixing), block.drop.scale(x), gelu=gelu)
         return model.head(model.norm(x).mean(dim=1))
 
 
 def described(stem: PatchStem, images: Tensor) -> Tensor:
-    """As the stem does it, as one product: the way back of a convolution is slow on CPUs (S/32: a third of a step)."""
+    """The stem as one product: the backward pass of a convolution is slow on CPUs (S/32: a third of a step)."""
     weight, side = stem.patches.weight, stem.patches.kernel_size[0]
     if any(stem.padding):
         images = F.pad(images, stem.padding)
@@ -74,5 +75,5 @@ def _is_plain(block: MixerBlock) -> bool:
     return ours and isinstance(block.skip, nn.Identity)
 
 
-def _half(norm: nn.LayerNorm, mlp: TokenMixing | Mlp) -> Weights:
-    return Weights(norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
+def _half(norm: nn.LayerNorm, mlp: TokenMixing | Mlp) -> HalfWeights:
+    return HalfWeights(norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)

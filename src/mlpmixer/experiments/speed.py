@@ -3,7 +3,7 @@ bf16, and in the engine that all networks have."""
 
 from __future__ import annotations
 
-from mlpmixer.bench.scaling import batches_in_turns
+from mlpmixer.bench.scaling import interleaved_batches
 from mlpmixer.engines.engine import Engine
 from mlpmixer.experiments.study import Done
 from mlpmixer.machine.devices import device_of
@@ -18,5 +18,5 @@ def speed(one: Done) -> float:
     model = load(one.folder).eval()
     device = device_of(one.plan.recipe.machine.device)
     engine = Engine(model, Preprocessing(), "eager", "bf16", batch=max(BATCHES), device=device)
-    times = batches_in_turns(engine, model.config.image_size, BATCHES, ROUNDS)
+    times = interleaved_batches(engine, model.config.image_size, BATCHES, ROUNDS)
     return max(batch / each.median for batch, each in times.items())

@@ -1,4 +1,4 @@
-// A plain Mixer's answers on CPUs with AVX-512: bytes of images in, logits out, in float32, bfloat16, int8 or a mixture.
+// A plain Mixer's forward pass on CPUs with AVX-512: bytes of images in, logits out, in float32, bfloat16, int8 or a mixture.
 //
 // All products are one routine, `product`: A (rows, depth) times B (depth, columns). The depth is cut into words of 32
 // bits: one float, two bfloat16 or four bytes. A word of A goes to all lanes and is multiplied with a vector of 16 words
@@ -24,24 +24,9 @@
 
 #include "door.h"
 #include "gelu.h"
-#include "matrix_unit.h"
+#include "tables.h"
 
 namespace {
-
-using bf16 = uint16_t;
-constexpr float EPS = 1e-6f;
-
-int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-// Part `i` of `count` of [0, size), its ends multiples of `unit`.
-struct Part {
-    int begin, end;
-    Part(int size, int i, int count, int unit = 1) {
-        const int64_t units = parts(size, unit);
-        begin = std::min<int64_t>(size, units * i / count * unit), end = std::min<int64_t>(size, units * (i + 1) / count * unit);
-    }
-    int size() const { return end - begin; }
-};
 
 // Kinds of numbers. ROWS × VECTORS sums are in registers at a time; about BLOCK rows of a table and CHUNK of its hidden
 // columns go through channel mixing at once, as much as a core's own cache holds beside the weights.
@@ -149,7 +134,7 @@ void product(const Word* a, int64_t stride, int rows, const Word* b, int64_t apa
         const Word* at = b + panel * apart;
         const Word* next = panel + 1 < last ? at + apart : b + first * apart;
         for (int t = 0; t < count; t++) {
-            const Part part(rows, t, count, unit);
+            const Share part(rows, t, count, unit);
             const int64_t there = std::min<int64_t>(int64_t(t) * parts(depth, 4) * lines * 16, int64_t(depth) * PANEL<N>);
             tiles[part.size() - 1](a + part.begin * stride, stride, at, depth, next + there, lines, part.begin, panel * PANEL<N>,
                                    columns, finish);
@@ -220,13 +205,9 @@ void store(typename N::Number* to, __m512 value, const Bytes& bytes) {
 
 // NUMBERS rows, number by number, as a packed B has them: 16 words.
 template <class N>
-__m512i woven(const __m512* rows, const Bytes& bytes) {
+__m512i interleave(const __m512* rows, const Bytes& bytes) {
     if constexpr (N::NUMBERS == 1) return (__m512i)rows[0];
-    if constexpr (N::NUMBERS == 2) {
-        const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(rows[1], rows[0]));
-    }
+    if constexpr (N::NUMBERS == 2) return interleave(rows[0], rows[1]);
     if constexpr (N::NUMBERS == 4) {
         const __m512i most = _mm512_set1_epi32(255);
         __m512i word = _mm512_min_epi32(bytes.of(rows[0]), most);
@@ -275,8 +256,8 @@ struct Half {
 
 struct Model {
     int32_t kind;  // of the stem's numbers; the head's are the same, or bfloat16 where these are bytes
-    int32_t rows, columns, patch, colors, tokens, channels, layers, classes, exact;
-    const Word* stem;  // (colors · patch², channels), packed
+    int32_t rows, columns, patch, in_channels, tokens, channels, layers, classes, exact;
+    const Word* stem;  // (in_channels · patch², channels), packed
     const float *stem_scale, *stem_bias;
     const Half* halves;  // token mixing, channel mixing, token mixing, …
     const float *gamma, *beta;
@@ -296,7 +277,7 @@ struct Tables {
 };
 
 // What a thread needs for itself: the two operands of products whose rows it takes alone.
-struct Desk {
+struct ThreadScratch {
     Array<Word> normed, active;
 };
 
@@ -312,23 +293,23 @@ void copy(const uint8_t* from, int count, bf16* to) {
 }
 
 template <class N>
-void stem(const Model& m, const uint8_t* images, int images, Tables& tables, Desk& desk) {
+void stem(const Model& m, const uint8_t* pixels, int images, Tables& tables, ThreadScratch& scratch) {
     float* x = tables.x.get();
-    const int side = m.patch, across = m.columns / side, depth = m.colors * side * side, in = words<N>(depth);
+    const int side = m.patch, across = m.columns / side, depth = m.in_channels * side * side, in = words<N>(depth);
     const int count = up(parts(images * m.tokens, N::BLOCK), tables.threads);
 #pragma omp for schedule(static)
     for (int i = 0; i < count; i++) {
-        const Part part(images * m.tokens, i, count);
+        const Share part(images * m.tokens, i, count);
         for (int r = part.begin; r < part.end; r++) {
-            const uint8_t* image = images + size_t(r / m.tokens) * m.colors * m.rows * m.columns;
+            const uint8_t* image = pixels + size_t(r / m.tokens) * m.in_channels * m.rows * m.columns;
             const int token = r % m.tokens, top = token / across * side, left = token % across * side;
-            auto* to = (typename N::Number*)(desk.normed.get() + size_t(r - part.begin) * in);
-            for (int c = 0; c < m.colors; c++)
+            auto* to = (typename N::Number*)(scratch.normed.get() + size_t(r - part.begin) * in);
+            for (int c = 0; c < m.in_channels; c++)
                 for (int y = 0; y < side; y++, to += side)
                     copy(image + (size_t(c) * m.rows + top + y) * m.columns + left, side, to);
             std::fill(to, to + in * N::NUMBERS - depth, 0);
         }
-        product<N>(desk.normed.get(), in, part.size(), m.stem, int64_t(in) * PANEL<N>, in, m.channels, 0,
+        product<N>(scratch.normed.get(), in, part.size(), m.stem, int64_t(in) * PANEL<N>, in, m.channels, 0,
                    panels<N>(m.channels), 1, [&](int r, int c, const __m512* sums, int rows) {
                        const __m512 scale = load(m.stem_scale + c), bias = load(m.stem_bias + c);
                        for (int i = 0; i < rows; i++)
@@ -339,7 +320,7 @@ void stem(const Model& m, const uint8_t* images, int images, Tables& tables, Des
 
 // x + W2 · gelu(W1 · LN(x)), a panel of an image's channels at a time.
 template <class N, class Left>
-void token_mixing(const Model& m, const Half& h, int images, Tables& tables, Desk& desk) {
+void token_mixing(const Model& m, const Half& h, int images, Tables& tables, ThreadScratch& scratch) {
     constexpr int K = N::NUMBERS;
     const int in = words<N>(m.tokens), between = words<N>(h.hidden), across = panels<N>(m.channels);
     const size_t table = packed<N>(m.tokens, m.channels);
@@ -361,10 +342,10 @@ void token_mixing(const Model& m, const Half& h, int images, Tables& tables, Des
                 const __m512 even = _mm512_mul_ps(_mm512_sub_ps(load(x + size_t(j) * m.channels + c), mean[j]), rate[j]);
                 rows[j] = _mm512_fmadd_ps(even, gamma, beta);
             }
-            _mm512_store_si512(place<N>(normed, m.tokens, s, c), woven<N>(rows, h.normed));
+            _mm512_store_si512(place<N>(normed, m.tokens, s, c), interleave<N>(rows, h.normed));
         }
     }
-    Word* active = desk.active.get();
+    Word* active = scratch.active.get();
 #pragma omp for schedule(static)
     for (int i = 0; i < images * across; i++) {
         const int panel = i % across;
@@ -375,7 +356,7 @@ void token_mixing(const Model& m, const Half& h, int images, Tables& tables, Des
                           for (int i = 0; i < rows; i++)
                               sums[i] = gelu<N>(_mm512_fmadd_ps(sums[i], all(h.scale1[r + i]), all(h.bias1[r + i])), m.exact);
                           for (int i = 0; i < rows; i += K)
-                              _mm512_store_si512(place<N>(active, h.hidden, r + i, c % PANEL<N>), woven<N>(sums + i, h.active));
+                              _mm512_store_si512(place<N>(active, h.hidden, r + i, c % PANEL<N>), interleave<N>(sums + i, h.active));
                       });
         product<Left>(h.w2, between, m.tokens, active, 0, between, m.channels - panel * PANEL<N>, 0, 1, 1,
                       [&](int r, int c, const __m512* sums, int rows) {
@@ -400,14 +381,14 @@ void normalize(const float* x, int rows, const Model& m, const Half& h, typename
 
 // x + gelu(LN(x) · W1) · W2, a block of rows at a time.
 template <class N>
-void channel_mixing(const Model& m, const Half& h, int images, Tables& tables, Desk& desk) {
+void channel_mixing(const Model& m, const Half& h, int images, Tables& tables, ThreadScratch& scratch) {
     using Number = typename N::Number;
     const int all_rows = images * m.tokens, count = up(parts(all_rows, N::BLOCK), tables.threads);
     const int in = words<N>(m.channels), between = words<N>(h.hidden), chunk = std::min(N::CHUNK, up(h.hidden, PANEL<N>));
-    auto *normed = (Number*)desk.normed.get(), *active = (Number*)desk.active.get();
+    auto *normed = (Number*)scratch.normed.get(), *active = (Number*)scratch.active.get();
 #pragma omp for schedule(static)
     for (int i = 0; i < count; i++) {
-        const Part part(all_rows, i, count, UNIT<N>);
+        const Share part(all_rows, i, count, UNIT<N>);
         const int rows = part.size();
         if (rows == 0) continue;
         float* x = tables.x.get() + size_t(part.begin) * m.channels;
@@ -443,12 +424,12 @@ void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tab
     auto* active = (typename N::Number*)tables.active.get();
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
-        const Part part(rows, t, threads);
+        const Share part(rows, t, threads);
         normalize<N>(tables.x.get() + size_t(part.begin) * m.channels, part.size(), m, h, normed + size_t(part.begin) * m.channels);
     }
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
-        const Part part(panels<N>(h.hidden), t, threads);
+        const Share part(panels<N>(h.hidden), t, threads);
         product<N>((const Word*)normed, in, rows, h.w1, int64_t(in) * PANEL<N>, in, h.hidden, part.begin, part.end, 1,
                    [&](int r, int c, const __m512* sums, int rows) {
                        const __m512 scale = load(h.scale1 + c), bias = load(h.bias1 + c);
@@ -458,7 +439,7 @@ void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tab
     }
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
-        const Part part(panels<N>(m.channels), t, threads);
+        const Share part(panels<N>(m.channels), t, threads);
         product<N>((const Word*)active, between, rows, h.w2, int64_t(between) * PANEL<N>, between, m.channels, part.begin, part.end, 1,
                    [&](int r, int c, const __m512* sums, int rows) {
                        const __m512 scale = load(h.scale2 + c), bias = load(h.bias2 + c);
@@ -472,20 +453,20 @@ void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tab
 
 int rows_at_once(int kind) { return kind == 1 ? F32::BLOCK : kind == 2 ? Bf16::BLOCK : I8::BLOCK; }
 // Below that, weights that are read once for all rows are worth more than tables that stay in a core's cache.
-bool few(int kind, int rows, int threads) { return rows < threads * std::max(128, rows_at_once(kind)); }
+bool few_rows(int kind, int rows, int threads) { return rows < threads * std::max(128, rows_at_once(kind)); }
 
 // The most rows of a thread's share, which ends at a whole tile.
 int block(int kind, int rows, int threads) { return parts(rows, up(parts(rows, rows_at_once(kind)), threads)) + 2 * UNIT<I8>; }
 
 template <class N, class Left = N>
-void layer_half(const Model& m, int half, int images, Tables& tables, Desk& desk) {
+void layer_half(const Model& m, int half, int images, Tables& tables, ThreadScratch& scratch) {
     const Half& h = m.halves[half];
     if (half % 2 == 0)
-        token_mixing<N, Left>(m, h, images, tables, desk);
-    else if (few(N::NUMBERS, images * m.tokens, tables.threads))
+        token_mixing<N, Left>(m, h, images, tables, scratch);
+    else if (few_rows(N::NUMBERS, images * m.tokens, tables.threads))
         channel_mixing_apart<N>(m, h, images, tables);
     else
-        channel_mixing<N>(m, h, images, tables, desk);
+        channel_mixing<N>(m, h, images, tables, scratch);
 }
 
 // The mean over places of LN(x); its scale and shift are applied to the mean.
@@ -507,13 +488,13 @@ void pool(const Model& m, int images, const float* x, float* features) {
 }
 
 template <class N>
-void head(const Model& m, int images, const float* features, float* logits, int threads, Desk& desk) {
+void head(const Model& m, int images, const float* features, float* logits, int threads, ThreadScratch& scratch) {
     const int in = words<N>(m.channels), wide = up(m.classes, PANEL<N>);
-    auto* rows = (typename N::Number*)desk.normed.get();  // each thread its own: a small table
+    auto* rows = (typename N::Number*)scratch.normed.get();  // each thread its own: a small table
     for (int i = 0; i < images * m.channels; i += 16) store<N>(rows + i, load(features + i), {});
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
-        const Part part(panels<N>(m.classes), t, threads);
+        const Share part(panels<N>(m.classes), t, threads);
         product<N>((const Word*)rows, in, images, m.head, int64_t(in) * PANEL<N>, in, wide, part.begin, part.end, 1,
                    [&](int r, int c, const __m512* sums, int count) {
                        const __m512 bias = load(m.head_bias + c);  // padded as the panels are
@@ -526,26 +507,26 @@ void head(const Model& m, int images, const float* features, float* logits, int 
 
 // How many words each of the tables takes at most.
 struct Room {
-    size_t normed = 1, active = 1, desk_normed = 1, desk_active = 1;
+    size_t normed = 1, active = 1, scratch_normed = 1, scratch_active = 1;
 
     Room(const Model& m, int images, int threads) {
         for (int kind : {m.kind, m.kind == 4 ? 2 : m.kind}) {
             const int rows = block(kind, images * m.tokens, threads);
-            grow(desk_normed, rows, parts(m.colors * m.patch * m.patch, kind));
-            grow(desk_normed, images, parts(m.channels, kind));  // the head's
+            grow(scratch_normed, rows, parts(m.in_channels * m.patch * m.patch, kind));
+            grow(scratch_normed, images, parts(m.channels, kind));  // the head's
         }
         for (int i = 0; i < 2 * m.layers; i++) {
             const Half& h = m.halves[i];
             const int rows = images * m.tokens;
             if (i % 2 == 0) {
                 grow(normed, images, size_t(parts(m.tokens, h.kind)) * up(m.channels, 64));
-                grow(desk_active, parts(h.hidden, h.kind), 64);
-            } else if (few(h.kind, rows, threads)) {
+                grow(scratch_active, parts(h.hidden, h.kind), 64);
+            } else if (few_rows(h.kind, rows, threads)) {
                 grow(normed, rows, parts(m.channels, h.kind));
                 grow(active, rows, parts(h.hidden, h.kind));
             } else {
-                grow(desk_normed, block(h.kind, rows, threads), parts(m.channels, h.kind));
-                grow(desk_active, block(h.kind, rows, threads), parts(std::min(h.hidden, I8::CHUNK), h.kind));
+                grow(scratch_normed, block(h.kind, rows, threads), parts(m.channels, h.kind));
+                grow(scratch_active, block(h.kind, rows, threads), parts(std::min(h.hidden, I8::CHUNK), h.kind));
             }
         }
     }
@@ -553,8 +534,8 @@ struct Room {
     static void grow(size_t& room, size_t rows, size_t words) { room = std::max(room, rows * words); }
 };
 
-// images (images, colors, rows, columns) → features (images, channels) and logits (images, classes).
-int32_t answers(const Model* model, const uint8_t* images, int images, int threads, float* features, float* logits) {
+// pixels (images, in_channels, rows, columns) → features (images, channels) and logits (images, classes).
+int32_t answers(const Model* model, const uint8_t* pixels, int images, int threads, float* features, float* logits) {
     const Model& m = *model;
     for (const int64_t each : {m.tokens, m.channels}) size(images * each);  // rows, and numbers, that are counted
     const Room room(m, images, threads);
@@ -562,21 +543,21 @@ int32_t answers(const Model* model, const uint8_t* images, int images, int threa
     Team team;
 #pragma omp parallel num_threads(threads)
     {
-        Desk desk{array_or_none<Word>(room.desk_normed), array_or_none<Word>(room.desk_active)};
+        ThreadScratch scratch{array_or_none<Word>(room.scratch_normed), array_or_none<Word>(room.scratch_active)};
         const MatrixUnit unit;
-        if (team.has(desk.normed, desk.active)) {
-            if (m.kind == 1) stem<F32>(m, images, images, tables, desk);
-            if (m.kind == 2) stem<Bf16>(m, images, images, tables, desk);
-            if (m.kind == 4) stem<I8>(m, images, images, tables, desk);
+        if (team.has(scratch.normed, scratch.active)) {
+            if (m.kind == 1) stem<F32>(m, pixels, images, tables, scratch);
+            if (m.kind == 2) stem<Bf16>(m, pixels, images, tables, scratch);
+            if (m.kind == 4) stem<I8>(m, pixels, images, tables, scratch);
             for (int i = 0; i < 2 * m.layers; i++) {
                 const int kind = m.halves[i].kind;
-                if (kind == 1) layer_half<F32>(m, i, images, tables, desk);
-                if (kind == 2) layer_half<Bf16>(m, i, images, tables, desk);
-                if (kind == 4) layer_half<I8, I8Left>(m, i, images, tables, desk);
+                if (kind == 1) layer_half<F32>(m, i, images, tables, scratch);
+                if (kind == 2) layer_half<Bf16>(m, i, images, tables, scratch);
+                if (kind == 4) layer_half<I8, I8Left>(m, i, images, tables, scratch);
             }
             pool(m, images, tables.x.get(), features);
-            if (m.classes && m.kind == 1) head<F32>(m, images, features, logits, threads, desk);
-            if (m.classes && m.kind != 1) head<Bf16>(m, images, features, logits, threads, desk);
+            if (m.classes && m.kind == 1) head<F32>(m, images, features, logits, threads, scratch);
+            if (m.classes && m.kind != 1) head<Bf16>(m, images, features, logits, threads, scratch);
         }
     }
     team.require();
@@ -622,8 +603,8 @@ int32_t multiply_in(int kind, int rows, int depth, int columns, int times, int t
 
 extern "C" {
 
-int32_t forward(const Model* model, const uint8_t* images, int64_t images, int64_t threads, float* features, float* logits) {
-    return answered(answers, model, images, images, threads, features, logits);
+int32_t forward(const Model* model, const uint8_t* pixels, int64_t images, int64_t threads, float* features, float* logits) {
+    return answered(answers, model, pixels, images, threads, features, logits);
 }
 
 // The product by itself, on tables that stay in the cache, `times` over on each thread: as fast as these cores multiply.

@@ -1,4 +1,4 @@
-"""A plain Mixer's answers computed by `forward.cpp`: bytes of images in, features and logits out.
+"""A plain Mixer's forward pass by `forward.cpp`: bytes of images in, features and logits out.
 
 Weights are packed once, in the kinds of numbers that a layer names for each half of each layer. What bytes stand for is
 fixed beforehand, too: weights have a scale for each output, activations a range for each table.
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.library import MOST, address, library
+from mlpmixer.kernels.weights import GeluForm, HalfWeights
 from mlpmixer.metadata import Kind, LayerPrecision
 
 NUMBERS: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
@@ -23,28 +24,16 @@ PANEL: dict[Kind, int] = {"fp32": 64, "bf16": 64, "int8": 32}  # columns
 
 
 @dataclass(frozen=True)
-class Half:
-    """LayerNorm's scale and shift, then two maps as (out, in) matrices with biases."""
-
-    gamma: Tensor
-    beta: Tensor
-    w1: Tensor
-    b1: Tensor
-    w2: Tensor
-    b2: Tensor
-
-
-@dataclass(frozen=True)
 class Parts:
     """A plain Mixer, taken apart. The stem's map takes patches of values from 0 to 255, minus `shift`."""
 
-    image: tuple[int, int, int]  # colors, rows, columns
+    image: tuple[int, int, int]  # channels, rows, columns
     patch: int
-    exact: bool  # the erf form of the GELU
+    gelu: GeluForm
     stem: Float[Tensor, "C depth"]
     stem_bias: Float[Tensor, " C"]
     shift: Float[Tensor, " depth"]
-    halves: Sequence[Half]  # token mixing, channel mixing, token mixing, …
+    halves: Sequence[HalfWeights]  # token mixing, channel mixing, token mixing, …
     gamma: Tensor
     beta: Tensor
     head: Float[Tensor, "classes C"] | None
@@ -56,7 +45,7 @@ class Forward:
 
     def __init__(self, parts: Parts, layer_precisions: Sequence[LayerPrecision], kind: Kind):
         _check(parts)
-        colors, rows, columns = parts.image
+        in_channels, rows, columns = parts.image
         tokens = (rows // parts.patch) * (columns // parts.patch)
         self.image = parts.image
         self.channels = parts.stem.shape[0]
@@ -76,8 +65,8 @@ class Forward:
             head = _packed(as_numbers(parts.head, head_kind)[0], head_kind)
             head_bias = torch.nn.functional.pad(parts.head_bias, (0, -self.classes % PANEL[head_kind]))
         self._model = _Model(
-            *(NUMBERS[kind], rows, columns, parts.patch, colors, tokens, self.channels),
-            *(len(parts.halves) // 2, self.classes, int(parts.exact)),
+            *(NUMBERS[kind], rows, columns, parts.patch, in_channels, tokens, self.channels),
+            *(len(parts.halves) // 2, self.classes, int(parts.gelu == "erf")),
             *map(self._at, (_packed(stem, kind), scale, bias)),
             ctypes.cast(halves, ctypes.c_void_p),
             *map(self._at, (parts.gamma, parts.beta, head, head_bias)),
@@ -101,7 +90,7 @@ class Forward:
             )
         return features, logits
 
-    def _half(self, half: Half, layer: LayerPrecision, *, token_mixing: bool) -> _Half:
+    def _half(self, half: HalfWeights, layer: LayerPrecision, *, token_mixing: bool) -> _Half:
         w1, scale1 = as_numbers(half.w1, layer.kind)
         w2, scale2 = as_numbers(half.w2, layer.kind)
         b1, b2 = half.b1, half.b2
@@ -129,8 +118,8 @@ class Forward:
 
 def _check(parts: Parts) -> None:
     """C++ goes by what the sizes say: tensors must be so large."""
-    (colors, rows, columns), patch, channels = parts.image, parts.patch, len(parts.stem)
-    depth = colors * patch**2
+    (in_channels, rows, columns), patch, channels = parts.image, parts.patch, len(parts.stem)
+    depth = in_channels * patch**2
     if depth * rows * columns * channels < 1 or rows % patch or columns % patch:
         raise ValueError(f"the kernels take no images of {rows}×{columns} in patches of {patch}")
     tokens = (rows // patch) * (columns // patch)
@@ -186,7 +175,7 @@ class _Half(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "rows", "columns", "patch", "colors", "tokens", "channels")),
+        *((name, ctypes.c_int32) for name in ("kind", "rows", "columns", "patch", "in_channels", "tokens", "channels")),
         *((name, ctypes.c_int32) for name in ("layers", "classes", "exact")),
         *((name, ctypes.c_void_p) for name in ("stem", "stem_scale", "stem_bias", "halves")),
         *((name, ctypes.c_void_p) for name in ("gamma", "beta", "head", "head_bias")),

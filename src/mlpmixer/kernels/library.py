@@ -1,6 +1,6 @@
-"""Our own products for CPUs, in C++ files that are compiled once on the machine where they run, and kept.
+"""CPU kernels in C++, compiled once on the machine where they run, and kept.
 
-`mixing.cpp` trains, `forward.cpp` answers, `resize.cpp` scales images.
+`mixing.cpp` is for training, `forward.cpp` for inference, `resize.cpp` for images.
 
 They are an extra. Without a compiler, or on a processor that lacks the instructions, `library` says why there is none,
 and models run as PyTorch runs them. What was compiled is code: it is loaded only from folders and files no one else
@@ -99,8 +99,8 @@ def _compiled(name: Name, compiler: Sequence[str], abilities: Sequence[str]) -> 
         *EXACT.get(name, ()),
         *(f"-m{ability.replace('_', '').replace('amx', 'amx-')}" for ability in abilities),
     ]
-    told = [*(file.read_bytes() for file in (source, *headers)), *map(str.encode, flags)]
-    start = f"{name}-{_checksum(bytes([0]).join(told))}"
+    parts = [*(file.read_bytes() for file in (source, *headers)), *map(str.encode, flags)]
+    start = f"{name}-{_checksum(bytes([0]).join(parts))}"
     folder = cache_folder() / "kernels"
     try:
         for place in (folder.parent, folder):

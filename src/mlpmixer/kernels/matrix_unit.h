@@ -180,7 +180,7 @@ void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, 
     }
     Rest<N> rest(a, stride, rows, depth);
     Done<N, Finish> done[2];
-    int turn = 0;
+    int current = 0;
     const int steps = depth / SIDE, asking = std::max(1, steps * parts(rows, 2 * SIDE) * (N::VECTORS / 2));  // steps in a panel
     for (int row = 0; row < prepared; row++) prepare(row, first);
     for (int panel = first; panel < last; panel++) {
@@ -192,7 +192,7 @@ void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, 
             for (int ready = 0; ready < rows;) {
                 const int left = rows - ready, high = left > SIDE && rows >= 2 * SIDE ? 2 : 1;
                 const int row = std::min(ready, rows - high * SIDE);  // in the end some rows once more, to make a square
-                auto &now = done[turn], &before = done[turn ^= 1];
+                auto &now = done[current], &before = done[current ^= 1];
                 (high == 2 ? square<N, 2, Finish, Prepare> : square<N, 1, Finish, Prepare>)(
                     a + row * stride, stride, b + panel * apart + SIDE * pair, steps, rest.rows(row), rest.columns(pair), columns,
                     soon, now, before, finish);
@@ -202,7 +202,7 @@ void product_by_squares(const Word* a, int64_t stride, int rows, const Word* b, 
             }
         }
     }
-    done[turn ^ 1].settle(16, columns, finish);
+    done[current ^ 1].settle(16, columns, finish);
 }
 
 #else

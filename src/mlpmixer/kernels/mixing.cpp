@@ -22,16 +22,14 @@
 
 #include "door.h"
 #include "gelu.h"
-#include "matrix_unit.h"
+#include "tables.h"
 
 namespace {
 
-using bf16 = uint16_t;
 constexpr int PANEL = 64;  // columns
 constexpr int TILE = 6;    // rows
 constexpr int BLOCK = AMX ? 32 : 17;  // tiles of a table's rows, at most, that one thread takes through both maps at a time
 constexpr int CHUNK = 128;  // tiles, about, whose hidden tables are held at once on the way back
-constexpr float EPS = 1e-6f;
 
 template <class T>
 Array<T> zeros(size_t count) {
@@ -40,15 +38,8 @@ Array<T> zeros(size_t count) {
     return made;
 }
 
-int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 int half(int depth) { return (depth + 1) / 2; }  // pairs of rows
 size_t packed(int depth, int columns) { return size_t(half(depth)) * 2 * up(columns, PANEL); }
-
-// Thread `t` of `threads` takes [begin, end) of `count`.
-struct Share {
-    int begin, end;
-    Share(int count, int t, int threads) : begin(int64_t(count) * t / threads), end(int64_t(count) * (t + 1) / threads) {}
-};
 
 int tiles(int rows) { return (rows + TILE - 1) / TILE; }
 
@@ -67,13 +58,6 @@ __m512 wide(const bf16* from) {
 }
 
 void narrow(bf16* to, __m512 value) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(value)); }
-
-// Two rows, number by number, as a packed B has them.
-__m512i woven(__m512 even, __m512 odd) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-}
 
 // Where the pair that begins with `row` (even) has its 16 numbers from `column` on.
 bf16* place(bf16* b, int depth, int row, int column) {
@@ -156,7 +140,8 @@ int by_squares(const bf16* a, int64_t stride, int rows, const bf16* b, int pairs
     const auto prepare = [&](int row, int panel) { ahead.ask(row, panel * PANEL, 1); };
     try {
         product_by_squares<Pairs>((const Word*)a, stride / 2, even, (const Word*)b, int64_t(pairs) * PANEL, pairs, columns, first, last,
-                                  ahead.table ? even : 0, prepare, [&](int row, int column, const __m512* sums, int count) {
+                                  ahead.table ? even : 0, prepare,
+                                          [&](int row, int column, const __m512* sums, int count) {
                                       for (int i = 0; i < count; i += 2) finish(row + i, column, sums[i], sums[i + 1]);
                                   });
     } catch (const std::bad_alloc&) {
@@ -198,7 +183,7 @@ void product(const bf16* a, int64_t stride, int rows, const bf16* b, int depth, 
 }
 
 // 16 by 16 numbers of 32 bits, in place.
-void turn(__m512i r[16]) {
+void transpose(__m512i r[16]) {
     __m512i t[16];
     for (int i = 0; i < 8; i++) {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -223,7 +208,7 @@ void turn(__m512i r[16]) {
 }
 
 // Words of 32 bits, (rows, columns) → (columns, rows), both dimensions in steps of 16 but for a rest of rows.
-void turn(const uint32_t* from, int64_t from_stride, int rows, int columns, uint32_t* to, int64_t to_stride) {
+void transpose(const uint32_t* from, int64_t from_stride, int rows, int columns, uint32_t* to, int64_t to_stride) {
     for (int r0 = 0; r0 < rows; r0 += 16) {
         const int count = std::min(16, rows - r0);
         const __mmask16 some = __mmask16((1u << count) - 1);
@@ -231,25 +216,25 @@ void turn(const uint32_t* from, int64_t from_stride, int rows, int columns, uint
             __m512i square[16];
             for (int i = 0; i < 16; i++)
                 square[i] = i < count ? _mm512_loadu_si512(from + (r0 + i) * from_stride + c0) : _mm512_setzero_si512();
-            turn(square);
+            transpose(square);
             for (int i = 0; i < 16; i++) _mm512_mask_storeu_epi32(to + (c0 + i) * to_stride + r0, some, square[i]);
         }
     }
 }
 
 // A row-by-row table (columns, depth) of bfloat16 becomes packed B (depth, columns): pairs along depth are neighbors
-// already, so this turns words of 32 bits. `depth` is a multiple of 32, `columns` of 16.
-void pack_turned(const bf16* table, int columns, int depth, bf16* b) {
+// already, so this transposes words of 32 bits. `depth` is a multiple of 32, `columns` of 16.
+void pack_transposed(const bf16* table, int columns, int depth, bf16* b) {
     for (int c0 = 0; c0 < columns; c0 += PANEL) {
         uint32_t* panel = (uint32_t*)place(b, depth, 0, c0);
-        turn((const uint32_t*)(table + size_t(c0) * depth), depth / 2, std::min(PANEL, columns - c0), depth / 2, panel,
+        transpose((const uint32_t*)(table + size_t(c0) * depth), depth / 2, std::min(PANEL, columns - c0), depth / 2, panel,
              PANEL);
     }
 }
 
 // A row-by-row table (rows, columns) of bfloat16 → (columns, rows), whose rows are `stride` apart; an odd number of
 // rows is followed by zeros. `columns` is a multiple of 16.
-void turn_table(const bf16* table, int rows, int columns, bf16* to, int64_t stride) {
+void transpose_table(const bf16* table, int rows, int columns, bf16* to, int64_t stride) {
     const __m256i none = _mm256_setzero_si256();
     for (int r0 = 0; r0 < rows; r0 += 32) {
         const int pairs = std::min(16, half(rows - r0));
@@ -263,7 +248,7 @@ void turn_table(const bf16* table, int rows, int columns, bf16* to, int64_t stri
                 const __m256i odd = r + 1 < rows ? _mm256_loadu_si256((const __m256i*)(from + columns)) : none;
                 square[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
             }
-            turn(square);
+            transpose(square);
             for (int i = 0; i < 16; i++) _mm512_mask_storeu_epi32((int32_t*)(to + (c + i) * stride + r0), some, square[i]);
         }
     }
@@ -287,14 +272,14 @@ void to_bf16(const float* w, int rows, int columns, bf16* to, int threads) {
 bf16 rounded(float value) { return bf16(_mm_cvtsi128_si32((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)))); }
 
 // Weights, float32 (rows, columns), as bfloat16 (columns, rows), rows of that padded to an even length by zero.
-void to_bf16_turned(const float* w, int rows, int columns, bf16* to) {
+void to_bf16_transposed(const float* w, int rows, int columns, bf16* to) {
     const int stride = up(rows, 2);
     for (int c = 0; c < columns; c++)
         for (int r = 0; r < stride; r++) to[size_t(c) * stride + r] = r < rows ? rounded(w[size_t(r) * columns + c]) : 0;
 }
 
 // Weights, float32 (columns, depth), as packed B (depth, columns). `depth` is a multiple of 32, `columns` of 16.
-void pack_turned(const float* w, int columns, int depth, bf16* b, int threads) {
+void pack_transposed(const float* w, int columns, int depth, bf16* b, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int c = 0; c < columns; c += 16)
         for (int r = 0; r < depth; r += 32) {
@@ -303,7 +288,7 @@ void pack_turned(const float* w, int columns, int depth, bf16* b, int threads) {
                 const float* from = w + size_t(c + i) * depth + r;
                 square[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
             }
-            turn(square);
+            transpose(square);
             for (int i = 0; i < 16; i++) _mm512_store_si512(place(b, depth, r + 2 * i, c), square[i]);
         }
 }
@@ -314,7 +299,7 @@ void pack(const float* w, int depth, int columns, bf16* b, int threads) {
     for (int r = 0; r < depth; r += 2)
         for (int c = 0; c < columns; c += 16) {
             const __m512 odd = r + 1 < depth ? _mm512_loadu_ps(w + size_t(r + 1) * columns + c) : _mm512_setzero_ps();
-            _mm512_store_si512(place(b, depth, r, c), woven(_mm512_loadu_ps(w + size_t(r) * columns + c), odd));
+            _mm512_store_si512(place(b, depth, r, c), interleave(_mm512_loadu_ps(w + size_t(r) * columns + c), odd));
         }
 }
 
@@ -392,7 +377,8 @@ int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, con
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
-        const auto normed = array_or_none<bf16>(packed(tokens, channels)), active = array_or_none<bf16>(packed(hidden, channels));
+        const auto normed = array_or_none<bf16>(packed(tokens, channels));
+        const auto active = array_or_none<bf16>(packed(hidden, channels));
         const Share mine(team.has(normed, active) ? images : 0, omp_get_thread_num(), omp_get_num_threads());
         for (int image = mine.begin; image < mine.end; image++) {
             const size_t at = size_t(image) * tokens * channels;
@@ -408,19 +394,21 @@ int32_t tokens_forward(const bf16* x, const float* gamma, const float* beta, con
                 for (int c = 0; c < channels; c += 16) {
                     const __m512 one = norm.at(even, c, seen[2 * s], seen[2 * s + 1]);
                     const __m512 two = pair ? norm.at(odd, c, seen[2 * s + 2], seen[2 * s + 3]) : _mm512_setzero_ps();
-                    _mm512_store_si512(place(normed.get(), tokens, s, c), woven(one, two));
+                    _mm512_store_si512(place(normed.get(), tokens, s, c), interleave(one, two));
                 }
             }
-            product(first.get(), depth, hidden, normed.get(), tokens, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+            product(first.get(), depth, hidden, normed.get(), tokens, channels, NOTHING,
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 even = _mm512_add_ps(even, _mm512_set1_ps(b1[r]));
                 odd = _mm512_add_ps(odd, _mm512_set1_ps(b1[r + 1]));
                 if (h) {
                     narrow(kept + size_t(r) * channels + c, even);
                     narrow(kept + size_t(r + 1) * channels + c, odd);
                 }
-                _mm512_store_si512(place(active.get(), hidden, r, c), woven(Gelu(even, exact).value, Gelu(odd, exact).value));
+                _mm512_store_si512(place(active.get(), hidden, r, c), interleave(Gelu(even, exact).value, Gelu(odd, exact).value));
             });
-            product(second.get(), hidden, tokens, active.get(), hidden, channels, Ahead{in, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
+            product(second.get(), hidden, tokens, active.get(), hidden, channels, Ahead{in, channels * 2, 2},
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 even = _mm512_add_ps(even, _mm512_set1_ps(b2[r]));
                 narrow(out + here, _mm512_fmadd_ps(even, by, wide(in + here)));
@@ -443,30 +431,35 @@ int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const floa
                         float* dgamma, float* dbeta, float* dw1, float* db1, float* dw2, float* db2) {
     const Norm norm{gamma, beta, channels};
     const int depth = up(tokens, 2);
-    // W1 and W2 turned, for the way back.
+    // W1 and W2 transposed, for the way back.
     const auto first = array<bf16>(size_t(tokens) * hidden), second = array<bf16>(size_t(hidden) * depth);
-    to_bf16_turned(w1, hidden, tokens, first.get());
-    to_bf16_turned(w2, tokens, hidden, second.get());
+    to_bf16_transposed(w1, hidden, tokens, first.get());
+    to_bf16_transposed(w2, tokens, hidden, second.get());
     const auto forth = array<bf16>(h ? 0 : size_t(hidden) * depth);
     if (!h) to_bf16(w1, hidden, tokens, forth.get(), threads);
-    // Each thread's sums. The first is W1's turned, with a row more: the ones below LN(x) make it that of b1.
+    // Each thread's sums. The first is W1's transposed, with a row more: the ones below LN(x) make it that of b1.
     const size_t table = size_t(tokens) * hidden, wider = table + hidden;
     const auto sum1 = zeros<float>(wider * threads), sum2 = zeros<float>(table * threads);
     const auto sum_b2 = zeros<float>(size_t(tokens) * threads);
-    const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
+    const auto sum_gamma = zeros<float>(size_t(channels) * threads);
+    const auto sum_beta = zeros<float>(size_t(channels) * threads);
     Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
         const int t = omp_get_thread_num();
         const size_t inside = size_t(hidden) * channels;
-        const auto normed = array_or_none<bf16>(size_t(tokens + 1) * channels), given = array_or_none<bf16>(size_t(tokens) * channels);
-        const auto woven_dy = array_or_none<bf16>(packed(tokens, channels)), woven_dh = array_or_none<bf16>(packed(hidden, channels));
+        const auto normed = array_or_none<bf16>(size_t(tokens + 1) * channels);
+        const auto given = array_or_none<bf16>(size_t(tokens) * channels);
+        const auto interleaved_dy = array_or_none<bf16>(packed(tokens, channels));
+        const auto interleaved_dh = array_or_none<bf16>(packed(hidden, channels));
         const auto active = array_or_none<bf16>(inside), dh = array_or_none<bf16>(inside);
-        const auto turned_active = array_or_none<bf16>(packed(channels, hidden)), turned_dh = array_or_none<bf16>(packed(channels, hidden));
+        const auto transposed_active = array_or_none<bf16>(packed(channels, hidden));
+        const auto transposed_dh = array_or_none<bf16>(packed(channels, hidden));
         const auto dnormed = array_or_none<float>(size_t(tokens) * channels);
-        const auto woven_normed = array_or_none<bf16>(h ? 0 : packed(tokens, channels)), again = array_or_none<bf16>(h ? 0 : inside);
-        const bool ready = team.has(normed, given, woven_dy, woven_dh, active, dh, turned_active, turned_dh, dnormed, woven_normed, again);
+        const auto interleaved_normed = array_or_none<bf16>(h ? 0 : packed(tokens, channels));
+        const auto again = array_or_none<bf16>(h ? 0 : inside);
+        const bool ready = team.has(normed, given, interleaved_dy, interleaved_dh, active, dh, transposed_active, transposed_dh, dnormed, interleaved_normed, again);
         const Share mine(ready ? images : 0, t, omp_get_num_threads());
         if (ready) std::fill_n(normed.get() + size_t(tokens) * channels, channels, rounded(1.f));
         float *own1 = sum1.get() + t * wider, *own2 = sum2.get() + t * table, *own_b2 = sum_b2.get() + size_t(t) * tokens;
@@ -487,17 +480,19 @@ int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const floa
                         clean[i] = norm.at(in + here - c, c, seen[2 * (s + i)], seen[2 * (s + i) + 1]);
                         narrow(normed.get() + here, clean[i]);
                     }
-                    _mm512_store_si512(place(woven_dy.get(), tokens, s, c), woven(row[0], row[1]));
-                    if (!h) _mm512_store_si512(place(woven_normed.get(), tokens, s, c), woven(clean[0], clean[1]));
+                    _mm512_store_si512(place(interleaved_dy.get(), tokens, s, c), interleave(row[0], row[1]));
+                    if (!h) _mm512_store_si512(place(interleaved_normed.get(), tokens, s, c), interleave(clean[0], clean[1]));
                 }
                 for (int i = 0; i < 2 && s + i < tokens; i++) own_b2[s + i] += _mm512_reduce_add_ps(sums[i]);
             }
             if (!h)
-                product(forth.get(), depth, hidden, woven_normed.get(), tokens, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+                product(forth.get(), depth, hidden, interleaved_normed.get(), tokens, channels, NOTHING,
+                        [&](int r, int c, __m512 even, __m512 odd) {
                     narrow(again.get() + size_t(r) * channels + c, _mm512_add_ps(even, _mm512_set1_ps(b1[r])));
                     narrow(again.get() + size_t(r + 1) * channels + c, _mm512_add_ps(odd, _mm512_set1_ps(b1[r + 1])));
                 });
-            product(second.get(), depth, hidden, woven_dy.get(), tokens, channels, Ahead{kept, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
+            product(second.get(), depth, hidden, interleaved_dy.get(), tokens, channels, Ahead{kept, channels * 2, 2},
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 const Gelu one(wide(kept + here), exact), two(wide(kept + here + channels), exact);
                 even = _mm512_mul_ps(even, one.slope);
@@ -506,19 +501,22 @@ int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const floa
                 narrow(active.get() + here + channels, two.value);
                 narrow(dh.get() + here, even);
                 narrow(dh.get() + here + channels, odd);
-                _mm512_store_si512(place(woven_dh.get(), hidden, r, c), woven(even, odd));
+                _mm512_store_si512(place(interleaved_dh.get(), hidden, r, c), interleave(even, odd));
             });
-            pack_turned(active.get(), hidden, channels, turned_active.get());
-            pack_turned(dh.get(), hidden, channels, turned_dh.get());
-            product(given.get(), channels, tokens, turned_active.get(), channels, hidden, Ahead{own2, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
+            pack_transposed(active.get(), hidden, channels, transposed_active.get());
+            pack_transposed(dh.get(), hidden, channels, transposed_dh.get());
+            product(given.get(), channels, tokens, transposed_active.get(), channels, hidden, Ahead{own2, hidden * 4, 4},
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 add(own2 + size_t(r) * hidden + c, even);
                 if (r + 1 < tokens) add(own2 + size_t(r + 1) * hidden + c, odd);
             });
-            product(normed.get(), channels, tokens + 1, turned_dh.get(), channels, hidden, Ahead{own1, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
+            product(normed.get(), channels, tokens + 1, transposed_dh.get(), channels, hidden, Ahead{own1, hidden * 4, 4},
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 add(own1 + size_t(r) * hidden + c, even);
                 if (r < tokens) add(own1 + size_t(r + 1) * hidden + c, odd);
             });
-            product(first.get(), hidden, tokens, woven_dh.get(), hidden, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+            product(first.get(), hidden, tokens, interleaved_dh.get(), hidden, channels, NOTHING,
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 _mm512_storeu_ps(dnormed.get() + size_t(r) * channels + c, even);
                 if (r + 1 < tokens) _mm512_storeu_ps(dnormed.get() + size_t(r + 1) * channels + c, odd);
             });
@@ -530,10 +528,10 @@ int32_t tokens_backward(const bf16* dy, const bf16* x, const bf16* h, const floa
         }
     }
     team.require();
-    const auto turned = array<float>(wider);
-    gather(turned.get(), sum1.get(), wider, threads);
-    turn((const uint32_t*)turned.get(), hidden, tokens, hidden, (uint32_t*)dw1, tokens);
-    std::memcpy(db1, turned.get() + table, hidden * sizeof(float));
+    const auto transposed = array<float>(wider);
+    gather(transposed.get(), sum1.get(), wider, threads);
+    transpose((const uint32_t*)transposed.get(), hidden, tokens, hidden, (uint32_t*)dw1, tokens);
+    std::memcpy(db1, transposed.get() + table, hidden * sizeof(float));
     gather(dw2, sum2.get(), table, threads);
     gather(db2, sum_b2.get(), tokens, threads);
     gather(dgamma, sum_gamma.get(), channels, threads);
@@ -548,13 +546,14 @@ int32_t channels_forward(const bf16* x, const float* gamma, const float* beta, c
                          int hidden, int exact, int threads, bf16* y, bf16* h, float* norms) {
     const Norm norm{gamma, beta, channels};
     const auto first = array<bf16>(packed(channels, hidden)), second = array<bf16>(packed(hidden, channels));
-    pack_turned(w3, hidden, channels, first.get(), threads);
-    pack_turned(w4, channels, hidden, second.get(), threads);
+    pack_transposed(w3, hidden, channels, first.get(), threads);
+    pack_transposed(w4, channels, hidden, second.get(), threads);
     Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
-        const auto normed = array_or_none<bf16>(size_t(BLOCK) * TILE * channels), active = array_or_none<bf16>(size_t(BLOCK) * TILE * hidden);
+        const auto normed = array_or_none<bf16>(size_t(BLOCK) * TILE * channels);
+        const auto active = array_or_none<bf16>(size_t(BLOCK) * TILE * hidden);
         const Pieces mine(team.has(normed, active) ? rows : 0, omp_get_thread_num(), omp_get_num_threads());
         for (int piece = 0; piece < mine.count; piece++) {
             const int begin = mine.begin(piece), count = mine.begin(piece + 1) - begin;
@@ -567,7 +566,8 @@ int32_t channels_forward(const bf16* x, const float* gamma, const float* beta, c
                 for (int c = 0; c < channels; c += 16)
                     narrow(normed.get() + size_t(r) * channels + c, norm.at(row, c, seen[2 * r], seen[2 * r + 1]));
             }
-            product(normed.get(), channels, count, first.get(), channels, hidden, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+            product(normed.get(), channels, count, first.get(), channels, hidden, NOTHING,
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * hidden + c;
                 const __m512 bias = _mm512_loadu_ps(b3 + c);
                 even = _mm512_add_ps(even, bias);
@@ -579,7 +579,8 @@ int32_t channels_forward(const bf16* x, const float* gamma, const float* beta, c
                     narrow(active.get() + here + hidden, Gelu(odd, exact).value);
                 }
             });
-            product(active.get(), hidden, count, second.get(), hidden, channels, Ahead{in, channels * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
+            product(active.get(), hidden, count, second.get(), hidden, channels, Ahead{in, channels * 2, 2},
+                    [&](int r, int c, __m512 even, __m512 odd) {
                 const size_t here = size_t(r) * channels + c;
                 const __m512 bias = _mm512_loadu_ps(b4 + c);
                 const auto by = [&](int row) { return _mm512_set1_ps(scale ? scale[(begin + row) / tokens] : 1.f); };
@@ -605,19 +606,23 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
     pack(w3, hidden, channels, first.get(), threads);
     pack(w4, channels, hidden, second.get(), threads);
     const int chunks = std::max(1, (tiles(rows) + CHUNK / 2) / CHUNK), most = ((tiles(rows) - 1) / chunks + 1) * TILE;
-    // LN(x) turned, with a row of ones below: what it makes of dh is the gradient of W3, turned, and below it that of b3.
-    const auto turned_normed = array<bf16>(size_t(channels + 1) * most), turned_dy = array<bf16>(size_t(channels) * most);
-    const auto woven_dh = array<bf16>(packed(most, hidden)), woven_active = array<bf16>(packed(most, hidden));
+    // LN(x) transposed, with a row of ones below: what it makes of dh is the gradient of W3, transposed, and below it that of b3.
+    const auto transposed_normed = array<bf16>(size_t(channels + 1) * most);
+    const auto transposed_dy = array<bf16>(size_t(channels) * most);
+    const auto interleaved_dh = array<bf16>(packed(most, hidden));
+    const auto interleaved_active = array<bf16>(packed(most, hidden));
     const auto sum3 = array<float>(size_t(channels + 1) * hidden);
     const auto sum_b4 = zeros<float>(size_t(channels) * threads);
-    const auto sum_gamma = zeros<float>(size_t(channels) * threads), sum_beta = zeros<float>(size_t(channels) * threads);
+    const auto sum_gamma = zeros<float>(size_t(channels) * threads);
+    const auto sum_beta = zeros<float>(size_t(channels) * threads);
     Team team;
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnit unit;
         const int t = omp_get_thread_num(), threads_here = omp_get_num_threads();
         const size_t piece_rows = BLOCK * TILE;
-        const auto normed = array_or_none<bf16>(piece_rows * channels), given = array_or_none<bf16>(piece_rows * channels);
+        const auto normed = array_or_none<bf16>(piece_rows * channels);
+        const auto given = array_or_none<bf16>(piece_rows * channels);
         const auto dh = array_or_none<bf16>(piece_rows * hidden);
         const auto dnormed = array_or_none<float>(piece_rows * channels);
         float* own_b4 = sum_b4.get() + size_t(t) * channels;
@@ -641,9 +646,10 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
                         narrow(normed.get() + here, norm.at(in + here - c, c, seen[2 * r], seen[2 * r + 1]));
                     }
                 }
-                turn_table(normed.get(), count, channels, turned_normed.get() + within, depth);
-                turn_table(given.get(), count, channels, turned_dy.get() + within, depth);
-                product(given.get(), channels, count, second.get(), channels, hidden, Ahead{kept, hidden * 2, 2}, [&](int r, int c, __m512 even, __m512 odd) {
+                transpose_table(normed.get(), count, channels, transposed_normed.get() + within, depth);
+                transpose_table(given.get(), count, channels, transposed_dy.get() + within, depth);
+                product(given.get(), channels, count, second.get(), channels, hidden, Ahead{kept, hidden * 2, 2},
+                        [&](int r, int c, __m512 even, __m512 odd) {
                     const size_t here = size_t(r) * hidden + c;
                     const Gelu one(wide(kept + here), exact);
                     even = _mm512_mul_ps(even, one.slope);
@@ -655,10 +661,11 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
                         narrow(dh.get() + here + hidden, odd);
                         other = two.value;
                     }
-                    _mm512_store_si512(place(woven_dh.get(), chunk, within + r, c), woven(even, odd));
-                    _mm512_store_si512(place(woven_active.get(), chunk, within + r, c), woven(one.value, other));
+                    _mm512_store_si512(place(interleaved_dh.get(), chunk, within + r, c), interleave(even, odd));
+                    _mm512_store_si512(place(interleaved_active.get(), chunk, within + r, c), interleave(one.value, other));
                 });
-                product(dh.get(), hidden, count, first.get(), hidden, channels, NOTHING, [&](int r, int c, __m512 even, __m512 odd) {
+                product(dh.get(), hidden, count, first.get(), hidden, channels, NOTHING,
+                        [&](int r, int c, __m512 even, __m512 odd) {
                     _mm512_storeu_ps(dnormed.get() + size_t(r) * channels + c, even);
                     if (r + 1 < count) _mm512_storeu_ps(dnormed.get() + size_t(r + 1) * channels + c, odd);
                 });
@@ -669,15 +676,15 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
                 }
             }
 #pragma omp single
-            std::fill_n(turned_normed.get() + size_t(channels) * depth, depth, rounded(1.f));
+            std::fill_n(transposed_normed.get() + size_t(channels) * depth, depth, rounded(1.f));
             // (all have finished the rows here)
             const Share panels(up(hidden, PANEL) / PANEL, t, threads_here);
-            product(turned_dy.get(), depth, channels, woven_active.get(), chunk, hidden, panels.begin, panels.end,
+            product(transposed_dy.get(), depth, channels, interleaved_active.get(), chunk, hidden, panels.begin, panels.end,
                     Ahead{dw4, hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
                         put(dw4 + size_t(r) * hidden + c, even, start == 0);
                         if (r + 1 < channels) put(dw4 + size_t(r + 1) * hidden + c, odd, start == 0);
                     });
-            product(turned_normed.get(), depth, channels + 1, woven_dh.get(), chunk, hidden, panels.begin, panels.end,
+            product(transposed_normed.get(), depth, channels + 1, interleaved_dh.get(), chunk, hidden, panels.begin, panels.end,
                     Ahead{sum3.get(), hidden * 4, 4}, [&](int r, int c, __m512 even, __m512 odd) {
                         put(sum3.get() + size_t(r) * hidden + c, even, start == 0);
                         if (r < channels) put(sum3.get() + size_t(r + 1) * hidden + c, odd, start == 0);
@@ -685,7 +692,7 @@ int32_t channels_backward(const bf16* dy, const bf16* x, const bf16* h, const fl
 #pragma omp barrier
         }
         const Share last(ready ? hidden / 16 : 0, t, threads_here);
-        turn((const uint32_t*)sum3.get() + last.begin * 16, hidden, channels, (last.end - last.begin) * 16,
+        transpose((const uint32_t*)sum3.get() + last.begin * 16, hidden, channels, (last.end - last.begin) * 16,
              (uint32_t*)dw3 + size_t(last.begin) * 16 * channels, channels);
     }
     team.require();

@@ -1,14 +1,14 @@
 """Token mixing and channel mixing as single operations with a gradient, computed by `mixing.cpp`.
 
-Each does all of one half of a Mixer's layer, x + scale · MLP(LayerNorm(x)). For the way back it keeps its input and the
-hidden table before the GELU, and nothing else; `lean` token mixing computes that table again instead.
+Each does all of one half of a Mixer's layer, x + scale · MLP(LayerNorm(x)). For backward it keeps its input and the
+hidden table before the GELU, and nothing else; token mixing with `low_memory` computes that table again instead.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Float
@@ -16,35 +16,25 @@ from torch import Tensor
 
 from mlpmixer.errors import UsageError
 from mlpmixer.kernels.library import address, library
-
-
-class Weights(NamedTuple):
-    """Of one half: LayerNorm, then the two maps as (out, in) matrices and biases; float32."""
-
-    gamma: Tensor
-    beta: Tensor
-    w1: Tensor
-    b1: Tensor
-    w2: Tensor
-    b2: Tensor
+from mlpmixer.kernels.weights import GeluForm, HalfWeights
 
 
 def token_mixing(
     x: BFloat16[Tensor, "B S C"],
-    weights: Weights,
+    weights: HalfWeights,
     scale: Float[Tensor, " B"] | None,
     *,
-    exact: bool,
+    gelu: GeluForm,
     low_memory: bool = False,
 ) -> BFloat16[Tensor, "B S C"]:
-    """`scale`: what each image's branch is multiplied with; None: 1. `exact`: GELU's erf form instead of tanh's."""
-    return _TokenMixing.apply(x.contiguous(), *weights, scale, exact, low_memory)  # pyright: ignore[reportReturnType]
+    """`scale`: what each image's branch is multiplied with; None: 1. Weights are float32."""
+    return _TokenMixing.apply(x.contiguous(), *weights, scale, gelu, low_memory)  # pyright: ignore[reportReturnType]
 
 
 def channel_mixing(
-    x: BFloat16[Tensor, "B S C"], weights: Weights, scale: Float[Tensor, " B"] | None, *, exact: bool
+    x: BFloat16[Tensor, "B S C"], weights: HalfWeights, scale: Float[Tensor, " B"] | None, *, gelu: GeluForm
 ) -> BFloat16[Tensor, "B S C"]:
-    return _ChannelMixing.apply(x.contiguous(), *weights, scale, exact, False)  # pyright: ignore[reportReturnType]
+    return _ChannelMixing.apply(x.contiguous(), *weights, scale, gelu, False)  # pyright: ignore[reportReturnType]
 
 
 def takes(channels: int, token_hidden: int, channel_hidden: int) -> bool:
@@ -73,11 +63,11 @@ class _ChannelMixing(torch.autograd.Function):
 
 
 def _forward(ctx: Any, name: str, x: Tensor, *given: Any) -> Tensor:
-    *weights, scale, exact, low_memory = given
+    *weights, scale, gelu, low_memory = given
     shapes = _Shapes(name, x, weights[2])
     y, h = torch.empty_like(x), None if low_memory else x.new_empty(shapes.hidden)
     norms = torch.empty(shapes.norms)
-    setting = (*shapes.sizes, int(exact), torch.get_num_threads())
+    setting = (*shapes.sizes, int(gelu == "erf"), torch.get_num_threads())
     read = (shapes.table_at(x), *shapes.weights_at(weights), shapes.scale_at(scale))
     getattr(_functions(), name)(*read, *setting, shapes.table_at(y), shapes.hidden_at(h), shapes.norms_at(norms))
     ctx.save_for_backward(x, h, norms, *weights, scale)
@@ -99,7 +89,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 class _Shapes:
-    """What C++ takes tensors for, and so what they must be before it gets their addresses."""
+    """Shapes that C++ expects, checked before it gets addresses."""
 
     def __init__(self, name: str, x: Tensor, w1: Tensor):
         images, tokens, channels = self.table = x.shape

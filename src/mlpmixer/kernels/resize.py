@@ -1,4 +1,4 @@
-"""Images scaled by `resize.cpp`: as PyTorch does it, bit for bit, in a fifth of the time."""
+"""Image resizing by `resize.cpp`: as PyTorch does it, bit for bit, in a fifth of the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same on the machines of a Ray cluster: every image is answered once, even if processes are killed meanwhile.
+"""Prediction on a Ray cluster: every image is predicted once, even if processes are killed meanwhile.
 
 Weights travel through Ray; images are read where they are answered, so they must lie under the same paths there.
 mlpmixer must be installed on all machines.
@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from mlpmixer import packages
 from mlpmixer.errors import ImageError, MixerError, RunError, UsageError
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.predict.job import Piece
-from mlpmixer.predict.predictor import Prediction, Predictor
+from mlpmixer.predict.predictor import Piece, Prediction, Predictor
+from mlpmixer.text import first_line
 
 CORES = 8  # of a process, at most
 AHEAD = 2  # pieces a process: one in work, one to go on with
-DEATHS = 2  # of processes that had one image in hand and nothing else: it is to blame
-IN_A_ROW = 12  # deaths without an answer between them
+DEATHS = 2  # of processes that had one image and nothing else to do: it is the cause
+IN_A_ROW = 12  # deaths without a result between them
 
 
 class Member:
@@ -59,26 +60,26 @@ def pieces(
     address: str,
     cores: int = CORES,
     tell: Callable[[str], object] = lambda _line: None,
-) -> Generator[Piece]:
+) -> Generator[Piece[str]]:
     """Like `Predictor(model, **settings).pieces(paths)`. cores: of each process, at most."""
     ray = _ray()
     ours = not ray.is_initialized()
     if ours:
         _require_there(address)
         try:
-            # One that is started here has nobody who would look at its pages.
+            # One that is started here needs no pages about itself.
             pages = {"include_dashboard": False} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **pages)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from None
+            raise UsageError(f"no Ray cluster answers at {address} ({first_line(error)})") from None
     try:
-        yield from _Team(ray, model, settings, cores, tell).pieces(paths)
+        yield from _Workers(ray, model, settings, cores, tell).pieces(paths)
     finally:
         if ours:
             ray.shutdown()
 
 
-class _Team:
+class _Workers:
     def __init__(
         self, ray: Any, model: Classifier, settings: dict[str, Any], cores: int, tell: Callable[[str], object]
     ):
@@ -96,11 +97,11 @@ class _Team:
         self.busy: dict[Any, list[Any]] = {}  # process → answers to come
         self.running: dict[Any, tuple[Any, _Work]] = {}  # answer to come → process, work
         self.deaths = 0  # in a row
-        self.told = False
+        self.announced = False
         for _ in range(self.size):
             self._start()
 
-    def pieces(self, paths: Iterable[str]) -> Generator[Piece]:
+    def pieces(self, paths: Iterable[str]) -> Generator[Piece[str]]:
         paths = iter(paths)
         waiting: deque[_Work] = deque()  # in order
         todo: deque[_Work] = deque()  # of these, what nobody has in hand
@@ -153,9 +154,9 @@ class _Team:
             raise cause if isinstance(cause, MixerError) else RunError(f"on the cluster: {cause!r}") from None
         if answer in self.starting:
             self.busy[self.starting.pop(answer)] = []
-            if not self.told:
+            if not self.announced:
                 self.tell(f"{self.size} on the cluster: {found}")
-                self.told = True
+                self.announced = True
             return
         self.deaths = 0
         _, work = self.running.pop(answer)
@@ -165,7 +166,7 @@ class _Team:
     def _lost(self, process: Any, waiting: deque[_Work], todo: deque[_Work], error: Exception) -> None:
         self.deaths += 1
         if self.deaths > IN_A_ROW:
-            raise RunError(f"the processes on the cluster die before they answer ({str(error).splitlines()[0]})")
+            raise RunError(f"the processes on the cluster end before they return anything ({first_line(error)})")
         self.starting = {answer: one for answer, one in self.starting.items() if one is not process}
         lost = []
         for answer in self.busy.pop(process, []):
@@ -210,8 +211,4 @@ def _require_there(address: str) -> None:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it tells its makers over the network
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UsageError("a cluster needs a package: pip install 'mlpmixer[ray]'") from None
-    return ray
+    return packages.require("ray", extra="ray", what="a cluster")

@@ -1,7 +1,7 @@
-"""What the head is given of each image, as one growing .npy file: a row an image, in the order of the answers.
+"""Embeddings (penultimate features) as one growing .npy file: a row an image, in the order of the predictions.
 
-The file says how many rows it has, and is a whole one after each batch. Rows are written before the answers that they
-belong to, so that after a kill there are at least as many; those too many are taken away.
+The file says how many rows it has, and is a whole one after each batch. Rows are written before the predictions that
+they belong to, so that after a kill there are at least as many; those too many are deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEADER = 128  # bytes: what numpy takes for a table of float32
 
 
 class Embeddings:
-    """`rows`: go on after so many; None: anew."""
+    """`rows`: append after so many; None: a new file."""
 
     def __init__(self, path: Path, width: int, rows: int | None = None):
         self.path, self.width = path, width
@@ -67,9 +67,9 @@ def rows_in(path: Path, width: int) -> int:
     except FileNotFoundError:
         return 0
     except Exception:  # NumPy's parser of headers fails in many ways
-        raise DataError(f"{path} is no file of embeddings that could be gone on with") from None
+        raise DataError(f"cannot resume: {path} is no .npy file of embeddings") from None
     if version != (1, 0) or fortran or kind != np.dtype("<f4") or len(shape) != 2:
-        raise DataError(f"{path} is no file of embeddings that could be gone on with")
+        raise DataError(f"cannot resume: {path} is no .npy file of embeddings")
     if shape[1] != width:
         raise DataError(f"{path} has embeddings of {shape[1]} numbers, and this model's have {width}")
     return (size - HEADER) // (width * 4)

@@ -1,7 +1,7 @@
-"""A float model in bytes for the images at hand: what bytes stand for is learnt from some of them.
+"""int8 for the images at hand: activation ranges are calibrated on some of them.
 
-Nobody has said what is in these images, so what is held against it is the model itself: it must name nearly all of
-them as it does in float32. (`mixer export --precision int8` also counts how often it is right, and keeps the result.)
+There are no labels, so the float32 model is the reference: nearly all of the images must get the label that it gives
+them. (`mixer export --precision int8` also measures accuracy, and keeps the result.)
 """
 
 from __future__ import annotations
@@ -19,42 +19,47 @@ from mlpmixer.errors import ImageError, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 
-LOOKED_AT = 128  # images
-ALIKE = 0.99  # of them must be named as before
-FEWEST = 100  # of fewer, a single one that is named otherwise would be more than that allows
+SAMPLE = 128  # images
+AGREEMENT = 0.99  # of their labels must be float32's
+FEWEST = 100  # of fewer, a single label that changes would be more than that allows
+INSTEAD = "--precision bf16 needs no calibration"
 
-INSTEAD = "--precision bf16 answers as it is"
 
-
-def in_bytes(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int]:
-    """The quantized model, and the share of images that it names as `model` does in float32, and of how many."""
+def calibrated(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, int]:
+    """The quantized model, the share of labels that are those of `model` in float32, and how many images that is of."""
     how = model.metadata.preprocessing
-    seen = []
-    for file in files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]:
-        with suppress(ImageError):  # whoever is to answer it says so
-            seen.append(prepare(pixels(file), how))
-    if len(seen) < FEWEST:
+    images = []
+    for file in files[:: max(1, len(files) // SAMPLE)][:SAMPLE]:
+        with suppress(ImageError):  # it is reported when it is predicted
+            images.append(prepare(pixels(file), how))
+    if len(images) < FEWEST:
         raise UsageError(
-            f"int8 is learnt from {FEWEST} images or more, of which it must name {ALIKE:.0%} as in float32, and here "
-            f"are {len(seen)} that can be read: {INSTEAD}, and `mixer export --precision int8 --data IMAGES` keeps "
-            "what it learnt from others"
+            f"int8 is calibrated on {FEWEST} images or more, and here are {len(images)} that can be read: {INSTEAD}, "
+            "and `mixer export --precision int8 --data IMAGES` calibrates on others and keeps the result"
         )
-    shown = torch.stack(seen)
-    found = quantize(model, how, shown, each_half=False).model
-    settings = {"batch": len(shown), "device": torch.device("cpu")}
-    before = Engine(model, how, "kernels", "fp32", **settings)(shown).logits
+    batch = torch.stack(images)
+    found = quantize(model, how, batch, each_half=False).model
+    settings = {"batch": len(batch), "device": torch.device("cpu")}
+    before = Engine(model, how, "kernels", "fp32", **settings)(batch).logits
     after = Engine(found, how, "kernels", "int8", **settings, layer_precisions=found.metadata.layer_precisions)(
-        shown
+        batch
     ).logits
-    return found, (before.argmax(1) == after.argmax(1)).float().mean().item(), len(shown)
+    return found, (before.argmax(1) == after.argmax(1)).float().mean().item(), len(batch)
 
 
-def in_bytes_if_alike(model: Classifier, files: Sequence[str]) -> tuple[Mixer, str]:
-    """The quantized model, and what to say about it."""
-    found, alike, count = in_bytes(model, files)
-    if alike < ALIKE:
+def quantized_for(model: Classifier, files: Sequence[str], *, required: float = AGREEMENT) -> tuple[Mixer, str]:
+    """The quantized model, and a line about it.
+
+    Raises:
+        UsageError: There are too few images, or fewer than `required` of their labels are float32's.
+    """
+    found, agreement, count = calibrated(model, files)
+    if agreement < required:
         raise UsageError(
-            f"in int8 this model names only {alike:.1%} of {count} images as in float32, and {ALIKE:.0%} are asked "
-            f"for: {INSTEAD}"
+            f"in int8 only {agreement:.1%} of {count} images get the same label as in float32, and {required:.0%} are "
+            f"required: {INSTEAD}"
         )
-    return found, f"int8: ranges from {count} of the images, of which it names {alike:.1%} as in float32"
+    return (
+        found,
+        f"int8: calibrated on {count} of the images; {agreement:.1%} of them keep float32's label",
+    )

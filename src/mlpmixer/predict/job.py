@@ -1,214 +1,145 @@
-"""Very many images into a file: gone on with after any end, and left in order by Ctrl-C."""
+"""Very many images into an output, which can be resumed after any end."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from mlpmixer import files
-from mlpmixer.errors import ImageError, RunError, UsageError
-from mlpmixer.predict import embeddings, writers
-from mlpmixer.predict.predictor import Prediction, Predictor
-from mlpmixer.predict.resume_index import Seen
-from mlpmixer.predict.writers import Format, Record, Writer
+from mlpmixer.engines.table import ENGINES
+from mlpmixer.errors import DataError, ImageError, RunStopped
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.predict import cluster, paths
+from mlpmixer.predict.int8_calibration import quantized_for
+from mlpmixer.predict.output import Output, open_output, uninterrupted
+from mlpmixer.predict.predictor import Piece, Predictor
+from mlpmixer.weights.load import load
 
-Piece = list[tuple[str, Prediction | ImageError]]
-
-CLOSE = 0.05  # what an engine may change of a score
+MANY = 1000  # images for which it pays to find out which engine is the fastest
 
 
 @dataclass
-class Output:
-    """`file`: None, if it is standard output. `seen`: the images that an earlier run wrote. `held`: until it is
-    closed."""
+class Job:
+    """What `mixer predict` does.
 
-    writer: Writer
-    file: Path | None = None
-    embeddings: embeddings.Embeddings | None = None
-    seen: Seen | None = None
-    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    Attributes:
+        names: Image files, folders, or "-" for paths on standard input.
+        weights: What `load` takes.
+        settings: Of the `Predictor`; `batch_size` is 1 for one image, and `measure` follows from how many there are.
+        form: One of `FORMATS`.
+        output: The file of predictions; None: standard output.
+        embeddings: The .npy file for them, if they are wanted.
+        resume: Append to an output that exists.
+        null: Paths on standard input end with NUL, not with a line.
+        ray: The address of a Ray cluster to work on.
+        strict: End with an error if an image could not be read.
+        say: Gets a line for people.
+        advance: Gets how many more images are through.
+    """
 
-    def still_to_do(self, paths: Iterable[str], skipped: Callable[[], object]) -> Iterator[str]:
-        for path in paths:
-            if self.seen is not None and writers.spelled(path) in self.seen:
-                skipped()
+    names: tuple[str, ...]
+    weights: str
+    settings: dict[str, Any]
+    form: str
+    output: Path | None = None
+    embeddings: Path | None = None
+    resume: bool = False
+    null: bool = False
+    ray: str | None = None
+    strict: bool = False
+    say: Callable[[object], object] = print
+    advance: Callable[[int], object] = lambda _count: None
+    skipped: int = field(default=0, init=False)
+
+    @property
+    def endless(self) -> bool:
+        """Nobody knows how many are to come."""
+        return "-" in self.names
+
+    @property
+    def one(self) -> bool:
+        """A single image."""
+        return len(self.names) == 1 and not self.endless and not Path(self.names[0]).is_dir()
+
+    def files(self, tell: Callable[[str], object] = lambda _line: None) -> Iterator[str]:
+        """The paths of all images, found little by little. `tell` gets what is passed over."""
+        for name in self.names:
+            given = paths.names(sys.stdin.buffer, null=self.null) if name == "-" else [name]
+            yield from paths.images(given, tell)
+
+    def run(self) -> None:
+        """Predict all, and write it.
+
+        Raises:
+            UsageError: Options that do not fit together, or an output that cannot be resumed.
+            ImageError: The only image, or all, or with `strict` one could not be read.
+            RunStopped: Ctrl-C; what was written can be resumed.
+        """
+        files = self.files(self._skip)
+        own = ["auto", *(name for name, row in ENGINES.items() if row.own)]
+        in_int8 = self.settings["precision"] == "int8" and self.settings["engine"] in own and not self.one
+        some = list(islice(files, MANY)) if in_int8 or not self.endless else []
+        model, note = self._quantized(some) if in_int8 else (self.weights, None)
+        settings = {**self.settings, "measure": len(some) == MANY and self.ray is None}
+        settings |= {"embeddings": self.embeddings is not None} | ({"batch_size": 1} if self.one else {})
+        predictor = Predictor(model, **settings)
+        output = open_output(self.output, self.form, self.embeddings, predictor, resume=self.resume)
+        began = time.monotonic()
+        with contextlib.closing(output):
+            if note is not None:
+                self.say(note)
+            todo = output.still_to_do(chain(some, files), lambda: self.advance(1))
+            if self.ray is None:
+                self._write(predictor.pieces(todo), output, lambda: self.say(predictor.choice))
             else:
-                yield path
+                pieces = cluster.pieces(todo, predictor.model, settings, address=self.ray, tell=self.say)
+                self._write(pieces, output, lambda: None)
+        if not self.one:
+            self.say(self._summary(output, time.monotonic() - began))
+        if output.writer.rows == 0:
+            raise ImageError("no image could be read") if self.skipped else DataError("no names on standard input")
+        if self.strict and self.skipped:
+            raise ImageError(f"could not read {self.skipped:,} of the images; the others are predicted")
 
-    def write(self, answers: Iterable[tuple[str, Prediction]]) -> None:
-        """What was written outlives this process."""
-        answers = list(answers)
-        if self.embeddings is not None:  # before the answers that they belong to
-            with self._room(self.embeddings.path):
-                for _, found in answers:
-                    assert found.embedding is not None
-                    self.embeddings.write(found.embedding)
-                self.embeddings.flush()
-        with self._room(self.file):
-            for path, found in answers:
-                self.writer.write(path, found)
-            self.writer.flush()
-
-    def close(self) -> None:
-        with uninterrupted(), self.held:
-            try:
-                if self.embeddings is not None:
-                    with self._room(self.embeddings.path):
-                        self.embeddings.close()
-            finally:
-                with self._room(self.file):
-                    self.writer.close()
-
-    @contextlib.contextmanager
-    def _room(self, path: Path | None) -> Iterator[None]:
-        """None: standard output, whose end is the affair of the command."""
+    def _write(self, pieces: Generator[Piece[str]], output: Output, first: Callable[[], object]) -> None:
+        """`first` is called before the first image is written."""
+        begun = False
         try:
-            yield
-        except OSError as error:
-            if path is None:
-                raise
-            why = str(error) if error.errno is None else os.strerror(error.errno)
-            goes_on = ", and the same command with --resume goes on" if self.file else ""
-            raise RunError(f"{path} cannot be written: {why}; make room{goes_on}") from None
+            with contextlib.closing(pieces):
+                for piece in pieces:
+                    with uninterrupted():
+                        for _, found in piece:
+                            if isinstance(found, ImageError):
+                                self._skip(found)
+                        good = [(path, found) for path, found in piece if not isinstance(found, ImageError)]
+                        if good and not begun:
+                            begun = True
+                            first()
+                        output.write(good)
+                    self.advance(len(piece))
+        except KeyboardInterrupt:
+            where = "" if output.path is None else f" in {output.path}; run the same command with --resume"
+            raise RunStopped(f"stopped after {output.writer.rows:,} images{where}") from None
 
+    def _quantized(self, files: list[str]) -> tuple[Classifier, str | None]:
+        """The model, quantized if it was not, and what to say of that."""
+        model = load(self.weights)
+        return (model, None) if model.metadata.layer_precisions else quantized_for(model, files)
 
-def open_output(
-    file: Path,
-    kind: Format,
-    rows: Path | None,
-    *,
-    resume: bool,
-    top: int,
-    width: int,
-    predictor: Callable[[], Predictor],
-) -> Output:
-    """`rows`: the file for embeddings, of `width` numbers each. `predictor` is asked for only where there is something
-    to go on with, to see whether it says the same."""
-    with contextlib.ExitStack() as stack:
-        for path in (file, rows):
-            if path is not None:
-                stack.enter_context(_alone(path))
-        output = _opened(file, kind, rows, resume, top, width, predictor)
-        output.held = stack.pop_all()
-        return output
+    def _skip(self, why: str | ImageError) -> None:
+        if self.one and isinstance(why, ImageError):
+            raise why
+        self.skipped += 1
+        self.say(f"skipped: {why}")
 
-
-def to_standard_output(writer: Writer, rows: Path | None, width: int) -> Output:
-    """`rows`: a new file for embeddings."""
-    if rows is None:
-        return Output(writer)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_alone(rows))
-        if rows.exists():
-            raise UsageError(f"{rows} is there already; remove it, or choose another name")
-        return Output(writer, embeddings=embeddings.Embeddings(rows, width), held=stack.pop_all())
-
-
-def _opened(
-    file: Path,
-    kind: Format,
-    rows: Path | None,
-    resume: bool,
-    top: int,
-    width: int,
-    predictor: Callable[[], Predictor],
-) -> Output:
-    if not resume:
-        for path in (file, rows):
-            if path is not None and path.exists():
-                raise UsageError(f"{path} is there already; go on with it with --resume, or remove it")
-    if not file.exists():
-        return Output(writers.new(file, kind, top), file, rows and embeddings.Embeddings(rows, width))
-    there, last = 0, None
-    for record in writers.records(file, kind):
-        there, last = there + 1, record
-    if last is not None:
-        _require_the_same(last, file, top, predictor)
-    if rows is not None:
-        if there and not rows.exists():
-            raise UsageError(f"{file} has {there:,} answers, and {rows} is not there; go on without --embeddings")
-        there = min(there, embeddings.rows_in(rows, width))
-    writer = writers.go_on(file, kind, top, there)
-    names = (writers.spelled(record.path) for record in islice(writers.records(file, kind), writer.rows))
-    table = None if rows is None else embeddings.Embeddings(rows, width, writer.rows if rows.exists() else None)
-    return Output(writer, file, table, Seen(names))
-
-
-def _require_the_same(last: Record, file: Path, top: int, predictor: Callable[[], Predictor]) -> None:
-    """That the model and the options are those of the run that began."""
-    if last.labels != top:
-        raise UsageError(f"{file} has {last.labels} labels for each image, not {top}; go on with --top {last.labels}")
-    try:
-        found = predictor()(last.path)
-    except ImageError:  # is gone since, or its name is no text
-        return
-    scores = {writers.spelled(label): score for label, score in found.top}
-    if abs(scores.get(writers.spelled(last.label), 0.0) - last.score) > CLOSE:
-        raise UsageError(
-            f"{file} is of another model or other options: it calls {last.path} {last.label} ({last.score:.1%}), "
-            f"and this run {found.label} ({found.score:.1%})"
-        )
-
-
-def write_all(
-    pieces: Iterable[Piece],
-    output: Output,
-    *,
-    first: Callable[[], object],
-    broken: Callable[[ImageError], object],
-    done: Callable[[int], object],
-) -> None:
-    """`first` is called before the first image is written, `broken` for each that cannot be, `done` with how many
-    more are through."""
-    begun = False
-    for piece in pieces:
-        with uninterrupted():
-            answers: list[tuple[str, Prediction]] = []
-            for path, found in piece:
-                if isinstance(found, ImageError):
-                    broken(found)
-                else:
-                    answers.append((path, found))
-            if answers and not begun:
-                begun = True
-                first()
-            output.write(answers)
-        done(len(piece))
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """No other process writes there meanwhile. What is locked is a file beside it, and the lock ends with this process,
-    however that ends."""
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            itself = path.resolve()
-            stack.enter_context(files.locked(itself.with_name(f".{itself.name}.lock"), remove=True))
-        except BlockingIOError:
-            raise RunError(f"another process is writing {path}; wait for it, or choose another name") from None
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-        yield
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C is heard when this is over."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
+    def _summary(self, output: Output, seconds: float) -> str:
+        before = len(output.before)
+        count = output.writer.rows - before
+        parts = [f"{count:,} image{'s' * (count != 1)} in {seconds:,.1f} s, {count / max(seconds, 1e-9):,.0f} a second"]
+        parts += [f"{self.skipped:,} skipped"] * bool(self.skipped) + [f"{before:,} done before"] * bool(before)
+        return "; ".join(parts)

@@ -1,7 +1,7 @@
-"""Answers as a Parquet data set: a folder of parts, which pandas, Arrow, DuckDB and Spark read as one table.
+"""Predictions as a Parquet data set: a folder of parts, which pandas, Arrow, DuckDB and Spark read as one table.
 
 A Parquet file cannot be added to, and is worth nothing before it is whole. So each part is written under another name
-and then renamed; a run that is killed loses the part that it was about to write, and answers those images anew.
+and then renamed; a run that is killed loses the part that it was about to write, and predicts those images again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlpmixer import files, packages
 from mlpmixer.errors import DataError, UsageError
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.predict.writers import Record, spelled
+from mlpmixer.predict.record import Record, spelled
 
 ROWS = 2000  # of a part
 
@@ -52,15 +53,26 @@ class Parquet:
     def _write_part(self) -> None:
         import pyarrow.parquet
 
-        name = f"part-{self._number:06}.parquet"
-        part = self.folder / f".{name}.part"
-        try:
-            pyarrow.parquet.write_table(self._arrow.Table.from_pylist(self._waiting, schema=self._schema), part)
-            part.replace(self.folder / name)
-        except OSError:
-            part.unlink(missing_ok=True)  # where there is no room, it takes none
-            raise
+        table = self._arrow.Table.from_pylist(self._waiting, schema=self._schema)
+        with files.whole(self.folder / f"part-{self._number:06}.parquet") as part:
+            pyarrow.parquet.write_table(table, part)
         self._waiting, self._number = [], self._number + 1
+
+
+def new(folder: Path, top: int) -> Parquet:  # noqa: ARG001 (a column holds any number of labels)
+    return Parquet(folder)
+
+
+def resume(folder: Path, top: int, rows: int) -> Parquet:  # noqa: ARG001
+    """After the first `rows` images, or fewer: a part is kept or deleted as a whole."""
+    _arrow()
+    import pyarrow.parquet
+
+    counts = {part: pyarrow.parquet.read_metadata(part).num_rows for part in _parts(folder)}
+    while sum(counts.values()) > rows:
+        part, _ = counts.popitem()
+        part.unlink()
+    return Parquet(folder, sum(counts.values()))
 
 
 def records(folder: Path) -> Iterator[Record]:
@@ -72,19 +84,7 @@ def records(folder: Path) -> Iterator[Record]:
             for row in pyarrow.parquet.read_table(part).to_pylist():
                 yield Record(row["path"], row["label"], row["score"], len(row["top"]))
         except (arrow.ArrowException, KeyError, TypeError, OSError):
-            raise DataError(f"{part} is not what `mixer predict` writes") from None
-
-
-def cut(folder: Path, rows: int) -> int:
-    """Takes away the last parts, until there are no more rows than that; how many there are then."""
-    _arrow()
-    import pyarrow.parquet
-
-    there = {part: pyarrow.parquet.read_metadata(part).num_rows for part in _parts(folder)}
-    while sum(there.values()) > rows:
-        part, _ = there.popitem()
-        part.unlink()
-    return sum(there.values())
+            raise DataError(f"{part} was not written by `mixer predict`") from None
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -94,8 +94,4 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _arrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise UsageError("Parquet needs a package: pip install 'mlpmixer[parquet]'") from None
-    return pyarrow
+    return packages.require("pyarrow", extra="parquet", what="Parquet")

@@ -1,4 +1,4 @@
-"""Which images are meant: files as they are named, and all that is below a folder, found little by little."""
+"""Paths of images: files as they are named, and all that is below a folder, found little by little."""
 
 from __future__ import annotations
 

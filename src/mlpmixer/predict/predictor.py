@@ -7,15 +7,17 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import nn
 
 from mlpmixer.data.images import pixels
-from mlpmixer.engines.engine import Answers
+from mlpmixer.engines.engine import Outputs
 from mlpmixer.engines.fastest import start
+from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import ImageError, RunError, UsageError
 from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.forks import compute_here
@@ -24,21 +26,23 @@ from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
-from mlpmixer.predict.tta import Views, count, views_of
+from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
 P = TypeVar("P", bound=Input)
 
-# On a CPU, these compute in the thread that calls them; the others have threads of their own.
-IN_THE_CALLERS_THREAD = ("kernels", "eager")
-PIECE = 16  # images for such a thread: with more it is no faster, and at the end others wait for it longer
+PIECE = 16  # images for a thread that computes alone: more are no faster, and at the end others wait for it longer
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`top`: the likeliest labels with their probabilities, best first. `embedding`: what the head is given, if that
-    was asked for."""
+    """What a model says of an image.
+
+    Attributes:
+        top: The likeliest labels with their probabilities, best first.
+        embedding: What the model's head is given, if that was asked for.
+    """
 
     top: tuple[tuple[str, float], ...]
     embedding: Float32[np.ndarray, " D"] | None = field(default=None, compare=False)
@@ -56,20 +60,33 @@ class Prediction:
         return self.top[0][1]
 
 
-class Predictor:
-    """Prepares images as the checkpoint's metadata says, and names what the model sees in them.
+Piece: TypeAlias = list[tuple[P, Prediction | ImageError]]  # images that are predicted together
 
-    `model` is a model, or what `load` takes. `classes` and `preprocessing`: what its outputs are called, and how
-    images are prepared, instead of what it came with; one that came with nothing has nameless classes and what is
-    usual for the size of its images. `engine` and `precision`: how it is run; "auto" takes what is known to be the
-    fastest here, and with `measure` finds that out first, in seconds, once for each machine. `views`: what is averaged
-    over, see predict/views.py. `batch_size`: how many images go through at a time; the engines openvino and compiled
-    take as long for fewer. `embeddings`: each prediction's `embedding` is what the model's head is given.
+
+class Predictor:
+    """Images in, ranked labels out, prepared as the checkpoint's metadata says.
 
     May be called from several threads. It can be pickled and copied: it travels as its model and its options, and
     starts the same engine again. In a process that was forked, it goes on with one thread, if its engine can.
 
-    `choice` says which engine it is, and why.
+    Args:
+        model: A model, or what `load` takes.
+        classes: Names of its outputs, instead of those it came with; without any they are "class 0" and so on.
+        preprocessing: How images are prepared, instead of what it came with; without any, what is usual for its size.
+        engine: One of `engines.table.ENGINES`; "auto" takes the fastest known here.
+        precision: Of the engine; "auto" takes the fastest known here.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        top: Labels of a prediction.
+        batch_size: Images at a time; engines with a fixed batch size take as long for fewer.
+        tta: Test-time augmentation, see predict/tta.py.
+        embeddings: Each prediction has its `embedding`, too.
+        measure: "auto" finds out first what is the fastest, in seconds, once for each machine.
+
+    Attributes:
+        choice: Which engine runs the model, and why.
+
+    Raises:
+        UsageError: The model has no labels to predict, or the engine cannot run it here.
     """
 
     def __init__(
@@ -83,7 +100,7 @@ class Predictor:
         device: str = "auto",
         top: int = 5,
         batch_size: int = 32,
-        views: Views = "none",
+        tta: TTA = "none",
         embeddings: bool = False,
         measure: bool = False,
     ):
@@ -100,10 +117,10 @@ class Predictor:
         self.preprocessing = info.preprocessing
         self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
         self.top = min(top, len(self.classes))
-        self.views: Views = views
+        self.tta: TTA = tta
         self.batch_size, self._embeddings = batch_size, embeddings
         self.device = device_of(device)
-        self._views = count(views, self.preprocessing)
+        self._views = count(tta, self.preprocessing)
         self.engine, self.choice = start(
             self.model,
             self.preprocessing,
@@ -114,14 +131,14 @@ class Predictor:
             layer_precisions=info.layer_precisions,
             measure=measure,
         )
-        self._together = self.device.type == "cpu" and self.engine.name in IN_THE_CALLERS_THREAD
+        self._in_threads = self.device.type == "cpu" and ENGINES[self.engine.name].caller_thread
         # Some engines must always be called from the same thread.
-        self._alone = None if self._together else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
-        # Where it has answered, or may answer; None: in whichever process it will.
+        self._alone = None if self._in_threads else ThreadPoolExecutor(1, thread_name_prefix=self.engine.name)
+        # Where it has predicted, or may predict; None: in whichever process it will.
         self._process = None if self.device.type == "cpu" else os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in ("top", "batch_size", "views")}
+        settings = {name: getattr(self, name) for name in ("top", "batch_size", "tta")}
         settings |= {"engine": self.engine.name, "precision": self.engine.precision, "device": str(self.device)}
         return {"model": self.model, "choice": self.choice, **settings, "embeddings": self._embeddings}
 
@@ -141,7 +158,7 @@ class Predictor:
         or 4]) or tensor (3, height, width); see predict/inputs.py.
         """
         if is_one(images):
-            return _or_raise(self.answer([images])[0])  # pyright: ignore[reportArgumentType]
+            return _or_raise(self.predict_batch([images])[0])  # pyright: ignore[reportArgumentType]
         return [_or_raise(found) for _, found in self.stream(images)]  # pyright: ignore[reportArgumentType]
 
     def stream(self, images: Iterable[P]) -> Generator[tuple[P, Prediction | ImageError]]:
@@ -152,38 +169,36 @@ class Predictor:
         for piece in self.pieces(images):
             yield from piece
 
-    def pieces(self, images: Iterable[P]) -> Generator[list[tuple[P, Prediction | ImageError]]]:
+    def pieces(self, images: Iterable[P]) -> Generator[Piece[P]]:
         """The same, as many at a time as are done together."""
         if is_one(images):
-            raise UsageError(f"several images are asked for here; give a list of them, each {TAKEN}")
+            raise UsageError(f"give a list of images here, each {TAKEN}")
         self._require_threads()
         at_once = self.batch_size
-        if self._together:
-            fair = math.ceil(len(images) / self.lanes) if isinstance(images, list | tuple) else PIECE
+        if self._in_threads:
+            fair = math.ceil(len(images) / self.threads) if isinstance(images, list | tuple) else PIECE
             at_once = max(1, min(self.batch_size, PIECE, fair))
-        return in_order(self.answer, images, threads=self.lanes, batch_size=at_once)
+        return in_order(self.predict_batch, images, threads=self.threads, batch_size=at_once)
 
     @property
-    def lanes(self) -> int:
-        """How many threads read images; each answers them too, where the engine allows it."""
-        return torch.get_num_threads() if self._together else max(2, cores())
+    def threads(self) -> int:
+        """How many threads read images; each runs the model, too, where the engine allows it."""
+        return torch.get_num_threads() if self._in_threads else max(2, cores())
 
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
-        self._require_threads()
-        blank = torch.zeros(1, self.model.config.in_channels, *self.preprocessing.crop, dtype=torch.uint8)
-        return self._run(blank).features.shape[1]
+        return cast(nn.Linear, self.model.head).in_features
 
-    def answer(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
+    def predict_batch(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
         """In this thread, in one go."""
         self._require_threads()
-        shown = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
+        views = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
         found: list[Prediction | ImageError | None] = []
         good = 0
         for given in images:
             try:
-                shown[good] = self._prepared(given)
+                views[good] = self._prepared(given)
             except ImageError as error:
                 found.append(error)
             except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
@@ -191,20 +206,20 @@ class Predictor:
             else:
                 found.append(None)
                 good += 1
-        answers = iter(self._named(shown[:good]) if good else ())
-        whole = [next(answers) if error is None else error for error in found]
+        predictions = iter(self._predictions(views[:good]) if good else ())
+        whole = [next(predictions) if error is None else error for error in found]
         return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
     def _prepared(self, given: Input) -> torch.Tensor:
         read = pixels(image_of(given))
         try:
-            return views_of(read, self.preprocessing, self.views)
+            return views_of(read, self.preprocessing, self.tta)
         except ImageError as error:  # knows only its size
             raise ImageError(f"{name_of(given)}: {error}") from None
 
-    def _named(self, shown: torch.Tensor) -> list[Prediction | None]:
-        """None: what the model answers is not a number."""
-        features, logits = self._run(shown.flatten(0, 1))
+    def _predictions(self, views: torch.Tensor) -> list[Prediction | None]:
+        """None: what the model gives is not a number."""
+        features, logits = self._run(views.flatten(0, 1))
         several = (-1, self._views)
         chances = logits.softmax(dim=1).unflatten(0, several).mean(dim=1)
         features = features.unflatten(0, several).mean(dim=1)
@@ -212,7 +227,7 @@ class Predictor:
         if self._embeddings:
             finite &= features.isfinite().all(dim=1)
         scores, labels = chances.topk(self.top)
-        embeddings = features.numpy() if self._embeddings else [None] * len(shown)
+        embeddings = features.numpy() if self._embeddings else [None] * len(views)
         return [
             Prediction(tuple((self.classes[i], score) for i, score in zip(row, values, strict=True)), embedding)
             if good
@@ -222,9 +237,9 @@ class Predictor:
             )
         ]
 
-    def _run(self, shown: torch.Tensor) -> Answers:
+    def _run(self, views: torch.Tensor) -> Outputs:
         self._process = os.getpid()
-        return self.engine(shown) if self._alone is None else self._alone.submit(self.engine, shown).result()
+        return self.engine(views) if self._alone is None else self._alone.submit(self.engine, views).result()
 
     def _require_threads(self) -> None:
         """In a process that was forked since, there are only those that are begun there."""
@@ -237,8 +252,8 @@ class Predictor:
 
     def _no_number(self, given: object) -> ImageError:
         return ImageError(
-            f"the model's answer to {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
-            "its weights are spoilt, or too large for this precision; try eager in fp32"
+            f"the model's output for {name_of(given)} is not a number ({self.engine.name}, {self.engine.precision}): "
+            "its weights are broken, or too large for this precision; try eager in fp32"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which of very many names have been there: 16 bytes each, whatever their length."""
+"""Names that are in the output already: 16 bytes each, whatever their length."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import numpy as np
 BYTES = 16  # so many that no two of a billion names are taken for one
 
 
-class Seen:
+class ResumeIndex:
+    """`name in index`, for very many names."""
+
     def __init__(self, names: Iterable[str]):
-        marks = np.frombuffer(b"".join(map(_mark, names)), dtype=f"V{BYTES}").view([("a", "<u8"), ("b", "<u8")])
-        self._marks = np.sort(marks, order=("a", "b"))
-        self._firsts = self._marks["a"].copy()
+        hashes = np.frombuffer(b"".join(map(_hash, names)), dtype=f"V{BYTES}").view([("a", "<u8"), ("b", "<u8")])
+        self._hashes = np.sort(hashes, order=("a", "b"))
+        self._firsts = self._hashes["a"].copy()
 
     def __len__(self) -> int:
-        return len(self._marks)
+        return len(self._hashes)
 
     def __contains__(self, name: str) -> bool:
-        first, second = np.frombuffer(_mark(name), dtype="<u8")
+        first, second = np.frombuffer(_hash(name), dtype="<u8")
         begin = int(np.searchsorted(self._firsts, first))
         while begin < len(self) and self._firsts[begin] == first:
-            if self._marks["b"][begin] == second:
+            if self._hashes["b"][begin] == second:
                 return True
             begin += 1
         return False
 
 
-def _mark(name: str) -> bytes:
+def _hash(name: str) -> bytes:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=BYTES).digest()

@@ -1,4 +1,4 @@
-"""What the model is shown of one image: its center, or several views whose answers are averaged."""
+"""Test-time augmentation: the center of an image, or several views of it whose predictions are averaged."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mlpmixer.data.preprocess import prepare
 from mlpmixer.metadata import Preprocessing
 
 # "flip": also as in a mirror. "crops": also the four corners of what the center is cut from, and all that mirrored.
-Views = Literal["none", "flip", "crops"]
+TTA = Literal["none", "flip", "crops"]
 
 
-def count(views: Views, how: Preprocessing) -> int:
-    """Of one image."""
-    places = len(_places(how)) if views == "crops" else 1
-    return places * (1 if views == "none" else 2)
+def count(tta: TTA, how: Preprocessing) -> int:
+    """How many views there are of one image."""
+    crops = len(_offsets(how)) if tta == "crops" else 1
+    return crops * (1 if tta == "none" else 2)
 
 
-def views_of(pixels: np.ndarray, how: Preprocessing, views: Views) -> UInt8[Tensor, "V 3 H W"]:
+def views_of(pixels: np.ndarray, how: Preprocessing, tta: TTA) -> UInt8[Tensor, "V 3 H W"]:
     """The usual one first."""
-    if views == "crops":
+    if tta == "crops":
         (height, width), (rows, columns) = _room(how), how.crop
         whole = prepare(pixels, dataclasses.replace(how, crop=(height, width)))
-        shown = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _places(how)])
+        views = torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in _offsets(how)])
     else:
-        shown = prepare(pixels, how)[None]
-    return shown if views == "none" else torch.cat([shown, shown.flip(-1)])
+        views = prepare(pixels, how)[None]
+    return views if tta == "none" else torch.cat([views, views.flip(-1)])
 
 
 def _room(how: Preprocessing) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def _room(how: Preprocessing) -> tuple[int, int]:
     return max(how.resize, rows), max(how.resize, columns)
 
 
-def _places(how: Preprocessing) -> list[tuple[int, int]]:
+def _offsets(how: Preprocessing) -> list[tuple[int, int]]:
     """Top and left of each crop, the center first; only one where the crop leaves no room."""
     (height, width), (rows, columns) = _room(how), how.crop
     down, right = height - rows, width - columns

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mlpmixer.kernels.gpu.gelu import INTERPRETED, gelu
+from mlpmixer.kernels.weights import GeluForm
 
 BYTE = torch.float8_e4m3fn
 LARGEST = 448.0  # of these
@@ -43,7 +44,7 @@ def product(
     normed: tuple[Tensor, Tensor] | None = None,
     scale: Tensor | None = None,
     skip: Tensor | None = None,
-    active: str | None = None,
+    active: GeluForm | None = None,
     dtype: torch.dtype = torch.bfloat16,
     factor: float = 1.0,
 ) -> Tensor:
@@ -74,12 +75,12 @@ def product(
     return found
 
 
-def active_bytes(x: Tensor, bias: Tensor, scale: Tensor, factor: float, *, exact: bool) -> Tensor:
+def active_bytes(x: Tensor, bias: Tensor, scale: Tensor, factor: float, *, gelu_form: GeluForm) -> Tensor:
     """factor · gelu(scale · x + bias) in 8 bits, for products that another library makes."""
     found = torch.empty(x.shape, dtype=BYTE, device=x.device)
     rows, channels = x.shape
     _active_bytes[(triton.cdiv(rows, 8), triton.cdiv(channels, 512))](
-        *(x, bias, scale, found, rows, channels, factor), EXACT=exact, ROWS=8, COLUMNS=512, num_warps=4
+        *(x, bias, scale, found, rows, channels, factor), ERF=gelu_form == "erf", ROWS=8, COLUMNS=512, num_warps=4
     )
     return found
 
@@ -134,10 +135,10 @@ def _finish(
     NORMED: tl.constexpr, SCALED: tl.constexpr, SKIP: tl.constexpr,  # noqa: N803
     ACTIVE: tl.constexpr, SMALL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    places, channels = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+    tokens, channels = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     if NORMED:
         total += tl.load(before + channels, mask=channels < outputs, other=0.0)[None, :]
-        total *= tl.load(statistics + 2 * places + 1, mask=places < rows, other=0.0)[:, None]
+        total *= tl.load(statistics + 2 * tokens + 1, mask=tokens < rows, other=0.0)[:, None]
     if SCALED:
         total *= tl.load(scale + channels, mask=channels < outputs, other=0.0)[None, :]
     total += tl.load(bias + channels, mask=channels < outputs, other=0.0)[None, :]
@@ -195,7 +196,7 @@ def _product(
 @triton.jit
 def _active_bytes(
     x, bias, scale, found, rows, channels, factor,
-    EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
+    ERF: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -205,5 +206,5 @@ def _active_bytes(
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     values *= tl.load(scale + column, mask=there, other=0.0)[None, :]
     values += tl.load(bias + column, mask=there, other=0.0)[None, :]
-    values = tl.minimum(gelu(values, EXACT) * factor, 448.0)
+    values = tl.minimum(gelu(values, ERF) * factor, 448.0)
     tl.store(found + at, values.to(tl.float8e4nv), mask=inside)

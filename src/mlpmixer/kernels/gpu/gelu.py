@@ -13,10 +13,10 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def gelu(x, EXACT: tl.constexpr):  # noqa: N803
-    """EXACT: the erf form instead of tanh's."""
+def gelu(x, ERF: tl.constexpr):  # noqa: N803
+    """ERF: the erf form instead of tanh's."""
     half = 0.5 * x
-    if EXACT:
+    if ERF:
         return half + half * tl.erf(x * 0.7071067811865476)
     return half + half * _tanh(x * (0.7978845608028654 + 0.035677408136300125 * x * x))
 

@@ -1,4 +1,4 @@
-"""LayerNorm's part that needs a look at whole rows."""
+"""LayerNorm kernels: what needs whole rows."""
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportFunctionMemberAccess=false
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
@@ -52,28 +52,23 @@ def _whole_rows(
     return found
 
 
-def mean_of_normed(x: Tensor, places: int, gamma: Tensor, beta: Tensor) -> Tensor:
+def mean_of_normed(x: Tensor, tokens: int, gamma: Tensor, beta: Tensor) -> Tensor:
     """(images, channels) in float32: the mean over an image's rows of LayerNorm(x), which is never made."""
     rows, channels = x.shape
-    found = torch.empty(rows // places, channels, dtype=torch.float32, device=x.device)
-    _mean_of_normed[(rows // places, triton.cdiv(channels, 64))](
-        *(x, statistics(x), gamma, beta, found, places, channels), COLUMNS=64, AT_ONCE=32, num_warps=4
+    found = torch.empty(rows // tokens, channels, dtype=torch.float32, device=x.device)
+    _mean_of_normed[(rows // tokens, triton.cdiv(channels, 64))](
+        *(x, statistics(x), gamma, beta, found, tokens, channels), COLUMNS=64, AT_ONCE=32, num_warps=4
     )
     return found
 
 
 @triton.jit
-def _row_statistics(values, inside, channels, eps):
-    mean = tl.sum(values, 1) / channels
-    centered = tl.where(inside, values - mean[:, None], 0.0)
-    return mean, centered, tl.rsqrt(tl.sum(centered * centered, 1) / channels + eps)
-
-
-@triton.jit
-def _statistics(
-    x, ahead, found, rows, channels, eps,
+def _rows(
+    x, ahead, rows, channels, eps,
     SHIFTED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
+    """A program's rows of x − ahead: their indices, their columns, where they lie, which are inside; their means, the
+    rows without these, and one over their standard deviations."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
@@ -81,7 +76,17 @@ def _statistics(
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if SHIFTED:
         values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
-    mean, _, rate = _row_statistics(values, inside, channels, eps)
+    mean = tl.sum(values, 1) / channels
+    centered = tl.where(inside, values - mean[:, None], 0.0)
+    return row, column, at, inside, mean, centered, tl.rsqrt(tl.sum(centered * centered, 1) / channels + eps)
+
+
+@triton.jit
+def _statistics(
+    x, ahead, found, rows, channels, eps,
+    SHIFTED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    row, _, _, _, mean, _, rate = _rows(x, ahead, rows, channels, eps, SHIFTED, ROWS, WIDTH)
     tl.store(found + 2 * row, mean, mask=row < rows)
     tl.store(found + 2 * row + 1, rate, mask=row < rows)
 
@@ -91,14 +96,7 @@ def _normalized(
     x, ahead, gamma, beta, found, rows, channels, eps, factor,
     SHIFTED: tl.constexpr, SCALED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
-    inside = (row < rows)[:, None] & (column < channels)[None, :]
-    at = row.to(tl.int64)[:, None] * channels + column[None, :]
-    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    if SHIFTED:
-        values -= tl.load(ahead + column, mask=column < channels, other=0.0)[None, :]
-    _, centered, rate = _row_statistics(values, inside, channels, eps)
+    _, column, at, inside, _, centered, rate = _rows(x, ahead, rows, channels, eps, SHIFTED, ROWS, WIDTH)
     values = centered * (factor * rate)[:, None]
     if SCALED:
         values *= tl.load(gamma + column, mask=column < channels, other=0.0)[None, :]
@@ -108,20 +106,20 @@ def _normalized(
 
 @triton.jit
 def _mean_of_normed(
-    x, statistics, gamma, beta, found, places, channels, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr  # noqa: N803
+    x, statistics, gamma, beta, found, tokens, channels, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr  # noqa: N803
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
-    for first in range(0, places, AT_ONCE):
-        place = first + tl.arange(0, AT_ONCE)
-        row = image * places + place
-        inside = (place < places)[:, None] & (column < channels)[None, :]
+    for first in range(0, tokens, AT_ONCE):
+        token = first + tl.arange(0, AT_ONCE)
+        row = image * tokens + token
+        inside = (token < tokens)[:, None] & (column < channels)[None, :]
         values = tl.load(x + row[:, None] * channels + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        mean = tl.load(statistics + 2 * row, mask=place < places, other=0.0)
-        rate = tl.load(statistics + 2 * row + 1, mask=place < places, other=0.0)
+        mean = tl.load(statistics + 2 * row, mask=token < tokens, other=0.0)
+        rate = tl.load(statistics + 2 * row + 1, mask=token < tokens, other=0.0)
         total += tl.sum((values - mean[:, None]) * rate[:, None], 0)
     inside = column < channels
     scale = tl.load(gamma + column, mask=inside, other=0.0)
     shift = tl.load(beta + column, mask=inside, other=0.0)
-    tl.store(found + image * channels + column, total / places * scale + shift, mask=inside)
+    tl.store(found + image * channels + column, total / tokens * scale + shift, mask=inside)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,21 +11,21 @@ from torch import Tensor
 
 from mlpmixer.engines import kernels
 from mlpmixer.engines.rewrites import takes_bytes
+from mlpmixer.engines.table import Setup
 from mlpmixer.errors import UsageError
-from mlpmixer.metadata import Preprocessing
 from mlpmixer.models import family_of
-from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
+from mlpmixer.text import first_line
 
 if TYPE_CHECKING:
-    from mlpmixer.engines.gpu_network import Network
+    from mlpmixer.engines.triton_network import Network
 
-PLACES = 256  # more do not fit into a kernel of token mixing
+TOKENS = 256  # more do not fit into a kernel of token mixing
 REPLAYS = 10
 
 
-def why_not(model: Classifier, device: torch.device) -> str | None:
-    """What keeps `model` from running through these kernels on `device`; None: nothing."""
+def why_not(setup: Setup) -> str | None:
+    model, device = setup.model, setup.device
     if not family_of(model).plain_mixer(model.config):
         return "it runs plain Mixers only"
     config = cast(Mixer, model).config
@@ -34,32 +33,31 @@ def why_not(model: Classifier, device: torch.device) -> str | None:
         return "channels and channel_hidden must be multiples of 16 for it"
     if not takes_bytes(model):
         return "the sides of images must be multiples of the patch for it"
-    if math.prod(config.grids()[0]) > PLACES:
-        return f"it takes up to {PLACES} patches"
-    if find_spec("triton") is None:
-        return "it needs a package: pip install triton"
+    if math.prod(config.grids()[0]) > TOKENS:
+        return f"it takes up to {TOKENS} patches"
     if not torch.cuda.is_available() or torch.version.cuda is None:
-        return "it needs a GPU of NVIDIA's"
+        return "it needs an NVIDIA GPU"
     major, minor = torch.cuda.get_device_capability(device)
     return (
         None if major == 9 else f"it is written for GPUs of compute capability 9.0 (Hopper); this has {major}.{minor}"
     )
 
 
-def build(model: Mixer, how: Preprocessing, precision: str, batch: int, device: torch.device) -> Graphed:
+def build(setup: Setup) -> Graphed:
     """With the quickest ways of channel mixing. The first time on a machine takes minutes: kernels are compiled."""
-    from mlpmixer.engines.gpu_network import WAYS, Network
+    from mlpmixer.engines.triton_network import WAYS, Network
 
-    parts = kernels.parts(model, how)
+    assert isinstance(setup.model, Mixer)
+    parts = kernels.parts(setup.model, setup.how)
     able: dict[float, Graphed] = {}
     failed: list[str] = []
     for ways in WAYS:
         try:
-            network = Network(parts, precision, ways, device)
-            graphed = Graphed(network, batch, parts.image, device)
+            network = Network(parts, setup.precision, ways, setup.device)
+            graphed = Graphed(network, setup.batch, parts.image, setup.device)
             able[graphed.seconds()] = graphed
         except Exception as error:  # whatever a compiler or a library does to what it does not take
-            failed.append(f"{' and '.join(ways)}: {(str(error).strip() or repr(error)).splitlines()[0]}")
+            failed.append(f"{' and '.join(ways)}: {first_line(error)}")
     if not able:
         raise UsageError(f"the engine triton does not run on this machine: {'; '.join(failed)}")
     return able[min(able)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from functools import cache
 from typing import Literal
 
@@ -16,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlpmixer.kernels.forward import Half, Parts
+from mlpmixer.kernels.forward import Parts
 from mlpmixer.kernels.gpu.channels import BYTE, LARGEST, active_bytes, as_bytes, centered, product
 from mlpmixer.kernels.gpu.norms import mean_of_normed, normalized, statistics
 from mlpmixer.kernels.gpu.stem import MIDDLE, patches
-from mlpmixer.kernels.gpu.tokens import Tokens, token_mixing, tokens
+from mlpmixer.kernels.gpu.tokens import packed, token_mixing
+from mlpmixer.kernels.weights import GeluForm, HalfWeights
 
 Way = Literal["library", "fused"]
 Ways = tuple[Way, Way]  # of the first product and of the second
@@ -39,11 +39,12 @@ class Network:
         def vector(tensor: Tensor) -> Tensor:
             return here(tensor).float().contiguous()
 
-        self.parts, self.ways, self.exact = parts, ways, parts.exact
-        self.layers: list[tuple[Tokens, ChannelMixing]] = []
+        self.parts, self.ways = parts, ways
+        self.gelu: GeluForm = parts.gelu
+        self.layers: list[tuple[HalfWeights, ChannelMixing]] = []
         for token_half, channel_half in zip(parts.halves[::2], parts.halves[1::2], strict=True):
-            mixing = ChannelMixing(_on(device, channel_half), self.exact, precision, ways)
-            self.layers.append((tokens(_on(device, token_half)), mixing))
+            mixing = ChannelMixing(_on(device, channel_half), self.gelu, precision, ways)
+            self.layers.append((packed(_on(device, token_half)), mixing))
         stem = here(parts.stem).to(torch.bfloat16)
         self.stem = stem.T
         self.shift = MIDDLE - vector(parts.shift)
@@ -54,9 +55,9 @@ class Network:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.addmm(self.stem_bias, patches(pixels, self.parts.patch), self.stem)  # (B · places, C)
+        x = torch.addmm(self.stem_bias, patches(pixels, self.parts.patch), self.stem)  # (B · tokens, C)
         for weights, channel_mixing in self.layers:
-            x = token_mixing(x, weights, channel_mixing.ahead, exact=self.exact)
+            x = token_mixing(x, weights, channel_mixing.ahead, gelu_form=self.gelu)
             x = channel_mixing(x)
         features = mean_of_normed(x, len(x) // len(pixels), self.gamma, self.beta)
         if self.head is None or self.head_bias is None:
@@ -64,8 +65,8 @@ class Network:
         return features, torch.addmm(self.head_bias, features, self.head)
 
 
-def _on(device: torch.device, half: Half) -> Half:
-    return Half(*(getattr(half, field.name).detach().float().to(device).contiguous() for field in fields(half)))
+def _on(device: torch.device, half: HalfWeights) -> HalfWeights:
+    return HalfWeights(*(tensor.detach().float().to(device).contiguous() for tensor in half))
 
 
 class ChannelMixing:
@@ -74,10 +75,10 @@ class ChannelMixing:
     `ahead` is to be added to x before: a bias that the second product does not add.
     """
 
-    def __init__(self, half: Half, exact: bool, precision: str, ways: Ways):
+    def __init__(self, half: HalfWeights, gelu: GeluForm, precision: str, ways: Ways):
         self.second = SECOND[precision, ways[1]](half)
         self.ahead = self.second.ahead
-        self.first = FIRST[precision, ways[0]](half, exact, self.ahead)
+        self.first = FIRST[precision, ways[0]](half, gelu, self.ahead)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.second(self.first(x), x)
@@ -86,13 +87,14 @@ class ChannelMixing:
 class LibraryFirst:
     """cuBLAS has tanh's GELU in its product."""
 
-    def __init__(self, half: Half, exact: bool, ahead: Tensor):
+    def __init__(self, half: HalfWeights, gelu: GeluForm, ahead: Tensor):
         self.w, self.b = half.w1.to(torch.bfloat16), half.b1.to(torch.bfloat16)
-        self.exact, self.ahead = exact, ahead
+        self.gelu: GeluForm = gelu
+        self.ahead = ahead
 
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalized(x, self.ahead, torch.bfloat16)
-        if self.exact:
+        if self.gelu == "erf":
             return F.gelu(torch.addmm(self.b, normed, self.w.T))
         return torch._addmm_activation(self.b, normed, self.w.T, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -100,19 +102,19 @@ class LibraryFirst:
 class FusedFirst:
     """LayerNorm and the GELU are in the product."""
 
-    def __init__(self, half: Half, exact: bool, ahead: Tensor):
+    def __init__(self, half: HalfWeights, gelu: GeluForm, ahead: Tensor):
         self.w, self.b, self.ahead = centered(half.w1).to(torch.bfloat16), half.b1, ahead
         self.before = -(self.w.float() @ ahead)
-        self.form = "erf" if exact else "tanh"
+        self.gelu: GeluForm = gelu
 
     def __call__(self, x: Tensor) -> Tensor:
-        return product(x, self.w, self.b, normed=(statistics(x, self.ahead), self.before), active=self.form)
+        return product(x, self.w, self.b, normed=(statistics(x, self.ahead), self.before), active=self.gelu)
 
 
 class LibrarySecond:
     """Onto x itself, which has the bias already."""
 
-    def __init__(self, half: Half):
+    def __init__(self, half: HalfWeights):
         self.w, self.ahead = half.w2.to(torch.bfloat16), half.b2
 
     def __call__(self, active: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class LibrarySecond:
 
 
 class FusedSecond:
-    def __init__(self, half: Half):
+    def __init__(self, half: HalfWeights):
         self.w, self.b = half.w2.to(torch.bfloat16), half.b2
         self.ahead = torch.zeros_like(self.b)
 
@@ -131,26 +133,26 @@ class FusedSecond:
 class BytesFirst:
     """Rows with mean 0 and variance 1 hold nothing beyond √C, so one factor serves all rows of all images."""
 
-    def __init__(self, half: Half, exact: bool, ahead: Tensor):
+    def __init__(self, half: HalfWeights, gelu: GeluForm, ahead: Tensor):
         self.rate = 2.0 ** math.floor(math.log2(LARGEST / math.sqrt(half.w1.shape[1])))
         self.w, scale = as_bytes(half.w1)
         self.scale, self.b = scale / self.rate, half.b1
-        self.exact, self.ahead = exact, ahead
+        self.gelu: GeluForm = gelu
+        self.ahead = ahead
 
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalized(x, self.ahead, BYTE, self.rate)
-        form = "erf" if self.exact else "tanh"
-        return product(normed, self.w, self.b, scale=self.scale, active=form, dtype=BYTE, factor=ACTIVE)
+        return product(normed, self.w, self.b, scale=self.scale, active=self.gelu, dtype=BYTE, factor=ACTIVE)
 
 
 class LibraryBytesFirst(BytesFirst):
     def __call__(self, x: Tensor) -> Tensor:
         normed = normalized(x, self.ahead, BYTE, self.rate)
-        return active_bytes(library_product(normed, self.w), self.b, self.scale, ACTIVE, exact=self.exact)
+        return active_bytes(library_product(normed, self.w), self.b, self.scale, ACTIVE, gelu_form=self.gelu)
 
 
 class BytesSecond:
-    def __init__(self, half: Half):
+    def __init__(self, half: HalfWeights):
         self.w, scale = as_bytes(half.w2)
         self.scale, self.b = scale / ACTIVE, half.b2
         self.ahead = torch.zeros_like(self.b)
@@ -160,7 +162,7 @@ class BytesSecond:
 
 
 class LibraryBytesSecond:
-    def __init__(self, half: Half):
+    def __init__(self, half: HalfWeights):
         self.w, scale = as_bytes(half.w2)
         self.scale, self.ahead = (scale / ACTIVE).to(torch.bfloat16), half.b2
 
@@ -179,13 +181,16 @@ def _one(device: torch.device) -> Tensor:
     return torch.ones((), device=device)
 
 
-FIRST: dict[tuple[str, Way], Callable[[Half, bool, Tensor], Callable[[Tensor], Tensor]]] = {
+FIRST: dict[tuple[str, Way], Callable[[HalfWeights, GeluForm, Tensor], Callable[[Tensor], Tensor]]] = {
     ("bf16", "library"): LibraryFirst,
     ("bf16", "fused"): FusedFirst,
     ("fp8", "library"): LibraryBytesFirst,
     ("fp8", "fused"): BytesFirst,
 }
-SECOND: dict[tuple[str, Way], Callable[[Half], LibrarySecond | FusedSecond | LibraryBytesSecond | BytesSecond]] = {
+Second = LibrarySecond | FusedSecond | LibraryBytesSecond | BytesSecond
+SECOND: dict[
+    tuple[str, Way], Callable[[HalfWeights], LibrarySecond | FusedSecond | LibraryBytesSecond | BytesSecond]
+] = {
     ("bf16", "library"): LibrarySecond,
     ("bf16", "fused"): FusedSecond,
     ("fp8", "library"): LibraryBytesSecond,
