@@ -309,7 +309,10 @@ class TestRandAugment:
         assert done_at == [15, 15, 15]
 
 
-@pytest.mark.parametrize("policy", ["auto_augment_cifar10", "auto_augment_imagenet", "trivial"])
+SLOW = pytest.param("auto_augment_imagenet", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("policy", ["auto_augment_cifar10", SLOW, "trivial"])
 def test_small_images_are_changed_as_torchvision_changes_them(policy: Any, photo: np.ndarray):
     theirs = {
         "auto_augment_cifar10": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GRAY),

@@ -244,7 +244,7 @@ class TestWholeOrNotAtAll:
             pack(data_set(*[GRAY] * CHUNK, stop), tmp_path / "packed", workers=0)
         assert left_in(tmp_path) == set()
 
-    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
     def test_a_killed_process_leaves_nothing_that_opens(self, tmp_path: Path, workers: int):
         """It dies in the second split, when the first is written; the next one clears up after it."""
         code = (

@@ -25,9 +25,9 @@ def printable(text: object, most: int = 0) -> str:
     return line if not most or len(line) <= most else line[: most - 1] + "…"
 
 
-def first_line(said: object, most: int = 200) -> str:
+def first_line(error: object, most: int = 200) -> str:
     """The first line of an error, or of anything else, as `printable`; an error without words gives its kind."""
-    return printable((str(said).strip().splitlines() or [type(said).__name__])[0], most)
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0], most)
 
 
 def listed(items: Sequence[object], most: int, separator: str = ", ") -> str:

@@ -1,4 +1,4 @@
-"""Training images, each time a little different."""
+"""Augmentation of training images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from mlpmixer.recipe import Augment
 
 
 class Augmentation:
-    """A decoded image → uint8 (3, H, W), by crop, mirror, policy and erasing, in this order.
+    """A decoded image → uint8 (3, H, W), by crop, flip, policy and erasing, in this order.
 
-    All chance comes from torch's global generator: seeded alike, it does alike, bit for bit. `evaluation`: how images
-    are prepared to be measured, which gives H and W, and is what the "resize" crop does as well; the others scale
-    bilinearly, with antialiasing.
+    Random numbers come from torch's global generator: the same seed gives the same result, bit for bit.
+
+    Args:
+        how: The table `augment` of a recipe.
+        evaluation: The preprocessing for evaluation, which gives H and W, and is what the crop "resize" does; the other
+            crops scale bilinearly, with antialiasing.
     """
 
     def __init__(self, how: Augment, evaluation: Preprocessing):

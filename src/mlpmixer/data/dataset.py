@@ -1,4 +1,4 @@
-"""What every source of images becomes: named splits of labeled images, each in a fixed order."""
+"""Data sets and splits: named splits of labeled images, each in a fixed order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from mlpmixer.errors import DataError, nearest
 from mlpmixer.text import fault, printable
 
 SPLITS = ("train", "val", "test")
-SPLIT = re.compile(r"\w[\w .+-]{0,99}")  # what a split may be called: files get names of it
+SPLIT = re.compile(r"\w[\w .+-]{0,99}")  # the name of a split, which becomes a part of file names
 
 
 class Split(ABC):
-    """Labeled images by number. It holds where they are, never what they show, so worker processes share it cheaply.
+    """Labeled images by index.
 
-    `labels`: (N,) int64, each a position in the data set's classes.
+    It holds where they are and never their pixels, so worker processes share it cheaply.
+
+    Attributes:
+        labels: (N,) int64, each an index into the classes of the data set.
     """
 
     labels: np.ndarray
@@ -30,14 +33,18 @@ class Split(ABC):
 
     @abstractmethod
     def read(self, index: int) -> ImageInput:
-        """The image as `images.decode` takes it: a path, the bytes of a file, or pixels."""
+        """An image as `images.decode` takes it: a path, the bytes of a file, or pixels.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """Where a person finds the image: a path, or a place in a larger file."""
+        """Where a person finds an image: a path, or its place in a larger file."""
 
     def trace(self, index: int) -> bytes:
-        """What tells the image from others, wherever its data set lies: some of what is read of it."""
+        """Some bytes of an image that tell it from others, wherever its data set is stored."""
         image = self.read(index)
         if isinstance(image, np.ndarray):
             return image[:: max(1, len(image) // 8)].tobytes()
@@ -45,7 +52,7 @@ class Split(ABC):
 
 
 class Part(Split):
-    """Some of another split's images, in the order of `indices`; `new_labels` where classes were renumbered."""
+    """Some images of another split, in the order of `indices`; `new_labels` where classes were renumbered."""
 
     def __init__(self, whole: Split, indices: np.ndarray, new_labels: np.ndarray | None = None):
         self.whole, self.indices = whole, indices
@@ -102,7 +109,7 @@ class Pixels(Split):
 
 
 class Texts:
-    """Many strings as one block of memory. (A list of millions would be copied, page by page, into every worker.)"""
+    """Strings in one block of memory. (A list of millions would be copied, page by page, into every worker.)"""
 
     def __init__(self, texts: Sequence[str]):
         encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
@@ -122,7 +129,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class DataSet:
-    """`source`: what was opened, as a person would write it again."""
+    """A data set.
+
+    Attributes:
+        source: What was opened, as a user would write it in any folder.
+        classes: The names of the classes.
+        splits: By name; train, val and test first.
+    """
 
     source: str
     classes: tuple[str, ...]

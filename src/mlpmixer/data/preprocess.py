@@ -1,4 +1,4 @@
-"""From an image to the numbers a model expects, as its metadata says."""
+"""Preprocessing: from an image to the input of a model, as its metadata says."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def preprocess(image: Image.Image | np.ndarray, how: Preprocessing) -> Float[Ten
 
 
 def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor, "3 H W"]:
-    """Resize and center crop: the part that is done image by image, and ships bytes."""
+    """Resize and center crop: the part that is done image by image, in bytes."""
     array = np.asarray(image)
     height, width = array.shape[:2]
     require_proportions(height, width, how.resize)

@@ -1,6 +1,6 @@
-"""Which images of a split are used: pure functions of labels and a seed that return positions in ascending order.
+"""Sampling of splits: pure functions of labels and a seed that return indices in ascending order.
 
-Each class has one shuffled order for a seed, and every pick takes its first images: 3 % lie within 10 %, 1 shot
+Each class has one shuffled order for a seed, and every sample takes its first images: 3 % lie within 10 %, 1 shot
 within 5, and what is held out is the same for any share of the rest.
 """
 
@@ -42,14 +42,14 @@ def only(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isin(labels, classes))
 
 
-def digest(picked: np.ndarray) -> str:
-    """Tells in 16 letters whether two picks are the same; for the records of a run."""
-    return hashlib.blake2b(picked.astype("<i8").tobytes(), digest_size=8).hexdigest()
+def digest(indices: np.ndarray) -> str:
+    """A digest of indices in 16 letters, for the records of a run."""
+    return hashlib.blake2b(indices.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 def fingerprint(split: Split) -> str:
-    """Tells in 16 letters whether two splits show the same images, wherever they lie: by what tells them apart of
-    at most TRACED of them, evenly over the split, so that a million files cost no more."""
+    """A digest of a split's images in 16 letters, the same wherever they are stored: of at most TRACED of them, evenly
+    over the split, so that a million files cost no more."""
     found = hashlib.blake2b(digest_size=8)
     for index in np.unique(np.linspace(0, len(split) - 1, min(TRACED, len(split))).astype(np.int64)):
         try:

@@ -1,4 +1,4 @@
-"""Torchvision's AutoAugment and TrivialAugment, quicker for small images and the same bit for bit.
+"""AutoAugment and TrivialAugment of torchvision, faster for small images and bit-identical.
 
 With 32×32 pixels, what takes time is all that is around the work. So what moves pixels, or changes each value by
 itself, is asked of torchvision once, with an image that tells where pixels come from or what becomes of values, and
@@ -31,8 +31,8 @@ VALUE_BY_VALUE = {"Brightness", "Posterize", "Solarize", "Invert"}
 SHARES = np.array((19595, 38470, 7471), dtype=np.float32)  # of red, green and blue in the brightness, times 2¹⁶
 
 
-class Quicker:
-    """Does what `theirs` does. Its chance is drawn as theirs is, from torch."""
+class Faster:
+    """Does what torchvision's policy `theirs` does, with the same random numbers from torch."""
 
     def __init__(self, theirs: Any):
         self.theirs = theirs
@@ -42,20 +42,20 @@ class Quicker:
         if height * width > SMALL:
             return as_tensor(self.theirs(as_image(pixels)))
         changed = pixels.contiguous().numpy()
-        for operation, magnitude in self.drawn(height, width):
+        for operation, magnitude in self.draw(height, width):
             changed = applied(operation, magnitude, changed)
         return torch.from_numpy(changed)
 
-    def drawn(self, height: int, width: int) -> Iterator[tuple[str, float]]:
+    def draw(self, height: int, width: int) -> Iterator[tuple[str, float]]:
         """The operations for one image, and their magnitudes."""
         raise NotImplementedError
 
 
-class AutoAugment(Quicker):
+class AutoAugment(Faster):
     def __init__(self, policy: v2.AutoAugmentPolicy):
         super().__init__(v2.AutoAugment(policy, fill=GRAY))
 
-    def drawn(self, height: int, width: int) -> Iterator[tuple[str, float]]:
+    def draw(self, height: int, width: int) -> Iterator[tuple[str, float]]:
         rules, space = self.theirs._policies, _space(v2.AutoAugment, 10, height, width)
         for operation, chance, strength in rules[int(torch.randint(len(rules), ()))]:
             if torch.rand(()).item() <= np.float32(chance):
@@ -64,11 +64,11 @@ class AutoAugment(Quicker):
                 yield operation, -magnitude if either_way and torch.rand(()).item() <= 0.5 else magnitude
 
 
-class TrivialAugment(Quicker):
+class TrivialAugment(Faster):
     def __init__(self) -> None:
         super().__init__(v2.TrivialAugmentWide(fill=GRAY))
 
-    def drawn(self, height: int, width: int) -> Iterator[tuple[str, float]]:
+    def draw(self, height: int, width: int) -> Iterator[tuple[str, float]]:
         space = _space(v2.TrivialAugmentWide, 31, height, width)
         operation = tuple(space)[int(torch.randint(len(space), ()))]
         magnitudes, either_way = space[operation]
@@ -110,7 +110,7 @@ def applied(operation: str, magnitude: float, pixels: Pixels) -> Pixels:
 
 @functools.lru_cache(maxsize=2048)
 def _origins(operation: str, magnitude: float, height: int, width: int) -> Int[np.ndarray, " HW"]:
-    """The place that each pixel comes from; one past the last, where it comes from outside."""
+    """The index of the pixel that each pixel comes from; one past the last where that is outside the image."""
     places = np.arange(height * width).reshape(height, width)
     low, high, filled = _by_theirs(
         operation, magnitude, np.stack([places % 256, places // 256, 0 * places]).astype(np.uint8)
@@ -126,7 +126,7 @@ def _moved(pixels: Pixels, origins: Int[np.ndarray, " HW"]) -> Pixels:
 
 @functools.lru_cache(maxsize=256)
 def _table(operation: str, magnitude: float) -> bytes:
-    """What becomes of each value."""
+    """The lookup table of an operation that changes each value by itself."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     return _by_theirs(operation, magnitude, np.stack([values] * 3))[0].tobytes()
 

@@ -160,11 +160,11 @@ def _classes(folder: Path, folders: Sequence[str], images: Sequence[str], loops:
 
 
 def _flat(folder: Path, images: Sequence[str]) -> DataError:
-    said = _labels_in(images)
-    hint = f"; labels seem to be in their names ({', '.join(said)}), which a .csv of path,label can say, too"
+    labels = _labels_in(images)
+    hint = f"; labels seem to be in their names ({', '.join(labels)}), which a .csv of path,label can say, too"
     return DataError(
         f"the images in {folder} have no labels; sort them into a folder for each class, such as "
-        f"{folder / (said[0] if said else 'cat') / '1.jpg'}{hint if said else ''}"
+        f"{folder / (labels[0] if labels else 'cat') / '1.jpg'}{hint if labels else ''}"
     )
 
 
