@@ -630,6 +630,7 @@ class TestChanges:
     @settings(max_examples=200, deadline=None)
     @given(st.sampled_from([*toml.fields(), "model.options.x"]), st.text() | st.from_regex(r"[\[0-9.,e\-\]]*"))
     @example("optim.betas", "1,,2")
+    @example("model.options", "\x80")
     def test_any_text_is_taken_or_refused(self, name: str, text: str):
         recipe = must_be_one_line(lambda: toml.change(Recipe(), {name: text}))
         assert recipe is None or toml.loads(toml.dumps(recipe)) == recipe

@@ -223,7 +223,7 @@ class TestCheckpoints:
             read_into(tensors, place)
         assert not (tmp_path / "canary").exists()
 
-    @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
+    @pytest.mark.parametrize("name", [".metadata", pytest.param("__0_0.distcp", marks=pytest.mark.slow)])
     def test_any_damage_is_told_in_words(self, name: str, stopped: Path):
         """Bytes changed at random: the tensors are read, or an error that is caught says why not."""
         place, chance = newest(stopped), random.Random(0)
@@ -664,6 +664,7 @@ class TestImages:
         assert len([*(run / "cards").glob("*.json")]) == 1
         assert "Not measured" not in page_of(run), "a card that is there needs no images"
 
+    @pytest.mark.slow
     def test_others_in_their_stead(self, run: Path, tmp_path: Path):
         source = Path(toml.read(run / "recipe.toml").data.source)
         shutil.copytree(source, tmp_path / "photos")

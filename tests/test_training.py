@@ -309,7 +309,7 @@ class TestWholeRuns:
         measured = [prepare(decode(split.read(n)), info.preprocessing) for n in range(len(split))]
         assert seen == {one.numpy().tobytes() for one in measured}
 
-    def test_without_dev_and_test(self, small: Recipe, tmp_path: Path):
+    def test_without_val_and_test(self, small: Recipe, tmp_path: Path):
         found = fit(toml.change(small, {"data.val": "", "data.test": "", "train.steps": 2}), tmp_path, quiet=True)
         assert (found.val, found.test) == (None, None)
         assert load(tmp_path).metadata is not None
@@ -332,6 +332,7 @@ class TestWholeRuns:
         thread.join()
         assert_same_run(tmp_path / "run", uninterrupted)
 
+    @pytest.mark.slow
     def test_two_runs_with_different_processes_learn_the_same(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
         fit(toml.change(small, {"machine.workers": 2}), tmp_path / "run", quiet=True)
         assert_same_run(tmp_path / "run", uninterrupted)
@@ -765,7 +766,7 @@ class TestResuming:
         assert (folder / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
         assert toml.read(folder / "recipe.toml") == moved
 
-    @pytest.mark.parametrize("stage", ["stopped", "finished"])
+    @pytest.mark.parametrize("stage", ["stopped", pytest.param("finished", marks=pytest.mark.slow)])
     def test_not_with_others_that_look_the_same_in_a_list(self, stage: str, small: Recipe, tmp_path: Path):
         """As many, with the same names in the same classes; one of them shows something else."""
         recipe, folder = stopped_on_photos(small, tmp_path)
@@ -1006,7 +1007,7 @@ class TestDiverging:
         assert float(found[2]) > 5 * float(found[1])
         assert int(found[3]) % 2 == 0 or int(found[3]) > 2
 
-    def test_a_run_that_goes_on_is_lost_no_longer(self, small: Recipe, tmp_path: Path):
+    def test_a_resumed_run_is_diverged_no_longer(self, small: Recipe, tmp_path: Path):
         """As one may whose loss had only grown: nobody looks at it in time with so few lines."""
         long = {"train.steps": 30, "evaluation.every_epochs": 100.0}
         how = {**long, "optim.name": "sgd", "optim.lr": 100.0, "optim.clip": 0.1, "optim.weight_decay": 0.0}
@@ -1269,7 +1270,7 @@ class TestBrokenImages:
         assert words.count("3.png") == 1
         assert "`mixer doctor` lists all" in words
 
-    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
     def test_skip_lists_each_once(
         self, workers: int, photos: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ):
@@ -1285,7 +1286,7 @@ class TestBrokenImages:
 
 
 class TestGrid:
-    def test_the_best_by_dev_and_the_lost_left_out(self, small: Recipe, tmp_path: Path):
+    def test_the_best_on_val_first_and_the_diverged_left_out(self, small: Recipe, tmp_path: Path):
         how = {"optim.name": "sgd", "optim.clip": 0.0, "optim.ema": 0.0, "data.test": ""}
         recipe = toml.change(small, how)
         trials = search(recipe, tmp_path, {"optim.lr": ["1e-9", "0.03", "1e10"]}, quiet=True)
@@ -1297,12 +1298,12 @@ class TestGrid:
         again = search(recipe, tmp_path, {"optim.lr": ["1e-9", "0.03"]}, quiet=True)
         assert [trial.result for trial in again] == [trial.result for trial in trials]
 
-    def test_when_all_are_lost(self, small: Recipe, tmp_path: Path):
+    def test_when_all_diverge(self, small: Recipe, tmp_path: Path):
         recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
         with pytest.raises(RunError, match="all 1 trials diverged; the last one: the run has diverged: the "):
             search(recipe, tmp_path, {"optim.lr": [1e10]}, quiet=True)
 
-    def test_other_trouble_is_told_where_a_loss_was_lost_before(self, small: Recipe, tmp_path: Path):
+    def test_other_trouble_is_reported_where_a_trial_diverged_before(self, small: Recipe, tmp_path: Path):
         recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
         with pytest.raises(RunError, match="all 1 trials diverged"):
             search(recipe, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)

@@ -210,7 +210,11 @@ ENDLESS = re.compile(
 
 
 def tables(text: str) -> dict[str, Any]:
-    """A recipe's file as it comes, unchecked; a `ValueError` says why it is none."""
+    """The tables of a recipe's file, unchecked.
+
+    Raises:
+        ValueError: It is not TOML.
+    """
     if ENDLESS.search(text):
         raise ValueError("a name of more than 16 parts")
     try:

@@ -1,4 +1,4 @@
-"""Recipes by name. A recipe is data; each says its command, what it is meant to run on, and what to expect of it."""
+"""Recipes by name. A recipe is data; each has its command, its hardware, and its expected result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Recipes for one machine: data sets that come with the package or are fetched, and photographs of your own.
 
-`photos` goes on from weights that have seen millions of images, and is the one to begin with, if there is a GPU;
+`photos` starts from weights pre-trained on millions of images, and is the one to begin with, if there is a GPU;
 `photos_small` takes minutes on any machine; `photos_from_scratch` is for those who want to know what that is worth. Few
 photographs tell the two small ones little (docs/results.md), so these make at least 400 steps of them; and none of the
 three spends more than a tenth of its steps on warm-up.
@@ -19,10 +19,10 @@ def fashion_mnist() -> Recipe:
     return Recipe(
         name="fashion_mnist",
         about=About(
-            description="A Mixer of 0.15 M parameters learns clothes, from images that come with the package.",
+            description="A Mixer of 0.15 M parameters on Fashion-MNIST, from images that come with the package.",
             command="mixer train fashion_mnist",
             hardware="2 cores; 3 minutes in bf16 where they have AVX-512 BF16, as `mixer demo` sees for itself",
-            expected="89.8 to 90.0 % of the 10,000 test images right (3 seeds, --train.precision bf16)",
+            expected="89.8 to 90.0 % top-1 on the 10,000 test images (3 seeds, --train.precision bf16)",
             curve=(
                 *((1.0, 74.3), (2.0, 77.7), (3.0, 79.8), (5.0, 82.8), (10.0, 84.2), (15.0, 84.9)),
                 *((20.0, 86.1), (25.0, 87.6), (30.0, 88.7), (35.0, 89.4), (40.0, 89.7)),
@@ -50,7 +50,7 @@ def cifar10() -> Recipe:
             description="A Mixer of 0.68 M parameters on CIFAR-10, from scratch.",
             command="mixer train cifar10",
             hardware="2 cores with AVX-512 BF16; 4 h 34 min with other work beside it",
-            expected="90.36 % of the 10,000 test images right (one seed)",
+            expected="90.36 % top-1 on the 10,000 test images (one seed)",
             curve=(
                 *((10.0, 60.4), (20.0, 69.5), (30.0, 72.7), (50.0, 78.4), (75.0, 81.7), (100.0, 83.2), (125.0, 84.4)),
                 *((150.0, 87.1), (175.0, 86.1), (200.0, 87.9), (225.0, 88.7), (250.0, 89.5), (275.0, 89.9)),
@@ -120,7 +120,7 @@ def photos_small() -> Recipe:
             "comes with the package.",
             command="mixer train photos_small --data.source my-photos",
             hardware="2 cores; 3 minutes for 3,000 photographs",
-            expected="75.9 % of 372 right, of ten kinds of clothes, learnt from 2,761 (3 seeds); 54.1 % from scratch",
+            expected="75.9 % top-1 on 372 photographs of clothes, trained on 2,761 (3 seeds); 54.1 % from scratch",
         ),
         model=Model(name="mixer_nano", weights="mixer_cifar10", image_size=(64,), options=FLAT),
         data=Data(source="my-photos", val="val or 10%", test="auto"),
@@ -141,7 +141,7 @@ def photos_from_scratch() -> Recipe:
             description="Your photographs, some thousands in a folder for each class, from scratch.",
             command="mixer train photos_from_scratch --data.source my-photos",
             hardware="2 cores; 13 minutes for 3,000 photographs",
-            expected="62.1 % of 372 right, of ten kinds of clothes, learnt from 2,761 (one seed)",
+            expected="62.1 % top-1 on 372 photographs of clothes, ten classes, trained on 2,761 (one seed)",
         ),
         model=Model(name="mixer_nano", image_size=(224,), options={"patch_size": 16, "stochastic_depth": 0.1}),
         data=Data(source="my-photos", val="val or 10%", test="auto"),

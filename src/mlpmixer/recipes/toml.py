@@ -1,4 +1,4 @@
-"""Recipes as TOML files, and changes to them by name: both go through one strict door."""
+"""Recipes as TOML files, and changes by dotted name: both are read equally strictly."""
 
 from __future__ import annotations
 
@@ -43,8 +43,11 @@ def loads(text: str, name: str = "the recipe") -> Recipe:
 def change(recipe: Recipe, changes: Mapping[str, str | Any]) -> Recipe:
     """The recipe with other values, by dotted name: `{"optim.lr": 0.003}`.
 
-    Texts are read as TOML would read them, but for what people leave out: "1e-3" and ".001", "0.9,0.95", "cat,dog".
-    What was expected of the recipe goes when something else is learnt.
+    Texts are read as TOML, with what people leave out: "1e-3" and ".001", "0.9,0.95", "cat,dog". The expected result
+    and the curve are dropped when they no longer apply.
+
+    Raises:
+        RecipeError: A line does not exist, or cannot have that value.
     """
     changed = recipe
     for name, value in changes.items():
@@ -87,7 +90,7 @@ def _learnt(recipe: Recipe) -> Recipe:
 
 
 def dumps(recipe: Recipe, explain: bool = False) -> str:
-    """As TOML; `explain` adds to each line what it means, and what it may be where there is a choice of words."""
+    """The recipe as TOML; `explain` adds the help of each line, and its choices."""
     lines = [f"name = {_toml(recipe.name)}"]
     for table in dataclasses.fields(recipe)[1:]:
         part = getattr(recipe, table.name)
@@ -143,7 +146,8 @@ def _merged(part: Any, given: Any, prefix: str, read: Callable[[Any, Any, str], 
     """
     if not isinstance(given, dict):
         table = prefix.removesuffix(".")
-        raise RecipeError(f"{table} is a table, not {_shown(given)}; set one of its lines, such as {table}.KEY")
+        shown = printable(_shown(given))
+        raise RecipeError(f"{table} is a table, not {shown}; set one of its lines, such as {table}.KEY")
     if isinstance(part, dict):
         return {**part, **{key: read(Option, value, prefix + _key(key)) for key, value in given.items()}}
     kinds, values = get_type_hints(type(part)), {}
@@ -172,7 +176,7 @@ def _unknown(name: str, prefix: str, kind: type, key: str) -> str:
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    """`value`, or what a text says, as the type of a field."""
+    """`value`, or what a text stands for, as the type of a field."""
     if isinstance(value, str) and kind is not str and get_origin(kind) is not Literal:
         listed = kind == tuple[str, ...] and not value.lstrip().startswith("[")
         value = _texts(value) if listed else _value(value)

@@ -121,7 +121,7 @@ def _refreshed(root: Path) -> list[RunSummary]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Every folder that a run was begun in. Nothing is looked for inside of one."""
+    """Every run folder; the search does not go into one."""
     waiting = [root]
     while waiting:
         place = waiting.pop()

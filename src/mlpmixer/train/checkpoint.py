@@ -140,7 +140,7 @@ class Checkpoints:
                 growing.rename(self._path(step))
                 for old in sorted(self._steps())[: -self.keep]:
                     self._delete(self._path(old))
-        except (Exception, CheckpointException) as error:  # told to the main thread, which knows whom to tell
+        except (Exception, CheckpointException) as error:  # reported by the main thread
             self.trouble = error.with_traceback(None)  # which would hold the copy of all weights
             if self.group.is_main:
                 shutil.rmtree(growing, ignore_errors=True)

@@ -3,7 +3,7 @@
     .metadata      a pickle: the size of each tensor, its chunks, and where in which file each chunk lies
     __0_0.distcp   chunks one after the other, each as torch.save writes a tensor: a zip of a pickle and the numbers
 
-PyTorch's own reader unpickles the first as it comes, and what a chunk's table calls bytes as well: whoever wrote them
+PyTorch's own reader unpickles the first as it comes, and what a chunk's table calls bytes as well: their author
 could have run anything here. Both pickles are parsed as data instead (`pickled.parse`), and accepted only if they
 describe tensors.
 """
@@ -87,7 +87,7 @@ def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
             most = math.prod(chunk.sizes) * local.element_size() + AROUND
             piece = _tensor(_cut_out(folder, place, most), name)
             if piece.shape != chunk.sizes or piece.dtype != local.dtype:
-                raise ValueError(f"{name} is not what {METADATA} says of it")
+                raise ValueError(f"{name} is not as {METADATA} describes it")
             local[_within(common, mine)].copy_(piece[_within(common, chunk)])
             filled += math.prod(common.sizes)
         if filled != local.numel():
@@ -155,7 +155,7 @@ def _cut_out(folder: Path, place: Place, most: int) -> bytes:
     with files.open_regular(files.below(folder, place.file), follow=False) as file:
         file.seek(0, io.SEEK_END)
         if place.begin + place.length > file.tell():
-            raise ValueError(f"{place.file} is shorter than {METADATA} says")
+            raise ValueError(f"{place.file} is shorter than {METADATA} has it")
         file.seek(place.begin)
         return file.read(place.length)
 
@@ -186,7 +186,7 @@ def _tensor(saved: bytes, name: str) -> Tensor:
     last = begin + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     count = len(numbers) // dtype.itemsize
     if begin < 0 or last >= count:
-        raise ValueError(f"{name} holds fewer numbers than it says")
+        raise ValueError(f"{name} holds fewer numbers than its size")
     return torch.frombuffer(bytearray(numbers), dtype=dtype, count=count).as_strided(sizes, strides, begin)
 
 
@@ -197,7 +197,7 @@ def _called(made: Any, function: str) -> tuple[Any, ...]:
 
 
 def _fields(made: Any, kind: str) -> dict[str, Any]:
-    """What an object of that class was told of itself."""
+    """The state of an object of that class."""
     if not isinstance(made, Call) or made.function != kind or not isinstance(made.state, Pairs):
         raise ValueError(f"{METADATA} is not what PyTorch writes")
     return dict(_named(made.state))

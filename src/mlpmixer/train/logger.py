@@ -225,7 +225,7 @@ def _tensorboard(run: RunFolder, lines: Iterable[dict[str, Any]]) -> Any:
 
 
 def _draw(writer: Any, step: int, kind: str, values: dict[str, Any], when: float | None = None) -> None:
-    """when: in seconds since 1970; now, if not said."""
+    """when: in seconds since 1970; now by default."""
     for name, value in values.items():
         if value is not None:  # as lines have what is no number
             writer.add_scalar(f"{kind}/{name}", value, step, when)

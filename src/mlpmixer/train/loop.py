@@ -78,7 +78,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
 
     Raises:
         RecipeError: The recipe makes no sense, or asks for what this machine or the model cannot do.
-        DataError: The data is missing, or not what the recipe says of it.
+        DataError: The data is missing, or not as the recipe describes it.
         WeightsError: The weights to start from cannot be used.
         RunError: The folder holds another run, or cannot be written; `Diverged`: the loss is not finite or far too
             high; `RunStopped`: Ctrl-C or SIGTERM came, and the same call resumes the run.
@@ -121,7 +121,7 @@ def run_checked(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool =
 def train(
     plan: Plan, run: RunFolder, group: Group, checkpoints: Checkpoints, logger: RunLogger, signals: StopSignals
 ) -> None:
-    """All steps that are left, each saved and validated where its number says so."""
+    """All steps that are left, with checkpoints and validation passes at their intervals."""
     recipe, train_step, val = plan.recipe, plan.train_step, plan.images.val
     with closing(plan.batches()) as batches:
         for step, parts in enumerate(batches, plan.begun + 1):  # counted from 1: how many are done

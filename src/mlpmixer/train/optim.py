@@ -1,4 +1,4 @@
-"""Optimizers, what is decayed, and the learning rate of each step."""
+"""Optimizers, weight decay, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class Lamb(torch.optim.Optimizer):
 
 
 def optimizer_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
-    """Only kernels are decayed: maps and convolutions, not biases, scales of normalization or position embeddings."""
+    """The optimizer of a recipe. Only kernels are decayed: of linear layers and convolutions, not biases, scales of
+    normalization or position embeddings."""
     kernels, others = [], []
     for name, parameter in model.named_parameters():
         is_kernel = name.split(".")[-1] == "weight" and parameter.ndim > 1
@@ -72,7 +73,7 @@ OPTIMIZERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
 
 
 def _fill(optimizer: torch.optim.Optimizer) -> None:
-    """Makes its state as it is before the first step, so that there is something to restore or to save at any time."""
+    """Creates the state of before the first step, so that there is something to restore or to save at any time."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # `lr_at` sets it anew for each step
         for parameter in group["params"]:
@@ -85,9 +86,9 @@ def _fill(optimizer: torch.optim.Optimizer) -> None:
 
 
 def warmup_of(steps: int, how: Optim) -> int:
-    """Over how many steps of a run the learning rate rises: `warmup_steps`, or their share of a run that is short."""
+    """Warm-up steps of a run: `warmup_steps`, limited to `warmup_share` of a short run."""
     if how.warmup_share == 1:
-        return how.warmup_steps  # more than the run has, if that is what the recipe says
+        return how.warmup_steps  # even more than the run has
     return min(how.warmup_steps, round(how.warmup_share * steps))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Name(str):
-    """A class or a function: its module, a blank, what it is called there."""
+    """A class or a function: its module, a blank, its name there."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Pairs(list[tuple[Any, Any]]):
 
 @dataclass
 class Call:
-    """What a function would have made of its arguments; `state`: what it would have been told afterwards."""
+    """A call that the pickle asks for: function, arguments, and the state that would be set afterwards."""
 
     function: Any
     arguments: Any

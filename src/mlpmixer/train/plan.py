@@ -108,7 +108,7 @@ def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoin
 
     Raises:
         RecipeError: The recipe asks for what these processes or this model cannot do.
-        DataError: The data is missing, or not what the recipe says of it.
+        DataError: The data is missing, or not as the recipe describes it.
         WeightsError: The weights to start from cannot be used.
         RunError: The folder holds another run.
     """
@@ -147,7 +147,7 @@ def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:
     """How many steps a run has, and how many there are between validation passes.
 
     Args:
-        recipe: Says both, in epochs or in steps.
+        recipe: Has both, in epochs or in steps.
         per_epoch: Steps of an epoch.
     """
     how, val_every = recipe.train, recipe.evaluation.every_epochs * per_epoch
@@ -187,7 +187,7 @@ def init_model(recipe: Recipe, classes: tuple[str, ...], stored: Checkpoint | No
     """The model that a run begins with, in training mode, with the metadata that its weights will carry.
 
     Args:
-        recipe: Says what it is: a new model, or trained weights.
+        recipe: Names a new model, or trained weights.
         classes: Of the data. The head of trained weights stays if they have the same, and is new otherwise.
         stored: What `open_weights` gave, if it was called before.
     """
@@ -225,7 +225,7 @@ def _wrong_types_refused() -> Iterator[None]:
 
 
 def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocessing:
-    """What a recipe says of preparing images, as a model carries it."""
+    """The preprocessing of evaluation and use, as the model's metadata has it."""
     usual = Preprocessing.usual(image_size)
     return dataclasses.replace(
         usual,

@@ -23,7 +23,7 @@ def sharpness_aware(parameters: Sequence[nn.Parameter], gradients: Callable[[], 
     """Replaces the gradients at w by those of SAM or GSAM.
 
     Args:
-        parameters: With their gradients at w, which may be scaled, as fp16 wants it.
+        parameters: With their gradients at w, which may be scaled, as in fp16.
         gradients: Computes them anew, for the same images with the same dropout and the same scale.
         how: Kind, radius and weight of the gap.
         lr: This step's. As it falls to the last one, GSAM's radius falls from `rho` to `rho_min`.

@@ -172,7 +172,7 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Of what `state_dict` gave and a checkpoint was read into."""
-        # Most was read in place; those who keep it elsewhere have to be told the rest.
+        # Most was read in place; the optimizer and the scaler copy the rest.
         set_model_state_dict(self.model, state["model"])
         set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
         if self.scaler.is_enabled():
