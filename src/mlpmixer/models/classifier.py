@@ -153,21 +153,21 @@ class Classifier(nn.Module, Generic[Config]):
         self.head.train(self.training)
         self.metadata = dataclasses.replace(self.metadata, classes=None)
 
-    def with_metadata(
-        self, classes: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
-    ) -> Classifier:
+    def with_metadata(self, classes: object = None, preprocessing: object = None) -> Classifier:
         """This model, or if its metadata says something else, a shallow copy around the same weights.
 
         Args:
-            classes: The names of the classes; None: as the metadata has them.
-            preprocessing: How to prepare images; None: as the metadata has it.
+            classes: The names of the classes, a sequence of str; None: as the metadata has them.
+            preprocessing: A `Preprocessing`: how to prepare images; None: as the metadata has it.
 
         Raises:
             UsageError: They do not fit the model, or each other.
         """
         info = self.metadata
         if classes is not None:
-            if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
+                raise UsageError(f"classes must be a list of names, not {classes!r}")
+            if isinstance(classes, str):
                 raise UsageError(f"classes must be a list of names, not {classes!r}")
             info = dataclasses.replace(info, classes=tuple(classes))
         if preprocessing is not None:
