@@ -33,9 +33,9 @@ from mlpmixer.errors import DataError, MixerError, UsageError
 from mlpmixer.evaluation import imagenet_variants as imagenet_sets
 from mlpmixer.evaluation.card import answered
 from mlpmixer.evaluation.card_files import own_card
-from mlpmixer.evaluation.class_mapping import outputs_for
 from mlpmixer.evaluation.evaluate import evaluate, prepared_by
 from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.metrics.paired import mcnemar
 from mlpmixer.metrics.predictions import Answers
 from mlpmixer.models.classifier import Classifier

@@ -555,3 +555,18 @@ def test_the_report_as_json(capsys: pytest.CaptureFixture[str]):
     assert all(row["images_per_s"] > 0 for row in report["speed"])
     assert report["model"]["parameters"] == sum(p.numel() for p in mlpmixer.load("mixer_cifar10").parameters())
     assert {"torch", "mlpmixer", "python"} <= {*report["machine"]["versions"]}
+
+
+def test_evaluate_and_export_agree_on_which_class_is_which(here: Path, photos: list[Path]):
+    """Folders that a person would call by the same names as the classes: case, `_`, `-`, and numbers."""
+    model = mlpmixer.create("mixer_pico", num_classes=3)
+    mlpmixer.save(model, "named.safetensors", classes=("T-shirt", "long sleeve", "hat"))
+    mlpmixer.save(model, "nameless.safetensors")
+    for weights, folders in {"named": ("HAT", "long_sleeve", "t shirt"), "nameless": ("0", "2")}.items():
+        for folder, photo in zip(folders, photos, strict=False):
+            (here / weights / folder).mkdir(parents=True)
+            shutil.copy(photo, here / weights / folder)
+        file = f"{weights}.safetensors"
+        found = check_images.find(file, weights, mlpmixer.load(file), 100)
+        assert found.labeled, weights
+        assert not any("has no class" in text for text in mlpmixer.evaluate(file, weights, workers=0)["warnings"])

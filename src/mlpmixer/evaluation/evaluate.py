@@ -26,12 +26,12 @@ from mlpmixer.errors import DataError, RunError, UsageError
 from mlpmixer.evaluation import imagenet_variants
 from mlpmixer.evaluation.card import answered, learnt
 from mlpmixer.evaluation.card_files import digest_of_weights, keep
-from mlpmixer.evaluation.class_mapping import outputs_for
 from mlpmixer.evaluation.preprocessing_check import IMAGES, tried_otherwise
 from mlpmixer.machine.description import describe_machine
 from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.metrics.predictions import Answers, ask
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml

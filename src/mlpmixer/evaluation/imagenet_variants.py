@@ -23,8 +23,8 @@ from mlpmixer.data.dataset import DataSet, Split
 from mlpmixer.data.sources.imagenet import all_names, number_of, readable
 from mlpmixer.errors import DataError, nearest
 from mlpmixer.evaluation.card import share
-from mlpmixer.evaluation.class_mapping import outputs_for
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.metrics.corruption import ALEXNET, corruption_errors, mean_corruption_error
 from mlpmixer.metrics.predictions import Answers
 from mlpmixer.metrics.real import real_accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mlpmixer.data.select import choose, title
 from mlpmixer.data.sources.folder import Files, look
 from mlpmixer.errors import DataError, ImageError, UsageError
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
@@ -60,7 +61,7 @@ def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, co
         if loose is not None:
             return _parted(str(spec), loose, count)
         opened = data.open(spec)
-        splits, outputs = opened.splits, _outputs(opened.classes, model)
+        splits, outputs = opened.splits, outputs_for(opened.classes, model)
         name = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
         asked, known = _for(splits[name], outputs), splits.get("train")
         if known is None or name == "train":
@@ -73,7 +74,7 @@ def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, co
             chosen = None
         if chosen is not None and (asked := chosen.test or chosen.val) is not None:
             name = title(chosen.record, "test" if chosen.test is not None else "val")
-            asked = _some(_for(asked, _outputs(chosen.classes, model)), count)
+            asked = _some(_for(asked, outputs_for(chosen.classes, model)), count)
             return Images(f"{chosen.record['source']}, {name}", asked, chosen.train, theirs=True)
     photo = Files(PHOTO.parent, [PHOTO.name], np.array([-1]))
     clothes = _some(data.open("fashion_mnist_small")["test"], min(count, BUNDLED))
@@ -115,14 +116,3 @@ def _some(split: Split, count: int) -> Split:
 
 def _for(split: Split, outputs: Int[np.ndarray, " K"]) -> Split:
     return Part(split, np.arange(len(split)), outputs[split.labels])
-
-
-def _outputs(classes: Sequence[str], model: Classifier) -> Int[np.ndarray, " K"]:
-    """For each class of the images the model's output of that name, or −1."""
-    assert model.metadata is not None
-    names = model.metadata.classes
-    if names is None:
-        same = len(classes) == model.config.num_classes
-        return np.arange(len(classes)) if same else np.full(len(classes), -1)
-    places = {name.casefold(): place for place, name in enumerate(names)}
-    return np.array([places.get(name.casefold(), -1) for name in classes])
