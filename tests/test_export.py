@@ -569,4 +569,4 @@ def test_evaluate_and_export_agree_on_which_class_is_which(here: Path, photos: l
         file = f"{weights}.safetensors"
         found = check_images.find(file, weights, mlpmixer.load(file), 100)
         assert found.labeled, weights
-        assert not any("has no class" in text for text in mlpmixer.evaluate(file, weights, workers=0)["warnings"])
+        assert not any("has no class" in text for text in mlpmixer.evaluate(file, weights, workers=0).warnings)
