@@ -187,8 +187,8 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
     found = find_to_check("", tmp_path / "data", model, 10_000)
     assert model.metadata is not None
     how = model.metadata.preprocessing
-    for number, image in each(found.asked, how):
-        assert torch.equal(prepare(image, how), prepare(pixels(found.asked.where(number)), how))
+    for number, image in each(found.test, how):
+        assert torch.equal(prepare(image, how), prepare(pixels(found.test.where(number)), how))
 
 
 @pytest.mark.parametrize(
