@@ -120,10 +120,9 @@ def evaluate(
     digest = hashlib.blake2b(digest_size=8)
     test = inference("test images", images.test, digest=digest)
     outputs = outputs_for(images.classes, model)
-    known = (outputs >= 0).any()
-    head = class_predictions(test, images.classes, outputs) if known else None
-    trials = []
-    if known:
+    head, trials = None, []
+    if (outputs >= 0).any():
+        head = class_predictions(test, images.classes, outputs)
         some = np.unique(np.linspace(0, len(images.test) - 1, IMAGES).round().astype(np.int64))
         rows = [*inference.pixels("preprocessing check", Part(images.test, some))]
         pixels, truth = (torch.cat([row[n] for row in rows]) for n in (0, 1))

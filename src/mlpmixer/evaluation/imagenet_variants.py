@@ -30,7 +30,7 @@ from mlpmixer.metrics.predictions import Predictions
 from mlpmixer.models.classifier import Classifier
 
 Variant = Literal["imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c"]
-AMONG_THEIRS = {"imagenet_a": 200, "imagenet_r": 200}  # and how many classes they have
+RESTRICTED = {"imagenet_a": 200, "imagenet_r": 200}  # predictions are restricted to so many classes
 SEVERITIES = ("1", "2", "3", "4", "5")
 CLASSES = all_names()
 
@@ -141,13 +141,13 @@ def uncropped(how: Preprocessing) -> Preprocessing:
 
 def _opened(name: str, folder: str | os.PathLike[str]) -> DataSet:
     opened = data.open(folder)
-    if name in AMONG_THEIRS:
-        _require_theirs(name, opened)
+    if name in RESTRICTED:
+        _require_classes(name, opened)
     return opened
 
 
-def _require_theirs(name: str, opened: DataSet) -> None:
-    title, count, found = f"ImageNet-{name[-1].upper()}", AMONG_THEIRS[name], len(opened.classes)
+def _require_classes(name: str, opened: DataSet) -> None:
+    title, count, found = f"ImageNet-{name[-1].upper()}", RESTRICTED[name], len(opened.classes)
     strange = next((one for one in opened.classes if one not in CLASSES and readable([one]) is None), None)
     if strange is not None:
         raise DataError(
@@ -173,17 +173,17 @@ def _correct(
     name: str, folder: str | os.PathLike[str], model: Classifier, how: Preprocessing, inference: Inference
 ) -> np.ndarray:
     opened = _opened(name, folder)
-    split = next(opened.splits[known] for known in ("test", "val", *opened.splits) if known in opened.splits)
+    split = next(opened.splits[one] for one in ("test", "val", *opened.splits) if one in opened.splits)
     outputs = outputs_for(opened.classes, model)
     if (outputs < 0).any():
         strange = opened.classes[int(np.flatnonzero(outputs < 0)[0])]
         raise DataError(f"{folder} is no {name}, or not for this model: it has no class '{strange}'")
     predictions = inference(name, split, how)
     logits = predictions.logits
-    if name in AMONG_THEIRS:
-        others = torch.ones(logits.shape[1], dtype=torch.bool)
-        others[outputs] = False
-        logits = logits.masked_fill(others, -torch.inf)
+    if name in RESTRICTED:
+        excluded = torch.ones(logits.shape[1], dtype=torch.bool)
+        excluded[outputs] = False
+        logits = logits.masked_fill(excluded, -torch.inf)
     return (logits.argmax(1) == torch.from_numpy(outputs)[predictions.labels]).numpy()
 
 
