@@ -31,9 +31,11 @@ from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.data.sources.fashion_mnist import FILES
 from mlpmixer.data.sources.packing import pack
+from mlpmixer.evaluation.card import Card, DataRecord, ModelRecord
 from mlpmixer.evaluation.card_files import own_card
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.metric import Metric
 from mlpmixer.predict import embeddings, formats
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.recipes import find, toml
@@ -223,9 +225,15 @@ def build_runs(folder: Path) -> None:
         ends = {split: {"top1": top1, "count": 10} for split, top1 in (("val", 0.5), ("test", 0.4))}
         run.write("result.json", {"steps": 20, **ends})
         (folder / name / "cards").mkdir()
-        how = {"protocol": "own", "shape": "short_side", "resize": 32, "crop": [32, 32]}
-        card = {"data": {"own": True, "count": 9}, "preprocessing": how, "engine": "eager, fp32", "learnt": {}}
-        run.write("cards/x.json", card)
+        card = Card(
+            model=ModelRecord(name="mixer_nano", parameters=9, image_size=(32, 32), classes=2),
+            data=DataRecord(source="x", split="test", title="test", own=True, count=9, classes=2),
+            protocol="own",
+            preprocessing=Preprocessing(resize=32, crop=(32, 32)),
+            engine="eager, fp32",
+            metrics={"knn": Metric(name="k-NN", value=0.5, train_images=9)},
+        )
+        run.write("cards/x.json", card.to_json())
 
 
 def read_runs(folder: Path, changed: Path) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation card: from weights and real images to figures, beside figures that were found in another way."""
+"""The evaluation card: from weights and real images to metrics, beside the same computed in another way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,28 @@ from mlpmixer.data.images import decode
 from mlpmixer.data.preprocess import center_crop, prepare, preprocess, resize
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.imagenet import all_names
-from mlpmixer.errors import DataError, MixerError, UsageError
+from mlpmixer.errors import DataError, MixerError, RunError, UsageError
 from mlpmixer.evaluation import imagenet_variants as imagenet_sets
-from mlpmixer.evaluation.card import answered
+from mlpmixer.evaluation.card import METRICS, Card, DataRecord, ModelRecord, head_fields, measure
 from mlpmixer.evaluation.card_files import own_card
-from mlpmixer.evaluation.class_mapping import outputs_for
 from mlpmixer.evaluation.evaluate import evaluate, prepared_by
+from mlpmixer.evaluation.preprocessing_check import mcnemar
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.metrics.paired import mcnemar
-from mlpmixer.metrics.predictions import Answers
+from mlpmixer.metrics.class_mapping import outputs_for
+from mlpmixer.metrics.metric import Metric, MetricInputs
+from mlpmixer.metrics.predictions import Predictions, class_predictions
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
-from mlpmixer.recipes import find, toml
+from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
+from mlpmixer.run.folder import RunFolder
+from mlpmixer.text import to_json
 from mlpmixer.weights.load import load
 
 WNIDS = [line.split()[0] for line in imagenet.CLASSES.read_text(encoding="utf-8").splitlines()]
+
+
+ONNX = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
 
 
 @pytest.fixture
@@ -71,15 +78,15 @@ def model() -> Classifier:
     return small(1000)
 
 
-def said(model: Classifier, images: list[Path]) -> torch.Tensor:
-    """Logits, one image after another."""
+def logits_of(model: Classifier, images: list[Path]) -> torch.Tensor:
+    """One image after another."""
     how = model.metadata.preprocessing
     with torch.inference_mode():
         return torch.cat([model(preprocess(decode(image), how)[None]) for image in images])
 
 
 def refused(**options: Any) -> str:
-    """What `evaluate` says where there are no weights, unless it is met earlier."""
+    """The error of `evaluate` where there are no weights, unless another one comes first."""
     with pytest.raises(MixerError) as found:
         evaluate("nowhere.npz", "fashion_mnist_small", **options)
     return str(found.value)
@@ -117,66 +124,73 @@ class TestPaired:
 
 
 class TestOwnData:
-    def test_any_engine_can_be_measured(self, clothing: Path):
-        names = ("eager", "onnx" if find_spec("onnxruntime") else "kernels")
-        cards = [evaluate("mixer_clothing", clothing, workers=0, engine=name, known=10) for name in names]
-        assert cards[0]["top1"] == cards[1]["top1"]
-        assert cards[1]["calibration"]["error"] == pytest.approx(cards[0]["calibration"]["error"], abs=1e-4)
-        assert [card["engine"] for card in cards] == [f"{name}, fp32" for name in names]
+    @pytest.mark.parametrize(
+        ("engine", "precision", "off"), [("eager", "bf16", 0.02), pytest.param("onnx", "fp32", 1e-4, marks=ONNX)]
+    )
+    def test_any_engine_can_be_measured(self, engine: str, precision: str, off: float, clothing: Path):
+        model = small(10, tuple(folder.name for folder in sorted((clothing / "test").iterdir())))
+        usual = evaluate(model, clothing, workers=0, train_images=0)
+        other = evaluate(model, clothing, workers=0, train_images=0, engine=engine, precision=precision)
+        assert other["top1"] == usual["top1"]
+        assert other["calibration_error"].value == pytest.approx(usual["calibration_error"].value, abs=off)
+        assert (usual.engine, other.engine) == ("eager, fp32", f"{engine}, {precision}")
 
     def test_figures_are_those_of_single_images(self, clothing: Path, photos: list[Path]):
         card = evaluate("mixer_clothing", clothing, workers=0, batch_size=3)
         model = load("mixer_clothing")
         classes = (model.metadata or ModelInfo()).classes or ()
-        ranked = said(model.float(), photos).argsort(1, descending=True)
+        ranked = logits_of(model.float(), photos).argsort(1, descending=True)
         truth = torch.tensor([classes.index(photo.stem) for photo in photos])
-        assert card["top1"]["right"] == int((ranked[:, 0] == truth).sum())
-        assert card["top5"]["right"] == int((ranked[:, :5] == truth[:, None]).sum())
-        assert card["data"]["count"] == np.sum(card["confusion"]["matrix"]) == 10
-        assert card["chance"] == {"share": 0.1, "beaten": True}
-        assert [one["name"] for one in card["classes"]] == sorted(photo.stem for photo in photos)
-        assert card["learnt"]["neighbors"]["value"] == 1.0  # train and test are the same images here
-        assert [*card["learnt"]["few_shot"]] == ["1"]
-        assert card["warnings"] == []
-        assert json.loads(json.dumps(card)) is not None
+        assert card["top1"].correct == int((ranked[:, 0] == truth).sum())
+        assert card["top5"].correct == int((ranked[:, :5] == truth[:, None]).sum())
+        matrix = card.confusion.matrix if card.confusion is not None else None
+        assert matrix is not None
+        assert card.data.count == np.sum(matrix) == 10
+        assert card["majority_class"].value == 0.1
+        assert [one.name for one in card.per_class] == sorted(photo.stem for photo in photos)
+        assert card["knn"].value == 1.0  # train and test are the same images here
+        assert [key for key in card.metrics if key.startswith("few_shot")] == ["few_shot_1"]
+        assert card.warnings == []
+        assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
 
     def test_a_model_without_a_file_is_measured_as_it_would_be_saved(self, clothing: Path, tmp_path: Path):
         classes = [folder.name for folder in sorted((clothing / "test").iterdir())]
         model = shaken(mlpmixer.create("mixer_pico", num_classes=10))
         how = replace(Preprocessing.usual(model.config.image_size), std=(0.2, 0.2, 0.2))
-        for said in ({}, {"classes": classes[::-1], "preprocessing": how}):
-            card = evaluate(model, clothing, known=0, workers=0, **said)
-            saved = evaluate(mlpmixer.save(model, tmp_path / "m.safetensors", **said), clothing, known=0, workers=0)
-            for one in (card, saved):
-                del one["model"], one["machine"], one["parts"]  # names, and when it was
-            assert card == saved
+        for options in ({}, {"classes": classes[::-1], "preprocessing": how}):
+            card = evaluate(model, clothing, train_images=0, workers=0, **options)
+            saved = evaluate(
+                mlpmixer.save(model, tmp_path / "m.safetensors", **options), clothing, train_images=0, workers=0
+            )
+            others = {"model": card.model, "machine": {}, "origins": {}}  # names, and when it was
+            assert replace(card, **others) == replace(saved, **others)
         assert model.metadata.classes is None
         with pytest.raises(UsageError, match="2 class names for 10 classes"):
             evaluate(model, clothing, classes=["ant", "bee"])
 
     def test_some_classes_only(self, clothing: Path):
-        """What is said is one of all that the model has, and the table says so."""
+        """Predictions are among all classes that the model has."""
         for name in ("hat", "pants", "skirt", "shirt", "shorts", "t-shirt", "longsleeve", "outwear"):
             for split in ("train", "test"):
                 shutil.rmtree(clothing / split / name)
         for split in ("train", "test"):
             shutil.move(clothing / split / "dress", clothing / split / "Dress")
             shutil.copytree(clothing / split / "shoes", clothing / split / "bicycle")
-        card = evaluate("mixer_clothing", clothing, workers=0, known=0)
-        assert [one["name"] for one in card["classes"]] == ["Dress", "bicycle", "shoes"]
-        assert card["warnings"][0] == "the model has no class 'bicycle': its images all count as wrong"
-        assert card["classes"][1]["recall"] == 0
-        assert "learnt" not in card
+        card = evaluate("mixer_clothing", clothing, workers=0, train_images=0)
+        assert [one.name for one in card.per_class] == ["Dress", "bicycle", "shoes"]
+        assert card.warnings[0] == "the model has no class 'bicycle': its images all count as wrong"
+        assert card.per_class[1].recall == 0
+        assert "knn" not in card
 
     def test_features_only(self, clothing: Path):
         card = evaluate(small(3, ("a", "b", "c")), clothing, workers=0)
         assert "top1" not in card
-        assert card["learnt"]["known"] == 10
-        assert card["warnings"][0].startswith("the model has no class of this data set, so only its features")
+        assert card["knn"].train_images == 10
+        assert card.warnings[0].startswith("the model has no class of this data set, so only its features")
         headless = evaluate(small(0), clothing, workers=0)
-        assert headless["learnt"]["few_shot"]["1"]["mean"] == 1.0
+        assert headless["few_shot_1"].value == 1.0
 
-    def test_a_wrong_passport_is_noticed(self):
+    def test_wrong_preprocessing_is_noticed(self):
         """The model of a run, told to see blue for red or values from another range, on images with colors."""
         red_or_blue = _ColorJudge()
         split = _Colors()
@@ -184,21 +198,24 @@ class TestOwnData:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(data, "open", lambda _: opened)
             right = evaluate(red_or_blue, "colors", workers=0)
-            assert right["top1"]["value"] == 1
-            assert right["warnings"] == []
+            assert right["top1"].value == 1
+            assert right.warnings == []
             swapped = evaluate(_ColorJudge(swapped=True), "colors", workers=0)
-        assert swapped["top1"]["value"] == 0
-        assert any(text.startswith("no better than to name the most frequent class") for text in swapped["warnings"])
-        assert any(text.startswith("with blue for red it is right more often") for text in swapped["warnings"])
+        assert swapped["top1"].value == 0
+        for words in (
+            "top-1 is not above the majority-class baseline (50.0%)",
+            "with red and blue swapped accuracy is higher (100.0% instead of 0.0% of 256 images)",
+        ):
+            assert any(text.startswith(words) for text in swapped.warnings)
 
     def test_broken_images(self, clothing: Path):
         (clothing / "test" / "hat" / "broken.jpg").write_bytes(b"no image")
-        card = evaluate("mixer_clothing", clothing, workers=0, known=0)
-        assert card["data"]["count"] == 10
-        assert card["broken"][0]["image"].endswith("broken.jpg")
-        assert "1 images cannot be read and were left out" in card["warnings"][-1]
+        card = evaluate("mixer_clothing", clothing, workers=0, train_images=0)
+        assert card.data.count == 10
+        assert card.unreadable[0].image.endswith("broken.jpg")
+        assert "skipped 1 images that cannot be read" in card.warnings[-1]
         with pytest.raises(DataError, match="is not a readable image"):
-            evaluate("mixer_clothing", clothing, workers=0, known=0, strict=True)
+            evaluate("mixer_clothing", clothing, workers=0, train_images=0, strict=True)
 
     def test_what_cannot_be(self, clothing: Path):
         with pytest.raises(UsageError, match="which images"):
@@ -210,38 +227,104 @@ class TestOwnData:
             evaluate("mixer_clothing", clothing, real=clothing / "real.json", workers=0)
 
 
-def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
-    chance = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(50, 9, generator=chance), torch.randint(5, (50,), generator=chance)
-    answers = Answers(torch.zeros(50, 2), logits, labels, torch.arange(50))
+def test_blocks_make_no_difference():
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, 9, generator=rng), torch.randint(5, (50,), generator=rng)
+    predictions = Predictions(torch.zeros(50, 2), logits, labels, torch.arange(50))
     classes, outputs = tuple("abcde"), np.array([3, -1, 0, 8, 5])  # the model does not have the second
-    whole = answered(answers, classes, outputs)
-    monkeypatch.setattr("mlpmixer.evaluation.card.BLOCK", 7)
-    assert answered(answers, classes, outputs) == whole
+    whole, parts = (class_predictions(predictions, classes, outputs, block=block) for block in (1024, 7))
+    for name, value in vars(whole).items():
+        np.testing.assert_array_equal(value, getattr(parts, name))
     known = labels != 1
     cross_entropy = F.cross_entropy(logits[known].double(), torch.from_numpy(outputs)[labels[known]])
-    assert whole["cross_entropy"] == pytest.approx(float(cross_entropy), rel=1e-12)
+    found = measure(MetricInputs(classes=5, test=predictions, head=whole))
+    assert found["cross_entropy"].value == pytest.approx(float(cross_entropy), rel=1e-12)
+
+
+def card_of(predictions: Predictions, classes: tuple[str, ...], train: Predictions | None = None) -> Card:
+    """A card of predictions that no model made."""
+    count = len(classes)
+    head = class_predictions(predictions, classes, np.arange(count))
+    return Card(
+        model=ModelRecord(name="a model", parameters=1, image_size=(32, 32), classes=count),
+        data=DataRecord(source="many", split="test", title="test", count=len(predictions), classes=count),
+        protocol="own",
+        preprocessing=Preprocessing(),
+        engine="eager, fp32",
+        metrics=measure(MetricInputs(classes=count, test=predictions, head=head, train=train)),
+        **head_fields(head, classes),
+    )
+
+
+def random_predictions(count: int, classes: int) -> Predictions:
+    rng = torch.Generator().manual_seed(0)
+    features, logits = (torch.randn(count, size, generator=rng) for size in (4, classes))
+    return Predictions(features, logits, torch.randint(classes, (count,), generator=rng), torch.arange(count))
 
 
 def test_a_card_of_many_classes_is_small():
-    """Of ImageNet-21k's, a matrix would have 477 million numbers; what is kept is what was said of each image."""
-    classes, chance = tuple(f"class {n}" for n in range(21_843)), np.random.default_rng(0)
-    labels, said = chance.integers(0, len(classes), (2, 40))
-    logits = torch.full((40, len(classes)), -1.0).index_put(
-        (torch.arange(40), torch.from_numpy(said)), torch.tensor(9.0)
-    )
-    answers = Answers(torch.zeros(40, 2), logits, torch.from_numpy(labels), torch.arange(40))
-    card = answered(answers, classes, np.arange(len(classes)))
-    assert card["confusion"]["pairs"] == [[one, other, 1] for one, other in sorted(zip(labels, said, strict=True))]
-    assert len(json.dumps(card["confusion"])) < 1e6
-    data = {"count": 40, "classes": len(classes), "source": "many", "split": "test"}
-    card |= {"data": data, "preprocessing": asdict(Preprocessing()), "warnings": []}
+    """Of ImageNet-21k's, a matrix would have 477 million numbers; what is kept are the pairs that occur."""
+    classes, rng = tuple(f"class {n}" for n in range(21_843)), np.random.default_rng(0)
+    labels, predicted = rng.integers(0, len(classes), (2, 40))
+    logits = torch.full((40, len(classes)), -1.0)
+    logits[torch.arange(40), torch.from_numpy(predicted)] = 9.0
+    card = card_of(Predictions(torch.zeros(40, 2), logits, torch.from_numpy(labels), torch.arange(40)), classes)
+    assert card.confusion is not None
+    pairs = [(one, other, 1) for one, other in sorted(zip(labels.tolist(), predicted.tolist(), strict=True))]
+    assert card.confusion.pairs == pairs
+    assert len(json.dumps(card.to_json()["confusion"])) < 1e6
     text = html.unescape(card_section(card))
-    assert "The 24 of 21,843 with the lowest F1" in text
-    worst = next(one for one in card["classes"] if one["count"] and not one["f1"])
-    assert worst["mistaken_for"]
-    assert f"<td>{worst['name']}</td><td>{worst['mistaken_for']}</td>" in text  # among the pairs most often confused
+    assert "The 20 of 21,843 with the lowest F1" in text
+    worst = next(one for one in card.per_class if one.count and not one.f1)
+    assert worst.confused_with
+    assert f"<td>{worst.name}</td><td>{worst.confused_with}</td>" in text  # among the pairs most often confused
     assert len(text) < 20_000
+
+
+class TestCard:
+    def test_json_and_back(self):
+        card = card_of(random_predictions(60, 3), ("a", "b", "c"), train=random_predictions(60, 3))
+        assert {*METRICS} - {*card.metrics} == {"few_shot_25"}  # there are about 20 images of a class
+        assert Card.from_json(json.loads(to_json(card.to_json()))) == card
+
+    def test_other_versions_and_damaged_ones_are_refused(self):
+        content = json.loads(to_json(card_of(random_predictions(20, 3), ("a", "b", "c")).to_json()))
+        metric = content["metrics"]["top1"]
+        harms = {
+            "version 1, and this is 2; measure again with mixer evaluate": [{"top1": {"value": 1.0}}],
+            "version 3, and": [content | {"version": 3}],
+            "the card is damaged; measure again with mixer evaluate": [
+                content | {"data": 3},
+                content | {"metrics": {"top1": "x"}},
+                content | {"metrics": {"top1": metric | {"value": None}}},
+                content | {"metrics": {"top1": metric | {"value": float("inf")}}},
+                content | {"per_class": [{"name": "a"}]},
+                {name: value for name, value in content.items() if name != "protocol"},
+            ],
+        }
+        for words, cards in harms.items():
+            for card in cards:
+                with pytest.raises(RunError, match=words):
+                    Card.from_json(card)
+
+    def test_a_new_metric_is_a_function_and_a_row(
+        self, monkeypatch: pytest.MonkeyPatch, clothing: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """docs/extending/metric.md in code: it is in the JSON, on the terminal and in the report."""
+
+        def mean_confidence(inputs: MetricInputs) -> Metric | None:
+            if inputs.head is None:
+                return None
+            return Metric(name="mean confidence", value=float(inputs.head.confidence.mean()), interval=(0.0, 1.0))
+
+        monkeypatch.setitem(METRICS, "mean_confidence", mean_confidence)
+        out = clothing / "card.json"
+        main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--out", str(out)])
+        card = Card.from_json(json.loads(out.read_text()))
+        value = f"{card['mean_confidence'].value:.2%}"
+        for text in (capsys.readouterr().out, html.unescape(card_section(card))):
+            assert "mean confidence" in text
+            assert value in text
 
 
 def test_the_papers_two_ways():
@@ -282,58 +365,63 @@ class _ColorJudge(Classifier[Any]):
         return self.head(means.flip(1) if self.swapped else means)
 
 
+def train_on_grays(folder: Path, images: dict[str, int], changes: Mapping[str, object] | None = None) -> Path:
+    """A run on a data set of 40 training images, and some others, of grays that are all different."""
+    shades = iter(range(256))
+    for place, count in {"train/dark": 20, "train/pale": 20, **images}.items():
+        (folder / "grays" / place).mkdir(parents=True)
+        for n in range(count):
+            Image.new("L", (8, 8), next(shades)).save(folder / "grays" / place / f"{n}.png")
+    recipe = {
+        "data.source": str(folder / "grays"),
+        "model.image_size": 8,
+        "model.options.layers": 1,
+        "augment.crop": "none",
+        "evaluation.resize": 8,
+        "train.steps": 1,
+        "train.batch_size": 4,
+        "machine.workers": 0,
+    }
+    mlpmixer.fit(toml.change(Recipe(), {**recipe, **(changes or {})}), folder / "run", quiet=True)
+    return folder / "run"
+
+
 class TestRuns:
     def test_a_run_is_measured_on_its_own_data(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        recipe = toml.change(
-            find("fashion_mnist"),
-            {
-                "train.steps": 20,
-                "optim.warmup_steps": 2,
-                "data.shots": 60,
-                "machine.workers": 0,
-                "data.classes": "Bag,Coat",
-            },
-        )
-        result = mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
-        assert result.test is not None
-        main(["evaluate", str(tmp_path / "run"), "--workers", "0", "--json", "--out", str(tmp_path / "card.json")])
+        run = train_on_grays(tmp_path, {"test/dark": 6, "test/pale": 5})
+        result = RunFolder(run).result()
+        assert result is not None
+        main(["evaluate", str(run), "--workers", "0", "--json", "--out", str(tmp_path / "card.json")])
         card = json.loads(capsys.readouterr().out)
-        assert card["top1"]["value"] == result.test["top1"]
-        assert card["cross_entropy"] == pytest.approx(result.test["cross_entropy"], rel=1e-5)
-        assert card["learnt"]["known"] == 120
-        kept = [*(tmp_path / "run" / "cards").iterdir()]
-        assert [file.name for file in kept] == ["fashion_mnist_small-test.json"]
+        assert card["metrics"]["top1"]["value"] == result["test"]["top1"]
+        assert card["metrics"]["cross_entropy"]["value"] == pytest.approx(result["test"]["cross_entropy"], rel=1e-5)
+        assert card["metrics"]["knn"]["train_images"] == 38  # 2 % are held out
+        kept = [*(run / "cards").iterdir()]
+        assert [file.name for file in kept] == ["grays-test.json"]
         assert json.loads(kept[0].read_text()) == card == json.loads((tmp_path / "card.json").read_text())
         # Others that lie beside it are not taken for it.
-        evaluate(tmp_path / "run", workers=0, protocol="i")
-        evaluate(tmp_path / "run", workers=0, split="train")
-        evaluate(tmp_path / "run", "fashion_mnist_small", workers=0, split="train")
-        assert own_card(tmp_path / "run") == card
+        evaluate(run, workers=0, protocol="i")
+        evaluate(run, workers=0, split="train")
+        evaluate(run, tmp_path / "grays", workers=0, split="train")
+        assert own_card(run) == Card.from_json(card)
 
     @pytest.fixture
     def grays(self, tmp_path: Path) -> Path:
-        """A run on a folder with train/ and val/, of grays that are all different."""
-        shades = iter(range(256))
-        for place, count in {"train/dark": 20, "train/pale": 20, "val/dark": 3, "val/pale": 4}.items():
-            (tmp_path / "grays" / place).mkdir(parents=True)
-            for n in range(count):
-                Image.new("L", (8, 8), next(shades)).save(tmp_path / "grays" / place / f"{n}.png")
-        changes = {"train.steps": 1, "train.batch_size": 4, "machine.workers": 0, "model.image_size": 8}
-        options = {"model.options.layers": 1, "augment.crop": "none", "evaluation.resize": 8, "data.val": "10%"}
-        recipe = toml.change(Recipe(), {**changes, **options, "data.source": str(tmp_path / "grays")})
-        mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
-        return tmp_path / "run"
+        return train_on_grays(tmp_path, {"val/dark": 3, "val/pale": 4}, {"data.val": "10%"})
 
-    def test_what_is_held_out_is_not_called_val(self, grays: Path, capsys: pytest.CaptureFixture[str]):
-        """With both called val, `mixer report` put a card of 24 images in the place of one of 153."""
+    def test_what_is_held_out_and_a_split_of_the_same_name_are_told_apart(
+        self, grays: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        """Once, `mixer report` put a card of 24 images in the place of one of 153."""
         own = evaluate(grays, workers=0)
         other = evaluate(grays, grays.parent / "grays", split="val", workers=0)
-        assert (own["data"]["split"], own["data"]["title"], own["data"]["count"]) == ("val", "val (10% of train)", 4)
-        assert (other["data"]["split"], other["data"]["title"], other["data"]["count"]) == ("val", "val", 7)
-        assert sorted(file.name for file in (grays / "cards").iterdir()) == ["grays-val.json", "grays-val.json"]
-        with pytest.raises(DataError, match=r"has no split 'val' \(it has val, train\); --data .*grays has all"):
-            evaluate(grays, split="val", workers=0)
-        main(["evaluate", str(grays), "--workers", "0", "--known", "0"])
+        assert (own.data.split, own.data.title, own.data.count) == ("val", "val (10% of train)", 4)
+        assert (other.data.split, other.data.title, other.data.count) == ("val", "val", 7)
+        assert len([*(grays / "cards").iterdir()]) == 2
+        assert own_card(grays) == own
+        with pytest.raises(DataError, match=r"has no split 'test' \(it has val, train\); --data .*grays has all"):
+            evaluate(grays, split="test", workers=0)
+        main(["evaluate", str(grays), "--workers", "0", "--train-images", "0"])
         assert "grays, val (10% of train))" in capsys.readouterr().out
 
     def test_a_card_that_says_less_is_added_to_the_one_that_says_more(self, grays: Path):
@@ -341,17 +429,18 @@ class TestRuns:
         evaluate(grays, workers=0)
         (file,) = (grays / "cards").iterdir()
         card = json.loads(file.read_text())
-        for part in card["parts"].values():
-            part["command"] = ["an older one"]
+        for origin in card["origins"].values():
+            origin["command"] = ["an older one"]
         file.write_text(json.dumps(card))
-        found = None
-        for known, split in ((0, "auto"), (10, "auto"), (0, "val")):
-            evaluate(grays, workers=0, known=known, split=split)
+        older, found = Card.from_json(card), None
+        for train_images, split in ((0, "auto"), (10, "auto"), (0, "val")):
+            evaluate(grays, workers=0, train_images=train_images, split=split)
             found = own_card(grays)
             assert found is not None
-            assert (found["learnt"], found["parts"]["learnt"]) == (card["learnt"], card["parts"]["learnt"])
-            assert found["parts"]["top1"]["command"] == sys.argv
-        evaluate(grays, workers=0, engine="eager", precision="bf16", known=0)
+            for key in ("knn", "few_shot_10", "linear_probe"):
+                assert (found[key], found.origins[key]) == (older[key], older.origins[key])
+            assert found.origins["top1"].command == sys.argv
+        evaluate(grays, workers=0, engine="eager", precision="bf16", train_images=0)
         assert {"grays-val.json", "grays-val-eager-bf16.json"} == {one.name for one in (grays / "cards").iterdir()}
         assert own_card(grays) == found
 
@@ -359,29 +448,27 @@ class TestRuns:
         data = grays.parent / "grays"
         first = evaluate(grays, data, split="val", workers=0)
         (data / "val" / "pale" / "0.png").unlink()
-        second = evaluate(grays, data, split="val", workers=0, known=0)
-        evaluate(grays, data, split="val", workers=0, known=0)
+        second = evaluate(grays, data, split="val", workers=0, train_images=0)
+        evaluate(grays, data, split="val", workers=0, train_images=0)
         one, two = sorted((grays / "cards").iterdir(), key=lambda file: len(file.name))
         assert one.name == "grays-val.json"
         assert re.fullmatch(r"grays-val-[0-9a-f]{8}\.json", two.name)
         assert [json.loads(file.read_text())["data"]["count"] for file in (one, two)] == [7, 6]
-        assert json.loads(one.read_text()) == json.loads(json.dumps(first))
-        assert json.loads(two.read_text())["top1"] == second["top1"]
+        assert Card.from_json(json.loads(one.read_text())) == first
+        assert Card.from_json(json.loads(two.read_text()))["top1"] == second["top1"]
 
-    def test_older_cards_are_read_and_never_written_over(self, grays: Path):
+    def test_other_versions_are_not_read_and_never_written_over(self, grays: Path):
         evaluate(grays, workers=0)
         file = grays / "cards" / "grays-val.json"
         card = json.loads(file.read_text())
-        for table in ("data", "model"):
-            del card[table]["digest"]
-        file.write_text(json.dumps(card))
-        assert own_card(grays) == card
-        evaluate(grays, workers=0, known=0)
-        assert json.loads(file.read_text()) == card
+        del card["version"]
         no_card = {"data": {"own": True}, "model": {}, "preprocessing": 3, "engine": 4, "warnings": 5}
-        for other in ("[", "{}", "[1]", json.dumps(no_card), json.dumps(no_card | {"data": 1, "preprocessing": {}})):
+        for other in (json.dumps(card), "[", "[1]", json.dumps(no_card | {"version": 2})):
             file.write_text(other)
-            evaluate(grays, workers=0)
+            for beside in {*file.parent.iterdir()} - {file}:
+                beside.unlink()
+            assert own_card(grays) is None
+            assert evaluate(grays, workers=0).warnings[-1].startswith("the new card is kept beside another: ")
             assert own_card(grays) is not None
             assert file.read_text() == other
 
@@ -398,7 +485,7 @@ class TestRuns:
 
     def test_a_card_that_cannot_be_kept_is_still_told(self, grays: Path):
         (grays / "cards").write_text("in the way")
-        assert "the card is not kept: cannot write to" in evaluate(grays, workers=0)["warnings"][-1]
+        assert "the card is not kept: cannot write to" in evaluate(grays, workers=0).warnings[-1]
 
     def test_the_table(self, clothing: Path, capsys: pytest.CaptureFixture[str]):
         main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--protocol", "i"])
@@ -407,13 +494,13 @@ class TestRuns:
         for words in (
             "top-1",
             "top-5",
-            "the 20 nearest of 10",
-            "logistic probe",
-            "linear, 1 shot ",
+            "k-NN (k = 20, 10 training images)",
+            "linear probe",
+            "linear 1-shot",
             "calibration error",
         ):
             assert words in out
-        assert out.count("mistaken most for") == 1
+        assert out.count("confused with") == 1
 
 
 class TestImageNet:
@@ -421,7 +508,7 @@ class TestImageNet:
 
     def test_real(self, model: Classifier, photos: list[Path], tmp_path: Path):
         """Of five images one has no label; the others have two, chosen so that two are right."""
-        ranked = said(model, photos[:5]).argsort(1, descending=True)[:, :3].tolist()
+        ranked = logits_of(model, photos[:5]).argsort(1, descending=True)[:, :3].tolist()
         sets: list[list[int]] = [[] for _ in range(50_000)]
         for place, (photo, number) in enumerate(zip(photos, (7, 3, 50_000, 20, 21), strict=False)):
             folder = tmp_path / "imagenet" / "val" / WNIDS[place]
@@ -434,10 +521,10 @@ class TestImageNet:
             (tmp_path / "imagenet" / "val" / wnid).mkdir(exist_ok=True)
         (tmp_path / "real.json").write_text(json.dumps(sets))
         card = evaluate(model, tmp_path / "imagenet", real=tmp_path / "real.json", workers=0)
-        assert (card["real"]["right"], card["real"]["count"]) == (2, 4)
+        assert (card["real"].correct, card["real"].count) == (2, 4)
 
     def test_v2_and_sketch_seek_among_all(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
-        best = said(model, photos).argmax(1).tolist()
+        best = logits_of(model, photos).argmax(1).tolist()
         for place, photo in enumerate(photos):
             for name, folder in (("v2", str(best[place])), ("sketch", WNIDS[best[place] if place % 2 else 999])):
                 (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
@@ -445,16 +532,16 @@ class TestImageNet:
         found = evaluate(
             model,
             clothing,
-            known=0,
+            train_images=0,
             workers=0,
             variants={"imagenet_v2": tmp_path / "v2", "imagenet_sketch": tmp_path / "sketch"},
         )
-        assert (found["imagenet_v2"]["right"], found["imagenet_v2"]["count"]) == (10, 10)
-        assert found["imagenet_sketch"]["right"] == sum(best[place] == 999 or place % 2 for place in range(10))
+        assert (found["imagenet_v2"].correct, found["imagenet_v2"].count) == (10, 10)
+        assert found["imagenet_sketch"].correct == sum(best[place] == 999 or place % 2 for place in range(10))
 
     def test_a_and_r_seek_among_theirs(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
         """Each image lies in the class that is its second best; the best are not among these."""
-        logits = said(model, photos)
+        logits = logits_of(model, photos)
         best = {*logits.argmax(1).tolist()}
         others = [n for n in range(1000) if n not in best]
         second = [others[n] for n in logits[:, others].argmax(1).tolist()]
@@ -464,11 +551,11 @@ class TestImageNet:
         for photo, place in zip(photos, second, strict=True):
             shutil.copy(photo, tmp_path / "a" / WNIDS[place])
         folders: Any = {"imagenet_a": tmp_path / "a", "imagenet_v2": tmp_path / "a"}
-        found = evaluate(model, clothing, known=0, workers=0, variants=folders)
-        assert found["imagenet_a"]["right"] == 10
-        assert found["imagenet_v2"]["right"] == 0
+        found = evaluate(model, clothing, train_images=0, workers=0, variants=folders)
+        assert found["imagenet_a"].correct == 10
+        assert found["imagenet_v2"].correct == 0
         with pytest.raises(DataError, match="no imagenet_v2, or not for this model: it has no class 'dress'"):
-            evaluate(model, clothing, known=0, workers=0, variants={"imagenet_v2": clothing})
+            evaluate(model, clothing, train_images=0, workers=0, variants={"imagenet_v2": clothing})
 
     @pytest.mark.parametrize("name", ["a", "r"])
     def test_a_and_r_have_200_classes(self, name: str, photos: list[Path], clothing: Path, tmp_path: Path):
@@ -507,7 +594,7 @@ class TestImageNet:
         assert err.count("\n") == 1
 
     def test_c(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
-        best = int(said(model, photos[:1]).argmax(1))
+        best = int(logits_of(model, photos[:1]).argmax(1))
         root = tmp_path / "c"
         for severity in range(1, 6):
             place = (
@@ -515,10 +602,12 @@ class TestImageNet:
             )
             place.mkdir(parents=True)
             shutil.copy(photos[0], place)
-        found = evaluate(model, clothing, known=0, workers=0, variants={"imagenet_c": root})["imagenet_c"]
-        assert found["errors"] == {"gaussian_noise": [0, 0, 1, 1, 1]}
-        assert found["weighed"]["gaussian_noise"] == pytest.approx(60 / 0.886428)
-        assert found["mce"] is None
+        card = evaluate(model, clothing, train_images=0, workers=0, variants={"imagenet_c": root})
+        assert card.corruptions is not None
+        assert card.corruptions.errors == {"gaussian_noise": [0, 0, 1, 1, 1]}
+        assert card.corruptions.of_alexnet["gaussian_noise"] == pytest.approx(60 / 0.886428)
+        assert "imagenet_c" not in card
+        assert "1 of 15 corruption types, so no mCE" in card_section(card)
         shutil.rmtree(root / "noise" / "gaussian_noise" / "4")
         assert "has no folder 4" in refused(variants={"imagenet_c": root})
         assert "no ImageNet-C in" in refused(variants={"imagenet_c": clothing})
@@ -534,9 +623,10 @@ class TestImageNet:
             place.mkdir(parents=True)
             Image.fromarray(image).save(place / "1.png")
         others: Any = {"imagenet_c": tmp_path / "c", "imagenet_sketch": tmp_path / "c" / "fog" / "1"}
-        card = evaluate(_ColorJudge(), clothing, known=0, workers=0, protocol=protocol, variants=others)
-        assert card["imagenet_c"]["errors"] == {"fog": [0] * 5}
-        assert card["imagenet_sketch"]["right"] == 0
+        card = evaluate(_ColorJudge(), clothing, train_images=0, workers=0, protocol=protocol, variants=others)
+        assert card.corruptions is not None
+        assert card.corruptions.errors == {"fog": [0] * 5}
+        assert card["imagenet_sketch"].correct == 0
 
     @pytest.mark.parametrize("size", [(224, 224), (112, 112), (320, 192)])
     def test_c_goes_straight_to_the_models_size(self, size: tuple[int, int]):

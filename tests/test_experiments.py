@@ -23,6 +23,7 @@ from mlpmixer.data import sampling
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import DataError, RecipeError, UsageError
+from mlpmixer.evaluation.card import Card, DataRecord, ModelRecord
 from mlpmixer.experiments import STUDIES, data_scale, find, paper, pareto, permutation, table2, table3, transfer, vtab
 from mlpmixer.experiments.cost import costs
 from mlpmixer.experiments.permuted import permuted
@@ -40,6 +41,7 @@ from mlpmixer.experiments.study import (
     placed,
 )
 from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.metrics.metric import Metric
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipes import check, toml
 from mlpmixer.run.folder import RunFolder
@@ -213,8 +215,8 @@ class TestFewShots:
         told = carry_out(one, "tiny", tmp_path / "study", changes=changes, data=tmp_path / "sets", quiet=True)
         kept = json.loads((tmp_path / "study" / "as it is, seed 0" / "few_shots.json").read_text())
         assert kept["data"]["classes"] == 10
-        assert told.rows[0][3] == over_seeds([kept["learnt"]["few_shot"]["5"]["mean"]])
-        kept["learnt"]["few_shot"]["5"]["mean"] = 0.125
+        assert told.rows[0][3] == over_seeds([kept["metrics"]["few_shot_5"]["value"]])
+        kept["metrics"]["few_shot_5"]["value"] = 0.125
         (tmp_path / "study" / "as it is, seed 0" / "few_shots.json").write_text(json.dumps(kept))
         again = carry_out(one, "tiny", tmp_path / "study", changes=changes, data=tmp_path / "sets", quiet=True)
         assert again.rows[0][3] == "12.50"
@@ -295,7 +297,7 @@ class TestTelling:
         for plan in permutation.plans("tiny"):
             key = (plan.cell["network"], plan.cell["input"])
             noise = 0.001 * plan.recipe.train.seed * (-1 if key[1] == "patches" else 1)
-            card = {"top1": {"value": top1.get(key, 0.5) + noise}}
+            card = card_of(top1=top1.get(key, 0.5) + noise)
             done.append(Done(plan, tmp_path, card, losses=[1.0, 0.9]))
         told = permutation.tell(done)
         assert [finding.holds for finding in told.findings] == [True, True, True, True]
@@ -306,8 +308,7 @@ class TestTelling:
         for plan in data_scale.plans("tiny"):
             gain = {"Mixer": 0.3, "ViT": 0.2, "BiT": 0.1}[plan.cell["network"]]
             value = 0.5 + gain * data_scale.SHARES[plan.cell["data"]] + 0.001 * plan.recipe.train.seed
-            few = {"few_shot": {"5": {"mean": value / 2}}}
-            done.append(Done(plan, tmp_path, {"top1": {"value": value}}, learnt=few))
+            done.append(Done(plan, tmp_path, card_of(top1=value, few_shot_5=value / 2)))
         told = data_scale.tell(done)
         assert [finding.holds for finding in told.findings] == [True, False]
         assert told.rows[0][0] == "Mixer"
@@ -325,7 +326,7 @@ def test_seeds_of_a_cell_belong_together(tmp_path: Path):
         for a in "xy"
         for s in (0, 1)
     ]
-    done = [Done(plan, tmp_path, {}) for plan in plans]
+    done = [Done(plan, tmp_path, card_of()) for plan in plans]
     assert {dict(key)["a"]: len(runs) for key, runs in cells(done).items()} == {"x": 2, "y": 2}
 
 
@@ -369,13 +370,25 @@ def test_measurements_have_no_runs():
     )
 
 
+def card_of(**metrics: float) -> Card:
+    data = DataRecord(source="clothes", split="test", title="test", count=10, classes=3)
+    return Card(
+        model=ModelRecord(name="mixer_pico", parameters=1, image_size=(32, 32), classes=3),
+        data=data,
+        protocol="own",
+        preprocessing=Preprocessing(),
+        engine="eager, fp32",
+        metrics={key: Metric(name=key, value=value) for key, value in metrics.items()},
+    )
+
+
 def trained(folder: Path) -> Done:
     """A finished run with weights, though they learnt nothing."""
     model = mlpmixer.create("mixer_pico", num_classes=3)
     run = RunFolder(folder / "a run")
     run.path.mkdir(exist_ok=True)
     mlpmixer.save(model, run.weights)
-    return Done(table3.plans("tiny")[0], run.path, {"top1": {"value": 0.75}}, val=0.7)
+    return Done(table3.plans("tiny")[0], run.path, card_of(top1=0.75), val=0.7)
 
 
 class TestTransfer:
@@ -388,7 +401,7 @@ class TestTransfer:
         for plan in first:
             rate = plan.cell.get("lr", "")
             val = {"lr 0.01": 0.5, "lr 0.03": 0.9, "lr 0.1": 0.7, "lr 0.001": 0.4, "lr 0.003": 0.3}.get(rate, 0.0)
-            found.append(replace(run, plan=plan, card={"top1": {"value": 1 - val}}, val=val, hours=2.0))
+            found.append(replace(run, plan=plan, card=card_of(top1=1 - val), val=val, hours=2.0))
         return found
 
     def test_the_dev_split_picks_and_other_seeds_follow(self, tmp_path: Path):
@@ -402,7 +415,7 @@ class TestTransfer:
 
     def test_test_accuracies_are_of_the_picked_rate_and_all_seeds(self, tmp_path: Path):
         done = self.done(tmp_path)
-        done += [replace(done[0], plan=plan, card={"top1": {"value": 0.2}}, val=1.0) for plan in transfer.then(done)]
+        done += [replace(done[0], plan=plan, card=card_of(top1=0.2), val=1.0) for plan in transfer.then(done)]
         found = transfer.scores(done, lambda one: one.top1)
         assert found["Mixer, pre-trained", "the task"] == pytest.approx([0.1, 0.2, 0.2])
         told = transfer.tell(done, "", {})
@@ -430,7 +443,7 @@ class TestTransfer:
         assert (row["ImageNet, paper"], row["Avg. 5, paper"]) == ("76.44 (-1.44)", "88.33")
         assert (row["images/s/core, paper"], row["core-days, paper"]) == ("1,384", "10")
         assert row["mean, %"] == "75.00 (of 2 of 5)"
-        whole = [replace(run, plan=plan, card={"top1": {"value": 0.9}}) for plan in plans]
+        whole = [replace(run, plan=plan, card=card_of(top1=0.9)) for plan in plans]
         assert table3.tell(whole).rows[0][-3] == "88.33 (+1.67)"
 
     def test_models_of_others_stand_in_table_2(self, tmp_path: Path):
@@ -468,7 +481,7 @@ class TestTransfer:
         (tmp_path / "real.json").write_text("[]")
         [plan] = placed(plans, tmp_path, None)
         assert plan.real == tmp_path / "real.json"
-        done = [replace(trained(tmp_path), plan=plan, card={"top1": {"value": 0.75}, "real": {"value": 0.83}})]
+        done = [replace(trained(tmp_path), plan=plan, card=card_of(top1=0.75, real=0.83))]
         told = table3.tell(done)
         row = dict(zip(told.columns, told.rows[0], strict=True))
         assert row["ReaL, %"] == "83.00"
@@ -586,8 +599,8 @@ class TestVtab:
         assert whole["train"]["count"] == 80 + 20
 
     def test_all_of_them(self, tmp_path: Path):
-        done = [Done(plan, tmp_path, {"top1": {"value": 0.5}}, val=0.5) for plan in vtab.plans("tiny")]
-        done += [Done(plan, tmp_path, {"top1": {"value": 0.7}}) for plan in vtab.then("tiny", done)]
+        done = [Done(plan, tmp_path, card_of(top1=0.5), val=0.5) for plan in vtab.plans("tiny")]
+        done += [Done(plan, tmp_path, card_of(top1=0.7)) for plan in vtab.then("tiny", done)]
         told = vtab.tell(done)
         assert told.rows[-1] == ("mean of all 19", "all", "70.00", "")
         assert told.findings[0].holds is True

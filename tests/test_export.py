@@ -1,4 +1,4 @@
-"""Exported files: the same answers as the model, without mlpmixer; what is refused or interrupted leaves nothing."""
+"""Exported files: the predictions of the model, without mlpmixer; what is refused or interrupted leaves nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.engines import openvino as engine
 from mlpmixer.errors import MixerError
 from mlpmixer.export import check, check_images, formats
-from mlpmixer.export import export as room
 from mlpmixer.export import onnx as onnx_files
 from mlpmixer.export import openvino as openvino_files
 from mlpmixer.export import pt2 as pt2_files
@@ -43,8 +42,14 @@ missing = library("forward")
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
 
 
-def job(name: str = "mixer_pico", *, size: Size = "dynamic", precision: str = "fp32", **options: Any) -> Job:
-    info = options.pop("metadata", None)
+def job(
+    name: str = "mixer_pico",
+    *,
+    size: Size = "dynamic",
+    precision: str = "fp32",
+    info: ModelInfo | None = None,
+    **options: Any,
+) -> Job:
     model = shaken(mlpmixer.create(name, **{"num_classes": 5, **options}))
     info = info or ModelInfo(preprocessing=Preprocessing.usual(model.config.image_size))
     return Job(model=model, info=info, precision=precision, size=size, license="unknown")
@@ -58,12 +63,18 @@ def scores(model: Any, how: Preprocessing, some: list[np.ndarray]) -> np.ndarray
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that knows clothes, and is sure enough of them that bytes do not change its mind."""
-    recipe = toml.change(
-        find("fashion_mnist"), {"train.epochs": 6.0, "train.precision": "bf16", "optim.warmup_steps": 20}
-    )
+    """A small run that knows three kinds of clothes, and is confident enough that bytes do not change its mind."""
+    changes = {
+        "model.name": "mixer_pico",
+        "data.classes": "Trouser,Bag,Ankle boot",
+        "train.steps": 60,
+        "train.batch_size": 64,
+        "optim.warmup_steps": 10,
+        "optim.lr": 0.003,
+        "machine.workers": 0,
+    }
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    mlpmixer.fit(recipe, folder)
+    mlpmixer.fit(toml.change(find("fashion_mnist"), changes), folder, quiet=True)
     return folder
 
 
@@ -80,7 +91,7 @@ def in_onnx(job: Job) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
     from onnx import numpy_helper
 
-    graph = onnx_files._parsed(onnx_files.prepare(job), 9)
+    graph = onnx_files.parsed(onnx_files.prepare(job), 9)
     if job.order is not None:
         graph.graph.initializer.append(numpy_helper.from_array(job.order, "order"))
     session: Any = onnxruntime.InferenceSession(graph.SerializeToString())
@@ -91,7 +102,7 @@ def in_openvino(job: Job, hint: str = "f32") -> Callable[[np.ndarray], np.ndarra
     import openvino
     import openvino.opset13 as ops
 
-    sides = [-1 if isinstance(side, str) else side for side in job.taken]
+    sides = [-1 if isinstance(side, str) else side for side in job.input_shape]
     given = ops.parameter(openvino.PartialShape(sides), openvino.Type.u8)
     graph: Any = openvino.Model([openvino_files.prepare(given, job)], [given])  # pyright: ignore[reportGeneralTypeIssues]
     network = engine.core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint})
@@ -101,11 +112,11 @@ def in_openvino(job: Job, hint: str = "f32") -> Callable[[np.ndarray], np.ndarra
 def in_pt2(job: Job) -> Callable[[np.ndarray], np.ndarray]:
     from mlpmixer.data.scramble import scrambled
 
-    answering = pt2_files.Answering(job)
+    standalone = pt2_files.Standalone(job)
 
     def run(some: np.ndarray) -> np.ndarray:
         upright = torch.from_numpy(some).permute(0, 3, 1, 2)
-        return scrambled(upright if job.size == "prepared" else answering.prepare(upright), job.how).numpy()
+        return scrambled(upright if job.size == "prepared" else standalone.prepare(upright), job.how).numpy()
 
     return run
 
@@ -122,34 +133,37 @@ HOWS = [
 ]
 
 
-@pytest.mark.parametrize("how", HOWS, ids=str)
 @pytest.mark.parametrize("way", WAYS)
-def test_images_are_prepared_as_here(way: str, how: Preprocessing, photos: list[Path]):
+def test_images_are_prepared_as_here(way: str, photos: list[Path]):
     """Other people's resizing is off by a level in a few pixels of a hundred, and by two in one of a thousand."""
-    prepared = WAYS[way](job(info=ModelInfo(preprocessing=how), image_size=how.crop, patch_size=1, layers=1))
-    for photo in photos:
-        image = np.array(pixels(photo))
-        off = np.abs(prepared(image[None])[0].astype(int) - reordered(image, how).astype(int))
-        assert off.max() <= (0 if way == "pt2" else 2)
-        assert (off > 0).mean() < 0.12
-        assert (off > 1).mean() < 0.001
+    failures = []
+    for how in HOWS:
+        prepared = WAYS[way](job(info=ModelInfo(preprocessing=how), image_size=how.crop, patch_size=1, layers=1))
+        for photo in photos[::3]:
+            image = np.array(pixels(photo))
+            off = np.abs(prepared(image[None])[0].astype(int) - reordered(image, how).astype(int))
+            if off.max() > (0 if way == "pt2" else 2) or (off > 0).mean() >= 0.12 or (off > 1).mean() >= 0.001:
+                failures.append((how, photo.name, off.max(), (off > 0).mean()))
+    assert not failures
+
+
+SHAPES = [(40, 40), (41, 40), (7, 50), (50, 3), (1, 1), (210, 32), (32, 45), (45, 33), (36, 36)]
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    "shape", [(40, 40), (41, 40), (7, 50), (50, 3), (1, 1), (210, 32), (32, 45), (45, 33), (36, 36)]
-)
-def test_images_of_odd_shapes_too(way: str, shape: tuple[int, int]):
+def test_images_of_odd_shapes_too(way: str):
     """Parts of a photograph, since noise would tell more of rounding than of places."""
-    photo = np.array(pixels(PHOTO))[: shape[0], : shape[1]]
-    assert photo.shape[:2] == shape
+    failures = []
     for how in (Preprocessing(resize=36, crop=(32, 32)), Preprocessing(resize=30, crop=(32, 44))):
         prepared = WAYS[way](job(info=ModelInfo(preprocessing=how), image_size=how.crop, patch_size=4, layers=1))
-        off = np.abs(
-            prepared(np.stack([photo, photo[::-1]])).astype(int)
-            - np.stack([prepare(photo, how).numpy(), prepare(photo[::-1], how).numpy()])
-        )
-        assert off.max() <= (0 if way == "pt2" else 2)
+        for height, width in SHAPES:
+            photo = np.array(pixels(PHOTO))[:height, :width]
+            assert photo.shape[:2] == (height, width)
+            expected = np.stack([prepare(photo, how).numpy(), prepare(photo[::-1], how).numpy()])
+            off = np.abs(prepared(np.stack([photo, photo[::-1]])).astype(int) - expected.astype(int))
+            if off.max() > (0 if way == "pt2" else 2):
+                failures.append((how, height, width, off.max()))
+    assert not failures
 
 
 def reordered(image: np.ndarray, how: Preprocessing) -> np.ndarray:
@@ -158,7 +172,7 @@ def reordered(image: np.ndarray, how: Preprocessing) -> np.ndarray:
     return (values * 255).round().to(torch.uint8).numpy()
 
 
-def test_bfloat16_knows_where_pixels_are():
+def test_preprocessing_in_bfloat16():
     """OpenVINO may compute in bfloat16 unasked, which cannot tell pixel 257 from 258."""
     how = HOWS[0]
     image = np.array(pixels(PHOTO))
@@ -176,12 +190,17 @@ def test_bfloat16_knows_where_pixels_are():
     ("name", "options", "size"),
     [
         ("mixer_pico", {}, "dynamic"),
-        ("mixer_pico", {}, "prepared"),
-        ("mixer_pico", {}, (90, 61)),
-        ("mixer_pico", {"image_size": 30}, "dynamic"),  # is padded within the model
-        ("mixer_s32", {"layers": 1}, "dynamic"),
-        ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
-        ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("mixer_pico", {}, "prepared"),
+                ("mixer_pico", {}, (90, 61)),
+                ("mixer_pico", {"image_size": 30}, "dynamic"),  # is padded within the model
+                ("mixer_s32", {"layers": 1}, "dynamic"),
+                ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
+                ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
+            )
+        ),
     ],
 )
 def test_a_file_is_the_model(
@@ -192,20 +211,20 @@ def test_a_file_is_the_model(
     formats.code(to).write(this, path)
     way, *_ = formats.code(to).start(path, this).values()
     for photo in photos[:4]:
-        image = check._taken(np.array(pixels(photo)), this)
+        image = check.file_input(np.array(pixels(photo)), this)
         for several in (1, 3):
             found = way(np.stack([image] * several))
             assert found.shape == (several, 5)
-            assert np.abs(found - check._answers([image], this)).max() < 0.01
+            assert np.abs(found - check.model_scores([image], this)).max() < 0.01
         if size == "dynamic":  # without resizing, it is the same function
-            resized = check._resized(image, this)
-            assert np.abs(way(resized[None]) - check._answers([image], this)).max() < 2e-5
+            resized = check.resized(image, this)
+            assert np.abs(way(resized[None]) - check.model_scores([image], this)).max() < 2e-5
 
 
 ODD = ("a \"quoted\" 'one'", "näme 猫", "two\nlines", "back\\slash", "odd \udce4 folder")
 
 
-def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
+def test_odd_class_names_are_kept(here: Path, photos: list[Path]):
     import onnxruntime
 
     this = job(info=ModelInfo(preprocessing=Preprocessing.usual((28, 28)), classes=ODD))
@@ -222,12 +241,13 @@ def test_odd_names_of_classes_arrive(here: Path, photos: list[Path]):
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(ODD)
     network = engine.core().read_model("odd.xml")
     assert json.loads(network.get_rt_info(["mlpmixer", "classes"]).value) == list(ODD)
-    said = {"classes": "", "mlpmixer": ""}
-    torch.export.load("odd.pt2", extra_files=said)
-    assert json.loads(said["classes"]) == list(ODD)
-    assert json.loads(said["mlpmixer"])["preprocessing"]["resize"] == this.how.resize
+    output = {"classes": "", "mlpmixer": ""}
+    torch.export.load("odd.pt2", extra_files=output)
+    assert json.loads(output["classes"]) == list(ODD)
+    assert json.loads(output["mlpmixer"])["preprocessing"]["resize"] == this.how.resize
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_half_the_bits_are_half_the_file():
     sizes = {}
@@ -243,34 +263,35 @@ def test_half_the_bits_are_half_the_file():
     [
         ("safetensors", "bf16"),
         pytest.param("safetensors", "int8", marks=needs_kernels),
-        ("openvino", "int8"),
+        pytest.param("openvino", "int8", marks=pytest.mark.slow),
     ],
 )
 def test_fewer_bits_pass_on_the_images_of_the_run(run: Path, here: Path, to: str, precision: str):
     report = export(run, to, precision=precision)
-    assert report["images"] == {"from": "fashion_mnist_small, test", "count": 1000, "labeled": True}
-    assert report["accuracy"]["value"] > 0.6
+    assert report["images"] == {"source": "fashion_mnist_small, test", "count": 1000, "labeled": True}
+    assert report["accuracy"]["value"] > 0.9
     first = report["agreement"][0]
-    assert first["accuracy"]["right"] >= 0.99 * report["accuracy"]["right"]
+    assert first["accuracy"]["correct"] >= 0.99 * report["accuracy"]["correct"]
     if precision == "int8":
-        assert first["alike"] < 1  # or it would not be in bytes
+        assert first["max_difference"] > 1e-3  # or it would not be in bytes
         weights = here / ("mine-int8.bin" if to == "openvino" else "mine-int8.safetensors")
         assert weights.stat().st_size < 0.5 * (run / "weights.safetensors").stat().st_size
     else:
-        assert first["alike"] >= 0.995
+        assert first["same_top1"] >= 0.995
 
 
+@pytest.mark.slow
 def test_a_program_in_bfloat16(run: Path, tmp_path: Path):
     """PyTorch keeps all tables in bfloat16, so it is further off than our kernels, and may be refused."""
     model = mlpmixer.load(run, dtype=torch.float32)
     this = Job(model=model, info=model.metadata, precision="bf16", size="dynamic", license="unknown")
     pt2_files.write(this, tmp_path / "x.pt2")
     way = pt2_files.start(tmp_path / "x.pt2", this)["torch.export"]
-    asked = check_images.find(str(run), None, model, 500).asked
+    asked = check_images.find(str(run), None, model, 500).test
     some = [image for _, image in check_images.each(asked, this.how)]
-    wanted, found = check._answers(some, this), way(np.stack(some))
-    assert (wanted.argmax(1) == found.argmax(1)).mean() > 0.97
-    assert 1e-4 < np.abs(wanted - found).max() < 0.1  # it is in bfloat16, and right
+    expected, found = check.model_scores(some, this), way(np.stack(some))
+    assert (expected.argmax(1) == found.argmax(1)).mean() > 0.97
+    assert 1e-4 < np.abs(expected - found).max() < 0.1  # it is in bfloat16, and right
     written = (tmp_path / "x.pt2").read_bytes()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert len(written) < 2 * parameters + 300_000  # 2 bytes each, and the program
@@ -290,74 +311,93 @@ def alone(code: str) -> str:
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
-@pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where all commands of docs/export.md were run."""
-    folder = tmp_path_factory.mktemp("exported")
-    (folder / "runs").mkdir()
-    shutil.copytree(run, folder / "runs" / "mine")
+def exported(run: Path, folder: Path, commands: list[str]) -> Path:
+    """A folder where these commands of docs/export.md were run."""
     from PIL import Image
 
+    shutil.copytree(run, folder / "runs" / "mine")
     # An image of which the model is sure: what is near a tie falls one way or the other with the last bits.
-    clothes = mlpmixer.data.open("fashion_mnist_small")
-    told = mlpmixer.Predictor(folder / "runs" / "mine")([np.array(clothes["test"].read(index)) for index in range(50)])
-    surest = max(range(50), key=lambda index: told[index].score)
-    Image.fromarray(np.array(clothes["test"].read(surest))).resize((224, 224)).save(folder / "photo.jpg")
+    clothes = mlpmixer.data.open("fashion_mnist_small")["test"]
+    boots = np.flatnonzero(clothes.labels == 9)[:50]
+    predictor = mlpmixer.Predictor(folder / "runs" / "mine", engine="eager", precision="fp32")
+    told = predictor([np.array(clothes.read(index)) for index in boots])
+    surest = boots[max(range(50), key=lambda n: told[n].score)]
+    Image.fromarray(np.array(clothes.read(surest))).resize((224, 224)).save(folder / "photo.jpg")
     (folder / "photos").mkdir()
-    for index in range(1200):
-        Image.fromarray(np.array(clothes["test"].read(index))).save(folder / "photos" / f"{index}.png")
+    for index in np.flatnonzero(np.isin(clothes.labels, (1, 8, 9)))[:400]:
+        Image.fromarray(np.array(clothes.read(index))).save(folder / "photos" / f"{index}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in "".join(blocks("sh")).splitlines():
-            if "int8" not in command or "openvino" in command or isinstance(missing, ctypes.CDLL):
-                main(command.removeprefix("mixer ").split())
+        for command in commands:
+            main([*command.removeprefix("mixer ").split(), "--count", "100"])
     return folder
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_the_docs_can_be_followed(code: str, exported: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(exported)
-    printed = python(code) if "import mlpmixer" in code else alone(code)
-    found = mlpmixer.Predictor("runs/mine")("photo.jpg")
-    assert found.label in printed
-    if "score" in code:
-        assert float(printed.split()[-1]) == pytest.approx(found.score, abs=0.03)
-
-
-@pytest.mark.parametrize("card", ["mine.onnx.md", "mine.xml.md", "mine.pt2.md"])
-def test_a_card_says_what_a_person_needs(card: str, exported: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(exported)
-    said = Path(card).read_text(encoding="utf-8")
+def test_the_docs_can_be_followed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Their programs, and those on the model cards, without mlpmixer; what the cards say."""
+    commands = [command for command in "".join(blocks("sh")).splitlines() if "int8" not in command]
+    exported(run, tmp_path, commands)
+    monkeypatch.chdir(tmp_path)
+    found = mlpmixer.Predictor("runs/mine", engine="eager", precision="fp32")("photo.jpg")
     result = json.loads(Path("runs/mine/result.json").read_text())
     parameters = sum(parameter.numel() for parameter in mlpmixer.load("runs/mine").parameters())
-    assert f"{result['test']['top1']:.2%} [" in said
-    for words in (
-        "fashion_mnist",
-        "| license | unknown |",
-        f"{parameters:,} parameters",
-        "scaled",
-        "ankle boot",
-        "threads",
-        torch.__version__,
-        "≥ 99.9%",
-    ):
-        assert words.casefold() in said.casefold()
-    [code] = re.findall(r"```python\n(.*?)```", said, flags=re.DOTALL)
-    assert mlpmixer.Predictor("runs/mine")("photo.jpg").label in alone(code)
+    programs = [code for code in blocks("python") if "import mlpmixer" not in code]
+    for card in ("mine.onnx.md", "mine.xml.md", "mine.pt2.md"):
+        text = Path(card).read_text(encoding="utf-8")
+        assert f"{result['test']['top1']:.2%} [" in text
+        for words in (
+            "fashion_mnist",
+            "| license | unknown |",
+            f"{parameters:,} parameters",
+            "scaled",
+            "ankle boot",
+            "threads",
+            torch.__version__,
+            "≥ 99.9%",
+        ):
+            assert words.casefold() in text.casefold()
+        programs += re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    printed = alone("print('---')\n".join(programs)).split("---\n")
+    for code, output in zip(programs, printed, strict=True):
+        assert found.label in output
+        if "score" in code:
+            assert float(output.split()[-1]) == pytest.approx(found.score, abs=0.03)
+    [ours] = [code for code in blocks("python") if "import mlpmixer" in code]
+    capsys.readouterr()
+    exec(ours, {})
+    assert found.label in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_docs_can_be_followed_in_int8(run: Path, tmp_path: Path):
+    commands = [command for command in "".join(blocks("sh")).splitlines() if "int8" in command]
+    ours = isinstance(missing, ctypes.CDLL)
+    exported(run, tmp_path, [command for command in commands if ours or "openvino" in command])
+    assert (tmp_path / "mine-int8.xml").exists()
+    assert (tmp_path / "mine-int8.safetensors").exists() == ours
 
 
 def test_fixed_sizes_and_the_license_are_on_the_card(here: Path):
     shutil.copy(PHOTO, here / "photo.jpg")
+    programs = []
     for size in ("64x80", "prepared"):
-        main(["export", "mixer_cifar10", "--to", "onnx", "--size", size, "--license", "CC0-1.0", "--force"])
-        said = (here / "mixer_cifar10.onnx.md").read_text(encoding="utf-8")
-        assert "| license | CC0-1.0 |" in said
-        assert "batch×64×80×3" in said if size == "64x80" else "**Not inside the file**" in said
-        [code] = re.findall(r"```python\n(.*?)```", said, flags=re.DOTALL)
-        assert alone(code).split()[0] in mlpmixer.load("mixer_cifar10").metadata.classes  # pyright: ignore
+        options = ["--to", "onnx", "--size", size, "--license", "CC0-1.0", "--count", "8", "--output", f"{size}.onnx"]
+        main(["export", "mixer_cifar10", *options])
+        text = (here / f"{size}.onnx.md").read_text(encoding="utf-8")
+        assert "| license | CC0-1.0 |" in text
+        assert "batch×64×80×3" in text if size == "64x80" else "**Not inside the file**" in text
+        programs += re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    info = mlpmixer.load("mixer_cifar10").metadata
+    names = (info.classes if info is not None else None) or ()
+    assert len(printed := alone("".join(programs)).splitlines()) == 2
+    assert all(line.split()[0] in names for line in printed)
 
 
 # Refusal
@@ -367,7 +407,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_file_that_answers_otherwise_is_refused(
+def test_a_file_that_disagrees_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     write = onnx_files.write
@@ -375,54 +415,56 @@ def test_a_file_that_answers_otherwise_is_refused(
         onnx_files, "write", lambda this, path: write(replace(this, model=shaken(copy.deepcopy(this.model))), path)
     )
     with pytest.raises(SystemExit) as end:
-        main(["export", "mixer_cifar10", "--to", "onnx", "--output", "new/folder/x.onnx"])
+        main(["export", "mixer_cifar10", "--to", "onnx", "--output", "new/folder/x.onnx", "--count", "32"])
     assert end.value.code == 1
-    said = capsys.readouterr()
-    assert "same label" in said.out
-    assert "ONNX Runtime" in said.out
-    assert re.fullmatch(
-        r"mixer: refused, and nothing was written: it gives \d+ of \d+ images another label.*\n", said.err
-    )
+    printed = capsys.readouterr()
+    assert "same top-1" in printed.out
+    assert "ONNX Runtime" in printed.out
+    words = r"mixer: the exported file does not agree with the model, and nothing was written: top-1 differs .*\n"
+    assert re.fullmatch(words, printed.err)
     assert left(here) == []
 
 
-def answers(*sure: float) -> np.ndarray:
+def scores_of(*sure: float) -> np.ndarray:
     return np.array([[share, 1 - share] for share in sure], dtype=np.float32)
 
 
-def tally(precision: str, wanted: np.ndarray, found: np.ndarray, labels: list[int], theirs: bool = True) -> check.Tally:
-    one = check.Tally("", "", check.BARS[precision])
-    one.add(wanted, found, np.array(labels), theirs)
+def tally(
+    precision: str, expected: np.ndarray, found: np.ndarray, labels: list[int], in_domain: bool = True
+) -> check.Tally:
+    one = check.Tally("", "", check.REQUIRED[precision])
+    one.add(expected, found, np.array(labels), in_domain)
     return one
 
 
 def test_what_is_refused():
-    many, labels = answers(*[0.9] * 999, 0.4), [0] * 999 + [1]
-    turned = answers(*[0.9] * 999, 0.6)
+    many, labels = scores_of(*[0.9] * 999, 0.4), [0] * 999 + [1]
+    turned = scores_of(*[0.9] * 999, 0.6)
     assert tally("fp32", many, many, labels).fault(1000) is None
-    assert "scores are up to 0.2" in (tally("fp32", many, turned, labels).fault(1000) or "")
+    assert "scores differ from the model's by up to 0.2" in (tally("fp32", many, turned, labels).fault(1000) or "")
     assert tally("bf16", many, turned, labels).fault(1000) is None
     assert tally("bf16", many[-100:], turned[-100:], labels[-100:]).fault(100) is not None  # 99 %
-    assert "another label" in (tally("bf16", many, 1 - many, labels).fault(None) or "")
+    assert "top-1 differs" in (tally("bf16", many, 1 - many, labels).fault(None) or "")
     nothing = np.full_like(many, np.nan)
-    for precision in check.BARS:
+    for precision in check.REQUIRED:
         assert tally(precision, many, nothing, labels).fault(1000) is not None
         assert tally(precision, many, nothing, labels).fault(None) is not None
 
 
 def test_int8_goes_by_accuracy_where_labels_are_known():
-    wanted = answers(*[0.9] * 200)
-    found = answers(*[0.9] * 195, *[0.1] * 5)
-    assert tally("int8", wanted, found, [0] * 200).fault(200) == "it is right for 195 of 200 images, the model for 200"
-    assert tally("int8", wanted, found, [0] * 190 + [1] * 10).fault(190) is None  # the mistakes cancel out
-    assert "another label" in (tally("int8", wanted, found, [-1] * 200).fault(None) or "")
+    expected = scores_of(*[0.9] * 200)
+    found = scores_of(*[0.9] * 195, *[0.1] * 5)
+    fault = tally("int8", expected, found, [0] * 200).fault(200)
+    assert fault == "it is correct on 195 of 200 images, the model on 200"
+    assert tally("int8", expected, found, [0] * 190 + [1] * 10).fault(190) is None  # the mistakes cancel out
+    assert "top-1 differs" in (tally("int8", expected, found, [-1] * 200).fault(None) or "")
 
 
 def test_toss_ups_count_on_the_users_images_only():
-    wanted, found = answers(0.9, 0.52), answers(0.9, 0.48)
-    assert tally("bf16", wanted, found, [-1, -1]).fault(None) is not None
-    assert tally("bf16", wanted, found, [-1, -1], theirs=False).fault(None) is None
-    assert tally("bf16", wanted, 1 - found, [-1, -1], theirs=False).fault(None) is not None
+    expected, found = scores_of(0.9, 0.52), scores_of(0.9, 0.48)
+    assert tally("bf16", expected, found, [-1, -1]).fault(None) is not None
+    assert tally("bf16", expected, found, [-1, -1], in_domain=False).fault(None) is None
+    assert tally("bf16", expected, 1 - found, [-1, -1], in_domain=False).fault(None) is not None
 
 
 # Errors
@@ -434,7 +476,7 @@ def refuses(says: str, *arguments: Any, **options: Any) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_is_said(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_errors(here: Path, monkeypatch: pytest.MonkeyPatch):
     (here / "empty").mkdir()
     (here / "file.txt").write_text("no folder")
     (here / "broken").mkdir()
@@ -445,15 +487,16 @@ def test_what_cannot_be_is_said(here: Path, monkeypatch: pytest.MonkeyPatch):
     refuses("onnx files are fp32, fp16 here, not bf16", "mixer_cifar10", "onnx", precision="bf16")
     refuses("leave --size out", "mixer_cifar10", "safetensors", size="prepared")
     refuses("no images", "mixer_cifar10", "onnx", data="empty")
-    refuses("no image of broken can be read", "mixer_cifar10", "pt2", data="broken")
+    refuses("no image of broken can be read", "mixer_cifar10", "safetensors", data="broken")
     refuses("no file 'mixer_cifar11'.*did you mean", "mixer_cifar11", "onnx")
-    refuses("end with .onnx", "mixer_cifar10", "onnx", output="model.pt")
+    refuses("ends with .onnx", "mixer_cifar10", "onnx", output="model.pt")
     refuses("cannot write file.txt/x.onnx: Not a directory", "mixer_cifar10", "onnx", output="file.txt/x.onnx")
     refuses("empty.onnx is a folder", "mixer_cifar10", "onnx", output=_folder("empty.onnx"))
     refuses("calibrated on images .*--data", "mixer_cifar10", "openvino", precision="int8")
     refuses("has no head", "headless.safetensors", "onnx")
     refuses("1 image or more", "mixer_cifar10", "onnx", count=0)
-    monkeypatch.setattr(room, "find_spec", lambda name: None if name in ("nncf", "onnx") else name)
+    for package in ("nncf", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     refuses("openvino in int8 needs the package nncf: pip install", "mixer_cifar10", "openvino", precision="int8")
     refuses(r"onnx in fp32 needs the package onnx: pip install 'mlpmixer\[onnx\]'", "mixer_cifar10", "onnx")
     assert left(here) == sorted([*before, "empty.onnx"])
@@ -477,14 +520,15 @@ def test_files_that_exist_stay_unless_forced(here: Path):
 
 def test_an_interruption_leaves_nothing(here: Path):
     def stop(what: str, _done: int, _total: int) -> None:
-        if what == "checking":
+        if what == "validating":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export("mixer_cifar10", "openvino", output="new/x.xml", watch=stop)
+        export("mixer_cifar10", "openvino", output="new/x.xml", count=4, progress=stop)
     assert left(here) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_still_works_after_openvino(here: Path):
     """Its plugin moves the stack on which signals are handled; see `engines.openvino.core`."""
     code = """if True:
@@ -506,6 +550,7 @@ def test_ctrl_c_still_works_after_openvino(here: Path):
     assert left(here) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", formats.FORMATS)
 def test_a_full_disk_leaves_nothing(to: str, here: Path):
     code = (
@@ -525,31 +570,46 @@ def test_a_full_disk_leaves_nothing(to: str, here: Path):
 def test_images_come_from_where_they_should(run: Path, here: Path, photos: list[Path]):
     model = mlpmixer.load(run)
     of_run = check_images.find(str(run), None, model, 100)
-    assert (of_run.theirs, of_run.labeled, len(of_run.asked)) == (True, True, 100)
+    assert (of_run.in_domain, of_run.labeled, len(of_run.test)) == (True, True, 100)
     shipped = check_images.find("mixer_cifar10", None, mlpmixer.load("mixer_cifar10"), 1000)
-    assert (shipped.theirs, shipped.labeled, len(shipped.asked)) == (False, False, 256)
+    assert (shipped.in_domain, shipped.labeled, len(shipped.test)) == (False, False, 256)
     for photo in photos:
         for place in ("flat", "named/ankle boot", "named/strange"):
             (here / place).mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, here / place)
     flat = check_images.find(str(run), "flat", model, 1000)
-    assert (flat.theirs, flat.labeled, len(flat.asked), len(cast(Any, flat.known))) == (True, False, 8, 2)
+    assert (flat.in_domain, flat.labeled, len(flat.test), len(cast(Any, flat.train))) == (True, False, 8, 2)
     named = check_images.find(str(run), "named", model, 1000)
     assert model.metadata.classes is not None
     boot = [name.casefold() for name in model.metadata.classes].index("ankle boot")
-    assert set(named.asked.labels) == {boot, -1}
+    assert set(named.test.labels) == {boot, -1}
     assert not named.labeled
     (here / "flat" / "a torn one.jpg").write_bytes(photos[0].read_bytes()[:500])  # now the first of eleven
-    report = export("mixer_cifar10", "pt2", data="flat")
-    assert report["images"] == {"from": "flat", "count": 8, "labeled": False}
+    report = export("mixer_cifar10", "safetensors", data="flat")
+    assert report["images"] == {"source": "flat", "count": 8, "labeled": False}
 
 
 @pytest.mark.usefixtures("here")
 def test_the_report_as_json(capsys: pytest.CaptureFixture[str]):
-    main(["export", "mixer_cifar10", "--to", "safetensors", "--precision", "bf16", "--json"])
+    main(["export", "mixer_cifar10", "--to", "safetensors", "--precision", "bf16", "--count", "8", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert report["paths"] == ["mixer_cifar10-bf16.safetensors", "mixer_cifar10-bf16.safetensors.md"]
-    assert report["speed"][0]["way"] == "PyTorch, eager"
+    assert report["speed"][0]["runtime"] == "PyTorch, eager"
     assert all(row["images_per_s"] > 0 for row in report["speed"])
     assert report["model"]["parameters"] == sum(p.numel() for p in mlpmixer.load("mixer_cifar10").parameters())
     assert {"torch", "mlpmixer", "python"} <= {*report["machine"]["versions"]}
+
+
+def test_evaluate_and_export_agree_on_which_class_is_which(here: Path, photos: list[Path]):
+    """Folders that a person would call by the same names as the classes: case, `_`, `-`, and numbers."""
+    model = mlpmixer.create("mixer_pico", num_classes=3)
+    mlpmixer.save(model, "named.safetensors", classes=("T-shirt", "long sleeve", "hat"))
+    mlpmixer.save(model, "nameless.safetensors")
+    for weights, folders in {"named": ("HAT", "long_sleeve", "t shirt"), "nameless": ("0", "2")}.items():
+        for folder, photo in zip(folders, photos, strict=False):
+            (here / weights / folder).mkdir(parents=True)
+            shutil.copy(photo, here / weights / folder)
+        file = f"{weights}.safetensors"
+        found = check_images.find(file, weights, mlpmixer.load(file), 100)
+        assert found.labeled, weights
+        assert not any("has no class" in text for text in mlpmixer.evaluate(file, weights, workers=0).warnings)

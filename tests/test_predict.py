@@ -182,12 +182,12 @@ def test_evaluate_and_export_see_what_predict_sees(side: int, photos: list[Path]
         folder = tmp_path / "data" / found.label
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / path.name)
-    card = evaluate(model, tmp_path / "data", known=0, workers=0)
-    assert card["top1"]["right"] == card["top1"]["count"] == variants * len(photos)
+    card = evaluate(model, tmp_path / "data", train_images=0, workers=0)
+    assert card["top1"].correct == card["top1"].count == variants * len(photos)
     found = find_to_check("", tmp_path / "data", model, 10_000)
     how = model.metadata.preprocessing
-    for number, image in each(found.asked, how):
-        assert torch.equal(prepare(image, how), prepare(pixels(found.asked.where(number)), how))
+    for number, image in each(found.test, how):
+        assert torch.equal(prepare(image, how), prepare(pixels(found.test.where(number)), how))
 
 
 @pytest.mark.parametrize(

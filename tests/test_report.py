@@ -75,14 +75,14 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     html = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     words = Words(html)
     card = json.loads((run / "cards" / "fashion_mnist_small-test.json").read_text())
-    assert f"{100 * card['top1']['value']:.2f}" in words.text
+    assert f"{100 * card['metrics']['top1']['value']:.2f}" in words.text
     for text in (
         "What ran",
         "Curves",
         "Card",
         "Answers",
         "Weights",
-        "Class by class",
+        "Per class",
         "more than half of them",
         f"mixer evaluate '{run}'",
     ):

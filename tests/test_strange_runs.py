@@ -530,7 +530,7 @@ class TestLinks:
     def test_cards(self, run: Path, victim: Path, capfd: pytest.CaptureFixture[str]):
         shutil.rmtree(run / "cards", ignore_errors=True)
         (run / "cards").symlink_to(victim / "folder")
-        main(["evaluate", str(run), "--device", "cpu", "--workers", "0", "--known", "0"])
+        main(["evaluate", str(run), "--device", "cpu", "--workers", "0", "--train-images", "0"])
         told = capfd.readouterr()
         assert "top-1" in told.out  # what was measured is shown all the same
         assert f"{run}/cards: it is a link" in told.err
@@ -554,7 +554,7 @@ def card(content: str) -> Callable[[Path], object]:
     return lambda run: ((run / "cards").mkdir(exist_ok=True), (run / "cards" / "x.json").write_text(content))
 
 
-USUAL = '{"preprocessing": {"protocol": "own"}, "engine": "eager, fp32", "learnt": {}, "data": {"own": true}'
+USUAL = '{"version": 2, "protocol": "own", "preprocessing": {}, "engine": "eager, fp32", "data": {"own": true}'
 ON_A_PAGE: dict[str, Callable[[Path], object]] = {
     "no machine": lambda run: (run / "machine.json").unlink(),
     "machine list": put("machine.json", "[1]"),
@@ -579,7 +579,7 @@ ON_A_PAGE: dict[str, Callable[[Path], object]] = {
     "card []": card("[]"),
     "card deep": card("[" * 100_000),
     "card of nothing": card(USUAL + "}"),
-    "card of texts": card(USUAL + ', "top1": "x", "warnings": "y"}'),
+    "card of texts": card(USUAL + ', "metrics": {"top1": "x"}, "warnings": "y"}'),
     **{f"metrics, {name}": harm for name, harm in ODD.items() if not name.startswith("recipe")},
 }  # fmt: skip
 

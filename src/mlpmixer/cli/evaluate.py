@@ -1,10 +1,10 @@
-"""`mixer evaluate`: how good is this model, on these images, and how sure is that?"""
+"""`mixer evaluate`: accuracy with 95 % confidence intervals, per class, and the quality of a model's features."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,7 +13,7 @@ from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import printable, to_json
 
-ALL_CLASSES = 20  # with more of them, the table has only the worst
+MOST_CLASSES = 20  # of more, those with the lowest F1 are listed
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
     data: str | None = None,
     split: str = "auto",
     protocol: Literal["own", "i", "ii"] = "own",
-    known: int = 10_000,
+    train_images: int = 10_000,
     real: Path | None = None,
     imagenet_v2: Path | None = None,
     imagenet_a: Path | None = None,
@@ -38,18 +38,18 @@ def evaluate(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Measure a model on a data set: accuracy and how sure it is, by class, calibration, and what its features hold.
+    """Evaluate a model on a data set: accuracy with 95 % confidence intervals, per class, calibration, feature quality.
 
-    The card of a run is kept in its folder, cards/.
+    The card of a run is also kept in its folder, in cards/.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
-        data: A data set: a folder, a list, shards, or a known name. By default what the run was measured on.
+        data: A data set: a folder, a list, shards, or a known name. Default: what the run was tested on.
         split: train, val, test or another; auto: test, or else val, or else what a run held out of train (val), or else
-            all there is.
-        protocol: own: images as the model's metadata says; i: stretched to 256×256, crop 224, as for the paper's
+            all images.
+        protocol: own: preprocessing of the model's metadata; i: stretched to 256×256, crop 224, as for the paper's
             Table 2; ii: short side to 256, crop 224, as for Table 3; each in proportion to the model's size.
-        known: Training images to learn from the features by: nearest neighbors, few shots, a probe; 0: none of it.
+        train_images: Images used to fit k-NN and linear probes; 0: without these metrics.
         real: ReaL's labels (real.json), for ImageNet's val.
         imagenet_v2: A folder of ImageNet-V2.
         imagenet_a: A folder of ImageNet-A.
@@ -58,13 +58,14 @@ def evaluate(
         imagenet_c: A folder of ImageNet-C.
         strict: Fail when an image cannot be read, instead of leaving it out.
         device: cpu, cuda, or auto.
-        engine: What runs the model; eager: PyTorch, as the model is written.
-        precision: In which numbers; int8 is for quantized models.
+        engine: Inference backend; eager: PyTorch, as the model is written.
+        precision: Numeric precision; int8 is for quantized models.
         workers: Processes that load images; -1: by the number of cores.
-        batch_size: Images at once.
-        out: Also write the card into this file, as JSON.
+        batch_size: Batch size.
+        out: A file to write the card to as well, as JSON.
         json: Print the card as JSON.
     """
+    from mlpmixer.evaluation import tables
     from mlpmixer.evaluation.evaluate import evaluate
 
     if out is not None:
@@ -76,13 +77,13 @@ def evaluate(
         "imagenet_sketch": imagenet_sketch,
         "imagenet_c": imagenet_c,
     }
-    with progress_bar() as watch:
+    with progress_bar() as progress:
         card = evaluate(
             weights,
             data,
             split=split,
             protocol=protocol,
-            known=known,
+            train_images=train_images,
             real=real,
             variants={name: folder for name, folder in folders.items() if folder is not None},  # pyright: ignore[reportArgumentType] (its keys are names of variants)
             strict=strict,
@@ -91,85 +92,15 @@ def evaluate(
             precision=precision,
             workers=workers,
             batch_size=batch_size,
-            watch=watch,
+            progress=progress,
         )
     if out is not None:
-        out.write_text(to_json(card, indent=1) + "\n", encoding="utf-8")
+        out.write_text(to_json(card.to_json(), indent=1) + "\n", encoding="utf-8")
     if json:
-        print(to_json(card, indent=1))
+        print(to_json(card.to_json(), indent=1))
         return
-    _show(card)
-    for warning in card["warnings"]:
+    say(tables.summary(card))
+    for table in tables.all_tables(card, MOST_CLASSES):
+        print_table(*table)
+    for warning in card.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
-
-
-def _show(card: dict[str, Any]) -> None:
-    model, images = card["model"], card["data"]
-    say(
-        f"{model['name']}, {model['parameters'] / 1e6:,.2f} M parameters, on {images['count']:,} images of "
-        f"{images['classes']:,} classes ({images['source']}, {images['title']})"
-    )
-    print_table(["", "of images", "95 % interval", "right", "of"], _rows(card), _notes(card))
-    if "classes" in card:
-        classes = card["classes"]
-        if len(classes) > ALL_CLASSES:
-            classes = sorted(classes, key=lambda one: one["recall"])[:ALL_CLASSES]
-            say(f"The {ALL_CLASSES} classes that are found least often, of {len(card['classes'])}:")
-        print_table(
-            ["class", "images", "recall", "precision", "F1", "mistaken most for"],
-            [
-                [
-                    one["name"],
-                    str(one["count"]),
-                    *(f"{one[k]:.1%}" for k in ("recall", "precision", "f1")),
-                    one["mistaken_for"] or "–",
-                ]
-                for one in classes
-            ],
-        )
-
-
-def _rows(card: dict[str, Any]) -> list[list[str]]:
-    learnt = card.get("learnt", {})
-    shares = {
-        "top-1": card.get("top1"),
-        "top-5": card.get("top5") if card["data"]["classes"] > 5 else None,
-        "ReaL": card.get("real"),
-        **{name: card.get(key) for name, key in VARIANTS.items()},
-        f"the {learnt.get('neighbors', {}).get('nearest')} nearest of {learnt.get('known', 0):,}": learnt.get(
-            "neighbors"
-        ),
-        f"logistic probe on {learnt.get('known', 0):,}": learnt.get("probe"),
-    }
-    rows = [
-        [name, f"{one['value']:.2%}", f"{one['low']:.2%} – {one['high']:.2%}", f"{one['right']:,}", f"{one['count']:,}"]
-        for name, one in shares.items()
-        if one is not None
-    ]
-    for shots, found in learnt.get("few_shot", {}).items():
-        seeds = f"{min(found['seeds']):.2%} – {max(found['seeds']):.2%} in {len(found['seeds'])} seeds"
-        rows.append([f"linear, {shots} shot{'s' * (shots != '1')}", f"{found['mean']:.2%}", seeds, "", ""])
-    return rows
-
-
-VARIANTS = {
-    "ImageNet-V2": "imagenet_v2",
-    "ImageNet-A": "imagenet_a",
-    "ImageNet-R": "imagenet_r",
-    "ImageNet-Sketch": "imagenet_sketch",
-}
-
-
-def _notes(card: dict[str, Any]) -> str:
-    lines = []
-    if "calibration" in card:
-        error, (low, high) = card["calibration"]["error"], card["calibration"]["interval"]
-        lines.append(
-            f"calibration error {error:.2%} ({low:.2%} – {high:.2%}); cross-entropy {card['cross_entropy']:.4f}"
-        )
-        lines.append(f"always the most frequent class: {card['chance']['share']:.2%}")
-    if "imagenet_c" in card:
-        mce = card["imagenet_c"]["mce"]
-        ways = len(card["imagenet_c"]["errors"])
-        lines.append(f"ImageNet-C: mCE {mce:.1f}" if mce is not None else f"ImageNet-C: {ways} of 15 ways, so no mCE")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`mixer export`: a model as a file for other programs."""
+"""`mixer export`: a validated standalone model file."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def export(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Write a model as a file for other programs, with its preprocessing and the names of its classes inside.
+    """Export a model to a validated standalone file, with its preprocessing and class names inside.
 
-    The file is checked before it gets its name: the same images go through the model and through the file. A card
-    (Markdown) is written beside it.
+    The same images go through the model and through the file before the file is kept. A model card (Markdown) is
+    written beside it.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
-        to: onnx, for ONNX Runtime; openvino; pt2, which PyTorch runs without mlpmixer; safetensors, our own form.
-        output: The file; by default it has the name of the weights, and is written here.
-        precision: What the weights are kept in. onnx: fp32, fp16; openvino: fp32, fp16, int8; pt2: fp32, bf16;
+        to: onnx, for ONNX Runtime; openvino; pt2, which PyTorch runs without mlpmixer; safetensors, for mlpmixer.
+        output: The file. Default: named after the weights, in the current folder.
+        precision: Numeric precision of the weights. onnx: fp32, fp16; openvino: fp32, fp16, int8; pt2: fp32, bf16;
             safetensors: all four.
-        data: Images to check with, and to calibrate int8 with: a data set, or a folder of images. By default what
-            the run was measured on, or what comes with mlpmixer.
-        size: Of the images that the file takes. dynamic: any; HEIGHTxWIDTH: only this one; prepared: of the model's
-            own size, and the file resizes nothing.
-        count: Images to check with at most.
-        license: Of the weights, for the card.
+        data: Images to validate with, and to calibrate int8 with: a data set, or a folder of images. Default: what
+            the run was tested on, or images that come with mlpmixer.
+        size: Of the input images. dynamic: any; HEIGHTxWIDTH: only this one; prepared: the model's own size, and the
+            file resizes nothing.
+        count: Images to validate with at most.
+        license: License of the weights, for the model card.
         force: Replace files that exist.
         json: Print the report as JSON.
     """
@@ -52,7 +52,7 @@ def export(
     from mlpmixer.export.export import export
 
     try:
-        with progress_bar() as watch:
+        with progress_bar() as progress:
             report = export(
                 weights,
                 to,
@@ -63,7 +63,7 @@ def export(
                 count=count,
                 license=license,
                 force=force,
-                watch=watch,
+                progress=progress,
             )
     except Refused as refused:
         _show_agreement(refused.report) if not json else print(to_json(refused.report, indent=1))
@@ -90,4 +90,4 @@ def _show_agreement(report: dict[str, Any]) -> None:
     from mlpmixer.export.card import agreement_table
 
     images = report["images"]
-    print_table(*agreement_table(report), f"{images['count']:,} images: {images['from']}")
+    print_table(*agreement_table(report), f"{images['count']:,} images: {images['source']}")

@@ -1,92 +1,201 @@
-"""The evaluation card: all that is measured of a model on one data set, as numbers that go into JSON as they are."""
+"""The evaluation card: all that is measured of a model on one data set, as typed fields with a versioned JSON form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import cattrs
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Int
-from torch import Tensor
 
-from mlpmixer.metrics.calibration import reliability
-from mlpmixer.metrics.confusion import Confusion, class_figures, confusion
-from mlpmixer.metrics.few_shot import few_shot
-from mlpmixer.metrics.intervals import bootstrap, wilson
-from mlpmixer.metrics.neighbors import nearest_neighbors
-from mlpmixer.metrics.predictions import Answers
-from mlpmixer.metrics.probe import probe
+from mlpmixer.errors import RunError
+from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics import accuracy, calibration, few_shot, knn, linear_probe
+from mlpmixer.metrics.calibration import Bin
+from mlpmixer.metrics.confusion import ClassFigures, class_figures, confusion
+from mlpmixer.metrics.metric import Metric, MetricInputs
+from mlpmixer.metrics.predictions import ClassPredictions
+from mlpmixer.text import printable
+from mlpmixer.version import __version__
 
-NEIGHBORS = 20
-BLOCK = 1_024  # answers looked at together: all at once would take several times the room that they have themselves
-AS_MATRIX = 64  # classes at most whose confusion is a matrix; of more, the pairs that occur
-ANOTHER = "(another)"  # stands for all classes that the model has and the data has not
+VERSION = 2  # of the JSON form; cards of mlpmixer 0.1.0 have none
+MATRIX_CLASSES = 64  # classes at most whose confusion is a matrix; of more, the pairs that occur
+
+# JSON key → function; it returns None where it lacks what it needs. docs/extending/metric.md adds one.
+METRICS: dict[str, Callable[[MetricInputs], Metric | None]] = {
+    "top1": accuracy.top1,
+    "top5": accuracy.top5,
+    "cross_entropy": accuracy.mean_cross_entropy,
+    "calibration_error": calibration.calibration_error,
+    "majority_class": accuracy.majority_class,
+    "knn": knn.knn_accuracy,
+    "few_shot_1": few_shot.with_shots(1),
+    "few_shot_5": few_shot.with_shots(5),
+    "few_shot_10": few_shot.with_shots(10),
+    "few_shot_25": few_shot.with_shots(25),
+    "linear_probe": linear_probe.linear_probe_accuracy,
+}
 
 
-def share(right: Bool[np.ndarray, " N"]) -> dict[str, float]:
-    """How many of how many, and the interval that holds the true share in 95 of 100 cases."""
-    low, high = wilson(int(right.sum()), len(right))
-    return {"value": float(right.mean()), "low": low, "high": high, "right": int(right.sum()), "count": len(right)}
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """The model that was measured. `digest`: of its weights file, if it is a run's."""
+
+    name: str
+    source: str | None = None
+    parameters: int
+    image_size: tuple[int, int]
+    classes: int
+    provenance: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
 
 
-def answered(answers: Answers, classes: Sequence[str], outputs: Int[np.ndarray, " K"]) -> dict[str, Any]:
-    """What the head says. `outputs`: for each class the model's output, -1 where it has none."""
-    labels, logits = answers.labels.numpy(), answers.logits
-    truth = torch.from_numpy(outputs)[answers.labels]  # as outputs; a class that the model has not is never right
-    blocks = [_of_block(*block) for block in zip(logits.split(BLOCK), truth.split(BLOCK), strict=True)]
-    ranked, confidence, said, cross_entropy = (torch.cat(found) for found in zip(*blocks, strict=True))
-    right = ranked[:, 0].numpy()
-    class_of = np.full(logits.shape[1], len(classes))
-    class_of[outputs[outputs >= 0]] = np.flatnonzero(outputs >= 0)
-    predicted = class_of[said.numpy()]
-    names = (*classes, ANOTHER) if (predicted == len(classes)).any() else tuple(classes)
-    confused = confusion(labels, predicted, len(names))
-    bins, error = reliability(confidence.numpy(), right)
-    known = truth >= 0
-    most = np.bincount(labels).max() / len(labels)
-    top1 = share(right)
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The images that it was measured on. `own`: they are the usual ones of the run in question; `digest`: of all
+    prepared images and labels."""
+
+    source: str
+    split: str
+    title: str
+    own: bool = False
+    digest: str = ""
+    count: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """Of few classes the `matrix` (true × predicted); of many the `pairs` that occur: positions of the true and the
+    predicted class in `names`, and the number of images."""
+
+    names: tuple[str, ...]
+    matrix: list[list[int]] | None = None
+    pairs: list[tuple[int, int, int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionErrors:
+    """ImageNet-C, by corruption type: the error at each of five severities, and the mean in percent of AlexNet's."""
+
+    errors: dict[str, list[float]]
+    of_alexnet: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingTrial:
+    """Accuracy on a part of the images, prepared in another way. `p_value`: of the difference from the usual way;
+    `better`: it is surely above that."""
+
+    preprocessing: str
+    top1: float
+    p_value: float | None = None
+    better: bool = False
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    image: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """When, and by which command, a metric was computed."""
+
+    started: str
+    command: list[str]
+    mlpmixer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """An evaluation card. `card["top1"]` is a metric, `"knn" in card` tells whether it has one.
+
+    Attributes:
+        model: The model.
+        data: The images.
+        protocol: How they were prepared: "own", "i" or "ii" (see `evaluate`).
+        preprocessing: The same, in detail.
+        engine: Engine and precision: "eager, fp32".
+        metrics: By the keys of `METRICS`, and "real", "imagenet_v2", … for other test sets of ImageNet.
+        per_class: Recall, precision and F1 of each class.
+        confusion: None where the model has no class of the data; so is `reliability` empty then.
+        reliability: Bins of the reliability diagram.
+        corruptions: ImageNet-C.
+        preprocessing_check: Trials with other preprocessing; the first is the usual one.
+        unreadable: Images that were left out.
+        origins: Of each metric.
+        warnings: Sentences for people.
+        machine: What it was measured on.
+        mlpmixer: The version that wrote the card.
+    """
+
+    model: ModelRecord
+    data: DataRecord
+    protocol: str
+    preprocessing: Preprocessing
+    engine: str
+    metrics: dict[str, Metric]
+    per_class: list[ClassFigures] = field(default_factory=list)
+    confusion: ConfusionTable | None = None
+    reliability: list[Bin] = field(default_factory=list)
+    corruptions: CorruptionErrors | None = None
+    preprocessing_check: list[PreprocessingTrial] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    mlpmixer: str = __version__
+
+    def __getitem__(self, metric: str) -> Metric:
+        return self.metrics[metric]
+
+    def __contains__(self, metric: object) -> bool:
+        return metric in self.metrics
+
+    def to_json(self) -> dict[str, Any]:
+        """As `json` and `mlpmixer.text.to_json` take it."""
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], name: object = "the card") -> Card:
+        """Reads what `to_json` wrote.
+
+        Args:
+            content: The parsed JSON.
+            name: What errors call it.
+
+        Raises:
+            RunError: It has another version, or is damaged.
+        """
+        version = content.get("version", 1)
+        if version != VERSION:
+            found = f"{name} has version {printable(version, 20)}, and this is {VERSION}"
+            raise RunError(f"{found}; measure again with mixer evaluate")
+        try:
+            return cattrs.structure({key: value for key, value in content.items() if key != "version"}, cls)
+        except (cattrs.BaseValidationError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(f"{name} is damaged; measure again with mixer evaluate") from error
+
+
+def measure(inputs: MetricInputs) -> dict[str, Metric]:
+    """All metrics of the table that these inputs allow."""
+    found = {key: metric(inputs) for key, metric in METRICS.items()}
+    return {key: metric for key, metric in found.items() if metric is not None}
+
+
+def head_fields(head: ClassPredictions, classes: Sequence[str]) -> dict[str, Any]:
+    """`per_class`, `confusion` and `reliability` of a card."""
+    found = confusion(head.labels, head.predicted, len(head.names))
+    if len(head.names) <= MATRIX_CLASSES:
+        table = ConfusionTable(head.names, matrix=found.matrix().tolist())
+    else:
+        pairs = np.stack([found.true, found.predicted, found.counts], axis=1).tolist()
+        table = ConfusionTable(head.names, pairs=[tuple(pair) for pair in pairs])
     return {
-        "top1": top1,
-        "top5": share(ranked.any(1).numpy()),
-        "cross_entropy": float(cross_entropy[known].mean()) if known.any() else None,
-        "classes": [asdict(figures) for figures in class_figures(confused, names)[: len(classes)]],
-        "confusion": _confusion(confused, names),
-        "calibration": {
-            "error": error,
-            "interval": bootstrap(lambda chosen: reliability(confidence.numpy()[chosen], right[chosen])[1], len(right)),
-            "bins": [asdict(one) for one in bins],
-        },
-        "chance": {"share": float(most), "beaten": bool(top1["low"] > most)},
-    }
-
-
-def _of_block(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row: which of the five best outputs is right, how sure the best is and which it is, the loss."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
-    cross_entropy = F.cross_entropy(logits.double(), truth, ignore_index=-1, reduction="none")
-    confidence, said = logits.softmax(1).max(1)
-    return ranked, confidence, said, cross_entropy
-
-
-def _confusion(found: Confusion, names: Sequence[str]) -> dict[str, Any]:
-    """`pairs`: positions in the names of what is shown and what is said, and of how many images."""
-    if found.classes <= AS_MATRIX:
-        return {"names": names, "matrix": found.matrix().tolist()}
-    return {"names": names, "pairs": np.stack([found.shown, found.said, found.counts], axis=1).tolist()}
-
-
-def learnt(known: Answers, asked: Answers, classes: int) -> dict[str, Any]:
-    """What others than the head make of the features: the nearest known images, few shots, a probe."""
-    labels = asked.labels
-    near = nearest_neighbors(known.features, known.labels, asked.features, classes, neighbors=NEIGHBORS)
-    shots = few_shot(known.features, known.labels, asked.features, labels, classes)
-    said, penalty = probe(known.features, known.labels, asked.features, classes)
-    return {
-        "known": len(known),
-        "neighbors": {"nearest": NEIGHBORS, **share((near == labels).numpy())},
-        "few_shot": {str(n): {"mean": float(np.mean(found)), "seeds": found} for n, found in shots.items()},
-        "probe": {"penalty": penalty, **share((said == labels).numpy())},
+        "per_class": class_figures(found, head.names)[: len(classes)],
+        "confusion": table,
+        "reliability": calibration.reliability(head.confidence, head.correct)[0],
     }

@@ -1,7 +1,7 @@
-"""The cards that a run keeps in its folder, cards/: each of one set of images, seen by the same weights in one way.
+"""Cards in a run folder, cards/: each of one set of images, and of the same weights, preprocessing and engine.
 
 What is measured later of the same is added to a card; what is of others becomes another card. Nothing that was measured
-is lost to something that says less.
+is lost to something that says less. Cards of another version are not read, and never written over.
 """
 
 from __future__ import annotations
@@ -9,42 +9,61 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mlpmixer import files
 from mlpmixer.errors import RunError
+from mlpmixer.evaluation.card import Card
 from mlpmixer.run.folder import RunFolder
 
 
-def keep(run: RunFolder, card: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], list[str]]) -> None:
-    """Writes the card, with what was known of the same before; `warnings` of all that are taken anew."""
+def keep(run: RunFolder, card: Card, warnings: Callable[[Card], list[str]]) -> str | None:
+    """Writes a card, merged with what was measured of the same before.
+
+    Args:
+        run: The run that was measured.
+        card: What was measured now.
+        warnings: Computes the warnings of the merged card.
+
+    Returns:
+        Why a card that lies there was not read, if so; the new one is kept beside it.
+
+    Raises:
+        RunError: It cannot be written.
+    """
     try:
         files.below(run.path, "cards").mkdir(exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {run.path / 'cards'}: {error.strerror}") from error
     usual, subject = _name(card), _subject(card)
-    name = usual
-    if _is_of_another(run, name, subject):
-        name = f"{usual}-{hashlib.blake2b(json.dumps(subject).encode(), digest_size=4).hexdigest()}"
-    whole, before = dict(card), _read(run, name)
-    if before is not None and _subject(before) == subject:
-        whole = _together(before, card)
-        whole["warnings"] = warnings(whole)
-    run.write(f"cards/{name}.json", whole)
-
-
-def own_card(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The card that a run has of its own test images, measured in the usual way; the newest, if there are several."""
-    run = RunFolder(folder)
-    for card in run.cards():
-        if not _is_card(card) or not card["data"].get("own"):
+    name, before, unread = usual, None, None
+    for name in (usual, f"{usual}-{hashlib.blake2b(json.dumps(subject).encode(), digest_size=4).hexdigest()}"):
+        try:
+            before = _read(run, name)
+        except RunError as error:
+            unread, before = str(error), None
             continue
-        usual = card["preprocessing"]["protocol"] == "own" and card["engine"] == "eager, fp32" and "learnt" in card
-        # Older cards do not say which weights they are of.
-        if usual and card["model"].get("digest", "") in ("", digest_of_weights(run)):
-            return card
+        if before is None or _subject(before) == subject:
+            break
+    if before is not None and _subject(before) == subject:
+        card = _merged(before, card)
+        card = replace(card, warnings=warnings(card))
+    run.write(f"cards/{name}.json", card.to_json())
+    return unread
+
+
+def own_card(folder: str | os.PathLike[str]) -> Card | None:
+    """The card of a run on its own test images, measured in the usual way; the newest, if there are several."""
+    run = RunFolder(folder)
+    for content in run.cards():
+        with suppress(RunError):
+            card = Card.from_json(content)
+            usual = card.data.own and card.protocol == "own" and card.engine == "eager, fp32"
+            if usual and _fitted(card) and card.model.digest == digest_of_weights(run):
+                return card
     return None
 
 
@@ -60,55 +79,43 @@ def digest_of_weights(run: RunFolder) -> str:
     return digest.hexdigest()
 
 
-def _subject(card: Mapping[str, Any]) -> list[Any] | None:
-    """What a card is about; None for an older one, which does not say which images and weights it is of."""
-    digests = card["data"].get("digest"), card["model"].get("digest")
-    if not all(digests):
-        return None
-    # As JSON has it, in which tuples are lists.
-    return [*digests, json.loads(json.dumps(card["preprocessing"], sort_keys=True)), card["engine"]]
+def _subject(card: Card) -> list[object]:
+    """What a card is about, as JSON has it."""
+    how = json.loads(json.dumps([card.protocol, asdict(card.preprocessing)]))
+    return [card.data.digest, card.model.digest, how, card.engine]
 
 
-def _together(before: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
-    """All parts of both, each with its origin; of a part that both have the newer one, unless it learnt from fewer."""
-    kept = {**before, **card, "parts": {**before["parts"], **card["parts"]}}
-    if "learnt" in before and before["learnt"]["known"] > card.get("learnt", {"known": 0})["known"]:
-        kept["learnt"], kept["parts"]["learnt"] = before["learnt"], before["parts"]["learnt"]
-    if before["data"]["own"]:
-        kept["data"] = before["data"]
-    kept["broken"] = before["broken"] + [one for one in card["broken"] if one not in before["broken"]]
-    return kept
-
-
-def _read(run: RunFolder, name: str) -> dict[str, Any] | None:
-    """A card; None where there is none, or what is no card."""
-    try:
-        card = run.json(f"cards/{name}.json")
-    except RunError:
-        return None
-    return card if card is not None and _is_card(card) else None
-
-
-def _is_card(card: Mapping[str, Any]) -> bool:
-    tables = [card.get(name) for name in ("data", "model", "preprocessing")]
-    return all(isinstance(table, dict) for table in tables) and (
-        {"engine", "warnings"} <= card.keys() and "protocol" in card["preprocessing"]
+def _merged(before: Card, card: Card) -> Card:
+    """All metrics of both, each with its origin; the newer ones, unless they were fitted on fewer images."""
+    fitted = _fitted(card)
+    kept = [key for key, one in before.metrics.items() if key not in card or (one.train_images or 0) > fitted]
+    parts = ("per_class", "confusion", "reliability", "corruptions", "preprocessing_check")
+    return replace(
+        card,
+        metrics=card.metrics | {key: before.metrics[key] for key in kept},
+        origins=card.origins | {key: before.origins[key] for key in kept if key in before.origins},
+        data=before.data if before.data.own else card.data,
+        unreadable=before.unreadable + [one for one in card.unreadable if one not in before.unreadable],
+        **{name: getattr(card, name) or getattr(before, name) for name in parts},
     )
 
 
-def _name(card: Mapping[str, Any]) -> str:
-    data, protocol, engine = card["data"], card["preprocessing"]["protocol"], card["engine"]
-    words = [Path(data["source"]).name or "data", data["split"]]
-    words += [] if protocol == "own" else [protocol]
-    words += [] if engine == "eager, fp32" else [engine.replace(", ", "-")]
+def _fitted(card: Card) -> int:
+    """Training images that metrics were fitted on."""
+    return max((metric.train_images or 0 for metric in card.metrics.values()), default=0)
+
+
+def _read(run: RunFolder, name: str) -> Card | None:
+    """None where there is none."""
+    path = f"cards/{name}.json"
+    content = run.json(path)
+    if content is None and os.path.lexists(run.path / path):
+        raise RunError(f"{path} cannot be read")
+    return None if content is None else Card.from_json(content, path)
+
+
+def _name(card: Card) -> str:
+    words = [Path(card.data.source).name or "data", card.data.split]
+    words += [] if card.protocol == "own" else [card.protocol]
+    words += [] if card.engine == "eager, fp32" else [card.engine.replace(", ", "-")]
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in "-".join(words))
-
-
-def _is_of_another(run: RunFolder, name: str, subject: list[Any] | None) -> bool:
-    """Whether what lies there is no card of the same; an older card may be of anything."""
-    before = _read(run, name)
-    return (
-        os.path.lexists(run.path / "cards" / f"{name}.json")
-        if before is None
-        else _subject(before) is None or _subject(before) != subject
-    )

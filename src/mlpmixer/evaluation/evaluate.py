@@ -6,9 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,27 +24,24 @@ from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.fastest import start
 from mlpmixer.errors import DataError, RunError, UsageError
 from mlpmixer.evaluation import imagenet_variants
-from mlpmixer.evaluation.card import answered, learnt
+from mlpmixer.evaluation.card import Card, DataRecord, ModelRecord, Origin, Unreadable, head_fields, measure
 from mlpmixer.evaluation.card_files import digest_of_weights, keep
-from mlpmixer.evaluation.class_mapping import outputs_for
-from mlpmixer.evaluation.preprocessing_check import IMAGES, tried_otherwise
+from mlpmixer.evaluation.preprocessing_check import IMAGES, check_preprocessing
 from mlpmixer.machine.description import describe_machine
 from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.metrics.predictions import Answers, ask
+from mlpmixer.metrics.class_mapping import outputs_for
+from mlpmixer.metrics.metric import MetricInputs
+from mlpmixer.metrics.predictions import Predictions, class_predictions, predict
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
-from mlpmixer.version import __version__
 from mlpmixer.weights.load import load
 
 Protocol = Literal["own", "i", "ii"]
-Watch = Callable[[str, int, int], None]  # what is looked at, how many images of how many
-
-# Of a card, each measured at its own time; top1 stands for all that the head says.
-PARTS = ("top1", "real", "learnt", *get_args(imagenet_variants.Variant))
+Progress = Callable[[str, int, int], None]  # what is being read, images so far, all images
 
 
 def evaluate(
@@ -53,7 +50,7 @@ def evaluate(
     *,
     split: str = "auto",
     protocol: Protocol = "own",
-    known: int = 10_000,
+    train_images: int = 10_000,
     real: str | os.PathLike[str] | None = None,
     variants: Mapping[imagenet_variants.Variant, str | os.PathLike[str]] | None = None,
     strict: bool = False,
@@ -64,20 +61,37 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     workers: int = -1,
     batch_size: int = 64,
-    watch: Watch = lambda *_: None,
-) -> dict[str, Any]:
-    """The card; of a run folder it is kept there as well, in cards/, with what is known of the same images already.
+    progress: Progress = lambda *_: None,
+) -> Card:
+    """Evaluates a model on a data set: accuracy with 95 % intervals, per class, calibration, quality of its features.
 
-    source: a model, or what `load` takes.
-    data: what `mlpmixer.data.open` takes; None: what the run in `source` was measured on.
-    split: of the data; auto: test, or else val, or else what a run held out of train, or else all there is.
-    protocol: own: images are prepared as the model's metadata says; i and ii: as for Table 2 and 3 of the paper.
-    known: training images, evenly over classes, for what is learnt from the model's features; 0: that is left out.
-    real: ReaL's label file, for ImageNet's val.
-    variants: folders of ImageNet-V2, -A, -R, -Sketch and -C.
-    strict: an image that cannot be read stops it; otherwise it is left out, and listed.
-    engine, precision: how the model is run, as for `Predictor`; eager in fp32 is the model as it is written.
-    classes, preprocessing: what its outputs are called, and how images are prepared, instead of what it came with.
+    The card of a run folder is also kept there, in cards/, together with what was measured of the same images before.
+
+    Args:
+        source: A model, or anything that `mlpmixer.load` takes.
+        data: Anything that `mlpmixer.data.open` takes; None: what the run in `source` was tested on.
+        split: A split of the data; "auto": test, or else val, or else what a run held out of train, or else all.
+        protocol: "own": preprocessing of the model's metadata; "i", "ii": as for Tables 2 and 3 of the paper.
+        train_images: Images used to fit k-NN and linear probes, evenly over classes; 0: without these metrics.
+        real: ReaL's label file (real.json), for ImageNet's val.
+        variants: Folders of ImageNet-V2, -A, -R, -Sketch and -C.
+        strict: Raise on an image that cannot be read, instead of leaving it out and listing it.
+        device: "cpu", "cuda" or "auto".
+        engine: Inference backend, as for `Predictor`; "eager" in "fp32" is the model as it is written.
+        precision: Numeric precision.
+        classes: What the model's outputs are called, instead of what it came with.
+        preprocessing: How images are prepared, instead of what it came with.
+        workers: Processes that load images; -1: by the number of cores.
+        batch_size: Images in a batch.
+        progress: Called with what is being read, how many images so far, and how many there are.
+
+    Returns:
+        The card; `card["top1"].value` is the accuracy.
+
+    Raises:
+        UsageError: An option that does not exist or does not fit.
+        DataError: Images that are not there, or none that can be read; with `strict`, one that cannot.
+        MixerError: Weights that cannot be loaded.
     """
     labels = None if real is None else imagenet_variants.real_labels(real)
     for name, folder in (variants or {}).items():
@@ -87,7 +101,6 @@ def evaluate(
     model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
     model = model.with_metadata(classes, preprocessing)
     how = prepared_by(model.metadata.preprocessing, protocol)
-    layer_precisions = model.metadata.layer_precisions
     run = None
     if (engine, precision) != ("eager", "fp32"):
         run, _ = start(
@@ -97,51 +110,70 @@ def evaluate(
             precision=precision,
             batch=batch_size,
             device=place,
-            layer_precisions=layer_precisions,
+            layer_precisions=model.metadata.layer_precisions,
         )
     workers = usual_workers() if workers < 0 else workers
-    look = _Looking(model, run, how, place, strict, workers, batch_size, watch)
+    inference = _Inference(model, run, how, place, strict, workers, batch_size, progress)
 
-    seen = hashlib.blake2b(digest_size=8)
-    asked = look("the images", images.asked, digest=seen)
+    digest = hashlib.blake2b(digest_size=8)
+    test = inference("test images", images.test, digest=digest)
     outputs = outputs_for(images.classes, model)
-    card: dict[str, Any] = {
-        "model": _described(model, source),
-        "data": {
-            **images.record,
-            "digest": seen.hexdigest(),
-            "count": len(asked),
-            "classes": len(images.classes),
-        },
-        "preprocessing": {"protocol": protocol, **asdict(how)},
-        "engine": f"{run.name}, {run.precision}" if run else "eager, fp32",
-        "mlpmixer": __version__,
-        "machine": describe_machine(Group(place)),
-        "warnings": [],
-    }
+    head, trials = None, []
     if (outputs >= 0).any():
-        card |= answered(asked, images.classes, outputs)
-        card["otherwise"] = _otherwise(model, how, images.asked, outputs, look)
+        head = class_predictions(test, images.classes, outputs)
+        some = np.unique(np.linspace(0, len(images.test) - 1, IMAGES).round().astype(np.int64))
+        rows = [*inference.pixels("preprocessing check", Part(images.test, some))]
+        pixels, truth = (torch.cat([row[n] for row in rows]) for n in (0, 1))
+        trials = check_preprocessing(model, pixels, torch.from_numpy(outputs)[truth], how)
+    others = {}
     if labels is not None:
-        card["real"] = imagenet_variants.real(
-            asked, images.asked, outputs_for(imagenet_variants.CLASSES, model), labels
-        )
-    if known and images.known is not None:
-        part = min(1.0, known / len(images.known))
-        chosen = Part(images.known, sampling.share(images.known.labels, part, seed=0))
-        card["learnt"] = learnt(look("known ones", chosen), asked, len(images.classes))
+        of_imagenet = outputs_for(imagenet_variants.CLASSES, model)
+        others["real"] = imagenet_variants.real_accuracy(test, images.test, of_imagenet, labels)
+    train = None
+    if train_images and images.train is not None:
+        part = min(1.0, train_images / len(images.train))
+        train = inference("training images", Part(images.train, sampling.share(images.train.labels, part, seed=0)))
+    corruptions = None
     for name, folder in (variants or {}).items():
-        card[name] = imagenet_variants.variant(name, folder, model, how, look)
-    card["broken"] = [{"image": where, "why": why} for where, why in look.broken]
-    origin = {name: card["machine"][name] for name in ("started", "command", "mlpmixer")}
-    card["parts"] = dict.fromkeys((part for part in PARTS if part in card), origin)
-    card["warnings"] = _warnings(card, images.classes, outputs)
-    if not isinstance(source, Classifier) and (run_folder := RunFolder(source)).recipe is not None:
-        card["model"]["digest"] = digest_of_weights(run_folder)
+        if name == "imagenet_c":
+            corruptions, found = imagenet_variants.corruption_errors(folder, model, how, inference)
+        else:
+            found = imagenet_variants.variant_accuracy(name, folder, model, how, inference)
+        others |= {name: found} if found else {}
+    metrics = measure(MetricInputs(classes=len(images.classes), test=test, head=head, train=train)) | others
+    folder = None if isinstance(source, Classifier) else RunFolder(source)
+    run_folder = folder if folder is not None and folder.recipe is not None else None
+    machine = describe_machine(Group(place))
+    origin = Origin(**{name: machine[name] for name in ("started", "command", "mlpmixer")})
+    card = Card(
+        model=ModelRecord(
+            name=model.name,
+            source=None if isinstance(source, Classifier) else str(source),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            image_size=model.config.image_size,
+            classes=model.config.num_classes,
+            provenance={name: text for name, text in model.metadata.provenance.items() if name != "quirks"},
+            digest="" if run_folder is None else digest_of_weights(run_folder),
+        ),
+        data=replace(images.record, digest=digest.hexdigest(), count=len(test)),
+        protocol=protocol,
+        preprocessing=how,
+        engine=f"{run.name}, {run.precision}" if run else "eager, fp32",
+        metrics=metrics,
+        corruptions=corruptions,
+        preprocessing_check=trials,
+        unreadable=[Unreadable(image, why) for image, why in inference.unreadable],
+        origins=dict.fromkeys(metrics, origin),
+        machine=machine,
+        **(head_fields(head, images.classes) if head is not None else {}),
+    )
+    card = replace(card, warnings=_warnings(card, images.classes, outputs))
+    if run_folder is not None:
         try:
-            keep(run_folder, card, lambda whole: _warnings(whole, images.classes, outputs))
+            unread = keep(run_folder, card, lambda whole: _warnings(whole, images.classes, outputs))
+            card.warnings.extend([] if unread is None else [f"the new card is kept beside another: {unread}"])
         except RunError as error:  # what was measured is worth having all the same
-            card["warnings"].append(f"the card is not kept: {error}")
+            card.warnings.append(f"the card is not kept: {error}")
     return card
 
 
@@ -155,11 +187,12 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
     return replace(usual, shape=shape, **kept)
 
 
+@dataclass(frozen=True)
 class _Images:
-    """`asked`: those that are measured on; `known`: those that may be learnt from."""
-
-    def __init__(self, classes: tuple[str, ...], asked: Split, known: Split | None, record: dict[str, Any]):
-        self.classes, self.asked, self.known, self.record = classes, asked, known, record
+    classes: tuple[str, ...]
+    test: Split
+    train: Split | None
+    record: DataRecord
 
 
 def _images(source: object, spec: str | os.PathLike[str] | None, split: str) -> _Images:
@@ -172,132 +205,111 @@ def _images(source: object, spec: str | os.PathLike[str] | None, split: str) -> 
         splits: dict[str, Split] = {}
         for role, found in {"test": chosen.test, "val": chosen.val, "train": chosen.train}.items():
             if found is not None:
-                said = title(chosen.record, role)
+                name = title(chosen.record, role)
                 # A whole split has its own name; a part of train has the name of its role, which is no split's.
-                name = said if re.fullmatch(r"[\w.-]+", said) else role
-                splits[name], titles[name] = found, said
+                key = name if re.fullmatch(r"[\w.-]+", name) else role
+                splits[key], titles[key] = found, name
         if split == "val" and chosen.val is not None:
             splits.setdefault("val", chosen.val)
-        classes, known, origin = chosen.classes, chosen.train, str(chosen.record["source"])
+        classes, train, origin = chosen.classes, chosen.train, str(chosen.record["source"])
         usual = next(iter(splits))
     else:
         opened = data.open(spec)
         splits, classes, origin = dict(opened.splits), opened.classes, opened.source
-        known = splits.get("train")
+        train = splits.get("train")
         usual = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
     own = spec is None and split in ("auto", usual)
     split = usual if split == "auto" else split
     if split not in splits:
         all_of_it = "" if spec is not None else f"; --data {origin} has all that lies there"
         raise DataError(f"{origin} has no split '{split}' (it has {', '.join(splits)}){all_of_it}")
-    asked = splits[split]
-    record = {"source": origin, "split": split, "title": titles.get(split, split), "own": own}
-    return _Images(classes, asked, None if known is asked else known, record)
+    test = splits[split]
+    record = DataRecord(
+        source=origin, split=split, title=titles.get(split, split), own=own, count=len(test), classes=len(classes)
+    )
+    return _Images(classes, test, None if train is test else train, record)
 
 
-class _Looking:
-    """Passes over splits; broken images are left out and remembered."""
+@dataclass
+class _Inference:
+    """Passes over splits through the model, or through `engine`; unreadable images are left out and listed."""
 
-    def __init__(
-        self,
-        model: Classifier,
-        run: Engine | None,
-        how: Preprocessing,
-        device: torch.device,
-        strict: bool,
-        workers: int,
-        batch_size: int,
-        watch: Watch,
-    ):
-        self.model, self.run, self.how, self.device = model, run, how, device
-        self.strict, self.watch = strict, watch
-        self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
-        self.broken: list[tuple[str, str]] = []
+    model: Classifier
+    engine: Engine | None
+    how: Preprocessing
+    device: torch.device
+    strict: bool
+    workers: int
+    batch_size: int
+    progress: Progress
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(
         self, what: str, split: Split, how: Preprocessing | None = None, digest: hashlib.blake2b | None = None
-    ) -> Answers:
-        """`how`: images are prepared, but for their numbers; None: as all others. `digest`: fed with all of them."""
+    ) -> Predictions:
+        """`how`: preprocessing up to the values, if it is not the usual one. `digest`: is fed with all images."""
         pixels = self.pixels(what, split, how)
         if digest is not None:
             pixels = _digested(pixels, digest)
-        if self.run is not None:
-            rows = [(*self.run(images), labels, indices) for images, labels, indices in pixels]
-            return Answers(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        if self.engine is not None:
+            rows = [(*self.engine(images), labels, indices) for images, labels, indices in pixels]
+            return Predictions(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
         ready = ((normalize(images.to(self.device), self.how), labels, indices) for images, labels, indices in pixels)
-        return ask(self.model, ready)
+        return predict(self.model, ready)
 
     def pixels(
         self, what: str, split: Split, how: Preprocessing | None = None
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        done, some = 0, False
-        self.watch(what, 0, len(split))
-        ready = partial(prepare, how=how or self.how)
-        for batch in all_batches(split, ready, skip_broken=not self.strict, **self.loading):
-            self.broken += [pair for pair in batch.broken if pair not in self.broken]
+        done = read = 0
+        self.progress(what, 0, len(split))
+        ready, pin = partial(prepare, how=how or self.how), self.device.type == "cuda"
+        for batch in all_batches(
+            split, ready, skip_broken=not self.strict, workers=self.workers, batch_size=self.batch_size, pin=pin
+        ):
+            self.unreadable += [pair for pair in batch.broken if pair not in self.unreadable]
+            read += len(batch.labels)
             done += len(batch.labels) + len(batch.broken)
-            self.watch(what, done, len(split))
+            self.progress(what, done, len(split))
             if len(batch.labels):
-                some = True
                 yield batch.images, batch.labels, batch.indices
-        if not some:
+        if not read:
             raise DataError(f"no image of {len(split)} can be read; `mixer doctor` says more")
 
 
 def _digested(
     batches: Iterable[tuple[Tensor, Tensor, Tensor]], digest: hashlib.blake2b
 ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-    """Images and labels as the model is shown them: two sets are the same if they are to it, whatever their names."""
+    """Prepared images and labels go into the digest: two sets are the same if they are to the model."""
     for images, labels, indices in batches:
         for image, label in zip(images.numpy(), labels.tolist(), strict=True):
             digest.update(f"{label} {image.shape} ".encode() + image.tobytes())
         yield images, labels, indices
 
 
-def _otherwise(
-    model: Classifier, how: Preprocessing, split: Split, outputs: np.ndarray, look: _Looking
-) -> list[dict[str, Any]]:
-    some = np.unique(np.linspace(0, len(split) - 1, IMAGES).round().astype(np.int64))
-    rows = list(look.pixels("some otherwise", Part(split, some)))
-    images, labels = torch.cat([images for images, _, _ in rows]), torch.cat([labels for _, labels, _ in rows])
-    return tried_otherwise(model, images, torch.from_numpy(outputs)[labels], how)
-
-
-def _described(model: Classifier, source: object) -> dict[str, Any]:
-    provenance = {name: text for name, text in model.metadata.provenance.items() if name != "quirks"}
-    return {
-        "name": model.name,
-        "source": None if isinstance(source, Classifier) else str(source),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "image_size": model.config.image_size,
-        "classes": model.config.num_classes,
-        "provenance": provenance,
-    }
-
-
-def _warnings(card: Mapping[str, Any], classes: tuple[str, ...], outputs: np.ndarray) -> list[str]:
+def _warnings(card: Card, classes: tuple[str, ...], outputs: np.ndarray) -> list[str]:
     found = []
-    strange = [name for name, output in zip(classes, outputs, strict=True) if output < 0]
-    if len(strange) == len(classes):
+    unknown = [name for name, output in zip(classes, outputs, strict=True) if output < 0]
+    if len(unknown) == len(classes):
         found.append(
             "the model has no class of this data set, so only its features are measured; "
             f"the data's are {_some(classes)}"
         )
-    elif strange:
-        found.append(f"the model has no class {_some(strange)}: its images all count as wrong")
-    if "chance" in card and not card["chance"]["beaten"]:
-        most = card["chance"]["share"]
-        found.append(f"no better than to name the most frequent class each time ({most:.1%}); is this the right model?")
-    for other in card.get("otherwise", ()):
-        if other.get("better"):
-            usual = card["otherwise"][0]["top1"]
+    elif unknown:
+        found.append(f"the model has no class {_some(unknown)}: its images all count as wrong")
+    if "top1" in card:
+        interval, majority = card["top1"].interval, card["majority_class"].value
+        if interval is not None and interval[0] <= majority:
+            found.append(f"top-1 is not above the majority-class baseline ({majority:.1%}); is this the right model?")
+    for trial in card.preprocessing_check:
+        if trial.better:
+            usual = card.preprocessing_check[0].top1
             found.append(
-                f"with {other['how']} it is right more often ({other['top1']:.1%} instead of {usual:.1%} of "
-                f"{IMAGES} images): its metadata seems to be wrong"
+                f"with {trial.preprocessing} accuracy is higher ({trial.top1:.1%} instead of {usual:.1%} of {IMAGES} "
+                "images): the model's preprocessing metadata seems to be wrong"
             )
-    if card["broken"]:
-        first = card["broken"][0]
-        found.append(f"{len(card['broken'])} images cannot be read and were left out; the first: {first['why']}")
+    if card.unreadable:
+        first = card.unreadable[0]
+        found.append(f"skipped {len(card.unreadable)} images that cannot be read; the first: {first.why}")
     return found
 
 

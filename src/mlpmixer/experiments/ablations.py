@@ -55,7 +55,7 @@ def tell(done: Sequence[Done]) -> Told:
         variant, size = cell["token mixing"], cell.get("size", "")
         name = f"{size} {variant}".strip()
         first = [one.top1 for one in runs]
-        parameters = runs[0].card["model"]["parameters"]
+        parameters = runs[0].card.model.parameters
         rows.append((name, f"{parameters:,}", over_seeds(first), over_seeds([one.shots(5) for one in runs])))
         curves[name] = runs[0].curve
         if variant == PLAIN:

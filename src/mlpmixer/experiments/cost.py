@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mlpmixer.data.select import select
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
+from mlpmixer.evaluation.card import Card
 from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
 from mlpmixer.machine.description import matrix_rate
 from mlpmixer.machine.devices import device_of
@@ -57,9 +58,9 @@ def costs(
     """Of all runs, and the operations a second that hours are counted with: at `paper` a large accelerator's."""
     if isinstance(study, Measurement):
         return [], LARGE
-    first = study.plans(scale)
+    first, none = study.plans(scale), cast(Card, None)
     # What follows from their figures costs the same, whatever these are.
-    plans = changed([*first, *study.then(scale, [Done(plan, Path(), {}) for plan in first])], changes, study.varies)
+    plans = changed([*first, *study.then(scale, [Done(plan, Path(), none) for plan in first])], changes, study.varies)
     rate = LARGE
     if scale != "paper" and plans:
         rate = KEPT_UP * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)

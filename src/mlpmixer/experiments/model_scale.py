@@ -71,7 +71,7 @@ def tell(done: Sequence[Done]) -> Told:
             (
                 network,
                 size,
-                f"{runs[0].card['model']['parameters']:,}",
+                f"{runs[0].card.model.parameters:,}",
                 over_seeds(top1[network, size]),
                 over_seeds([one.shots(5) for one in runs]),
                 over_seeds([one.shots(10) for one in runs]),

@@ -6,10 +6,10 @@ is kept in study.json, for the report.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,8 @@ import torch
 
 from mlpmixer import data as dataset
 from mlpmixer.data.sources import vtab
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError, RunError, UsageError
+from mlpmixer.evaluation.card import Card
 from mlpmixer.evaluation.card_files import own_card
 from mlpmixer.evaluation.evaluate import evaluate
 from mlpmixer.machine.description import describe_machine
@@ -60,26 +61,26 @@ class Plan:
 @dataclass(frozen=True)
 class Done:
     """A finished run. `card`: of its test images. `curve`: (epoch, share right on val). `losses`: in training, one
-    for each line of metrics. `val`: share right in the end. `hours`: of training. `learnt`: what its features hold of
-    the set of few shots."""
+    for each line of metrics. `val`: share right in the end. `hours`: of training. `few_shot_card`: of the data set that
+    few shots are picked from; None: `card`."""
 
     plan: Plan
     folder: Path
-    card: Mapping[str, Any]
+    card: Card
     curve: Sequence[tuple[float, float]] = ()
     losses: Sequence[float] = ()
     val: float = 0.0
     hours: float = 0.0
-    learnt: Mapping[str, Any] = field(default_factory=dict)
+    few_shot_card: Card | None = None
 
     @property
     def top1(self) -> float:
-        return self.card["top1"]["value"]
+        return self.card["top1"].value
 
     def shots(self, count: int) -> float:
         """Linear few-shot accuracy, the mean over its picks; nan where a class has too few images."""
-        found = self.learnt["few_shot"].get(str(count))
-        return found["mean"] if found else math.nan
+        found = (self.few_shot_card or self.card).metrics.get(f"few_shot_{count}")
+        return math.nan if found is None else found.value
 
 
 @dataclass
@@ -238,19 +239,21 @@ def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
     steps = [line for line in lines if line["kind"] == "train"]
     val = result.val["top1"] if result.val else math.nan
     hours = training_seconds(lines, recipe.train.batch_size) / 3600
-    return Done(plan, folder, card, curve, [line["loss"] for line in steps], val, hours, _learnt(plan, folder, card))
+    return Done(plan, folder, card, curve, [line["loss"] for line in steps], val, hours, _few_shot_card(plan, folder))
 
 
-def _learnt(plan: Plan, folder: Path, card: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of another set than its own, it is measured once and kept."""
+def _few_shot_card(plan: Plan, folder: Path) -> Card | None:
+    """Of another data set than the run's own, it is measured once and kept; anew where it is of an older version."""
     if not plan.few_of:
-        return card["learnt"]
-    kept = folder / "few_shots.json"
-    if not kept.exists():
-        machine = plan.recipe.machine
-        found = evaluate(folder, plan.few_of, known=KNOWN, device=machine.device, workers=machine.workers)
-        RunFolder(folder).write(kept.name, {"data": found["data"], "learnt": found["learnt"]})
-    return json.loads(kept.read_text(encoding="utf-8"))["learnt"]
+        return None
+    name, run = "few_shots.json", RunFolder(folder)
+    with suppress(RunError):
+        if (content := run.json(name)) is not None:
+            return Card.from_json(content, name)
+    machine = plan.recipe.machine
+    card = evaluate(folder, plan.few_of, train_images=KNOWN, device=machine.device, workers=machine.workers)
+    run.write(name, card.to_json())
+    return card
 
 
 def cells(done: Sequence[Done]) -> dict[Key, list[Done]]:

@@ -203,7 +203,7 @@ def tell(
 ) -> Told:
     """`printed`: what the paper has for an entry of that name; `others`: its rows that are of models we have not."""
     found = scores(done, lambda one: one.top1)
-    real = scores([one for one in done if "real" in one.card], lambda one: one.card["real"]["value"])
+    real = scores([one for one in done if "real" in one.card], lambda one: one.card["real"].value)
     models = list(dict.fromkeys(model for model, _ in found))
     tasks = list(dict.fromkeys(task for _, task in found))
     hours = hours_of_pretraining(done)

@@ -1,1 +1,1 @@
-"""Files for others: a model with its preprocessing and its class names inside, checked before it gets its name."""
+"""Export: standalone model files, with preprocessing and class names inside, validated before they get their names."""

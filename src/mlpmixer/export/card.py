@@ -1,4 +1,4 @@
-"""The model card: what a person wants to know of a file before using it."""
+"""The model card beside an exported file: origin, accuracy, agreement with the model, speed, how to use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlpmixer.version import __version__
 
 
 def size_of(job: Job) -> dict[str, float]:
-    """Parameters, and 10⁹ multiply-adds for an image."""
+    """Parameters, and GMACs (10⁹ multiply-adds) for an image."""
     flops = FlopCounterMode(display=False)
     with flops, torch.no_grad():
         job.model(torch.zeros(1, job.model.config.in_channels, *job.model.config.image_size))
@@ -31,7 +31,7 @@ def size_of(job: Job) -> dict[str, float]:
 
 
 def machine_for(packages: Sequence[str]) -> dict[str, Any]:
-    """What a file was checked on."""
+    """Processor, threads, system and versions that a file was validated on."""
     versions = {package: version(package) for package in dict.fromkeys(("torch", *packages))}
     return {
         "processor": processor.name(),
@@ -45,13 +45,13 @@ def machine_for(packages: Sequence[str]) -> dict[str, Any]:
 def card(job: Job, report: Mapping[str, Any]) -> str:
     about, images, size, machine = job.about(), report["images"], report["model"], report["machine"]
     files = report["files"]
-    form = FORMATS[report["to"]]
+    form = FORMATS[report["format"]]
     provenance = [[plain(name), plain(text)] for name, text in about["provenance"].items()]
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     parts = [
         f"# {plain(Path(files[0]['name']).stem)}",
-        f"{job.model.name}, an image classifier of {len(job.classes):,} classes, as {report['to']} in {job.precision}. "
-        f"Written and checked by mlpmixer {__version__} on {machine['date']}.",
+        f"{job.model.name}, an image classifier of {len(job.classes):,} classes, as {report['format']} in "
+        f"{job.precision}. Written and validated by mlpmixer {__version__} on {machine['date']}.",
         "## Files",
         table(["file", "bytes"], [[quoted(file["name"]), f"{file['bytes']:,}"] for file in files]),
         "## Origin",
@@ -59,12 +59,12 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
         "## Accuracy",
         *_accuracy(report),
         "## Agreement",
-        f"The same {images['count']:,} images ({plain(images['from'])}) through the model, in float32 by "
+        f"The same {images['count']:,} images ({plain(images['source'])}) through the model, in float32 by "
         "PyTorch, and through the file.",
         table(*agreement_table(report)),
         "## Speed",
         f"From pixels to scores, images of the first one's size, on {machine['processor']} with "
-        f"{machine['threads']} threads; medians of a few batches, in turns.",
+        f"{machine['threads']} threads; medians of a few interleaved batches.",
         table(*speed_table(report)),
         f"{machine['system']}; {versions}.",
         "## Size",
@@ -73,8 +73,8 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
         "## Images",
         prepared(job),
         "## Use",
-        f"With {' and '.join(form.packages) if form.anywhere else 'mlpmixer'}:",
-        f"```python\n{use(job, report['to'], files[0]['name'])}```",
+        f"With {' and '.join(form.packages) if form.standalone else 'mlpmixer'}:",
+        f"```python\n{use(job, report['format'], files[0]['name'])}```",
         "## Classes",
         ", ".join(f"{i} {plain(name)}" for i, name in enumerate(job.classes)),
     ]
@@ -82,12 +82,12 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
 
 
 def plain(text: str) -> str:
-    """A name from outside in Markdown, which takes none of it for markup."""
+    """A text from outside, escaped for Markdown."""
     return re.sub(r"[\\`*\[\]<>#|~&!]", r"\\\g<0>", printable(text))
 
 
 def quoted(text: str) -> str:
-    """The same in the type of code."""
+    """The same as inline code."""
     return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
@@ -100,7 +100,7 @@ def use(job: Job, to: str, file: str, image: str = "photo.jpg") -> str:
 
 
 def prepared(job: Job) -> str:
-    """How images become what the network is given, in words."""
+    """Preprocessing in words."""
     how = job.how
     scaled = {
         "short_side": f"the shorter side to {how.resize} pixels in proportion",
@@ -112,32 +112,33 @@ def prepared(job: Job) -> str:
     )
     if how.scramble != "none":
         steps += f"; pixels in another order ({how.scramble}, patches of {how.scramble_patch})"
-    shape = "×".join(str(side) for side in job.taken)
+    shape = "×".join(str(side) for side in job.input_shape)
     if job.size == "prepared":
-        return f"uint8 RGB, {shape}, upright. **Not inside the file**: images are to be {steps}; that is inside."
+        return f"uint8 RGB, {shape}, upright. **Not inside the file**: images must be {steps}; that is inside."
     return f"uint8 RGB, {shape}, upright. Inside the file they are {steps}."
 
 
 def agreement_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: the agreement of the file with the model, in each runtime."""
     labeled = report["images"]["labeled"]
     rows = []
     for row in report["agreement"]:
-        bar = row["bar"]
-        held = "–" if bar is None else _bar(bar, labeled)
-        if bar is not None and row["counted"] < report["images"]["count"]:
-            held += f" (where it is sure: {row['counted']:,} images)"
-        right = [_percent(row["accuracy"])] if labeled else []
-        rows.append([row["way"], row["images"], f"{row['alike']:.2%}", f"{row['furthest']:.1e}", held, *right])
-    head = ["run by", "images", "same label", "scores off by", "required"]
+        required = "–" if row["required"] is None else _requirement(row["required"], labeled)
+        if row["required"] is not None and row["compared"] < report["images"]["count"]:
+            required += f" (of the {row['compared']:,} images where the model is confident)"
+        accuracy = [_percent(row["accuracy"])] if labeled else []
+        difference = f"{row['max_difference']:.1e}"
+        rows.append([row["runtime"], row["images"], f"{row['same_top1']:.2%}", difference, required, *accuracy])
+    head = ["runtime", "images", "same top-1", "max score difference", "required"]
     return [*head, *(["accuracy"] if labeled else [])], rows
 
 
 def speed_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    batches = list(dict.fromkeys(row["batch"] for row in report["speed"]))
-    ways = list(dict.fromkeys(row["way"] for row in report["speed"]))
-    rates = {(row["way"], row["batch"]): row["images_per_s"] for row in report["speed"]}
-    head = ["run by", *(f"images/s, {batch} at once" for batch in batches)]
-    return head, [[way, *(f"{rates[way, batch]:,.1f}" for batch in batches)] for way in ways]
+    """Head and rows: images per second by runtime and batch size."""
+    batches, runtimes = (list(dict.fromkeys(row[key] for row in report["speed"])) for key in ("batch", "runtime"))
+    rates = {(row["runtime"], row["batch"]): row["images_per_s"] for row in report["speed"]}
+    rows = [[name, *(f"{rates[name, batch]:,.1f}" for batch in batches)] for name in runtimes]
+    return ["runtime", *(f"images/s, batch {batch}" for batch in batches)], rows
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -147,24 +148,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:
-    said = []
-    images, share, run = report["images"], report["accuracy"], report["run"]
-    if share is not None:
+    lines = []
+    images, accuracy, run = report["images"], report["accuracy"], report["run"]
+    if accuracy is not None:
         found = report["agreement"][0]["accuracy"]
-        said.append(
-            f"On {share['count']:,} images of {plain(images['from'])}: the file {_percent(found)}, the model "
-            f"{_percent(share)} (in brackets Wilson's 95 % interval)."
+        lines.append(
+            f"On {accuracy['count']:,} images of {plain(images['source'])}: the file {_percent(found)}, the model "
+            f"{_percent(accuracy)} (in brackets Wilson's 95 % interval)."
         )
     if run is not None:
-        said.append(f"When it was trained: {_percent(run)} on all {run['count']:,} images of its {run['split']} split.")
-    return said or ["Not measured: there were no images with labels. (`--data` takes some.)"]
+        lines.append(
+            f"At the end of training: {_percent(run)} on all {run['count']:,} images of its {run['split']} split."
+        )
+    return lines or ["Not measured: there were no labeled images. (Give some with `--data`.)"]
 
 
-def _percent(share: Mapping[str, float]) -> str:
-    return f"{share['value']:.2%} [{share['low']:.2%}, {share['high']:.2%}]"
+def _percent(accuracy: Mapping[str, float]) -> str:
+    return f"{accuracy['value']:.2%} [{accuracy['low']:.2%}, {accuracy['high']:.2%}]"
 
 
-def _bar(bar: Mapping[str, float | None], labeled: bool) -> str:
-    if labeled and bar["accuracy"] is not None:
-        return f"≥ {bar['accuracy']:.1%} of the model's accuracy"
-    return f"≥ {bar['alike']:.1%}" + ("" if bar["scores"] is None else f", ≤ {bar['scores']:g}")
+def _requirement(required: Mapping[str, float | None], labeled: bool) -> str:
+    if labeled and required["accuracy"] is not None:
+        return f"≥ {required['accuracy']:.1%} of the model's accuracy"
+    difference = required["max_difference"]
+    return f"≥ {required['same_top1']:.1%}" + ("" if difference is None else f", ≤ {difference:g}")

@@ -1,9 +1,9 @@
-"""Real images to check a file with: the user's, or those that the model was measured on, or what the package has."""
+"""Images to validate a file with: the user's, those that the model was tested on, or those of the package."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mlpmixer.data.select import select, title
 from mlpmixer.data.sources.folder import Files, look
 from mlpmixer.errors import DataError, ImageError, UsageError
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
@@ -31,58 +32,71 @@ BUNDLED = 255  # of the clothes that come with the package, beside one photograp
 
 @dataclass(frozen=True)
 class Images:
-    """`asked`: what the file is checked with, its labels positions among the model's outputs, or −1 where nobody knows.
-    `known`: others, to calibrate with. `theirs`: whether they are of the kind that the model is for."""
+    """Images to validate and to calibrate with.
 
-    origin: str
-    asked: Split
-    known: Split | None
-    theirs: bool
+    Attributes:
+        source: Where they come from, for people.
+        test: Those that a file is validated with; labels are positions among the model's outputs, -1 where unknown.
+        train: Others, to calibrate int8 with; None: there are none.
+        in_domain: Whether they are of the kind that the model is for.
+    """
+
+    source: str
+    test: Split
+    train: Split | None
+    in_domain: bool
 
     @property
     def labeled(self) -> bool:
-        return bool((self.asked.labels >= 0).all())
+        return bool((self.test.labels >= 0).all())
 
     def calibration(self, how: Preprocessing) -> UInt8[Tensor, "N 3 H W"]:
-        if self.known is None or not self.theirs:
+        if self.train is None or not self.in_domain:
             raise UsageError("int8 is calibrated on images of the kind that the model is for: --data photos/")
-        read = [prepare(image, how) for _, image in each(_some(self.known, CALIBRATION), how)]
+        read = [prepare(image, how) for _, image in each(_some(self.train, CALIBRATION), how)]
         if not read:
-            raise DataError(f"no image of {self.origin} can be read; `mixer doctor` says more")
+            raise DataError(f"no image of {self.source} can be read; `mixer doctor` says more")
         return torch.stack(read)
 
 
 def find(source: str, spec: str | os.PathLike[str] | None, model: Classifier, count: int) -> Images:
-    """`spec`: what `data.open` takes, or a folder of images without classes; None: what the run `source` was measured
-    on, or what comes with the package. `count`: how many to check with at most, evenly over the classes."""
+    """Finds the images to validate with.
+
+    Args:
+        source: The weights, which may be a run folder.
+        spec: What `data.open` takes, or a folder of images without classes; None: what the run was tested on, or else
+            images that come with the package.
+        model: The model, whose outputs the labels are positions of.
+        count: Images to validate with at most, evenly over the images that are there.
+    """
     if spec is not None:
         loose = _loose(Path(spec))
         if loose is not None:
             return _parted(str(spec), loose, count)
         opened = data.open(spec)
-        splits, outputs = opened.splits, _outputs(opened.classes, model)
+        splits, outputs = opened.splits, outputs_for(opened.classes, model)
         name = next((name for name in ("test", "val") if name in splits), next(iter(splits)))
-        asked, known = _for(splits[name], outputs), splits.get("train")
-        if known is None or name == "train":
-            return _parted(f"{opened.source}, {name}", asked, count)
-        return Images(f"{opened.source}, {name}", _some(asked, count), known, theirs=True)
+        test, train = _for(splits[name], outputs), splits.get("train")
+        if train is None or name == "train":
+            return _parted(f"{opened.source}, {name}", test, count)
+        return Images(f"{opened.source}, {name}", _some(test, count), train, in_domain=True)
     if (recipe := RunFolder(source).recipe) is not None:
         try:
             chosen = select(toml.loads(recipe, f"{source}/recipe.toml").data)
         except (DataError, UsageError):  # its images are elsewhere by now
             chosen = None
-        if chosen is not None and (asked := chosen.test or chosen.val) is not None:
+        if chosen is not None and (test := chosen.test or chosen.val) is not None:
             name = title(chosen.record, "test" if chosen.test is not None else "val")
-            asked = _some(_for(asked, _outputs(chosen.classes, model)), count)
-            return Images(f"{chosen.record['source']}, {name}", asked, chosen.train, theirs=True)
+            test = _some(_for(test, outputs_for(chosen.classes, model)), count)
+            return Images(f"{chosen.record['source']}, {name}", test, chosen.train, in_domain=True)
     photo = Files(PHOTO.parent, [PHOTO.name], np.array([-1]))
     clothes = _some(data.open("fashion_mnist_small")["test"], min(count, BUNDLED))
     unknown = Part(clothes, np.arange(len(clothes)), np.full(len(clothes), -1))
-    return Images("a photograph and clothes that come with mlpmixer", Joined([photo, unknown]), None, theirs=False)
+    return Images("a photograph and clothes that come with mlpmixer", Joined([photo, unknown]), None, in_domain=False)
 
 
 def each(split: Split, how: Preprocessing) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels (height, width, 3) of all that can be read and prepared."""
+    """Index and pixels (height, width, 3) of all images that can be read and prepared."""
     for index in range(len(split)):
         try:
             read = images.pixels(split.read(index))
@@ -93,18 +107,18 @@ def each(split: Split, how: Preprocessing) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _loose(folder: Path) -> Split | None:
-    """Of a folder with images and no folders: those, without labels."""
+    """The images of a folder without folders, without labels; None for others."""
     if not folder.is_dir():
         return None
     folders, files = look(folder)
     return Files(folder.absolute(), files, np.full(len(files), -1)) if files and not folders else None
 
 
-def _parted(origin: str, split: Split, count: int) -> Images:
-    """One split for both: every fourth image is left to calibrate with."""
+def _parted(source: str, split: Split, count: int) -> Images:
+    """One split for both: every fourth image is for calibration."""
     fourth = np.arange(len(split)) % 4 == 3
-    asked, known = (Part(split, np.flatnonzero(chosen)) for chosen in (~fourth, fourth))
-    return Images(origin, _some(asked, count), known if len(known) else None, theirs=True)
+    test, train = (Part(split, np.flatnonzero(chosen)) for chosen in (~fourth, fourth))
+    return Images(source, _some(test, count), train if len(train) else None, in_domain=True)
 
 
 def _some(split: Split, count: int) -> Split:
@@ -115,13 +129,3 @@ def _some(split: Split, count: int) -> Split:
 
 def _for(split: Split, outputs: Int[np.ndarray, " K"]) -> Split:
     return Part(split, np.arange(len(split)), outputs[split.labels])
-
-
-def _outputs(classes: Sequence[str], model: Classifier) -> Int[np.ndarray, " K"]:
-    """For each class of the images the model's output of that name, or −1."""
-    names = model.metadata.classes
-    if names is None:
-        same = len(classes) == model.config.num_classes
-        return np.arange(len(classes)) if same else np.full(len(classes), -1)
-    places = {name.casefold(): place for place, name in enumerate(names)}
-    return np.array([places.get(name.casefold(), -1) for name in classes])

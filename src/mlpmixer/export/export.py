@@ -1,4 +1,4 @@
-"""`export`: weights in, a file for others out, checked before it gets its name."""
+"""`export`: weights in, a validated standalone model file out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mlpmixer.errors import UsageError, nearest
+from mlpmixer import packages
+from mlpmixer.errors import MissingPackage, UsageError, nearest
 from mlpmixer.export import card, check_images
-from mlpmixer.export.check import Watch, check, speeds
+from mlpmixer.export.check import Progress, check, speeds
 from mlpmixer.export.formats import FORMATS, Format, code
 from mlpmixer.export.job import Job, Size
 from mlpmixer.metrics.intervals import wilson
@@ -35,23 +35,39 @@ def export(
     count: int = 1000,
     license: str = "unknown",
     force: bool = False,
-    watch: Watch = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """The report of what was written and how it was checked; a card beside the file says the same to people.
+    """Exports a model with its preprocessing and class names to a validated standalone file.
 
-    source: what `load` takes.
-    to: a name in `FORMATS`.
-    output: the file; by default named after `source`, here.
-    precision: in what numbers the file keeps its weights; int8 computes in them as well.
-    data: images to check with, and to calibrate int8 with: what `mlpmixer.data.open` takes, or a folder of images.
-    size: of the images that the file takes.
-    count: images to check with at most.
-    license: of the weights, for the card.
-    force: whether files of that name may be replaced.
+    The same images go through the model and through the file before it is kept. A model card (Markdown) lies beside it.
+
+    Args:
+        source: Anything that `mlpmixer.load` takes.
+        to: "onnx", "openvino", "pt2" or "safetensors".
+        output: The file; None: in the current folder, named after `source`.
+        precision: Numeric precision of the weights in the file; int8 computes in it, too.
+        data: Images to validate with, and to calibrate int8 with: what `mlpmixer.data.open` takes, or a folder of
+            images. None: what the run was tested on, or else images that come with the package.
+        size: Of the images that the file takes: "dynamic": any; (height, width); "prepared": the model's own size, and
+            the file resizes nothing.
+        count: Images to validate with at most.
+        license: Of the weights, for the model card.
+        force: Replace files that exist.
+        progress: Called with what is being done, how many images so far, and how many there are.
+
+    Returns:
+        The report: "images", "agreement" with the model in each runtime, "accuracy" if there are labels, "speed",
+        "model", "machine", "files" and "paths".
+
+    Raises:
+        Refused: The file does not agree with the model; nothing is written.
+        UsageError: An option that does not exist or does not fit, or a file that exists or cannot be written.
+        MissingPackage: The format needs a package that is not installed.
+        DataError: Images that are not there, or none that can be read.
     """
     form = _format(to, precision, size)
     if count < 1:
-        raise UsageError(f"it takes 1 image or more to check a file; got {count}")
+        raise UsageError(f"a file is validated with 1 image or more; got --count {count}")
     model = _model(source)
     paths = _paths(source, output, form, precision)
     taken = [path for path in paths if path.exists()]
@@ -67,20 +83,20 @@ def export(
         calibration=found.calibration(model.metadata.preprocessing) if precision == "int8" else None,
     )
     with _beside(paths) as parts:
-        watch("converting", 0, 1)
+        progress("converting", 0, 1)
         code(to).write(job, parts[0])
-        ways = code(to).start(parts[0], job)
+        runtimes = code(to).start(parts[0], job)
         report: dict[str, Any] = {
             "source": os.fspath(source),
-            "to": to,
+            "format": to,
             "precision": precision,
-            **check(job, ways, found, resizes=form.resizes, watch=watch),
-            "run": _measured_by_the_run(source),
+            **check(job, runtimes, found, resizes=form.resizes, progress=progress),
+            "run": _accuracy_of_run(source),
             "model": {"name": model.name, **card.size_of(job)},
             "machine": card.machine_for(form.needs(precision)),
         }
-        watch("timing", 0, 1)
-        report["speed"] = speeds(job, ways, found)
+        progress("timing", 0, 1)
+        report["speed"] = speeds(job, runtimes, found)
         report["files"] = [
             {"name": path.name, "bytes": part.stat().st_size} for part, path in zip(parts[:-1], paths, strict=False)
         ]
@@ -95,25 +111,24 @@ def _format(to: str, precision: str, size: Size) -> Format:
     form = FORMATS[to]
     if precision not in form.precisions:
         raise UsageError(f"{to} files are {', '.join(form.precisions)} here, not {precision}")
-    if not form.anywhere and size != "dynamic":
+    if not form.standalone and size != "dynamic":
         raise UsageError(f"{to} files hold no preprocessing that has a size; leave --size out")
-    for package in form.needs(precision):
-        if find_spec(package) is None:
-            raise UsageError(f"{to} in {precision} needs the package {package}: pip install 'mlpmixer[{to}]'")
+    for package in packages.missing(*form.needs(precision)):
+        raise MissingPackage(f"{to} in {precision} needs the package {package}: {packages.how_to_install(to)}")
     return form
 
 
 def _model(source: str | os.PathLike[str]) -> Classifier:
     model = load(source, dtype=torch.float32)
     if model.config.num_classes == 0:
-        raise UsageError(f"{source} has no head, so it has no labels to give")
+        raise UsageError(f"{source} has no head, so it has no classes to predict")
     if model.config.in_channels != 3:
         raise UsageError(f"{source} takes images of {model.config.in_channels} channels; files take red, green, blue")
     return model
 
 
 def _paths(source: str | os.PathLike[str], output: object, form: Format, precision: str) -> list[Path]:
-    """Of all files that will be there, the card as the last."""
+    """All files that will be written, the model card last."""
     usual = form.endings[0]
     if output is None:
         name = Path(os.fspath(source)).absolute().name.removesuffix(".safetensors").removesuffix(".npz")
@@ -121,7 +136,7 @@ def _paths(source: str | os.PathLike[str], output: object, form: Format, precisi
     else:
         path = Path(str(output))
         if path.suffix != usual:
-            raise UsageError(f"such a file is to end with {usual}; got --output {path}")
+            raise UsageError(f"the name of such a file ends with {usual}; got --output {path}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file: --output {path / 'model'}{usual}")
     return [*(path.with_suffix(ending) for ending in form.endings), path.with_name(f"{path.name}.md")]
@@ -129,10 +144,11 @@ def _paths(source: str | os.PathLike[str], output: object, form: Format, precisi
 
 @contextmanager
 def _beside(paths: list[Path]) -> Iterator[list[Path]]:
-    """Places for the same files in a folder beside them. They get their names when all has gone well, else nothing is
-    left of them."""
-    target = paths[0]
-    folder = None
+    """The same files in a temporary folder beside them; they get their names at the end, all or none.
+
+    A folder, since `files.whole` changes the ending of a name, by which runtimes tell formats.
+    """
+    target, folder = paths[0], None
     made = [parent for parent in target.absolute().parents if not parent.exists()]
     try:
         if made:
@@ -156,8 +172,8 @@ def _beside(paths: list[Path]) -> Iterator[list[Path]]:
                 parent.rmdir()
 
 
-def _measured_by_the_run(source: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What a run folder knows of its own accuracy, as a share with Wilson's interval."""
+def _accuracy_of_run(source: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a run measured at its end, with Wilson's interval."""
     result = RunFolder(source).result()
     for split in ("test", "val"):
         found = (result or {}).get(split)

@@ -1,4 +1,4 @@
-"""What is to be exported: a model, and how the file is to take its images."""
+"""An export job: a model, and the images that its file takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.text import to_json
 from mlpmixer.version import __version__
 
-# What the file is given: images of any size; of one size; or prepared ones, of the model's own size.
+# Of the input images: any size; one size; or prepared images, of the model's own size.
 Size = Literal["dynamic", "prepared"] | tuple[int, int]
 
 Run = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N classes"]]  # images in, scores out
@@ -24,7 +24,7 @@ Run = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N classes"]]  
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`model` in float32. `calibration`: prepared images from which int8 takes the ranges of its tables."""
+    """`model` in float32. `calibration`: prepared images to calibrate int8 ranges on."""
 
     model: Classifier
     info: ModelInfo
@@ -42,15 +42,15 @@ class Job:
         return self.info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
 
     @property
-    def taken(self) -> tuple[int | str, ...]:
-        """The shape of `images`, with a word for each side that is free."""
+    def input_shape(self) -> tuple[int | str, ...]:
+        """Shape of the input `images`, with a word for each dynamic dimension."""
         if self.size == "dynamic":
             return "batch", "height", "width", 3
         return "batch", *(self.how.crop if self.size == "prepared" else self.size), 3
 
     @property
-    def may_lack(self) -> bool:
-        """Whether an image may end up short of the crop, and is padded then."""
+    def may_pad(self) -> bool:
+        """Whether an image may be smaller than the crop, and is padded then."""
         return self.how.resize < max(self.how.crop)
 
     @property
@@ -64,16 +64,16 @@ class Job:
         return scrambled(torch.arange(height * width).view(1, height, width), self.how).flatten().numpy()
 
     def about(self) -> dict[str, Any]:
-        """What travels inside of the file."""
+        """The metadata inside the file."""
         inside = "nothing: prepared images are taken" if self.size == "prepared" else "resize, center crop, normalize"
         return {
             "model": self.model.name,
             "classes": list(self.classes),
-            "input": {"name": "images", "type": "uint8", "shape": list(self.taken), "colors": "RGB"},
+            "input": {"name": "images", "type": "uint8", "shape": list(self.input_shape), "colors": "RGB"},
             "outputs": {
                 "label": "position of the likeliest class",
                 "scores": "probabilities of all classes",
-                "features": "what the head is given",
+                "features": "embeddings (inputs of the head)",
             },
             "preprocessing": {"inside": inside, **asdict(self.how)},
             "precision": self.precision,
@@ -83,5 +83,5 @@ class Job:
         }
 
     def metadata(self) -> dict[str, str]:
-        """The same as texts, for files that keep such; the names of the classes once more, easy to find."""
+        """The same as texts, for formats that hold texts; class names once more, easy to find."""
         return {"mlpmixer": to_json(self.about()), "classes": to_json(list(self.classes))}

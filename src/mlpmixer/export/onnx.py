@@ -1,4 +1,4 @@
-"""ONNX: three graphs, one after the other. Images are prepared, the network answers, the answer gets its name."""
+"""ONNX: three graphs, one after the other: preprocessing, the network, and scores and names of its classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlpmixer.engines import onnx as engine
 from mlpmixer.export.job import Job, Run
 
 OUTPUTS = ["label", "name", "scores", "features"]
-SMALL = 256  # numbers; what is shorter stays float32 in fp16 as well
+SMALL = 256  # numbers; shorter tensors stay float32 in fp16 as well
 
 USE = """\
 import numpy, onnxruntime
@@ -27,7 +27,7 @@ def write(job: Job, path: Path) -> None:
     from onnx import TensorProto, checker, compose, helper, load_from_string, numpy_helper
 
     network = load_from_string(engine.convert(job.model, job.how))
-    parts = [_parsed(text, network.ir_version) for text in (prepare(job), ANSWER)]
+    parts = [parsed(text, network.ir_version) for text in (prepare(job), PREDICT)]
     if (order := job.order) is not None:
         parts[0].graph.initializer.append(numpy_helper.from_array(order, "order"))
     names: Any = [name.encode("utf-8", "backslashreplace") for name in job.classes]
@@ -50,9 +50,9 @@ def start(path: Path, _job: Job) -> dict[str, Run]:
 
 
 def prepare(job: Job) -> str:
-    """`mlpmixer.data.preprocess.prepare` in ONNX's own words, for a batch of images of one size."""
+    """`mlpmixer.data.preprocess.prepare` as ONNX operators, for a batch of images of one size."""
     how, (rows, columns) = job.how, job.how.crop
-    shape = ",".join(map(str, job.taken))
+    shape = ",".join(map(str, job.input_shape))
     lines = ["upright = Transpose<perm=[0,3,1,2]>(images)"]
     last = "upright"
     if job.size != "prepared":
@@ -77,7 +77,7 @@ def prepare(job: Job) -> str:
             "first = Add(half, up)",
         ]
         last = "resized"
-        if job.may_lack:  # a margin of a whole crop is always enough
+        if job.may_pad:  # a margin of a whole crop is always enough
             lines += [
                 "less = Sub(crop, size)",
                 "lack = Max(less, none)",
@@ -107,7 +107,7 @@ def prepare(job: Job) -> str:
 
 
 def _size(job: Job) -> list[str]:
-    """Of the image before the center is cut out: (height, width)."""
+    """Size of the image before the center crop: (height, width)."""
     resize = job.how.resize
     if job.how.shape == "stretch":
         return [f"size = Constant<value_ints=[{resize},{resize}]>()"]
@@ -120,22 +120,22 @@ def _size(job: Job) -> list[str]:
     ]
 
 
-ANSWER = """\
-answer (float[batch,classes] given) => (int64[batch] label, string[batch] name, float[batch,classes] scores) {
+PREDICT = """\
+predict (float[batch,classes] given) => (int64[batch] label, string[batch] name, float[batch,classes] scores) {
   scores = Softmax<axis=1>(given)
   label = ArgMax<axis=1,keepdims=0>(given)
   name = Gather(names, label)
 }"""
 
 
-def _parsed(graph: str, version: int) -> Any:
+def parsed(graph: str, version: int) -> Any:
     from onnx import parser
 
     return parser.parse_model(f'<ir_version: {version}, opset_import: ["": {engine.OPSET}]>\n{graph}')
 
 
 def _halve(graph: Any) -> None:
-    """Weights kept as float16, and made float32 when the file is loaded: half the file, the same speed."""
+    """Stores weights as float16; they become float32 when the file is loaded: half the file, the same speed."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

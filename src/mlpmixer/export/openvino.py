@@ -1,4 +1,4 @@
-"""OpenVINO: images are prepared by operations before the network, and the answer is made by some after it."""
+"""OpenVINO: preprocessing, scores and labels as operations before and after the network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ core = openvino.Core()
 network = core.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
 classes = json.loads(core.read_model("{file}").get_rt_info(["mlpmixer", "classes"]).value)
 image = numpy.asarray(Image.open("{image}").convert("RGB"){resized})
-answer = network(image[None])
-print(classes[answer["label"][0]], answer["scores"].max())
+found = network(image[None])
+print(classes[found["label"][0]], found["scores"].max())
 """
 
 
@@ -34,7 +34,7 @@ def write(job: Job, path: Path) -> None:
     network = engine.convert(job.model, job.how, None)
     if job.precision == "int8":
         network = quantized(network, job)
-    shape = openvino.PartialShape([-1 if isinstance(side, str) else side for side in job.taken])
+    shape = openvino.PartialShape([-1 if isinstance(side, str) else side for side in job.input_shape])
     images = _named(ops.parameter(shape, openvino.Type.u8), "images")
     prepared = prepare(images, job)
     for place in network.inputs[0].get_target_inputs():
@@ -56,11 +56,11 @@ def write(job: Job, path: Path) -> None:
 
 
 def start(path: Path, _job: Job) -> dict[str, Run]:
-    """In float32, and as OpenVINO does unasked where the processor knows bfloat16."""
-    ways = {"OpenVINO, f32": {"INFERENCE_PRECISION_HINT": "f32"}}
+    """In float32, and in OpenVINO's default precision where that is bfloat16 on this processor."""
+    runtimes = {"OpenVINO, f32": {"INFERENCE_PRECISION_HINT": "f32"}}
     if {"avx512_bf16", "amx_bf16"} & processor.abilities():
-        ways["OpenVINO, unasked (bf16)"] = {}
-    return {name: _started(path, settings) for name, settings in ways.items()}
+        runtimes["OpenVINO, default (bf16)"] = {}
+    return {name: _started(path, settings) for name, settings in runtimes.items()}
 
 
 def _started(path: Path, settings: dict[str, Any]) -> Run:
@@ -83,7 +83,7 @@ def quantized(network: Any, job: Job) -> Any:
 def prepare(images: Any, job: Job) -> Any:
     """`mlpmixer.data.preprocess.prepare` for a batch of images of one size: (N, H, W, 3) → (N, 3, rows, columns).
 
-    To resize is a product with a matrix from either side. (OpenVINO's own way that agrees with Pillow, bilinear_pillow,
+    Resizing is a product with a matrix from either side. (OpenVINO's own mode that agrees with Pillow, bilinear_pillow,
     takes ten times as long.)
     """
     import openvino.opset13 as ops
@@ -106,8 +106,8 @@ def prepare(images: Any, job: Job) -> Any:
 
 
 def shares(side: Any, size: Any, crop: int, interpolation: str) -> Any:
-    """(crop, side): what each pixel that is kept takes of each that is there, when `side` pixels become `size` and the
-    middle of these is kept. All in whole numbers up to the last step, since these stay whole in bfloat16 as well."""
+    """(crop, side): weights of input pixels in output pixels, when `side` pixels become `size` and the center is
+    cropped. All in integers up to the last step, since these stay exact in bfloat16 as well."""
     import openvino.opset13 as ops
 
     one, two, none = np.int64(1), np.int64(2), np.int64(0)

@@ -1,4 +1,4 @@
-"""PyTorch's own form: a program that runs without the code that it was made from."""
+"""torch.export: a program that PyTorch runs without mlpmixer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from mlpmixer.machine.dtypes import DTYPES
 USE = """\
 import numpy, torch
 from PIL import Image
-said = {{"classes": ""}}
-network = torch.export.load("{file}", extra_files=said).module()
+files = {{"classes": ""}}
+network = torch.export.load("{file}", extra_files=files).module()
 image = numpy.array(Image.open("{image}").convert("RGB"){resized})
-answer = network(torch.from_numpy(image)[None])
-print(json.loads(said["classes"])[answer["label"][0]], answer["scores"].max().item())
+found = network(torch.from_numpy(image)[None])
+print(json.loads(files["classes"])[found["label"][0]], found["scores"].max().item())
 """
 
 
 def write(job: Job, path: Path) -> None:
-    free = {place: torch.export.Dim.DYNAMIC for place, side in enumerate(job.taken) if isinstance(side, str)}
+    free = {place: torch.export.Dim.DYNAMIC for place, side in enumerate(job.input_shape) if isinstance(side, str)}
     sides = [
-        side if isinstance(side, int) else example for side, example in zip(job.taken, (2, 30, 40, 3), strict=True)
+        side if isinstance(side, int) else example
+        for side, example in zip(job.input_shape, (2, 30, 40, 3), strict=True)
     ]
     file = io.BytesIO()
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of torch, about its own future
         program = torch.export.export(
-            Answering(job).eval(), (torch.zeros(sides, dtype=torch.uint8),), dynamic_shapes={"images": free}
+            Standalone(job).eval(), (torch.zeros(sides, dtype=torch.uint8),), dynamic_shapes={"images": free}
         )
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # where things lie on this machine
@@ -56,8 +57,8 @@ def start(path: Path, _job: Job) -> dict[str, Run]:
     return {"torch.export": run}
 
 
-class Answering(nn.Module):
-    """From images of one size to labels, without a step that depends on what that size is."""
+class Standalone(nn.Module):
+    """From a batch of images of one size to labels, without a step that depends on that size."""
 
     def __init__(self, job: Job):
         super().__init__()
@@ -79,14 +80,14 @@ class Answering(nn.Module):
             shorter = torch.sym_min(height, width)
             size = [height * how.resize // shorter, width * how.resize // shorter]
         pixels = F.interpolate(pixels, size=size, mode=how.interpolation, antialias=True)
-        if self.job.may_lack:  # a margin of a whole crop is always enough
+        if self.job.may_pad:  # a margin of a whole crop is always enough
             rows, columns = how.crop
             pixels = F.pad(pixels, (columns, columns, rows, rows))
         for dim, side, crop in zip((2, 3), size, how.crop, strict=True):
             over = torch.sym_max(side - crop, 0)
             half = over // 2
             first = half + (over % 2) * (half % 2)  # halves go to the even side, as Python rounds them
-            if self.job.may_lack:
+            if self.job.may_pad:
                 first = first - torch.sym_max(crop - side, 0) // 2 + crop
             pixels = pixels.index_select(dim, torch.arange(crop, device=pixels.device) + first)
         return pixels

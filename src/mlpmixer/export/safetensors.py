@@ -1,4 +1,4 @@
-"""Our own form: weights in fewer bits, with all that mlpmixer needs to use them."""
+"""safetensors: weights in fewer bits, with all that mlpmixer needs to use them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ print(found.label, found.score)
 
 
 def write(job: Job, path: Path) -> None:
-    save(_in_few_bits(job), path, provenance=_license(job))
+    save(_converted(job), path, provenance=_license(job))
 
 
 def start(path: Path, job: Job) -> dict[str, Run]:
-    """In the numbers of the file; but not in float16, which few processors compute in."""
+    """In the precision of the file; float16 in float32, since few processors compute in it."""
     model = load(path, dtype=torch.float32)
     numbers = "fp32" if job.precision == "fp16" else job.precision
     engine, chosen = fastest.start(
@@ -44,7 +44,7 @@ def start(path: Path, job: Job) -> dict[str, Run]:
     return {f"mlpmixer, {chosen.engine} in {chosen.precision}": run}
 
 
-def _in_few_bits(job: Job) -> Classifier:
+def _converted(job: Job) -> Classifier:
     if job.precision == "int8":
         from mlpmixer.engines.quantize import quantize
 

@@ -1,18 +1,23 @@
-"""How often a model is right."""
+"""Accuracy: top-1 and top-5, the cross-entropy beside them, and the accuracy that needs no model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlpmixer.metrics.metric import Metric, MetricInputs, fraction
+
 
 def count_right(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sums over all images, float64: how many, right at first, right within five, cross-entropy in cross_entropy.
+    """Sums over all images, as float64: images, correct top-1, correct top-5, cross-entropy. Sums of parts add up.
 
-    `predict` maps images to logits (B, classes); `batches` yields (images, labels). Sums of parts may be added up.
+    Args:
+        predict: Maps images to logits (B, classes).
+        batches: Of (images, labels).
     """
     totals = torch.zeros(4, dtype=torch.float64)
     for images, labels in batches:
@@ -25,7 +30,30 @@ def count_right(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Ten
 
 
 def accuracy(totals: Tensor) -> dict[str, float]:
-    """`top1` and `top5` as shares, `cross_entropy` as the mean cross-entropy, `count`."""
+    """The sums of `count_right` as `top1` and `top5` (fractions), mean `cross_entropy` (nats) and `count`."""
     count, first, five, cross_entropy = totals.tolist()
     count = max(count, 1)
     return {"top1": first / count, "top5": five / count, "cross_entropy": cross_entropy / count, "count": count}
+
+
+def top1(inputs: MetricInputs) -> Metric | None:
+    return fraction("top-1", inputs.head.correct) if inputs.head else None
+
+
+def top5(inputs: MetricInputs) -> Metric | None:
+    return fraction("top-5", inputs.head.correct5) if inputs.head else None
+
+
+def mean_cross_entropy(inputs: MetricInputs) -> Metric | None:
+    """Over the images whose class the model has."""
+    if inputs.head is None or not len(inputs.head.cross_entropy):
+        return None
+    return Metric(name="cross-entropy", value=float(inputs.head.cross_entropy.mean()), unit="nats")
+
+
+def majority_class(inputs: MetricInputs) -> Metric | None:
+    """The accuracy of always predicting the most frequent class."""
+    if inputs.head is None:
+        return None
+    labels = inputs.head.labels
+    return Metric(name="majority-class baseline", value=float(np.bincount(labels).max() / len(labels)))

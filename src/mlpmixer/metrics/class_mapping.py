@@ -1,4 +1,4 @@
-"""Which output of a model means which class of a data set."""
+"""Class mapping: which output of a model stands for which class of a data set."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from mlpmixer.models.classifier import Classifier
 
 
 def outputs_for(classes: Sequence[str], model: Classifier) -> Int[np.ndarray, " K"]:
-    """For each class the model's output, or -1 where it has none.
+    """The model's output for each class. Evaluation, and the checks of an export, both follow this rule.
 
-    By name, if the model has names for its outputs (and for 1,000 nameless ones, if the classes are ImageNet's). Else a
-    class that is a number is that output, and as many nameless outputs as classes are taken in order.
+    Classes are matched by name if the model has names for its outputs (or has 1,000 nameless ones and the classes are
+    ImageNet's); case, `_`, `-` and spaces do not matter. Else a class that is a number is that output, and as many
+    nameless outputs as classes are taken in order.
+
+    Returns:
+        Positions among the outputs; -1 for a class that the model does not have.
     """
     outputs = model.config.num_classes
     names = model.metadata.classes if model.metadata else None
     if names is None and outputs == len(imagenet.all_names()) and {*classes} <= {*imagenet.all_names()}:
         names = imagenet.all_names()
     if names is not None:
-        places = {_plain(name): place for place, name in enumerate(names)}
-        found = [places.get(_plain(name), -1) for name in classes]
+        positions = {_plain(name): position for position, name in enumerate(names)}
+        found = [positions.get(_plain(name), -1) for name in classes]
         if max(found) >= 0:
             return np.array(found)
     if all(name.isdecimal() and int(name) < outputs for name in classes):  # ImageNet-V2's folders: "0" to "999"
