@@ -20,7 +20,7 @@ from mlpmixer.draw import page
 from mlpmixer.draw.matrix import confusion_chart
 from mlpmixer.errors import RunError, UsageError
 from mlpmixer.experiments import find as find_study
-from mlpmixer.experiments.study import carry_out
+from mlpmixer.experiments.study import run_study
 from mlpmixer.recipes import find, toml
 from mlpmixer.report.report import report
 from mlpmixer.run import index
@@ -108,7 +108,7 @@ def test_the_microscope_is_on_the_page(trained: Path, tmp_path: Path):
 
 def test_as_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = trained / "grid" / "lr 0.006"
-    carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
+    run_study(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
     main(["report", str(run), str(tmp_path / "table1"), "--out", str(tmp_path / "page.html"), "--json"])
     said = json.loads(capsys.readouterr().out)
     parts = [f"lr 0.006: {part}" for part in ("What ran", "Curves", "Card", "Answers", "Weights")]
@@ -123,7 +123,7 @@ def test_as_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
-    carry_out(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
+    run_study(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
     shutil.copytree(tmp_path / "table1", tmp_path / "again" / "table1")
     folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1", tmp_path / "again" / "table1"]
     words = Words(report(folders, tmp_path / "page.html").page.read_text(encoding="utf-8"))

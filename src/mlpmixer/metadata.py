@@ -15,8 +15,7 @@ class Preprocessing:
 
     `shape`: "short_side" scales the shorter side to `resize` pixels and keeps the proportions; "stretch" scales both
     sides to `resize`, as the paper does for its Table 2. The center `crop` (height, width) follows. Values in [0, 1]
-    then become (value − mean) / std; the defaults give the authors' [−1, 1]. `scramble`, which is for experiments, puts
-    the pixels into another order, the same for all images: see data/scramble.py.
+    then become (value − mean) / std; the defaults give the authors' [−1, 1].
     """
 
     resize: int = 256
@@ -25,8 +24,6 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    scramble: Literal["none", "patches", "pixels"] = "none"
-    scramble_patch: int = 16  # pixels
 
     @classmethod
     def usual(cls, image_size: tuple[int, int]) -> Preprocessing:

@@ -85,9 +85,6 @@ class Evaluation:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # how images are scaled
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of red, green and blue; taken off values from 0 to 1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)  # by which they are divided then
-    # an experiment: all pixels in another order, or patches and the pixels within them; in training as well
-    scramble: Literal["none", "patches", "pixels"] = "none"
-    scramble_patch: int = 16  # pixels
     every: float = 1.0  # epochs
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mlpmixer.data.scramble import scrambled
 from mlpmixer.engines import availability
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing
@@ -48,11 +47,9 @@ class Engine:
             raise UsageError(f"the engine {name} in {precision} cannot run this model here: {reason}")
         self.name, self.precision, self.batch = name, precision, batch
         self.fixed = name in ("compiled", "openvino", "triton")
-        self._how = how
         self._run = _build(model, how, name, precision, batch, device, layer_precisions)
 
     def __call__(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Answers:
-        pixels = scrambled(pixels, self._how)
         found = [self._batch(part) for part in pixels.split(self.batch)]
         return Answers(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 

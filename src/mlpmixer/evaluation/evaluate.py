@@ -17,7 +17,7 @@ from torch import Tensor
 from mlpmixer import data
 from mlpmixer.data import sampling
 from mlpmixer.data.dataset import Part, Split
-from mlpmixer.data.loader import all_batches, usual_workers
+from mlpmixer.data.loader import Transform, all_batches, usual_workers
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import choose, title
 from mlpmixer.engines.engine import Engine
@@ -63,6 +63,7 @@ def evaluate(
     precision: str = "fp32",
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    transform: Transform | None = None,
     workers: int = -1,
     batch_size: int = 64,
     watch: Watch = lambda *_: None,
@@ -79,6 +80,7 @@ def evaluate(
     strict: an image that cannot be read stops it; otherwise it is left out, and listed.
     engine, precision: how the model is run, as for `Predictor`; eager in fp32 is the model as it is written.
     classes, preprocessing: what its outputs are called, and how images are prepared, instead of what it came with.
+    transform: applied to every prepared image, as `fit` does it.
     """
     labels = None if real is None else imagenet_variants.real_labels(real)
     for name, folder in (variants or {}).items():
@@ -89,6 +91,8 @@ def evaluate(
     model = with_info(model, classes, preprocessing)
     assert model.metadata is not None
     how = prepared_by(model.metadata.preprocessing, protocol)
+    applied = None if transform is None else str(transform)
+    images.record["own"] &= applied == model.metadata.provenance.get("transform")
     layer_precisions = model.metadata.layer_precisions
     run = None
     if (engine, precision) != ("eager", "fp32"):
@@ -102,7 +106,7 @@ def evaluate(
             layer_precisions=layer_precisions,
         )
     workers = usual_workers() if workers < 0 else workers
-    look = _Looking(model, run, how, place, strict, workers, batch_size, watch)
+    look = _Looking(model, run, how, place, strict, workers, batch_size, transform, watch)
 
     seen = hashlib.blake2b(digest_size=8)
     asked = look("the images", images.asked, digest=seen)
@@ -115,7 +119,7 @@ def evaluate(
             "count": len(asked),
             "classes": len(images.classes),
         },
-        "preprocessing": {"protocol": protocol, **asdict(how)},
+        "preprocessing": {"protocol": protocol, **asdict(how), "transform": applied},
         "engine": f"{run.name}, {run.precision}" if run else "eager, fp32",
         "mlpmixer": __version__,
         "machine": describe_machine(Group(place)),
@@ -153,8 +157,7 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
         return own
     usual = Preprocessing.usual(own.crop)
     shape = "stretch" if protocol == "i" else "short_side"
-    kept = {name: getattr(own, name) for name in ("mean", "std", "scramble", "scramble_patch")}
-    return replace(usual, shape=shape, **kept)
+    return replace(usual, shape=shape, mean=own.mean, std=own.std)
 
 
 class _Images:
@@ -209,11 +212,17 @@ class _Looking:
         strict: bool,
         workers: int,
         batch_size: int,
+        transform: Transform | None,
         watch: Watch,
     ):
         self.model, self.run, self.how, self.device = model, run, how, device
         self.strict, self.watch = strict, watch
-        self.loading: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "pin": device.type == "cuda"}
+        self.loading: dict[str, Any] = {
+            "transform": transform,
+            "workers": workers,
+            "batch_size": batch_size,
+            "pin": device.type == "cuda",
+        }
         self.broken: list[tuple[str, str]] = []
 
     def __call__(
@@ -298,6 +307,9 @@ def _warnings(card: Mapping[str, Any], classes: tuple[str, ...], outputs: np.nda
                 f"with {other['how']} it is right more often ({other['top1']:.1%} instead of {usual:.1%} of "
                 f"{IMAGES} images): its metadata seems to be wrong"
             )
+    trained, applied = card["model"]["provenance"].get("transform"), card["preprocessing"].get("transform")
+    if trained != applied:
+        found.append(f"the model was trained with the transform {trained}, and the images have {applied}")
     if card["broken"]:
         first = card["broken"][0]
         found.append(f"{len(card['broken'])} images cannot be read and were left out; the first: {first['why']}")

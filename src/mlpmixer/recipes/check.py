@@ -32,7 +32,6 @@ RULES: dict[str, Rule] = {
     "augment.cutmix": NOT_NEGATIVE,
     "augment.mix_chance": CHANCE,
     "evaluation.resize": NOT_NEGATIVE,
-    "evaluation.scramble_patch": COUNT,
     "evaluation.mean": (f"from -{MOST_MEAN:g} to {MOST_MEAN:g} each", lambda x: all(abs(y) <= MOST_MEAN for y in x)),
     "evaluation.std": (
         "from {:g} to {:g} each".format(*STD_RANGE),
@@ -76,9 +75,5 @@ def check(recipe: Recipe) -> None:
         value = getattr(getattr(recipe, table), line)
         if not holds(value):
             raise RecipeError(f"{name} must be {wanted}; got {value}")
-    if recipe.evaluation.scramble != "none" and recipe.augment.cutmix:
-        raise RecipeError(
-            "cutmix cannot be told apart in scrambled images; set augment.cutmix or evaluation.scramble off"
-        )
     if recipe.train.keep == "best" and recipe.data.val == "":
         raise RecipeError('train.keep is "best", and data.val says that there is no split to tell the best by')

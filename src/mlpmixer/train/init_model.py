@@ -66,6 +66,4 @@ def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocess
         interpolation=how.interpolation,
         mean=how.mean,
         std=how.std,
-        scramble=how.scramble,
-        scramble_patch=how.scramble_patch,
     )

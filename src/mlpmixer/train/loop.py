@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.loader import Share, all_batches, train_batches, usual_workers
+from mlpmixer.data.loader import Share, Transform, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import choose, title
@@ -64,8 +64,13 @@ class Result:
     of: dict[str, str]
 
 
-def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
-    """Runs `recipe` in `folder`, or goes on with what is there. `quiet`: nothing is shown but warnings."""
+def fit(
+    recipe: Recipe, folder: str | os.PathLike[str], *, transform: Transform | None = None, quiet: bool = False
+) -> Result:
+    """Runs `recipe` in `folder`, or goes on with what is there. `quiet`: nothing is shown but warnings.
+
+    transform: applied to every prepared image (3, H, W), in training and in validation; only its name is kept.
+    """
     check(recipe)
     keep_freed_memory()
     run = RunFolder(folder)
@@ -81,6 +86,8 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             return Result(run.path, run.weights, result["val"], result["test"], result["of"])
 
         images = choose(recipe.data)
+        if transform is not None:
+            images.record["transform"] = str(transform)
         if moved or checkpoints.newest():
             refuse_other_images(run, images.record, moved)
         if result is not None:
@@ -89,6 +96,8 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         steps, look_every = length_of(recipe, per_epoch)
         torch.manual_seed(recipe.train.seed)
         model = begin(recipe, images.classes)
+        if transform is not None and model.metadata is not None:
+            model.metadata.provenance["transform"] = str(transform)
         update = Update(recipe, model, steps, group)
         state = State(update)
         begun, warnings = state.restore(checkpoints)
@@ -101,6 +110,7 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
         group.barrier()
 
         loading = {
+            "transform": transform,
             "skip_broken": recipe.data.on_bad_image == "skip",
             "share": Share(group.rank, group.world_size),
             "workers": usual_workers() if recipe.machine.workers < 0 else recipe.machine.workers,
@@ -234,6 +244,8 @@ def refuse_other_images(run: RunFolder, record: dict[str, Any], moved: str) -> N
         told = ("count", "digest", "labels", *(["images"] if moved else []))
         if any(now.get(name) != then[name] for name in told if name in then):
             changed.append(difference(f"{split} images", now["count"], then.get("count", 0)))
+    if record.get("transform") != before.get("transform"):
+        changed.append(f"transform: {record.get('transform')}, not {before.get('transform')}")
     if changed:
         raise RunError(
             f"{run.path} holds a run on other images ({'; '.join(changed)}); choose another folder with --folder, or "

@@ -173,8 +173,6 @@ def check_info(info: ModelInfo, config: ClassifierConfig) -> None:
     if how.crop != config.image_size:
         cropped, taken = ("×".join(map(str, size)) for size in (how.crop, config.image_size))
         raise ValueError(f"images cropped to {cropped} pixels for a model that takes {taken}")
-    if how.scramble_patch < 1:
-        raise ValueError(f"images scrambled by patches of {how.scramble_patch} pixels")
     low, high = STD_RANGE
     sound = all(abs(value) <= MOST_MEAN for value in how.mean) and all(low <= value <= high for value in how.std)
     if not sound or len(how.mean) != 3 or len(how.std) != 3:
