@@ -77,10 +77,11 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     card = json.loads((run / "cards" / "fashion_mnist_small-test.json").read_text())
     assert f"{100 * card['top1']['value']:.2f}" in words.text
     for text in (
-        "What ran",
-        "Curves",
-        "Card",
-        "Answers",
+        "Summary",
+        "Learning curves",
+        "Evaluation card",
+        "Predictions",
+        "Reproduce",
         "Weights",
         "Class by class",
         "more than half of them",
@@ -93,14 +94,14 @@ def test_a_run_on_one_page(trained: Path, tmp_path: Path, capsys: pytest.Capture
     assert "<script" not in html
 
 
-def test_the_microscope_is_on_the_page(trained: Path, tmp_path: Path):
-    """What `mixer look` draws of the run's weights, figure by figure."""
+def test_the_weights_are_on_the_page(trained: Path, tmp_path: Path):
+    """What `mixer interpret` draws of the run's weights, figure by figure."""
     run = trained / "grid" / "lr 0.006"
     words = Words(report([run], tmp_path / "page.html").page.read_text(encoding="utf-8"))
-    main(["look", str(run), "--folder", str(tmp_path / "look")])
-    looked = Words((tmp_path / "look" / "look.html").read_text(encoding="utf-8"))
-    assert len(looked.images) == 4 + 2  # units of four layers, filters, fields
-    assert words.images[-len(looked.images) :] == looked.images
+    main(["interpret", str(run), "--folder", str(tmp_path / "inside")])
+    inside = Words((tmp_path / "inside" / "interpret.html").read_text(encoding="utf-8"))
+    assert len(inside.images) == 4 + 2  # units of four layers, filters, fields
+    assert words.images[-len(inside.images) :] == inside.images
     for text in ("Token-mixing units of layer 0", "All 64 filters of the stem", "Effective receptive fields"):
         assert text in words.text
     assert (tmp_path / "page.html").stat().st_size < 1e6
@@ -111,7 +112,9 @@ def test_as_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     run_study(find_study("table1"), "tiny", tmp_path / "table1", changes={"machine.device": "cpu"})
     main(["report", str(run), str(tmp_path / "table1"), "--out", str(tmp_path / "page.html"), "--json"])
     said = json.loads(capsys.readouterr().out)
-    parts = [f"lr 0.006: {part}" for part in ("What ran", "Curves", "Card", "Answers", "Weights")]
+    parts = [
+        f"lr 0.006: {part}" for part in ("Summary", "Learning curves", "Evaluation card", "Predictions", "Weights")
+    ]
     assert said == {
         "page": str(tmp_path / "page.html"),
         "runs": [str(run)],
@@ -128,10 +131,10 @@ def test_several_runs_and_a_study(trained: Path, tmp_path: Path):
     folders = [*sorted((trained / "grid").iterdir()), tmp_path / "table1", tmp_path / "again" / "table1"]
     words = Words(report(folders, tmp_path / "page.html").page.read_text(encoding="utf-8"))
     for text in (
-        "Side by side",
+        "Comparison",
         "optim.lr",
-        "lr 0.001: What ran",
-        "lr 0.006: What ran",
+        "lr 0.001: Summary",
+        "lr 0.006: Summary",
         "Study: table1",
         "431,069,952",
     ):
@@ -160,7 +163,7 @@ def test_without_the_images(trained: Path, tmp_path: Path):
 
 
 def test_what_cannot_be_reported(trained: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="which runs"):
+    with pytest.raises(UsageError, match="no runs given"):
         report([], tmp_path / "page.html")
     with pytest.raises(RunError, match="there is no run and no study"):
         report([tmp_path], tmp_path / "page.html")

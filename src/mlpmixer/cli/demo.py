@@ -32,7 +32,7 @@ def demo(folder: Path = Path("runs/demo")) -> None:
 
 def show(recipe: Recipe, folder: Path) -> None:
     """The same with any recipe that has a test split."""
-    from mlpmixer.report.run_figure import image_of
+    from mlpmixer.report.run_figure import write_run_figure
     from mlpmixer.run.folder import RunFolder
     from mlpmixer.train.loop import fit
 
@@ -53,7 +53,7 @@ def show(recipe: Recipe, folder: Path) -> None:
 
     _say(f"\n{score}. What it says of one of them, {example}:\n")
     _predict(recipe, folder, example)
-    image_of(folder)
+    write_run_figure(folder)
     _say(f"\nCurves and more predictions, to be opened in a browser: {image}\n")
     _say("What next:")
     commands = {

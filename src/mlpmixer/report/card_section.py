@@ -83,7 +83,7 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
     drawing = line_chart(
         "How often right, %, by how sure",
         [Series("the model", points), Series("as sure as right", [(0.0, 0.0), (100.0, 100.0)])],
-        across="sureness, %",
+        x_label="sureness, %",
     )
     low, high = calibration["interval"]
     error = f"Calibration error {100 * calibration['error']:.2f} % ({100 * low:.2f} to {100 * high:.2f}), in 15 bins."

@@ -1,4 +1,4 @@
-"""A study as a part of a page: its table, the paper's claims beside what was seen, and curves."""
+"""A study as a part of a page: its table, the paper's claims and whether they hold here, learning curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
     ]
     if record["claims"]:
         rows = [[one["statement"], HOLDS[one["holds"]], one["evidence"]] for one in record["claims"]]
-        parts.append(page.table(["the paper says", "here it", "seen"], rows))
+        parts.append(page.table(["claim", "here it", "evidence"], rows))
     if record["paper"]:
         parts.append(page.words(f"The paper: {record['paper']}"))
     lines = [
@@ -29,9 +29,9 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
         for name, points in record["curves"].items()
         if len(points) > 1
     ]
-    # As many charts as it takes for each line to be told from its neighbors.
+    # As many charts as there are sets of line styles.
     for start in range(0, len(lines), len(LOOKS)):
-        chart = line_chart("Validation accuracy (%)", lines[start : start + len(LOOKS)], across="epochs", height=330)
+        chart = line_chart("Validation accuracy (%)", lines[start : start + len(LOOKS)], x_label="epoch", height=330)
         parts.append(page.drawing(chart, record["study"]))
     flags = ["--scale", record["scale"], "--folder", str(folder), *record.get("flags", ())]
     parts.append(page.commands([shlex.join(("mixer", "reproduce", record["study"], *flags))]))
