@@ -153,7 +153,7 @@ class TestCrops:
             Evaluation(shape="stretch"),
             Evaluation(resize=56),
             Evaluation(interpolation="bicubic"),
-            Evaluation(shape="stretch", resize=60, interpolation="bicubic", scramble="pixels"),  # scrambled afterwards
+            Evaluation(shape="stretch", resize=60, interpolation="bicubic"),
         ],
     )
     def test_resize_is_what_evaluation_does(self, settings: Evaluation, photo: np.ndarray):

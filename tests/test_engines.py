@@ -353,14 +353,6 @@ def test_weights_of_two_bytes_run_in_any_engine(name: str):
         assert distance(found.logits, wanted) < 1e-3
 
 
-def test_scrambled_images_are_unscrambled_by_none():
-    model = mixer()
-    how = dataclasses.replace(HOW, scramble="pixels")
-    pixels = pixels_for(model, 2)
-    found = Engine(model, how, "eager", "fp32", batch=2, device=CPU)(pixels)
-    assert distance(found.logits, answers(model, pixels, how)[1]) < 1e-4
-
-
 # The table
 
 

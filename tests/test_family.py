@@ -119,7 +119,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path):
 
 def test_it_learns_and_is_evaluated(run: Path):
     card = evaluate(run, train_images=0, workers=0)
-    assert card["top1"]["value"] > 0.8
+    assert card["top1"].value > 0.8
 
 
 def test_it_predicts(run: Path):

@@ -1,4 +1,4 @@
-"""The interpret: figures that are known otherwise, on small models of all families, and the page that shows them."""
+"""Interpretation: known values on small models of all families, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ from mlpmixer.cli import main
 from mlpmixer.draw import heatmap
 from mlpmixer.errors import UsageError
 from mlpmixer.interpret.attribution import (
-    by_place,
     deletion_and_insertion,
     gray,
     integrated_gradients,
     occlusion,
     on_squares,
+    token_contributions,
 )
-from mlpmixer.interpret.receptive_field import half_radius, places_heard, reach, receptive_fields
-from mlpmixer.interpret.tokens import on_grid
+from mlpmixer.interpret.receptive_field import (
+    half_radius,
+    mean_distance,
+    on_grid,
+    receptive_fields,
+    token_influence,
+)
 from mlpmixer.interpret.units import frequencies, opposites, pairs, power, spectrum, stem_filters, units_of
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer, MixerBlock
-from mlpmixer.report.interpret import look
-from mlpmixer.report.weights import look_at_weights
+from mlpmixer.report.interpret import interpret
+from mlpmixer.report.weights import weight_figures
 
 SMALL = {
     "mixer": ("mixer_nano", {"layers": 3}),
@@ -101,7 +106,7 @@ class TestUnits:
         assert [(pair.unit, pair.opposite) for pair in found] == [(2, 5), (3, 6), (0, 7), (1, 4)]
         assert [pair.cosine for pair in found] == pytest.approx([-1] * 4)
         assert opposites(waves()).lowest == pytest.approx(-1)
-        assert opposites(waves()).by_chance > -0.9
+        assert opposites(waves()).shuffled > -0.9
 
     @given(st.integers(1, 9), st.integers(2, 5), st.integers(2, 5))
     def test_every_unit_has_its_place(self, count: int, rows: int, columns: int):
@@ -124,7 +129,7 @@ class TestInfluence:
         """The estimate against whole Jacobians."""
         model = small(kind)
         with torch.no_grad():
-            heard = places_heard(model, image, "block0")
+            heard = token_influence(model, image, "block0")
         assert heard.shape == (64, 64)
         np.testing.assert_allclose(heard.sum(1), 1)
         assert (heard.argmax(1) == np.arange(64)).mean() > 0.9  # the skip leads a place to itself
@@ -135,9 +140,9 @@ class TestInfluence:
             for name, parameter in model.named_parameters():
                 if "token_mixing" in name:
                     parameter.zero_()
-        heard = places_heard(model, image)
+        heard = token_influence(model, image)
         np.testing.assert_allclose(heard, np.eye(64), atol=1e-12)
-        assert reach(heard, 8, 8).max() == 0
+        assert mean_distance(heard, 8, 8).max() == 0
         fields = receptive_fields(model, image[None], ["block0", "block2"])
         field = fields["block2"]
         assert field[16:20, 16:20].sum() == pytest.approx(1)
@@ -153,10 +158,10 @@ class TestInfluence:
         with torch.no_grad():
             mixing.fc1.weight.copy_(torch.roll(torch.eye(64), 1, 0) * 8)
             mixing.fc2.weight.copy_(torch.eye(64) * 8)
-        heard = places_heard(model.eval(), image)
+        heard = token_influence(model.eval(), image)
         others = heard - np.diag(np.diag(heard))
         assert (others.argmax(1) == (np.arange(64) - 1) % 64).all()
-        inner = reach(others / others.sum(1, keepdims=True), 8, 8)
+        inner = mean_distance(others / others.sum(1, keepdims=True), 8, 8)
         assert inner[:, 1:] == pytest.approx(np.ones((8, 7)), rel=1e-3)
 
     @pytest.mark.parametrize("kind", SMALL)
@@ -215,7 +220,7 @@ class TestAttribution:
     @pytest.mark.parametrize("kind", ["mixer", "vit with a mean", "bit"])
     def test_places_add_up_to_the_logit(self, kind: str, image: torch.Tensor):
         model = small(kind)
-        found = by_place(model, image, 1)
+        found = token_contributions(model, image, 1)
         assert found is not None
         with torch.no_grad():
             logit = model(image[None])[0, 1]
@@ -224,7 +229,7 @@ class TestAttribution:
         torch.testing.assert_close(found.sum() + bias[1], logit, rtol=1e-4, atol=1e-5)
 
     def test_a_class_token_is_no_mean(self, image: torch.Tensor):
-        assert by_place(small("vit with a class token"), image, 0) is None
+        assert token_contributions(small("vit with a class token"), image, 0) is None
 
     def test_occlusion_against_one_by_one(self, image: torch.Tensor):
         model = small("mixer")
@@ -282,13 +287,13 @@ class TestHeat:
 def test_a_page_for_every_kind(kind: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = small(kind)
     mlpmixer.save(model, tmp_path / "model.safetensors", classes=("cat", "dog", "hat", "dress"))
-    arguments = ["look", str(tmp_path / "model.safetensors"), "--image", str(photos[0]), "--label", "dress"]
+    arguments = ["interpret", str(tmp_path / "model.safetensors"), "--image", str(photos[0]), "--label", "dress"]
     main([*arguments, "--folder", str(tmp_path / "look"), "--json"])
     figures = json.loads(capsys.readouterr().out)
-    assert figures == json.loads((tmp_path / "look" / "look.json").read_text())
-    assert figures["one image"]["answer"] == "dress"
-    assert set(figures["one image"]["deletion"]) >= {"integrated-gradients", "occlusion", "by chance"}
-    page = (tmp_path / "look" / "look.html").read_text()
+    assert figures == json.loads((tmp_path / "look" / "interpret.json").read_text())
+    assert figures["prediction"]["class"] == "dress"
+    assert set(figures["prediction"]["deletion"]) >= {"integrated-gradients", "occlusion", "random"}
+    page = (tmp_path / "look" / "interpret.html").read_text()
     assert page.count("<figure") >= 8
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert (tmp_path / "look" / "units-0.png").exists() == (kind == "mixer")
@@ -300,8 +305,8 @@ def test_maps_of_many_places_are_tried_too(photos: list[Path], tmp_path: Path):
     model = mlpmixer.create("mixer_pico", image_size=60, num_classes=3, layers=1)
     torch.nn.init.normal_(model.get_submodule("head").weight)  # pyright: ignore[reportArgumentType]
     mlpmixer.save(model, tmp_path / "model.safetensors")
-    found = look(tmp_path / "model.safetensors", tmp_path / "look", image=photos[0])["one image"]
-    assert set(found["deletion"]) == {"integrated-gradients", "occlusion", "places", "by chance"}
+    found = interpret(tmp_path / "model.safetensors", tmp_path / "look", image=photos[0])["prediction"]
+    assert set(found["deletion"]) == {"integrated-gradients", "occlusion", "tokens", "random"}
 
 
 @pytest.mark.parametrize(
@@ -314,14 +319,14 @@ def test_maps_of_many_places_are_tried_too(photos: list[Path], tmp_path: Path):
             ["mixer_clothing", "--image", "{photo}", "--label", "tshirt"],
             "the model has no class 'tshirt'; did you mean 't-shirt'?",
         ),
-        (["nowhere.npz", "--label", "hat"], "label: 'hat' is asked about an image; give one with --image"),
+        (["nowhere.npz", "--label", "hat"], "label: 'hat' is explained for an image; give one with --image"),
     ],
 )
 def test_mistakes_get_one_line(
     arguments: list[str], message: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit) as end:
-        main(["look", *(text.format(photo=photos[0]) for text in arguments), "--folder", str(tmp_path)])
+        main(["interpret", *(text.format(photo=photos[0]) for text in arguments), "--folder", str(tmp_path)])
     assert end.value.code == 2
     assert capsys.readouterr().err == f"mixer: {message}\n"
 
@@ -336,11 +341,11 @@ def test_a_terminal_shows_how_far_it_is(photos: list[Path], tmp_path: Path, monk
     reader.start()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        main(["look", str(tmp_path / "model.safetensors"), "--image", str(photos[0]), "--folder", str(tmp_path)])
+        main(["interpret", str(tmp_path / "model.safetensors"), "--image", str(photos[0]), "--folder", str(tmp_path)])
     reader.join()
     os.close(ours)
     shown = b"".join(seen).decode()
-    assert re.search(r"whether that deserves trust.* \x1b\[32m4/4", shown)  # the last is shown even if all was quick
+    assert re.search(r"faithfulness.* \x1b\[32m4/4", shown)  # the last is shown even if all was quick
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor comes back
 
 
@@ -355,22 +360,22 @@ def test_how_far_it_is(photos: list[Path], tmp_path: Path):
     """Each stage begins with nothing done and ends with all."""
     mlpmixer.save(small("mixer"), tmp_path / "model.safetensors")
     told: dict[str, list[tuple[int, int]]] = {}
-    look(
+    interpret(
         tmp_path / "model.safetensors",
         tmp_path,
         image=photos[0],
-        watch=lambda what, done, total: told.setdefault(what, []).append((done, total)),
+        progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
     )
     assert told.pop("receptive fields") == [(0, 1), (1, 1)]
-    counts = {"token mixing": 3, "opposite units": 3, "what places hear": 3, "what speaks for the answer": 3}
-    counts["whether that deserves trust"] = 4  # and by chance
+    counts = {"token mixing": 3, "opposite units": 3, "influence between tokens": 3, "attribution": 3}
+    counts["faithfulness"] = 4  # and random orders
     assert told == {what: [(n, count) for n in range(count + 1)] for what, count in counts.items()}
 
 
 def test_all_filters_of_the_stem_are_drawn():
     """Each is found again in the sheet, in the order of frequency."""
     model = shaken(mlpmixer.create("mixer_nano", layers=1, channels=300))
-    shown, _ = look_at_weights(model)
+    shown, _ = weight_figures(model)
     stem = next(one for one in shown if one.name == "stem")
     assert stem.caption.startswith("All 300 filters of the stem, low frequency first")
     assert isinstance(stem.shown, Image.Image)

@@ -21,7 +21,7 @@ from mlpmixer.draw.svg import COLORS, document, escaped
 from mlpmixer.errors import RunError
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
-from mlpmixer.report.run_figure import duration, image_of
+from mlpmixer.report.run_figure import duration, write_run_figure
 from mlpmixer.train.loop import fit
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -69,7 +69,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def drawn(run: Path) -> ET.Element:
-    path = image_of(run)
+    path = write_run_figure(run)
     assert path == run / "image.svg"
     return ET.fromstring(path.read_text(encoding="utf-8"))
 
@@ -113,9 +113,9 @@ def metrics(run: Path, kind: str, name: str) -> np.ndarray:
 
 def test_the_lines_are_where_the_metrics_say(run: Path):
     root = drawn(run)
-    loss = shown_points(chart(root, "Training loss, cross_entropy"), "loss")
+    loss = shown_points(chart(root, "Training loss"), "loss")
     np.testing.assert_allclose(loss, metrics(run, "train", "loss"), atol=0.01)
-    right = chart(root, "Right on the validation split, %")
+    right = chart(root, "Validation accuracy (%)")
     expected = metrics(run, "val", "top1") * [1, 100]
     assert len(expected) == 4
     np.testing.assert_allclose(shown_points(right, "this run"), expected, atol=0.4)
@@ -127,7 +127,7 @@ def test_the_heading_says_what_came_out(run: Path):
     assert words(root, "name") == [RECIPE.name]
     result = json.loads((run / "result.json").read_text())
     said = " / ".join(words(root, "words"))
-    assert f"{100 * result['test']['top1']:.1f} % of 20 test images right" in said
+    assert f"{100 * result['test']['top1']:.1f} % accuracy on 20 test images" in said
     parameters = sum(p.numel() for p in Predictor(run).model.parameters())
     assert f"mixer_pico, {parameters:,} parameters; 4 epochs in" in said
 
@@ -146,11 +146,11 @@ def test_tiles_are_test_images_with_the_models_answers(run: Path, images: Path):
         found = predictor(pixels)
         name, score, *rest = str(image.findtext(f"{SVG}title")).split(", ")
         mark = next(circle.get("class", "") for circle in tile.iter(f"{SVG}circle"))
-        assert name == found.label
-        assert score in (f"{100 * found.score:.0f} % sure", "over 99 % sure")
+        assert name.removeprefix("predicted ") == found.label
+        assert score in (f"{100 * found.score:.0f} %", "over 99 %")
         true = truth[pixels.tobytes()]
         assert (mark == "right") == (found.label == true)
-        assert rest == ([] if mark == "right" else [f"is {true}"])
+        assert rest == ([] if mark == "right" else [f"true {true}"])
         marks[mark].append(found)
     assert {found.label for found in marks["right"]} <= {*CLASSES}
     assert len({found.label for found in marks["right"]}) == len(marks["right"])
@@ -159,17 +159,17 @@ def test_tiles_are_test_images_with_the_models_answers(run: Path, images: Path):
     assert len(scores) >= 4  # the images that lie
 
 
-def test_without_a_dev_split(images: Path, tmp_path: Path):
+def test_without_a_validation_split(images: Path, tmp_path: Path):
     recipe = toml.change(RECIPE, {"data.source": str(images), "data.val": "", "train.steps": 4})
     root = drawn(fit(recipe, tmp_path / "run", quiet=True).folder)
-    assert words(root, "head")[0] == "Training loss, cross_entropy"
-    assert not any("val" in title for title in words(root, "head"))
+    assert words(root, "head")[0] == "Training loss"
+    assert not any("val" in title.lower() for title in words(root, "head"))
 
 
-def test_without_a_test_split_the_dev_images_are_shown(images: Path, tmp_path: Path):
+def test_without_a_test_split_validation_images_are_shown(images: Path, tmp_path: Path):
     recipe = toml.change(RECIPE, {"data.source": str(images), "data.test": "", "train.steps": 4})
     root = drawn(fit(recipe, tmp_path / "run", quiet=True).folder)
-    assert any(re.fullmatch(r"\d+\.\d % of 8 val images right", line) for line in words(root, "words"))
+    assert any(re.fullmatch(r"\d+\.\d % accuracy on 8 val images", line) for line in words(root, "words"))
     assert any("of 8 val images" in title for title in words(root, "head"))
 
 
@@ -178,23 +178,23 @@ def test_curves_without_the_images(run: Path):
     (run / "recipe.toml").write_text(re.sub(r"source = .*", 'source = "/nowhere"', text))
     root = drawn(run)
     assert any(line.startswith("No images are shown: there is no data set '/nowhere'") for line in words(root))
-    assert chart(root, "Right on the validation split, %") is not None
+    assert chart(root, "Validation accuracy (%)") is not None
 
 
 def test_what_is_no_finished_run_says_so_in_one_line(run: Path, tmp_path: Path):
     (run / "result.json").unlink()
     for folder, message in ((run, "is not finished"), (tmp_path, "there is no run in")):
         with pytest.raises(RunError, match=message) as caught:
-            image_of(folder)
+            write_run_figure(folder)
         assert "\n" not in str(caught.value)
         assert not (folder / "image.svg").exists()
 
 
 def test_any_name_can_be_written():
     name = "a<b>&\"c'\x00\udcff€"
-    root = ET.fromstring(document(line_chart(name, [Series(name, [(0, 1)])], across=name), name))
+    root = ET.fromstring(document(line_chart(name, [Series(name, [(0, 1)])], x_label=name), name))
     assert root.findtext(f"{SVG}title") == "a<b>&\"c'\ufffd\ufffd€"
-    assert escaped(name) in document(line_chart(name, [Series("x", [(0, 1)])], across=""), "")
+    assert escaped(name) in document(line_chart(name, [Series("x", [(0, 1)])], x_label=""), "")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_ticks_are_round_and_hold_everything(low: float, high: float, about: int
 
 
 def test_lines_can_be_told_apart_without_colors():
-    drawing = line_chart("t", [Series(f"s{n}", [(0, n), (1, n)]) for n in range(len(LOOKS))], across="x")
+    drawing = line_chart("t", [Series(f"s{n}", [(0, n), (1, n)]) for n in range(len(LOOKS))], x_label="x")
     groups = series(chart(ET.fromstring(document(drawing, "")), "t")).values()
     lines = [group.find(f"{SVG}polyline") for group in groups]
     assert len({line.get("stroke-dasharray") for line in lines if line is not None}) == len(LOOKS)
@@ -224,7 +224,7 @@ def test_lines_can_be_told_apart_without_colors():
 
 def test_long_runs_have_few_marks():
     points = [(n, n % 7) for n in range(5000)]
-    body = line_chart("t", [Series("s", points)], across="x").body
+    body = line_chart("t", [Series("s", points)], x_label="x").body
     assert body.count("<path") < 50
     assert len(re.findall(r"\d,\d", body)) >= 4000  # and yet every point
 

@@ -590,7 +590,7 @@ class TestReport:
         assert "curve = []" in (run / "recipe.toml").read_text()
         harm(run)
         html = page_of(run)
-        assert "What ran" in html
+        assert "Summary" in html
         assert "Effective receptive fields" in html
         assert not {"nan", "inf"} & {*html.replace('"', " ").replace(",", " ").split()}
 
@@ -702,10 +702,10 @@ def test_numbers_that_stand_at_an_axis():
 
 def test_points_that_are_nowhere():
     nan, inf = float("nan"), float("inf")
-    line = line_chart("x", [Series("a", [(nan, 1), (1, inf), (0, 1), (2, 3)], band=inf)], across="y").body
+    line = line_chart("x", [Series("a", [(nan, 1), (1, inf), (0, 1), (2, 3)], band=inf)], x_label="y").body
     assert "nan" not in line
     assert "inf" not in line
-    assert "no figures" in line_chart("x", [Series("a", [(nan, 1)])], across="y").body
+    assert "no data" in line_chart("x", [Series("a", [(nan, 1)])], x_label="y").body
 
 
 WRITER = """

@@ -19,8 +19,7 @@ class Preprocessing:
 
     `shape`: "short_side" scales the shorter side to `resize` pixels and keeps the proportions; "stretch" scales both
     sides to `resize`, as the paper does for its Table 2. The center `crop` (height, width) follows. Values in [0, 1]
-    then become (value − mean) / std; the defaults give the authors' [−1, 1]. `scramble`, which is for experiments, puts
-    the pixels into another order, the same for all images: see data/scramble.py.
+    then become (value − mean) / std; the defaults give the authors' [−1, 1].
     """
 
     resize: int = 256
@@ -29,8 +28,6 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    scramble: Literal["none", "patches", "pixels"] = "none"
-    scramble_patch: int = 16  # pixels
 
     @classmethod
     def usual(cls, image_size: tuple[int, int]) -> Preprocessing:
@@ -105,8 +102,6 @@ class ModelInfo:
         if how.crop != image_size:
             cropped, taken = ("×".join(map(str, size)) for size in (how.crop, image_size))
             raise ValueError(f"images cropped to {cropped} pixels for a model that takes {taken}")
-        if how.scramble_patch < 1:
-            raise ValueError(f"images scrambled by patches of {how.scramble_patch} pixels")
         low, high = STD_RANGE
         sound = all(abs(value) <= MOST_MEAN for value in how.mean) and all(low <= value <= high for value in how.std)
         if not sound or len(how.mean) != 3 or len(how.std) != 3:

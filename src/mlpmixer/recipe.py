@@ -107,10 +107,6 @@ class Evaluation:
         (0.5, 0.5, 0.5), "mean of red, green and blue, subtracted from values in [0, 1]"
     )
     std: tuple[float, float, float] = setting((0.5, 0.5, 0.5), "standard deviation of red, green and blue, divided by")
-    scramble: Literal["none", "patches", "pixels"] = setting(
-        "none", "an experiment: permute all pixels, or the patches and the pixels within them; in training as well"
-    )
-    scramble_patch: int = setting(16, "patch side of the scrambling, in pixels")
     every_epochs: float = setting(1.0, "epochs between validation passes")
 
 

@@ -19,7 +19,7 @@ from mlpmixer.cli.demo import demo
 from mlpmixer.cli.doctor import doctor
 from mlpmixer.cli.evaluate import evaluate
 from mlpmixer.cli.export import export
-from mlpmixer.cli.interpret import look
+from mlpmixer.cli.interpret import interpret
 from mlpmixer.cli.models import models
 from mlpmixer.cli.output import tell
 from mlpmixer.cli.pack import pack
@@ -40,7 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "runs": runs,
     "evaluate": evaluate,
-    "look": look,
+    "interpret": interpret,
     "report": report,
     "reproduce": reproduce,
     "predict": predict,

@@ -30,7 +30,7 @@ def demo(folder: Path = Path("runs/demo")) -> None:
 
 def show(recipe: Recipe, folder: Path) -> None:
     """Runs any recipe that has a test split, and shows what it learned."""
-    from mlpmixer.report.run_figure import image_of
+    from mlpmixer.report.run_figure import write_run_figure
     from mlpmixer.run.folder import RunFolder
     from mlpmixer.train.loop import fit
 
@@ -51,7 +51,7 @@ def show(recipe: Recipe, folder: Path) -> None:
 
     _say(f"\n{score}. Prediction for one of them, {example}:\n")
     _predict(recipe, folder, example)
-    image_of(folder)
+    write_run_figure(folder)
     _say(f"\nCurves and more predictions, for a browser: {image}\n")
     _say("What next:")
     commands = {

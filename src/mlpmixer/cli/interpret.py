@@ -1,4 +1,4 @@
-"""`mixer look`: what is inside a model, and what it sees in an image."""
+"""`mixer interpret`: visualize weights, explain a prediction."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
 
-def look(
+def interpret(
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE|NAME")],
     /,
     image: Path | None = None,
     label: str | None = None,
     layers: str = "",
-    folder: Path = Path("look"),
+    folder: Path = Path("interpret"),
     json: bool = False,
 ) -> None:
-    """Draw what a model's weights look for, and how it comes to its answer on an image.
+    """Visualize a model's weights, and explain its prediction for an image.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
-        image: An image to look at through the model.
-        label: The class to ask about; by default the model's answer.
-        layers: Whose token-mixing units are drawn, such as 0,1,5; by default the first three and the last.
+        image: The image whose prediction is explained.
+        label: The class to explain; by default the predicted one.
+        layers: Layers whose token-mixing units are drawn, such as 0,1,5; by default the first three and the last.
         folder: Where the page and its figures are written.
-        json: Print the figures as JSON.
+        json: Print the figures' values as JSON.
     """
-    from mlpmixer.report.interpret import look
+    from mlpmixer.report.interpret import interpret
 
     chosen = [_number(text) for text in layers.split(",")] if layers else None
-    with progress_bar() as watch:
-        figures = look(weights, folder, image=image, label=label, layers=chosen, watch=watch)
+    with progress_bar() as progress:
+        values = interpret(weights, folder, image=image, label=label, layers=chosen, progress=progress)
     if json:
-        print(to_json(figures, indent=1))
+        print(to_json(values, indent=1))
     else:
-        say(f"{folder / 'look.html'}   (to be opened in a browser; each figure is beside it)")
+        say(f"{folder / 'interpret.html'}   (open it in a browser; each figure is beside it)")
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`mixer report`: what came out, on one page."""
+"""`mixer report`: runs and studies on one page."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def report(
     images: bool = False,
     json: bool = False,
 ) -> None:
-    """Write one HTML page, which needs no network, of finished runs and studies.
+    """Write an HTML page of finished runs and studies, in one file without external resources.
 
     Args:
-        folders: Folders that `mixer train` or `mixer reproduce` has written.
+        folders: Run folders, and folders of `mixer reproduce`.
         out: The page; by default report.html in the first folder.
-        data: Show and measure on these images, instead of those that the recipes name.
-        images: Open whatever data set the recipes name: a folder, a list, an address. Without it only sets that have
-            a name here are opened, such as cifar10: the run of a stranger may name any folder of yours.
-        json: Print where the page is and what is in it, as JSON.
+        data: Data set to evaluate on and to show, instead of those of the recipes.
+        images: Open whatever data set the recipes name: a folder, a list, an address. Without it only builtin ones
+            are opened, such as cifar10: an untrusted run may name any folder of yours.
+        json: Print the page's path and contents as JSON.
     """
     from mlpmixer.report.report import report
 
     target = out or (folders[0] / "report.html" if folders else Path("report.html"))
-    written = report(folders, target, data=data, images=images, say=tell)
+    written = report(folders, target, data=data, images=images, log=tell)
     if json:
         print(to_json(asdict(written), indent=1))
     else:

@@ -1,4 +1,4 @@
-"""`mixer reproduce`: the paper's tables and figures, at the scale of the machine at hand."""
+"""`mixer reproduce`: the paper's tables and figures, at the scale of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from mlpmixer.text import printable, to_json
 
 if TYPE_CHECKING:
     from mlpmixer.experiments.cost import Cost
-    from mlpmixer.experiments.study import Told
+    from mlpmixer.experiments.study import Outcome
+
+HOLDS = {True: "holds", False: "does not hold", None: "cannot be decided"}
 
 
 def reproduce(
@@ -29,29 +31,29 @@ def reproduce(
     *,
     changes: dict[str, str],
 ) -> None:
-    """Carry out a study of the paper: run by run, each in its own folder; the same command goes on where it stopped.
+    """Reproduce an experiment of the paper; each of its runs has its own folder, and an existing run is resumed.
 
-    Without a name, the studies are listed. Lines of a recipe are flags here, too, and hold for all runs:
+    Without a name, the experiments are listed. Lines of a recipe are flags here, too, and are set in all runs:
     `--data.source my-large-set --machine.workers 8`.
 
     Args:
-        name: Which study.
+        name: The experiment.
         scale: tiny: minutes on 2 cores, with the images that come with the package; small: hours, on CIFAR-10;
-            paper: the whole protocol, for whoever has the machines and the data.
+            paper: the full protocol, which needs its machines and data sets.
         device: cpu, cuda, or auto.
-        data: A folder in which data sets lie under the names that the runs give them: imagenet, pets, dtd and so on.
-        folder: Where the runs are kept; runs/NAME-SCALE if not said.
+        data: Folder that holds the data sets under the names that the runs use: imagenet, pets, dtd and so on.
+        folder: Where the runs are kept; by default runs/NAME-SCALE.
         dry_run: Only list the runs and what they cost.
-        quiet: Show nothing but the result.
+        quiet: Print nothing but the result.
         json: Print JSON.
     """
-    from mlpmixer.experiments import STUDIES, find
+    from mlpmixer.experiments import find, questions
 
     if name is None:
         if json:
-            print(to_json(STUDIES, indent=1))
+            print(to_json(questions(), indent=1))
         else:
-            print_table(["study", "what it asks"], [[study, asks] for study, asks in STUDIES.items()])
+            print_table(["experiment", "question"], [[*row] for row in questions().items()])
         return
     study = find(name)
     changes = changes if device == "auto" else {"machine.device": device, **changes}
@@ -62,53 +64,51 @@ def reproduce(
         rows, rate = costs(study, scale, changes)
         if json:
             print(to_json([vars(row) for row in rows], indent=1))
-            return
-        _show_costs(rows, rate)
+        else:
+            _print_costs(rows, rate)
         return
 
-    from mlpmixer.experiments.study import carry_out, record_name
+    from mlpmixer.experiments.study import record_name, run_study
 
-    told = carry_out(
+    outcome = run_study(
         study,
         scale,
         folder,
         changes=changes,
         data=data,
         quiet=quiet or json,
-        say=lambda line: print(printable(line), file=sys.stderr),
+        log=lambda line: print(printable(line), file=sys.stderr),
     )
     if json:
         print((folder / record_name(name)).read_text(encoding="utf-8"), end="")
         return
-    _show(told)
+    _print_outcome(outcome)
     say(f"{folder / record_name(name)}   (mixer report {folder})")
 
 
-def _show_costs(rows: list[Cost], rate: float) -> None:
+def _print_costs(rows: list[Cost], rate: float) -> None:
     print_table(
         ["run", "model", "images", "FLOPs", "hours", "GB on disk"],
-        [[row.run, row.model, f"{row.images:,.0f}", *_summed([row])] for row in rows],
+        [[row.run, row.model, f"{row.images:,.0f}", *_totals([row])] for row in rows],
     )
-    of_each: dict[str, list[Cost]] = {}
+    by_model: dict[str, list[Cost]] = {}
     for row in rows:
-        of_each.setdefault(row.model, []).append(row)
-    by_model = [[model, f"{len(its):,}", *_summed(its)] for model, its in of_each.items()]
+        by_model.setdefault(row.model, []).append(row)
     print_table(
         ["model", "runs", "FLOPs", "hours", "GB on disk"],
-        [*by_model, ["all", f"{len(rows):,}", *_summed(rows)]],
-        f"hours of a device that keeps up {rate / 1e12:.3g} TFLOP/s",
+        [[model, f"{len(its):,}", *_totals(its)] for model, its in [*by_model.items(), ("all", rows)]],
+        f"hours on a device that sustains {rate / 1e12:.3g} TFLOP/s",
     )
 
 
-def _summed(rows: list[Cost]) -> list[str]:
+def _totals(rows: list[Cost]) -> list[str]:
     flops, hours, disk = (sum(getattr(row, name) for row in rows) for name in ("flops", "hours", "disk"))
     return [f"{flops:.2e}", f"{hours:,.2f}", f"{disk / 1e9:,.2f}"]
 
 
-def _show(told: Told) -> None:
-    print_table([*told.columns], [[*row] for row in told.rows])
-    for finding in told.findings:
-        sign = {True: "holds", False: "does not hold", None: "cannot be told"}[finding.holds]
-        say(f"{finding.claim} Here it {sign}: {finding.why}.")
-    if told.paper:
-        say(f"The paper: {told.paper}")
+def _print_outcome(outcome: Outcome) -> None:
+    print_table([*outcome.columns], [[*row] for row in outcome.rows])
+    for claim in outcome.claims:
+        say(f"{claim.statement} Here it {HOLDS[claim.holds]}: {claim.evidence}.")
+    if outcome.paper:
+        say(f"The paper: {outcome.paper}")

@@ -37,6 +37,7 @@ PREFETCH = 2  # batches that each process is ahead
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent dies
 
 Prepare = Callable[[np.ndarray], Tensor]  # pixels (height, width, 3) become uint8 (3, H, W)
+Transform = Callable[[Tensor], Tensor]  # of a prepared image, which keeps its size; `str` of it names it
 
 
 @dataclass
@@ -106,6 +107,7 @@ def train_batches(
     micro_batch: int = 0,
     one_before: bool = False,
     seed: int = 0,
+    transform: Transform | None = None,
     skip_broken: bool = False,
     share: Share = Share(),
     workers: int = 0,
@@ -143,7 +145,7 @@ def train_batches(
                     places.insert(0, (start - 1) % batch_size)
                 yield [(step * batch_size + place, stream[step * batch_size + place]) for place in places]
 
-    images = _Images(split, prepare, seed, skip_broken, int(one_before))
+    images = _Images(split, _then(prepare, transform), seed, skip_broken, int(one_before))
     parts = _load(images, wanted(), micro_batch + int(one_before), workers, pin)
     return _together(parts, len(steps), len(starts))
 
@@ -153,6 +155,7 @@ def all_batches(
     prepare: Prepare,
     *,
     batch_size: int,
+    transform: Transform | None = None,
     skip_broken: bool = False,
     share: Share = Share(),
     workers: int = 0,
@@ -166,7 +169,15 @@ def all_batches(
     mine = range(share.rank, len(split), share.ranks)
     most = range(0, len(split), share.ranks)
     wanted = ([(i, i) for i in mine[n : n + batch_size]] for n in range(0, len(most), batch_size))
-    return _load(_Images(split, prepare, None, skip_broken), wanted, batch_size, workers, pin)
+    return _load(_Images(split, _then(prepare, transform), None, skip_broken), wanted, batch_size, workers, pin)
+
+
+def _then(prepare: Prepare, transform: Transform | None) -> Prepare:
+    return prepare if transform is None else partial(_both, prepare, transform)
+
+
+def _both(prepare: Prepare, transform: Transform, image: np.ndarray) -> Tensor:
+    return transform(prepare(image))
 
 
 def usual_workers() -> int:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from mlpmixer.data.images import ImageInput, pixels
-from mlpmixer.data.scramble import scrambled
 from mlpmixer.errors import ImageError
 from mlpmixer.kernels.resize import resized
 from mlpmixer.metadata import ModelInfo, Preprocessing
@@ -70,12 +69,12 @@ def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor
 
 
 def normalize(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
-    """(value − mean) / std of values in [0, 1], in float32, and in the order that `how` says.
+    """(value − mean) / std of values in [0, 1], in float32.
 
     The part that is done to whole batches, on their device.
     """
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (how.mean, how.std))
-    return scrambled(pixels.float().div_(255).sub_(mean).div_(std), how)
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ LEFT, RIGHT = 40.0, 8.0  # pixels beside the plot
 MARKED = 40  # points at most that all have a mark
 FEW = 12  # marks where there are more points
 LARGEST = 1e300  # of what is drawn
-SAME = 1e-9  # numbers that differ by less than this share of themselves are not told apart
+SAME = 1e-9  # numbers with a smaller relative difference count as equal
 
 # Lines differ in color, dashes and marks, so that any one of them is enough.
 LOOKS = (
@@ -29,7 +29,7 @@ LOOKS = (
 
 @dataclass(frozen=True)
 class Series:
-    """`points`: (x, y), from left to right. `band`: how far a shade reaches above and below them, in units of y."""
+    """A line of a chart. `points`: (x, y), from left to right. `band`: half the height of a shade around it, in y."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -37,13 +37,13 @@ class Series:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, across: str, width: float = WIDTH, height: float = 250
+    title: str, series: Sequence[Series], *, x_label: str, width: float = WIDTH, height: float = 250
 ) -> Drawing:
-    """`title` says what the lines show and in which units; `across` says it of x."""
+    """A line chart; each series has its own style. `title`: the quantity of y and its unit; `x_label`: that of x."""
     assert len(series) <= len(LOOKS)
     series = [drawable(line) for line in series]
     if not any(line.points for line in series):
-        return Drawing(width, 40, text(0, 13, title, "head ink") + text(0, 34, "no figures", "small soft"))
+        return Drawing(width, 40, text(0, 13, title, "head ink") + text(0, 34, "no data", "small soft"))
     xs = [x for line in series for x, _ in line.points]
     ys = [y + side for line in series for _, y in line.points for side in (-line.band, line.band)]
     keys = legend(series, width) if len(series) > 1 else Drawing(width, 0, "")
@@ -63,7 +63,7 @@ def line_chart(
         parts.append(f'<path class="edge" d="M{x:.1f} {bottom:g}v4"/>')
         parts.append(text(x, bottom + 18, label, "small soft across", "middle"))
     parts.append(f'<path class="edge" d="M{LEFT:g} {bottom:g}H{width - RIGHT:g}"/>')
-    parts.append(text((LEFT + width - RIGHT) / 2, bottom + 36, across, "small soft", "middle"))
+    parts.append(text((LEFT + width - RIGHT) / 2, bottom + 36, x_label, "small soft", "middle"))
     parts += [drawn(line, *look, across_axis, up_axis) for line, look in zip(series, LOOKS, strict=False)]
     return Drawing(width, height, "".join(parts))
 
@@ -82,26 +82,28 @@ class Axis:
 
 
 def drawable(line: Series) -> Series:
-    """Without the points that are nowhere, or so far away that the others could not be told apart."""
+    """The series without points that are not finite, or too large to be drawn."""
     points = [(x, y) for x, y in line.points if abs(x) <= LARGEST and abs(y) <= LARGEST]  # not so of nan
     return replace(line, points=points, band=line.band if 0 <= line.band <= LARGEST else 0.0)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """About so many round numbers, from one that is not above `low` to one that is not below `high`, or only by a hair.
-    Numbers that are as good as the same stand amid a range of their own."""
+    """About so many round numbers, from one that is not above `low` to one that is not below `high`, up to rounding.
+
+    Where `low` and `high` count as equal, a range around them.
+    """
     size = max(abs(low), abs(high))
     if high / 2 - low / 2 <= max(SAME * size, 1e-300):
         low, high = low - max(0.5, size * 1e-6), high + max(0.5, size * 1e-6)
     raw = high / about - low / about
     power = 10.0 ** math.floor(math.log10(raw))
-    hair = 1e-9  # what a division may be off by
-    step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= raw * (1 - hair))
-    return [n * step for n in range(math.floor(low / step + hair), math.ceil(high / step - hair) + 1)]
+    off = 1e-9  # of a division
+    step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= raw * (1 - off))
+    return [n * step for n in range(math.floor(low / step + off), math.ceil(high / step - off) + 1)]
 
 
 def labels(round_numbers: Sequence[float]) -> list[str]:
-    """With as many decimals as tell them apart; very large and very small ones with a power of ten."""
+    """Tick labels with as many decimals as needed; very large and very small numbers with a power of ten."""
     size = max(map(abs, round_numbers))
     step = round_numbers[1] - round_numbers[0] if len(round_numbers) > 1 else 1.0
     place = math.floor(math.log10(step) + 1e-9)

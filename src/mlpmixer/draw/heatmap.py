@@ -1,4 +1,4 @@
-"""Numbers as colors: small maps, and sheets of many."""
+"""Heat maps, and sheets of many."""
 
 from __future__ import annotations
 

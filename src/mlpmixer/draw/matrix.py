@@ -1,4 +1,4 @@
-"""A confusion matrix with its names and counts."""
+"""Confusion matrices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NAMED = 12  # classes at most whose counts are written
 
 
 def confusion_chart(matrix: Int[np.ndarray, "K K"], names: Sequence[str], width: float = WIDTH) -> Drawing:
-    """Rows: what is shown; columns: what is said. A field is the darker the more of its row's images are in it."""
+    """A confusion matrix; the darker a cell, the larger its share of the row."""
     count = len(names)
     cell = (width - LEFT) / count
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    parts = [text(0, 13, "What is shown (rows) and what is said (columns)", "head ink")]
+    parts = [text(0, 13, "Confusion matrix: true (rows), predicted (columns)", "head ink")]
     top = 30.0
     for row, name in enumerate(names):
         y = top + row * cell
@@ -28,7 +28,7 @@ def confusion_chart(matrix: Int[np.ndarray, "K K"], names: Sequence[str], width:
             x, many = LEFT + column * cell, int(matrix[row, column])
             if many:
                 kind = "shade-1" if row == column else "shade-2"
-                # The root, or one mistake in a hundred would not be seen.
+                # The root, or one error in a hundred would be invisible.
                 strength = float(np.sqrt(shares[row, column]))
                 parts.append(
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" class="{kind}" '

@@ -1,4 +1,4 @@
-"""One HTML page without anything from elsewhere: it can be mailed, kept, and read on a phone, in light and dark."""
+"""HTML pages in one file without external resources, for any screen, in light and dark."""
 
 from __future__ import annotations
 

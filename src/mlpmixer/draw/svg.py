@@ -1,7 +1,7 @@
-"""Figures as SVG text: no library, any browser, light and dark.
+"""SVG figures, in light and dark.
 
-A drawing is a piece of SVG that knows its size. Drawings are put below each other, and the whole becomes a file, or a
-part of an HTML page. Lengths are in pixels. Figures are narrow, so that their text can be read on a phone.
+A drawing is a piece of SVG with its size. Drawings are stacked, and become a file or a part of an HTML page. Lengths
+are in pixels. Figures are narrow, so that their text can be read on a phone.
 """
 
 from __future__ import annotations

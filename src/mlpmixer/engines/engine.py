@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mlpmixer.data.scramble import scrambled
 from mlpmixer.engines.table import ENGINES, Setup, why_not
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import LayerPrecision, Preprocessing
@@ -52,12 +51,12 @@ class Engine:
         if (reason := why_not(name, setup)) is not None:
             raise UsageError(f"the engine {name} in {precision} cannot run this model here: {reason}")
         self.name, self.precision, self.batch = name, precision, batch
-        self._fixed_batch, self._how = ENGINES[name].fixed_batch, how
+        self._fixed_batch = ENGINES[name].fixed_batch
         self._run = ENGINES[name].load().build(setup)
 
     def __call__(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Outputs:
         """Of any number of prepared images."""
-        parts = [self._batch(part) for part in scrambled(pixels, self._how).split(self.batch)]
+        parts = [self._batch(part) for part in pixels.split(self.batch)]
         return Outputs(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def _batch(self, pixels: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:

@@ -124,6 +124,8 @@ class Card:
         confusion: None where the model has no class of the data; so is `reliability` empty then.
         reliability: Bins of the reliability diagram.
         corruptions: ImageNet-C.
+        transform: Of every prepared image, where a study has one; by its name.
+        transform: Of every prepared image, where a study has one; by its name.
         preprocessing_check: Trials with other preprocessing; the first is the usual one.
         unreadable: Images that were left out.
         origins: Of each metric.
@@ -142,6 +144,8 @@ class Card:
     confusion: ConfusionTable | None = None
     reliability: list[Bin] = field(default_factory=list)
     corruptions: CorruptionErrors | None = None
+    transform: str | None = None
+    transform: str | None = None
     preprocessing_check: list[PreprocessingTrial] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mlpmixer import data
 from mlpmixer.data import sampling
 from mlpmixer.data.dataset import Part, Split
-from mlpmixer.data.loader import all_batches, usual_workers
+from mlpmixer.data.loader import Transform, all_batches, usual_workers
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import select, title
 from mlpmixer.engines.engine import Engine
@@ -59,6 +59,7 @@ def evaluate(
     precision: str = "fp32",
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    transform: Transform | None = None,
     workers: int = -1,
     batch_size: int = 64,
     progress: Progress = lambda *_: None,
@@ -81,6 +82,7 @@ def evaluate(
         precision: Numeric precision.
         classes: What the model's outputs are called, instead of what it came with.
         preprocessing: How images are prepared, instead of what it came with.
+        transform: Applied to every prepared image, as in `fit`.
         workers: Processes that load images; -1: by the number of cores.
         batch_size: Images in a batch.
         progress: Called with what is being read, how many images so far, and how many there are.
@@ -113,7 +115,9 @@ def evaluate(
             layer_precisions=model.metadata.layer_precisions,
         )
     workers = usual_workers() if workers < 0 else workers
-    inference = _Inference(model, run, how, place, strict, workers, batch_size, progress)
+    applied = None if transform is None else str(transform)
+    as_trained = applied == model.metadata.provenance.get("transform")
+    inference = _Inference(model, run, how, place, strict, workers, batch_size, progress, transform)
 
     digest = hashlib.blake2b(digest_size=8)
     test = inference("test images", images.test, digest=digest)
@@ -155,9 +159,10 @@ def evaluate(
             provenance={name: text for name, text in model.metadata.provenance.items() if name != "quirks"},
             digest="" if run_folder is None else digest_of_weights(run_folder),
         ),
-        data=replace(images.record, digest=digest.hexdigest(), count=len(test)),
+        data=replace(images.record, digest=digest.hexdigest(), count=len(test), own=images.record.own and as_trained),
         protocol=protocol,
         preprocessing=how,
+        transform=applied,
         engine=f"{run.name}, {run.precision}" if run else "eager, fp32",
         metrics=metrics,
         corruptions=corruptions,
@@ -183,8 +188,7 @@ def prepared_by(own: Preprocessing, protocol: Protocol) -> Preprocessing:
         return own
     usual = Preprocessing.usual(own.crop)
     shape = "stretch" if protocol == "i" else "short_side"
-    kept = {name: getattr(own, name) for name in ("mean", "std", "scramble", "scramble_patch")}
-    return replace(usual, shape=shape, **kept)
+    return replace(usual, shape=shape, mean=own.mean, std=own.std)
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class _Inference:
     workers: int
     batch_size: int
     progress: Progress
+    transform: Transform | None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(
@@ -264,7 +269,13 @@ class _Inference:
         self.progress(what, 0, len(split))
         ready, pin = partial(prepare, how=how or self.how), self.device.type == "cuda"
         for batch in all_batches(
-            split, ready, skip_broken=not self.strict, workers=self.workers, batch_size=self.batch_size, pin=pin
+            split,
+            ready,
+            skip_broken=not self.strict,
+            workers=self.workers,
+            batch_size=self.batch_size,
+            pin=pin,
+            transform=self.transform,
         ):
             self.unreadable += [pair for pair in batch.broken if pair not in self.unreadable]
             read += len(batch.labels)
@@ -307,6 +318,8 @@ def _warnings(card: Card, classes: tuple[str, ...], outputs: np.ndarray) -> list
                 f"with {trial.preprocessing} accuracy is higher ({trial.top1:.1%} instead of {usual:.1%} of {IMAGES} "
                 "images): the model's preprocessing metadata seems to be wrong"
             )
+    if (trained := card.model.provenance.get("transform")) != card.transform:
+        found.append(f"the model was trained with the transform {trained}, and the images have {card.transform}")
     if card.unreadable:
         first = card.unreadable[0]
         found.append(f"skipped {len(card.unreadable)} images that cannot be read; the first: {first.why}")

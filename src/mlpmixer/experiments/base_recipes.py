@@ -1,7 +1,7 @@
-"""What runs of a study have in common at each scale, where they learn from nothing.
+"""Base recipes: the networks that are compared and the recipe that they are trained by, at each scale.
 
 tiny: minutes, with the images that come with the package. small: CIFAR-10, hours on 2 cores for a whole study. paper:
-a large set of your own in JFT-300M's stead, as the paper trains on that.
+a large data set of your own in place of JFT-300M, which the paper trains on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,41 @@ from mlpmixer.recipe import Augment, Data, Evaluation, Loss, Machine, Model, Opt
 from mlpmixer.recipes import pretrain
 
 SEEDS = {"tiny": (0, 1), "small": (0, 1, 2), "paper": (0,)}
-FEW_OF = {"tiny": "", "small": "", "paper": "imagenet"}  # where few shots are taken from; empty: what was learnt from
+FEW_SHOT_SOURCE = {"tiny": "", "small": "", "paper": "imagenet"}  # empty: the training data of the run itself
+
+# Of similar size and cost at the small scales.
+MIXER = {
+    "tiny": Model(name="mixer_pico"),
+    "small": Model(name="mixer_nano", options={"channels": 128, "token_hidden": 64, "channel_hidden": 256}),
+    "paper": Model(name="mixer_b16"),
+}
+VIT = {
+    "tiny": Model(
+        name="vit_ti16",
+        image_size=(28,),
+        options={"patch_size": 4, "layers": 3, "channels": 64, "heads": 2, "hidden": 256},
+    ),
+    "small": Model(
+        name="vit_ti16",
+        image_size=(32,),
+        options={"patch_size": 4, "layers": 5, "channels": 128, "heads": 4, "hidden": 256},
+    ),
+    "paper": Model(name="vit_b16"),
+}
+BIT = {
+    "tiny": Model(name="bit_r50x1", image_size=(28,), options={"units": (1, 1)}),
+    "small": Model(name="bit_r50x1", image_size=(32,), options={"units": (2, 2)}),
+    "paper": Model(name="bit_r50x1"),
+}
 
 
-def base(scale: Scale, model: Model, name: str) -> Recipe:
-    """How `model` learns in the study of that name."""
+def networks(scale: Scale) -> dict[str, Model]:
+    """The three networks that are compared at `scale`, by kind."""
+    return {"Mixer": MIXER[scale], "ViT": VIT[scale], "BiT": BIT[scale]}
+
+
+def base_recipe(scale: Scale, model: Model, name: str) -> Recipe:
+    """The recipe by which `model` is trained from scratch in the study called `name`."""
     if scale == "paper":
         return replace(pretrain.like("jft", model, options_of(model.name)), name=name)
     tiny = scale == "tiny"

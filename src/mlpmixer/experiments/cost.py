@@ -1,4 +1,4 @@
-"""What a study would cost, before anything is run: images, operations, hours of a device, room on the disk."""
+"""Cost estimates of a study before it runs: images, operations, device hours, disk space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlpmixer.data.select import select
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.evaluation.card import Card
-from mlpmixer.experiments.study import Done, Measurement, Plan, Scale, Study, changed
+from mlpmixer.experiments.study import FinishedRun, Measurement, PlannedRun, Scale, Study, with_changes
 from mlpmixer.machine.description import matrix_rate
 from mlpmixer.machine.devices import device_of
 from mlpmixer.models import describe
@@ -22,11 +22,11 @@ from mlpmixer.models.measure import counted
 from mlpmixer.models.measured import measured
 from mlpmixer.recipe import Recipe
 
-# Operations a second that a large accelerator keeps up in training: a third of what an H100 multiplies in bf16 at most.
+# Operations a second of a large accelerator in training: a third of an H100's peak in bf16.
 LARGE = 330e12
-KEPT_UP = 1 / 3  # of the rate of matrix products, on this machine too
+UTILIZATION = 1 / 3  # of the peak rate of matrix products, on this machine too
 
-# Training images of sets that may not be here.
+# Training images of data sets that may not be here.
 IMAGES = {
     "imagenet": 1_281_167,
     "imagenet21k": 14_197_122,
@@ -42,7 +42,7 @@ FREE = ("head_bias", "dropout", "stochastic_depth")  # options that cost nothing
 
 @dataclass(frozen=True)
 class Cost:
-    """`flops`: of all training steps. `hours`: of one device. `disk`: bytes of the run folder."""
+    """The cost of a run. `flops`: of all training steps. `hours`: of one device. `disk`: bytes of the run folder."""
 
     run: str
     model: str
@@ -55,22 +55,23 @@ class Cost:
 def costs(
     study: Study | Measurement, scale: Scale, changes: Mapping[str, Any] | None = None
 ) -> tuple[list[Cost], float]:
-    """Of all runs, and the operations a second that hours are counted with: at `paper` a large accelerator's."""
+    """The cost of each run, and the operations a second that hours assume: at `paper` a large accelerator's."""
     if isinstance(study, Measurement):
         return [], LARGE
-    first, none = study.plans(scale), cast(Card, None)
-    # What follows from their figures costs the same, whatever these are.
-    plans = changed([*first, *study.then(scale, [Done(plan, Path(), none) for plan in first])], changes, study.varies)
+    first = study.plan_runs(scale)
+    # Follow-up runs cost the same, whatever the results of the first.
+    more = study.follow_up(scale, [FinishedRun(plan, Path(), cast(Card, None)) for plan in first])
+    plans = with_changes([*first, *more], changes or {}, study.fixed)
     rate = LARGE
     if scale != "paper" and plans:
-        rate = KEPT_UP * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)
-    # As they usually are, models need not be counted.
+        rate = UTILIZATION * matrix_rate(device_of(plans[0].recipe.machine.device), torch.bfloat16)
+    # In their usual sizes, models need not be counted.
     known = {(row["name"], tuple(row["image_size"])): (row["gmacs"], row["params"]) for row in measured()}
     return [_cost(plan, rate, known) for plan in plans], rate
 
 
-def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
-    """known: 10⁹ multiply-adds and parameters of models that were counted before. Heads are taken as of 1,000."""
+def _cost(plan: PlannedRun, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
+    """known: GMACs and parameters of models that were counted before. Heads are counted with 1,000 classes."""
     recipe = plan.recipe
     wanted = recipe.model
     options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in FREE}
@@ -81,7 +82,7 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
     gmacs, params = known[key]
     of_epochs = 0 if recipe.train.steps else recipe.train.epochs * _training_images(recipe)
     seen = max(of_epochs, (recipe.train.steps or recipe.train.min_steps) * recipe.train.batch_size)
-    passes = 6 if recipe.optim.sharpness != "none" else 3  # forwards, and twice that backwards
+    passes = 6 if recipe.optim.sharpness != "none" else 3  # one forward, and a backward pass that costs two
     flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.
     copies = 3 * (recipe.machine.keep_checkpoints + 1) + 2
@@ -89,7 +90,7 @@ def _cost(plan: Plan, rate: float, known: dict[Any, tuple[float, int]]) -> Cost:
 
 
 def _training_images(recipe: Recipe) -> float:
-    """Counted where they are at hand, otherwise by what is known of the set."""
+    """Counted where the data set is here, otherwise from its known size."""
     how = recipe.data
     if how.source in IMAGES:
         held = float(how.val.rpartition(" or ")[2].rstrip("% ")) / 100 if how.val.endswith("%") else 0.0

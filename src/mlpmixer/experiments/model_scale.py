@@ -1,12 +1,23 @@
-"""Section 3.3 and Fig. 3: the same data for models of growing size, Mixers and ViTs."""
+"""Model scale (section 3.3, Fig. 3): Mixers and ViTs of growing size, trained on the same data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from mlpmixer.experiments.base_recipes import FEW_OF, SEEDS, base
-from mlpmixer.experiments.study import Done, Finding, Key, Plan, Scale, Study, Told, apart, cells, over_seeds
+from mlpmixer.experiments.base_recipes import FEW_SHOT_SOURCE, SEEDS, base_recipe
+from mlpmixer.experiments.study import (
+    Claim,
+    FinishedRun,
+    Key,
+    Outcome,
+    PlannedRun,
+    Scale,
+    Study,
+    group_by_cell,
+    is_greater,
+    mean_ci,
+)
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import toml
 
@@ -49,12 +60,12 @@ MODELS: dict[Scale, dict[str, dict[str, Model]]] = {
 }
 
 
-def plans(scale: Scale) -> list[Plan]:
+def plan_runs(scale: Scale) -> list[PlannedRun]:
     return [
-        Plan(
+        PlannedRun(
             {"network": network, "size": size},
-            toml.change(base(scale, model, "model-scale"), {"train.seed": seed}),
-            few_of=FEW_OF[scale],
+            toml.change(base_recipe(scale, model, "model-scale"), {"train.seed": seed}),
+            few_shot_source=FEW_SHOT_SOURCE[scale],
         )
         for network, sizes in MODELS[scale].items()
         for size, model in sizes.items()
@@ -62,9 +73,9 @@ def plans(scale: Scale) -> list[Plan]:
     ]
 
 
-def tell(done: Sequence[Done]) -> Told:
+def summarize(finished: Sequence[FinishedRun]) -> Outcome:
     rows, top1 = [], {}
-    for key, runs in cells(done).items():
+    for key, runs in group_by_cell(finished).items():
         network, size = (dict(key)[name] for name in ("network", "size"))
         top1[network, size] = [one.top1 for one in runs]
         rows.append(
@@ -72,34 +83,34 @@ def tell(done: Sequence[Done]) -> Told:
                 network,
                 size,
                 f"{runs[0].card.model.parameters:,}",
-                over_seeds(top1[network, size]),
-                over_seeds([one.shots(5) for one in runs]),
-                over_seeds([one.shots(10) for one in runs]),
+                mean_ci(top1[network, size]),
+                mean_ci([one.shots(5) for one in runs]),
+                mean_ci([one.shots(10) for one in runs]),
                 f"{sum(one.hours for one in runs) / len(runs):.2f}",
             )
         )
-    findings = []
+    claims = []
     for network in ("Mixer", "ViT"):
         sizes = [size for kind, size in top1 if kind == network]
         small, large = top1[network, sizes[0]], top1[network, sizes[-1]]
-        findings.append(
-            Finding(
+        claims.append(
+            Claim(
                 f"A larger {network} is better.",
-                apart(small, large),
-                f"{over_seeds(large)} against {over_seeds(small)} %",
+                is_greater(small, large),
+                f"{mean_ci(large)} against {mean_ci(small)} %",
             )
         )
-    return Told(
+    return Outcome(
         columns=("network", "size", "parameters", "top-1, %", "5-shot, %", "10-shot, %", "hours"),
         rows=rows,
-        findings=findings,
-        paper="Fig. 3: on JFT-300M, accuracy grows with the size of the model, for Mixer and ViT alike.",
-        curves=_curves(cells(done)),
+        claims=claims,
+        paper="Fig. 3: on JFT-300M, accuracy grows with the size of the model, for Mixer and ViT is_equivalent.",
+        curves=_curves(group_by_cell(finished)),
     )
 
 
-def _curves(by_cell: dict[Key, list[Done]]) -> dict[str, Sequence[tuple[float, float]]]:
+def _curves(by_cell: dict[Key, list[FinishedRun]]) -> dict[str, Sequence[tuple[float, float]]]:
     return {", ".join(value for _, value in key): runs[0].curve for key, runs in by_cell.items()}
 
 
-STUDY = Study("model-scale", "Models of growing size.", "Section 3.3, Fig. 3", plans, tell)
+STUDY = Study("model-scale", "Models of growing size.", "Section 3.3, Fig. 3", plan_runs, summarize)

@@ -1,4 +1,4 @@
-"""What the paper's Tables 2 and 3 print, to stand beside what is measured here."""
+"""Tables 2 and 3 of the paper as data, for comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 @dataclass(frozen=True)
 class Row:
-    """Accuracies in %, where printed. `speed`: images a second on a TPUv3 core. `core_days`: of pre-training."""
+    """A row. Accuracies in %, where printed; `speed`: images/s on a TPUv3 core; `core_days`: of pre-training."""
 
     model: str  # ours
     said: str
@@ -82,7 +82,7 @@ TABLE_3 = (
     _jft("vit_h14", "ViT-H/14", epochs=14, size=518, imagenet=88.55, real=90.72, five=95.97, speed=15, core_days=2300),
 )
 
-# Not ours to build: models of others that Table 2 lists beside these.
+# Models of others that Table 2 lists as well, which are not built here.
 _other = partial(Row, "", epochs=None)
 
 OTHERS = (

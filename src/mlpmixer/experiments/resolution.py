@@ -1,7 +1,7 @@
-"""Appendix C: fine-tuning at a higher resolution than that of pre-training.
+"""Resolution (appendix C): fine-tuning at a higher resolution than that of pre-training.
 
-By tiles, as the paper does it (whole multiples only), and by resampling, which takes any size; beside more training at
-the old size.
+By tiling, as the paper does it (whole multiples only), and by resampling, which takes any size; compared with as much
+training at the old size.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlpmixer.experiments.base_recipes import SEEDS, base
-from mlpmixer.experiments.baselines import MIXER
-from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told, apart, cells, over_seeds
+from mlpmixer.experiments.base_recipes import MIXER, SEEDS, base_recipe
+from mlpmixer.experiments.study import (
+    Claim,
+    FinishedRun,
+    Outcome,
+    PlannedRun,
+    Scale,
+    Study,
+    group_by_cell,
+    is_greater,
+    mean_ci,
+)
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import Row, of_row
@@ -23,16 +32,16 @@ SIDES: dict[Scale, tuple[int, int, int]] = {"tiny": (28, 42, 56), "small": (32, 
 EPOCHS = {"tiny": 1.0, "small": 5.0}
 
 
-def plans(scale: Scale) -> list[Plan]:
+def plan_runs(scale: Scale) -> list[PlannedRun]:
     first, between, double = SIDES[scale]
-    recipe = base(scale, MIXER[scale], FIRST)
+    recipe = base_recipe(scale, MIXER[scale], FIRST)
     found = []
     for seed in SEEDS[scale]:
-        begun = Plan({"stage": FIRST}, toml.change(recipe, {"train.seed": seed}))
+        begun = PlannedRun({"stage": FIRST}, toml.change(recipe, {"train.seed": seed}))
         found.append(begun)
         for side, scheme in ((first, "tiles"), (double, "tiles"), (double, "resample"), (between, "resample")):
             cell = {"stage": f"{side} pixels" + (f", {scheme}" if side != first else "")}
-            found.append(Plan(cell, _tuned(scale, side, scheme, seed), _of(begun.folder)))
+            found.append(PlannedRun(cell, _tuned(scale, side, scheme, seed), _of(begun.folder)))
     return found
 
 
@@ -56,29 +65,29 @@ def _tuned(scale: Scale, side: int, scheme: Any, seed: int):
         "optim.lr": 0.0003,
         "optim.warmup_steps": 50,
     }
-    return toml.change(base(scale, replace(MIXER[scale], options={}), "resolution"), changes)
+    return toml.change(base_recipe(scale, replace(MIXER[scale], options={}), "resolution"), changes)
 
 
-def tell(done: Sequence[Done]) -> Told:
-    by_stage = {dict(key)["stage"]: runs for key, runs in cells(done).items()}
+def summarize(finished: Sequence[FinishedRun]) -> Outcome:
+    by_stage = {dict(key)["stage"]: runs for key, runs in group_by_cell(finished).items()}
     top1 = {stage: [one.top1 for one in runs] for stage, runs in by_stage.items()}
     rows = [
-        (stage, over_seeds(top1[stage]), f"{sum(one.hours for one in runs) / len(runs):.2f}")
+        (stage, mean_ci(top1[stage]), f"{sum(one.hours for one in runs) / len(runs):.2f}")
         for stage, runs in by_stage.items()
     ]
     _, old, tiles, resample, between = by_stage
-    findings = [
-        Finding(
-            f"At {stage}, it is better than after as long at the old size.",
-            apart(top1[old], top1[stage]),
-            f"{over_seeds(top1[stage])} against {over_seeds(top1[old])} %",
+    claims = [
+        Claim(
+            f"{stage}: better than as much training at the old size.",
+            is_greater(top1[old], top1[stage]),
+            f"{mean_ci(top1[stage])} against {mean_ci(top1[old])} %",
         )
         for stage in (tiles, resample, between)
     ]
-    return Told(
+    return Outcome(
         columns=("stage", "top-1, %", "hours"),
         rows=rows,
-        findings=findings,
+        claims=claims,
         paper="Table 3: Mixer-L/16 of ImageNet-21k gains 1.02 points on ImageNet at 448 pixels (83.91 after 82.89 %).",
         curves={stage: runs[0].curve for stage, runs in by_stage.items()},
     )
@@ -88,7 +97,7 @@ STUDY = Study(
     "resolution",
     "Fine-tuning at a higher resolution.",
     "Appendix C",
-    plans,
-    tell,
-    varies=("model.image_size", "model.resize"),
+    plan_runs,
+    summarize,
+    fixed=("model.image_size", "model.resize"),
 )

@@ -1,7 +1,7 @@
-"""A study: a plan of runs that answer one question of the paper's, and what their figures say to it.
+"""Studies: the runs that answer one question of the paper, and what their results say about its claims.
 
-Each run has its own folder and goes on where it stopped; a study that is called again does what is left. What it finds
-is kept in study.json, for the report.
+Each run has its own folder and is resumed where it stopped; a study that is run again does what is left. Its outcome is
+kept as NAME.study.json in its folder, for the report.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mlpmixer import data as dataset
+from mlpmixer.data.loader import Transform
 from mlpmixer.data.sources import vtab
 from mlpmixer.errors import DataError, RunError, UsageError
 from mlpmixer.evaluation.card import Card
@@ -36,35 +37,50 @@ Scale = Literal["tiny", "small", "paper"]
 Key = tuple[tuple[str, str], ...]
 
 REAL = "real.json"  # ReaL's labels, beside the data sets
-KNOWN = 50_000  # images that few shots are picked from, where they are of another set: 50 of each class of ImageNet
+FEW_SHOT_POOL = 50_000  # images from which few shots of another data set are drawn: 50 of each class of ImageNet
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run. `cell`: what is varied, and how, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
-    `weights`: where those are that it begins with, in the study's folder; they are made there if need be, as its recipe
-    wants them. `real`: ReaL's label file, where its test images are ImageNet's. `few_of`: the set whose images are
-    the few shots; empty: its own."""
+class PlannedRun:
+    """A run that a study needs.
+
+    Attributes:
+        cell: what is varied, and its value, such as {"model": "Mixer", "data": "3 %"}; the same for all seeds.
+        recipe: how the model is trained.
+        weights: makes, or finds, the weights that it begins with: (the study's folder, recipe) → their path.
+        real: ReaL's label file, if its test images are ImageNet's.
+        few_shot_source: the data set of few-shot evaluation; empty: the run's own.
+        transform: applied to every image, in training and evaluation.
+    """
 
     cell: Mapping[str, str]
     recipe: Recipe
     weights: Callable[[Path, Recipe], Path] | None = None
     real: Path | None = None
-    few_of: str = ""
+    few_shot_source: str = ""
+    transform: Transform | None = None
 
     @property
     def folder(self) -> str:
+        """The name of its folder in the study's."""
         words = [*self.cell.values(), f"seed {self.recipe.train.seed}"]
         return ", ".join(words).replace("/", "-")
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished run. `card`: of its test images. `curve`: (epoch, share right on val). `losses`: in training, one
-    for each line of metrics. `val`: share right in the end. `hours`: of training. `few_shot_card`: of the data set that
-    few shots are picked from; None: `card`."""
+class FinishedRun:
+    """The results of a run.
 
-    plan: Plan
+    Attributes:
+        card: the evaluation card of its test images.
+        curve: (epoch, top-1 accuracy on the validation split).
+        losses: of training, one for each line of metrics.
+        val: the final top-1 accuracy on the validation split.
+        hours: of training.
+        few_shot_card: the card of the data set that shots are drawn from; None: `card`.
+    """
+
+    plan: PlannedRun
     folder: Path
     card: Card
     curve: Sequence[tuple[float, float]] = ()
@@ -75,47 +91,56 @@ class Done:
 
     @property
     def top1(self) -> float:
+        """Top-1 accuracy on the test images."""
         return self.card["top1"].value
 
     def shots(self, count: int) -> float:
-        """Linear few-shot accuracy, the mean over its picks; nan where a class has too few images."""
+        """Linear few-shot accuracy, the mean over draws of the shots; nan where a class has too few images."""
         found = (self.few_shot_card or self.card).metrics.get(f"few_shot_{count}")
         return math.nan if found is None else found.value
 
 
 @dataclass
-class Finding:
-    """Something the paper says, and whether it is so here; None: these runs cannot tell."""
+class Claim:
+    """A claim of the paper, and whether it holds here; None: these runs cannot tell."""
 
-    claim: str
+    statement: str
     holds: bool | None
-    why: str
+    evidence: str
 
 
 @dataclass
-class Told:
-    """What a study found, to be printed: a table, and what it says to the paper's claims. `paper`: its own figures."""
+class Outcome:
+    """The results of a study: a table, the paper's claims, the paper's own figures in words, and learning curves."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    findings: list[Finding] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     paper: str = ""
     curves: dict[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Study:
-    """`plans(scale)` gives the runs, `then(scale, done)` those that follow from their figures, `tell(done)` what all
-    of them say. `varies`: lines of recipes that its question is about. `runs_of`: at each scale, another study whose
-    runs these are too. `partial`: what has no data is left out."""
+    """A study that trains.
+
+    Attributes:
+        where: where in the paper.
+        plan_runs: the runs of a scale.
+        summarize: the outcome of all runs.
+        follow_up: further runs that depend on the results of the first.
+        fixed: lines of recipes that the study sets itself, so that no change may.
+        runs_of: for each scale, another study whose runs these are too.
+        partial: runs whose data set is missing are left out.
+    """
 
     name: str
     what: str
-    where: str  # in the paper
-    plans: Callable[[Scale], list[Plan]]
-    tell: Callable[[Sequence[Done]], Told]
-    then: Callable[[Scale, Sequence[Done]], list[Plan]] = lambda _scale, _done: []
-    varies: tuple[str, ...] = ()
+    where: str
+    plan_runs: Callable[[Scale], list[PlannedRun]]
+    summarize: Callable[[Sequence[FinishedRun]], Outcome]
+    follow_up: Callable[[Scale, Sequence[FinishedRun]], list[PlannedRun]] = lambda _scale, _finished: []
+    fixed: tuple[str, ...] = ()
     runs_of: Mapping[Scale, str] = field(default_factory=dict)
     partial: bool = False
 
@@ -127,10 +152,10 @@ class Measurement:
     name: str
     what: str
     where: str
-    measure: Callable[[Scale, torch.device], Told]
+    measure: Callable[[Scale, torch.device], Outcome]
 
 
-def carry_out(
+def run_study(
     study: Study | Measurement,
     scale: Scale,
     folder: str | os.PathLike[str],
@@ -138,134 +163,173 @@ def carry_out(
     changes: Mapping[str, Any] | None = None,
     data: str | os.PathLike[str] | None = None,
     quiet: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> Told:
-    """changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}.
+    log: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Runs a study, or what is left of it, and writes its outcome to `folder`.
 
-    data: a folder in which data sets lie under the names that recipes give them, such as imagenet; with real.json
-    there, ImageNet is measured by ReaL's labels, too.
+    Args:
+        study: from `mlpmixer.experiments.find`.
+        scale: how large the models and the data are.
+        folder: holds a folder for each run.
+        changes: lines of a recipe that are set in every run, such as {"machine.device": "cuda"}.
+        data: a folder in which data sets lie under the names that recipes give them, such as imagenet; if real.json
+            is there as well, ImageNet is also measured by ReaL's labels.
+        quiet: shows no progress bars.
+        log: is called with a line for each run that begins.
+
+    Returns:
+        What is to be printed.
+
+    Raises:
+        DataError: if a data set is missing.
+        UsageError: if `changes` has a line that the study sets itself.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    flags = [] if data is None else ["--data", os.fspath(data)]
-    flags += [part for line, value in (changes or {}).items() for part in (f"--{line}", str(value))]
+    changes = changes or {}
+    runs: list[PlannedRun] = []
     if isinstance(study, Measurement):
-        device = device_of((changes or {}).get("machine.device", "auto"))
-        told = study.measure(scale, device)
-        RunFolder(root).write(record_name(study.name), _record(study, scale, flags, [], told, device))
-        return told
-    plans = placed(changed(study.plans(scale), changes, study.varies), data, say if study.partial else None)
-    if not plans:
-        raise DataError(f"none of the data sets of {study.name} is in {data}; --data names the folder that has them")
-    for name in {plan.few_of for plan in plans if plan.few_of}:
-        dataset.open(name)["train"]  # before hours of training, not after
-    done = _all(plans, root, 1, quiet, say)
-    more = study.then(scale, done)
-    done += _all(more, root, 1 + len(plans), quiet, say)
-    told = study.tell(done)
-    device = device_of(plans[0].recipe.machine.device)
-    RunFolder(root).write(record_name(study.name), _record(study, scale, flags, plans + more, told, device))
-    return told
+        device = device_of(changes.get("machine.device", "auto"))
+        outcome = study.measure(scale, device)
+    else:
+        runs = with_changes(study.plan_runs(scale), changes, study.fixed)
+        runs = locate_data(runs, data, log if study.partial else None)
+        if not runs:
+            raise DataError(f"no data set of {study.name} is in {data}; --data names the folder that has them")
+        for name in {run.few_shot_source for run in runs if run.few_shot_source}:
+            dataset.open(name)["train"]  # before hours of training, not after
+        finished = _run_all(runs, root, 1, quiet, log)
+        more = study.follow_up(scale, finished)
+        finished += _run_all(more, root, 1 + len(runs), quiet, log)
+        outcome = study.summarize(finished)
+        device = device_of(runs[0].recipe.machine.device)
+        runs = runs + more
+    flags = [] if data is None else ["--data", os.fspath(data)]
+    flags += [part for line, value in changes.items() for part in (f"--{line}", str(value))]
+    record = {
+        "study": study.name,
+        "what": study.what,
+        "where": study.where,
+        "scale": scale,
+        "flags": flags,  # the others of `mixer reproduce`
+        **asdict(outcome),
+        "runs": [run.folder for run in runs],
+        "machine": describe_machine(Group(device)),
+    }
+    RunFolder(root).write(record_name(study.name), record)
+    return outcome
 
 
 def record_name(study: str) -> str:
-    """What it found is kept under this name in its folder."""
+    """The file in a study's folder that keeps its outcome."""
     return f"{study}.study.json"
 
 
-def changed(plans: Sequence[Plan], changes: Mapping[str, Any] | None, varied: Sequence[str] = ()) -> list[Plan]:
-    """With these lines of a recipe in every run. What the study itself varies must not be among them: those of
-    `varied`, seeds, and any line by which two runs would become one and the same."""
-    varied = ("train.seed", *varied)
-    usual = _different([plan.recipe for plan in plans])
-    for line, value in (changes or {}).items():
+def with_changes(runs: Sequence[PlannedRun], changes: Mapping[str, Any], fixed: Sequence[str] = ()) -> list[PlannedRun]:
+    """The runs with these lines of a recipe changed.
+
+    Raises:
+        UsageError: for a line that the study sets itself: those of `fixed`, seeds, and any line by which two runs
+            would become the same.
+    """
+    fixed = ("train.seed", *fixed)
+
+    def different(changes: Mapping[str, Any]) -> int:
+        return len({repr((toml.change(run.recipe, changes), run.transform)) for run in runs})
+
+    for line, value in changes.items():
         if line.startswith("machine."):
             continue
-        if line in varied or _different([toml.change(plan.recipe, {line: value}) for plan in plans]) < usual:
-            raise UsageError(f"{line} is what the runs of this study differ in; leave it out, or train by hand")
-    return [replace(plan, recipe=toml.change(plan.recipe, changes or {})) for plan in plans]
+        if line in fixed or different({line: value}) < different({}):
+            raise UsageError(f"{line} is set by this study itself; leave it out, or use `mixer train`")
+    return [replace(run, recipe=toml.change(run.recipe, changes)) for run in runs]
 
 
-def _different(recipes: Sequence[Recipe]) -> int:
-    return len({repr(recipe) for recipe in recipes})
+def locate_data(
+    runs: Sequence[PlannedRun], data: str | os.PathLike[str] | None, leave_out: Callable[[str], None] | None
+) -> list[PlannedRun]:
+    """The runs with their data sets read from the folder `data`, where they are there.
 
-
-def placed(
-    plans: Sequence[Plan], data: str | os.PathLike[str] | None, leave_out: Callable[[str], None] | None
-) -> list[Plan]:
-    """Data sets where they are: in `data`, if they are there. With `leave_out`, what is nowhere is told, and no run."""
+    With `leave_out`, runs whose data set is nowhere are left out, and it is called with a line that names these.
+    """
     found, missing = [], []
     root = Path(data) if data is not None else Path()
-    for plan in plans:
-        name = plan.recipe.data.source
+    for run in runs:
+        name = run.recipe.data.source
         task = name.removeprefix("vtab:")
         if name.startswith("vtab:") and vtab.is_there(task, root):
-            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": f"{name}:{root.absolute()}"}))
+            run = replace(run, recipe=toml.change(run.recipe, {"data.source": f"{name}:{root.absolute()}"}))
         elif (root / name).exists():
             real = root / REAL if name == "imagenet" and (root / REAL).is_file() else None
-            plan = replace(plan, recipe=toml.change(plan.recipe, {"data.source": str(root / name)}), real=real)
+            run = replace(run, recipe=toml.change(run.recipe, {"data.source": str(root / name)}), real=real)
         elif leave_out is not None:
             missing.append(task)
             continue
-        if plan.few_of and (root / plan.few_of).exists():
-            plan = replace(plan, few_of=str(root / plan.few_of))
-        found.append(plan)
+        if run.few_shot_source and (root / run.few_shot_source).exists():
+            run = replace(run, few_shot_source=str(root / run.few_shot_source))
+        found.append(run)
     if leave_out is not None and missing:
-        leave_out(f"left out, since there is no data: {', '.join(dict.fromkeys(missing))}")
+        leave_out(f"skipped, since there is no data: {', '.join(dict.fromkeys(missing))}")
     return found
 
 
-def _all(plans: Sequence[Plan], root: Path, first: int, quiet: bool, say: Callable[[str], None]) -> list[Done]:
-    done = []
-    for number, plan in enumerate(plans, first):
-        if RunFolder(root / plan.folder).result() is None:
-            say(f"run {number} of {first + len(plans) - 1}: {plan.folder}")
-        done.append(run(plan, root, quiet=quiet))
-    return done
+def _run_all(
+    runs: Sequence[PlannedRun], root: Path, first: int, quiet: bool, log: Callable[[str], None]
+) -> list[FinishedRun]:
+    finished = []
+    for number, run in enumerate(runs, first):
+        if RunFolder(root / run.folder).result() is None:
+            log(f"run {number} of {first + len(runs) - 1}: {run.folder}")
+        finished.append(finish(run, root, quiet=quiet))
+    return finished
 
 
-def run(plan: Plan, root: Path, *, quiet: bool = False) -> Done:
-    """The run, or what is left of it, and its card."""
+def finish(plan: PlannedRun, root: Path, *, quiet: bool = False) -> FinishedRun:
+    """Trains and evaluates, as far as that is not done yet."""
     folder, recipe = root / plan.folder, plan.recipe
     if plan.weights is not None:
         recipe = toml.change(recipe, {"model.weights": str(plan.weights(root, recipe))})
-    result = fit(recipe, folder, quiet=quiet)
+    result = fit(recipe, folder, transform=plan.transform, quiet=quiet)
+    how: dict[str, Any] = {
+        "transform": plan.transform,
+        "device": recipe.machine.device,
+        "workers": recipe.machine.workers,
+    }
     card = own_card(folder)
     if card is None or (plan.real is not None and "real" not in card):
-        machine = plan.recipe.machine
-        card = evaluate(folder, real=plan.real, device=machine.device, workers=machine.workers)
+        card = evaluate(folder, real=plan.real, **how)
+    few_shot_card = None
+    if plan.few_shot_source:  # measured once and kept; anew where it is of an older version
+        name, run = "few_shots.json", RunFolder(folder)
+        with suppress(RunError):
+            content = run.json(name)
+            few_shot_card = None if content is None else Card.from_json(content, name)
+        if few_shot_card is None:
+            few_shot_card = evaluate(folder, plan.few_shot_source, train_images=FEW_SHOT_POOL, **how)
+            run.write(name, few_shot_card.to_json())
     lines = RunFolder(folder).metrics()
-    curve = [(line["epoch"], line["top1"]) for line in lines if line["kind"] == "val"]
-    steps = [line for line in lines if line["kind"] == "train"]
-    val = result.val["top1"] if result.val else math.nan
-    hours = training_seconds(lines, recipe.train.batch_size) / 3600
-    return Done(plan, folder, card, curve, [line["loss"] for line in steps], val, hours, _few_shot_card(plan, folder))
+    return FinishedRun(
+        plan,
+        folder,
+        card,
+        curve=[(line["epoch"], line["top1"]) for line in lines if line["kind"] == "val"],
+        losses=[line["loss"] for line in lines if line["kind"] == "train"],
+        val=result.val["top1"] if result.val else math.nan,
+        hours=training_seconds(lines, recipe.train.batch_size) / 3600,
+        few_shot_card=few_shot_card,
+    )
 
 
-def _few_shot_card(plan: Plan, folder: Path) -> Card | None:
-    """Of another data set than the run's own, it is measured once and kept; anew where it is of an older version."""
-    if not plan.few_of:
-        return None
-    name, run = "few_shots.json", RunFolder(folder)
-    with suppress(RunError):
-        if (content := run.json(name)) is not None:
-            return Card.from_json(content, name)
-    machine = plan.recipe.machine
-    card = evaluate(folder, plan.few_of, train_images=KNOWN, device=machine.device, workers=machine.workers)
-    run.write(name, card.to_json())
-    return card
-
-
-def cells(done: Sequence[Done]) -> dict[Key, list[Done]]:
+def group_by_cell(finished: Sequence[FinishedRun]) -> dict[Key, list[FinishedRun]]:
     """The runs of each cell, which differ in their seeds, in the order of the plan."""
-    found: dict[Key, list[Done]] = {}
-    for one in done:
+    found: dict[Key, list[FinishedRun]] = {}
+    for one in finished:
         found.setdefault(tuple(one.plan.cell.items()), []).append(one)
     return found
 
 
-def over_seeds(values: Sequence[float]) -> str:
-    """The mean in percent, and the half-width of its 95 % interval over seeds."""
+def mean_ci(values: Sequence[float]) -> str:
+    """The mean in percent, and the half-width of its 95 % confidence interval over seeds."""
     if not np.isfinite(values).all():
         return "–"
     mean = f"{100 * float(np.mean(values)):.2f}"
@@ -275,40 +339,18 @@ def over_seeds(values: Sequence[float]) -> str:
     return f"{mean} ± {50 * (high - low):.2f}"
 
 
-def apart(first: Sequence[float], second: Sequence[float]) -> bool | None:
-    """Whether the second is surely more than the first: their differences, seed by seed, are above 0 with 95 %. False:
-    they are surely below; None: neither is sure, as always with one seed."""
+def is_greater(first: Sequence[float], second: Sequence[float]) -> bool | None:
+    """Whether `second` is significantly greater: the 95 % interval of the differences, seed by seed, is above 0.
+
+    False: it is below 0; None: neither, as always with one seed.
+    """
     low, high = of_mean([b - a for a, b in zip(first, second, strict=False)])
     return True if low > 0 else False if high < 0 else None
 
 
-def alike(first: Sequence[float], second: Sequence[float], within: float) -> bool | None:
-    """Whether both are surely no farther apart than `within`; that no difference was seen is not enough."""
+def is_equivalent(first: Sequence[float], second: Sequence[float], within: float) -> bool | None:
+    """Whether the whole 95 % interval of the differences lies within ± `within`; no difference seen is not enough."""
     low, high = of_mean([b - a for a, b in zip(first, second, strict=False)])
     if -within <= low and high <= within:
         return True
     return False if low > 0 or high < 0 else None
-
-
-def _record(
-    study: Study | Measurement,
-    scale: Scale,
-    flags: Sequence[str],
-    plans: Sequence[Plan],
-    told: Told,
-    device: torch.device,
-) -> dict[str, Any]:
-    return {
-        "study": study.name,
-        "what": study.what,
-        "where": study.where,
-        "scale": scale,
-        "flags": flags,  # the others of `mixer reproduce`
-        "columns": told.columns,
-        "rows": told.rows,
-        "findings": [vars(finding) for finding in told.findings],
-        "paper": told.paper,
-        "curves": told.curves,
-        "runs": [plan.folder for plan in plans],
-        "machine": describe_machine(Group(device)),
-    }

@@ -1,4 +1,4 @@
-"""Images a second, the best over batch sizes, as the paper measures it; bf16, on the device at hand."""
+"""Throughput as the paper measures it: images per second, the best over batch sizes; bf16, on the device at hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from mlpmixer.bench.scaling import best_batches, by_batch
 from mlpmixer.experiments.paper import TABLE_3
-from mlpmixer.experiments.study import Finding, Measurement, Scale, Told
+from mlpmixer.experiments.study import Claim, Measurement, Outcome, Scale
 
 BATCHES: dict[Scale, tuple[int, ...]] = {
     "tiny": (1, 8, 32),
@@ -29,11 +29,11 @@ MODELS: dict[Scale, tuple[str, ...]] = {
     "paper": tuple(dict.fromkeys(row.model for row in TABLE_3)),
 }
 ROUNDS = 3
-REFERENCE = "mixer_b16"  # speeds of other machines are compared as multiples of its own
-COMMON = "eager"  # the engine that all networks have
+REFERENCE = "mixer_b16"  # throughputs of different machines are compared as multiples of this model's
+COMMON = "eager"  # the backend that all networks have
 
 
-def compare(scale: Scale, device: torch.device) -> Told:
+def compare(scale: Scale, device: torch.device) -> Outcome:
     printed = {row.model: row.speed for row in TABLE_3 if row.size == 224}
     best = best_batches(by_batch(MODELS[scale], BATCHES[scale], ROUNDS, device))
     found = {(point.model, point.engine): point.images_per_s for point in best}
@@ -54,8 +54,8 @@ def compare(scale: Scale, device: torch.device) -> Told:
                 f"{theirs:.2f}" if theirs else "–",
             )
         )
-    findings = [
-        Finding(
+    claims = [
+        Claim(
             f"{mixer} is faster than {vit}.",
             found[mixer, COMMON] > found[vit, COMMON],
             f"{found[mixer, COMMON]:,.1f} against {found[vit, COMMON]:,.1f} images a second, both {COMMON}",
@@ -69,11 +69,11 @@ def compare(scale: Scale, device: torch.device) -> Told:
         "GMAC",
         "images/s",
         "batch",
-        "times B/16",
+        "× B/16",
         "paper, images/s/core",
-        "times B/16, paper",
+        "× B/16, paper",
     )
-    return Told(columns=columns, rows=rows, findings=findings, paper="Table 3, on a TPUv3 core, the best batch size.")
+    return Outcome(columns=columns, rows=rows, claims=claims, paper="Table 3, on a TPUv3 core, the best batch size.")
 
 
 STUDY = Measurement("throughput", "Images a second.", "Table 3", compare)

@@ -1,7 +1,7 @@
-"""VTAB-1k: 19 tasks of 1,000 images each. What is there is run, what is missing is named, a mean says of how many.
+"""VTAB-1k: 19 tasks of 1,000 images each. Missing tasks are named, and a mean states how many it is over.
 
---data is a folder that has the tasks, as data/sources/vtab.py says. A learning rate is picked with 200 of the images;
-then all 1,000 are learnt from.
+--data is a folder that has the tasks (see data/sources/vtab.py). The learning rate is chosen with 200 of the images;
+then the model is trained on all 1,000.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mlpmixer.data.sources.vtab import VTAB, Task
 from mlpmixer.experiments.paper import TABLE_2
-from mlpmixer.experiments.study import Done, Finding, Plan, Scale, Study, Told
+from mlpmixer.experiments.study import Claim, FinishedRun, Outcome, PlannedRun, Scale, Study
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import TASKS, Row, of_row
@@ -19,9 +19,9 @@ from mlpmixer.recipes.finetune import TASKS, Row, of_row
 GRID = tuple(float(rate) for rate in TASKS["vtab"].grid.split(","))
 
 
-def plans(scale: Scale) -> list[Plan]:
+def plan_runs(scale: Scale) -> list[PlannedRun]:
     return [
-        Plan({"task": name, "stage": f"lr {rate:g}"}, toml.change(_recipe(scale, name, task), {"optim.lr": rate}))
+        PlannedRun({"task": name, "stage": f"lr {rate:g}"}, toml.change(_recipe(scale, name, task), {"optim.lr": rate}))
         for name, task in VTAB.items()
         for rate in GRID
     ]
@@ -36,31 +36,31 @@ def _recipe(scale: Scale, name: str, task: Task) -> Recipe:
     else:
         recipe = of_row("vtab", Row(task="vtab", weights="mixer_cifar10", image_size=32, expected=""))
         steps = 50 if scale == "tiny" else 500
-        few = {
+        short = {
             "train.steps": steps,
             "train.batch_size": 64,
             "optim.warmup_steps": steps // 10,
             "machine.micro_batch": 0,
         }
-        recipe = toml.change(recipe, {**few, "evaluation.every_epochs": 1000.0, "model.name": "mixer_nano"})
+        recipe = toml.change(recipe, {**short, "evaluation.every_epochs": 1000.0, "model.name": "mixer_nano"})
     return replace(recipe, data=replace(recipe.data, source=f"vtab:{name}"))
 
 
-def then(_scale: Scale, done: Sequence[Done]) -> list[Plan]:
-    """With the best rate, all 1,000."""
-    tried: dict[str, list[Done]] = {}
-    for one in done:
+def follow_up(_scale: Scale, finished: Sequence[FinishedRun]) -> list[PlannedRun]:
+    """Each task with its best learning rate, on all 1,000 images."""
+    tried: dict[str, list[FinishedRun]] = {}
+    for one in finished:
         tried.setdefault(one.plan.cell["task"], []).append(one)
     found = []
     for task, runs in tried.items():
         best = max(runs, key=lambda run: run.val)
         whole = toml.change(best.plan.recipe, {"data.train": "train+val", "data.val": ""})
-        found.append(Plan({"task": task, "stage": "all 1,000"}, whole))
+        found.append(PlannedRun({"task": task, "stage": "all 1,000"}, whole))
     return found
 
 
-def tell(done: Sequence[Done]) -> Told:
-    found = {one.plan.cell["task"]: one for one in done if one.plan.cell["stage"] == "all 1,000"}
+def summarize(finished: Sequence[FinishedRun]) -> Outcome:
+    found = {one.plan.cell["task"]: one for one in finished if one.plan.cell["stage"] == "all 1,000"}
     rows = []
     for name, task in VTAB.items():
         one = found.get(name)
@@ -68,19 +68,19 @@ def tell(done: Sequence[Done]) -> Told:
         rows.append((name, task.kind, f"{100 * one.top1:.2f}" if one else "–", rate))
     for kind in ("natural", "specialised", "structured", ""):
         of = [name for name, task in VTAB.items() if kind in ("", task.kind)]
-        there = [100 * found[name].top1 for name in of if name in found]
-        mean = f"{sum(there) / len(there):.2f}" if there else "–"
-        count = f"mean of {len(there)} of {len(of)}" if len(there) < len(of) else f"mean of all {len(of)}"
+        scores = [100 * found[name].top1 for name in of if name in found]
+        mean = f"{sum(scores) / len(scores):.2f}" if scores else "–"
+        count = f"mean of {len(scores)} of {len(of)}" if len(scores) < len(of) else f"mean of all {len(of)}"
         rows.append((count, kind or "all", mean, ""))
     missing = [name for name in VTAB if name not in found]
-    return Told(
+    return Outcome(
         columns=("task", "kind", "top-1, %", "lr"),
         rows=rows,
-        findings=[
-            Finding(
-                "All 19 tasks are there.",
+        claims=[
+            Claim(
+                "All 19 tasks were run.",
                 not missing,
-                f"missing: {', '.join(missing)}" if missing else "none is missing",
+                f"missing: {', '.join(missing)}" if missing else "none missing",
             )
         ],
         paper="Table 2, the plain mean of 19: "
@@ -89,4 +89,4 @@ def tell(done: Sequence[Done]) -> Told:
     )
 
 
-STUDY = Study("vtab", "The 19 tasks of VTAB-1k.", "Section 3.1, Table 2", plans, tell, then, partial=True)
+STUDY = Study("vtab", "The 19 tasks of VTAB-1k.", "Section 3.1, Table 2", plan_runs, summarize, follow_up, partial=True)

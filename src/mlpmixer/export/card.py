@@ -110,8 +110,6 @@ def prepared(job: Job) -> str:
         f"scaled ({scaled}, {how.interpolation}, antialiased), the central {how.crop[0]}×{how.crop[1]} pixels "
         f"(height×width) cut out, then (value / 255 − mean) / std with mean {list(how.mean)} and std {list(how.std)}"
     )
-    if how.scramble != "none":
-        steps += f"; pixels in another order ({how.scramble}, patches of {how.scramble_patch})"
     shape = "×".join(str(side) for side in job.input_shape)
     if job.size == "prepared":
         return f"uint8 RGB, {shape}, upright. **Not inside the file**: images must be {steps}; that is inside."

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mlpmixer.data.scramble import scrambled
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.text import to_json
@@ -52,16 +51,6 @@ class Job:
     def may_pad(self) -> bool:
         """Whether an image may be smaller than the crop, and is padded then."""
         return self.how.resize < max(self.how.crop)
-
-    @property
-    def order(self) -> Int[np.ndarray, " HW"] | None:
-        """For each pixel of a scrambled image, the prepared one's that it shows; None: as they are."""
-        if self.how.scramble == "none":
-            return None
-        import torch
-
-        height, width = self.how.crop
-        return scrambled(torch.arange(height * width).view(1, height, width), self.how).flatten().numpy()
 
     def about(self) -> dict[str, Any]:
         """The metadata inside the file."""

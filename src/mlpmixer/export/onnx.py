@@ -24,12 +24,10 @@ print(name[0], scores.max())
 
 
 def write(job: Job, path: Path) -> None:
-    from onnx import TensorProto, checker, compose, helper, load_from_string, numpy_helper
+    from onnx import TensorProto, checker, compose, helper, load_from_string
 
     network = load_from_string(engine.convert(job.model, job.how))
     parts = [parsed(text, network.ir_version) for text in (prepare(job), PREDICT)]
-    if (order := job.order) is not None:
-        parts[0].graph.initializer.append(numpy_helper.from_array(order, "order"))
     names: Any = [name.encode("utf-8", "backslashreplace") for name in job.classes]
     parts[1].graph.initializer.append(helper.make_tensor("names", TensorProto.STRING, [len(names)], names))
     found = compose.merge_models(parts[0], network, io_map=[("prepared", "pixels")])
@@ -92,15 +90,6 @@ def prepare(job: Job) -> str:
             lines += ["begin = Identity(first)"]
         lines += ["end = Add(begin, crop)", f"cropped = Slice({last}, begin, end, both)"]
         last = "cropped"
-    if how.scramble != "none":
-        lines += [
-            "flat = Constant<value_ints=[0,3,-1]>()",
-            f"again = Constant<value_ints=[0,3,{rows},{columns}]>()",
-            f"row = Reshape({last}, flat)",
-            "moved = Gather<axis=2>(row, order)",
-            "scrambled = Reshape(moved, again)",
-        ]
-        last = "scrambled"
     lines += [f"prepared = Identity({last})"]
     body = "\n  ".join(lines)
     return f"prepare (uint8[{shape}] images) => (uint8[batch,3,{rows},{columns}] prepared) {{\n  {body}\n}}"

@@ -99,9 +99,6 @@ def prepare(images: Any, job: Job) -> Any:
         down, across = (shares(_at(sides, axis), _at(size, axis), how.crop[axis], how.interpolation) for axis in (0, 1))
         table = _bytes(ops.matmul(ops.convert(upright, "f32"), across, False, True))
         upright = ops.convert(_bytes(ops.matmul(down, table, False, False)), "u8")
-    if (order := job.order) is not None:
-        row = ops.reshape(upright, _whole(0, 3, -1), True)
-        upright = ops.reshape(ops.gather(row, order, np.int64(2)), _whole(0, 3, *job.how.crop), True)
     return upright
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from mlpmixer.data.scramble import scrambled
 from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.export.job import Job, Run
 from mlpmixer.machine.dtypes import DTYPES
@@ -69,7 +68,7 @@ class Standalone(nn.Module):
         pixels = images.permute(0, 3, 1, 2)
         if self.job.size != "prepared":
             pixels = self.prepare(pixels)
-        features, logits = self.network(scrambled(pixels, self.job.how))
+        features, logits = self.network(pixels)
         return {"label": logits.argmax(dim=1), "scores": logits.softmax(dim=1), "features": features}
 
     def prepare(self, pixels: UInt8[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 rows columns"]:

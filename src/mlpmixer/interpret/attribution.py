@@ -1,4 +1,4 @@
-"""Which parts of an image speak for a class: three ways, and a test whether a map is more than decoration."""
+"""Attribution maps: which parts of an image a class score depends on, by three methods; and their faithfulness."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mlpmixer.interpret.tokens import on_grid
-from mlpmixer.models import family_of
+from mlpmixer.interpret.receptive_field import on_grid
+from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.vit import ViT
 
 AT_ONCE = 32  # images
 
 
 def gray(model: Classifier, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 1 1"]:
-    """An image of nothing, as the model is given it."""
+    """The baseline image: mid-gray, normalized as the model's images are."""
     how = model.metadata.preprocessing
     return torch.tensor([(0.5 - m) / s for m, s in zip(how.mean, how.std, strict=True)])[:, None, None].to(image)
 
@@ -23,10 +24,10 @@ def gray(model: Classifier, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 1
 def integrated_gradients(
     model: Classifier, image: Float[Tensor, "3 H W"], label: int, *, steps: int = 64
 ) -> Float[Tensor, "3 H W"]:
-    """Of the class's logit, what each value of the image adds on the straight way from gray to the image.
+    """Integrated gradients of the class's logit, along the straight line from gray to the image.
 
-    Midpoints of `steps` stretches, shorter near gray, where a normalized network changes fastest; the sum is nearly the
-    logit's change from gray.
+    By the midpoint rule with `steps` intervals, shorter near gray, where a normalized network changes fastest; the sum
+    is nearly the logit's change from gray.
     """
     nothing, total = gray(model, image), torch.zeros_like(image)
     middles = (torch.arange(steps) + 0.5) / steps
@@ -39,22 +40,27 @@ def integrated_gradients(
     return (image - nothing) * total / steps
 
 
-def by_place(model: Classifier, image: Float[Tensor, "3 H W"], label: int) -> Float[Tensor, "rows columns"] | None:
-    """What each place adds to the class's logit, exactly: the head is linear, and its input a mean over places.
+def token_contributions(
+    model: Classifier, image: Float[Tensor, "3 H W"], label: int
+) -> Float[Tensor, "rows columns"] | None:
+    """The exact contribution of each token to the class's logit: the head is linear, and its input a mean over tokens.
 
-    The sum and the head's bias are the logit. None for a ViT that answers through its class token.
+    Their sum and the head's bias are the logit. None for a ViT that classifies by its class token.
     """
-    head, averaged = model.head, family_of(model).mean_of(model.config)
-    if not isinstance(head, nn.Linear) or averaged is None:
+    head = model.head
+    if not isinstance(head, nn.Linear) or (
+        isinstance(model, ViT) and (model.config.pool == "token" or model.config.representation)
+    ):
         return None
     with torch.no_grad():
-        table = model(image[None], intermediates=True)[1][averaged][0]
-        tables = table.permute(1, 2, 0) if table.ndim == 3 else on_grid(model, table)
+        _, seen = model(image[None], intermediates=True)
+        of_bit = isinstance(model, BiT)
+        tables = seen["features"][0].permute(1, 2, 0) if of_bit else on_grid(model, seen["tokens"][0])
         return tables @ head.weight[label] / (tables.shape[0] * tables.shape[1])
 
 
 def occlusion(model: Classifier, image: Float[Tensor, "3 H W"], label: int, side: int) -> Float[Tensor, "rows columns"]:
-    """By how much the class's logit falls when a square of `side` pixels is made gray, square by square."""
+    """Occlusion: the fall of the class's logit when a square of `side` pixels is made gray, square by square."""
     nothing = gray(model, image)
     height, width = image.shape[1:]
     rows, columns = -(-height // side), -(-width // side)
@@ -85,10 +91,10 @@ def deletion_and_insertion(
     side: int,
     points: int = 16,
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """The class's probability while squares are made gray in this order, and while they appear on gray in it.
+    """Deletion and insertion curves: the class's probability as squares are made gray, and as they appear on gray.
 
-    `order`: all squares of `side` pixels, the most important first. A good map makes the first fall early, and the
-    second rise early; their means are the scores.
+    `order`: all squares of `side` pixels, the most important first. With a faithful map the first falls early, and the
+    second rises early; their means are the scores.
     """
     height, width = image.shape[1:]
     columns = -(-width // side)

@@ -1,4 +1,4 @@
-"""What token mixing listens to: each row of W1 as an image of the places that it weighs (the paper's Fig. 5 and 6).
+"""Token-mixing units: each row of W1 as an image of its weights (the paper's Fig. 5 and 6).
 
 Order: units by their mean frequency, low first, each followed by the one that is nearest to its negative.
 
@@ -24,7 +24,7 @@ from mlpmixer.models.mixer import Mixer, UntiedColumnLinear
 
 @dataclass(frozen=True)
 class Pair:
-    """Two units beside each other; `cosine` is 1 for equal ones, −1 for exact opposites. The last may be alone."""
+    """Two units; `cosine` is 1 for equal ones, −1 for exact opposites. The last may have no partner."""
 
     unit: int
     opposite: int | None
@@ -44,13 +44,13 @@ def units_of(model: Classifier, layer: int) -> Float[np.ndarray, "N rows columns
 
 
 def power(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, "N rows columns"]:
-    """At each pair of frequencies, as a share of the whole."""
+    """Power spectra: the share of each pair of spatial frequencies."""
     found = np.abs(np.fft.fft2(images)) ** 2
     return found / np.maximum(found.sum(axis=(1, 2), keepdims=True), np.finfo(np.float64).tiny)
 
 
 def distances(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
-    """From zero to each pair of frequencies, in cycles over the side."""
+    """The distance of each pair of frequencies from zero, in cycles over the side."""
     return np.hypot(np.fft.fftfreq(rows)[:, None] * rows, np.fft.fftfreq(columns) * columns)
 
 
@@ -59,7 +59,7 @@ def frequencies(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray
 
 
 def spectrum(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, " F"]:
-    """The units' mean power by whole cycles over the side, from 0 on."""
+    """Mean power of the units by whole cycles over the side, from 0 on."""
     ring = distances(*images.shape[1:]).round().astype(int).reshape(-1)
     return np.bincount(ring, power(images).mean(axis=0).reshape(-1))
 
@@ -72,7 +72,7 @@ def cosines(images: Float[np.ndarray, "N rows columns"]) -> Float[np.ndarray, "N
 
 def pairs(images: Float[np.ndarray, "N rows columns"]) -> list[Pair]:
     """All units, in the order of the paper's figures."""
-    likeness = cosines(images)
+    similarity = cosines(images)
     left = np.argsort(frequencies(images), kind="stable").tolist()
     found = []
     while left:
@@ -80,19 +80,19 @@ def pairs(images: Float[np.ndarray, "N rows columns"]) -> list[Pair]:
         if not left:
             found.append(Pair(unit, None, None))
             break
-        opposite = min(left, key=lambda other: likeness[unit, other])
+        opposite = min(left, key=lambda other: similarity[unit, other])
         left.remove(opposite)
-        found.append(Pair(unit, opposite, float(likeness[unit, opposite])))
+        found.append(Pair(unit, opposite, float(similarity[unit, opposite])))
     return found
 
 
 @dataclass(frozen=True)
 class Opposites:
-    """`lowest`: the mean over units of the lowest cosine to any other; `by_chance`: the same after the weights of each
-    unit changed places, each unit's in an order of its own."""
+    """`lowest`: the mean over units of the lowest cosine to any other; `shuffled`: the same with the weights of each
+    unit shuffled, as a baseline."""
 
     lowest: float
-    by_chance: float
+    shuffled: float
 
 
 def opposites(images: Float[np.ndarray, "N rows columns"], seed: int = 0) -> Opposites:
@@ -102,7 +102,7 @@ def opposites(images: Float[np.ndarray, "N rows columns"], seed: int = 0) -> Opp
 
 
 def stem_filters(model: Classifier) -> Float[np.ndarray, "C P P in_channels"]:
-    """What the first layer looks for in an image (Fig. 7), in the order of frequency, low first."""
+    """The filters of the first layer (Fig. 7), low frequency first."""
     kernel = next(parameter for parameter in model.get_submodule("stem").parameters() if parameter.ndim == 4)
     filters = kernel.detach().float().cpu().permute(0, 2, 3, 1).contiguous()
     return filters[torch.from_numpy(np.argsort(frequencies(filters.mean(-1).numpy()), kind="stable"))].numpy()

@@ -32,7 +32,6 @@ RULES: dict[str, Rule] = {
     "augment.cutmix": NOT_NEGATIVE,
     "augment.mix_chance": CHANCE,
     "evaluation.resize": NOT_NEGATIVE,
-    "evaluation.scramble_patch": COUNT,
     "evaluation.mean": (f"from -{MOST_MEAN:g} to {MOST_MEAN:g} each", lambda x: all(abs(y) <= MOST_MEAN for y in x)),
     "evaluation.std": (
         "from {:g} to {:g} each".format(*STD_RANGE),
@@ -94,9 +93,5 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"model.options cannot set {option}: {why}")
     if recipe.data.shots and recipe.data.share < 1:
         raise RecipeError("data.share and data.shots exclude each other: a share of each class, or so many images")
-    if recipe.evaluation.scramble != "none" and recipe.augment.cutmix:
-        raise RecipeError(
-            "CutMix and scrambled images exclude each other; set augment.cutmix 0 or evaluation.scramble none"
-        )
     if recipe.train.select == "best" and recipe.data.val == "":
         raise RecipeError('train.select is "best", which needs a validation split, and data.val is empty')

@@ -1,4 +1,4 @@
-"""Several runs side by side: one table, one chart of their curves."""
+"""Comparison of runs: a table, and a chart of their learning curves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.run.index import RunSummary, differing
 from mlpmixer.text import printable
 
-MOST_LINES = 4  # of the recipes, in a table
+MOST_LINES = 4  # of recipes, in a table
 
 
 def comparison(found: Sequence[RunSummary], root: Path) -> tuple[list[str], list[list[str]]]:
-    """A table: each run with its figures, and the lines in which their recipes differ."""
+    """Head and rows of a table: the results of each run, and the config values that differ."""
     lines = differing(found)[:MOST_LINES] if len(found) > 1 else []
     head = ["run", "state", "epoch", "val", "test", *lines, "changed"]
     rows = [
@@ -36,7 +36,7 @@ def comparison(found: Sequence[RunSummary], root: Path) -> tuple[list[str], list
 
 
 def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
-    """Accuracy on val by epoch, of as many runs as can be told apart; None where none was measured."""
+    """Validation accuracy by epoch of as many runs as have a line style of their own; None where none was measured."""
     lines = []
     for folder, name in zip(folders, names, strict=True):
         try:
@@ -48,7 +48,7 @@ def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
     if not lines:
         return None
     left = f"; the first {len(LOOKS)} of {len(lines)}" if len(lines) > len(LOOKS) else ""
-    return line_chart(f"Right on the validation split, %{left}", lines[: len(LOOKS)], across="epochs", height=330)
+    return line_chart(f"Validation accuracy (%){left}", lines[: len(LOOKS)], x_label="epoch", height=330)
 
 
 def _below(path: Path, root: Path) -> str:

@@ -1,10 +1,11 @@
-"""What the interpret shows, as files and as parts of a page."""
+"""Figures of what a model has learned: as files, and as parts of a page; and the progress of drawing them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -12,29 +13,45 @@ from mlpmixer.draw import page, svg
 from mlpmixer.draw.svg import Drawing
 from mlpmixer.run.folder import RunFolder
 
+Progress = Callable[[str, int, int], None]  # (stage, how many steps are done, of how many)
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
-class Exhibit:
-    """`name`: of its file. `pixels`: each of an image's pixels is a value."""
+class Figure:
+    """An image or drawing with a caption. `name`: of its file. `pixels`: each pixel of the image is a value."""
 
     name: str
     shown: Image.Image | Drawing
     caption: str
     pixels: bool = False
 
-    def in_page(self) -> str:
+    def html(self) -> str:
+        """A part of a page."""
         if isinstance(self.shown, Drawing):
             return page.drawing(self.shown, self.caption)
         return page.image(self.shown, self.caption, pixels=self.pixels)
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path) -> None:
+        """As NAME.svg or NAME.png."""
         if isinstance(self.shown, Drawing):
             RunFolder(folder).write(f"{self.name}.svg", svg.document(self.shown, self.caption))
-            return folder / f"{self.name}.svg"
-        path = folder / f"{self.name}.png"
-        self.shown.save(path)
-        return path
+        else:
+            self.shown.save(folder / f"{self.name}.png")
 
 
-def together(exhibits: Sequence[Exhibit]) -> str:
-    return page.beside(*(one.in_page() for one in exhibits))
+def grid(figures: Sequence[Figure]) -> str:
+    """Figures side by side, as a part of a page."""
+    return page.beside(*(figure.html() for figure in figures))
+
+
+def no_progress(*_: object) -> None:
+    """Shows nothing."""
+
+
+def tracked(stage: str, items: Sequence[Item], progress: Progress) -> Iterator[Item]:
+    """The items, each reported when the one before is done."""
+    for done, item in enumerate(items):
+        progress(stage, done, len(items))
+        yield item
+    progress(stage, len(items), len(items))

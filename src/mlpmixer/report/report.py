@@ -1,4 +1,4 @@
-"""`report`: runs and studies as one HTML page."""
+"""`report`: an HTML page of runs and studies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlpmixer.run.folder import RunFolder
 
 @dataclass(frozen=True)
 class Written:
-    """`parts`: titles, in their order."""
+    """What was written. `parts`: titles of sections, in their order."""
 
     page: Path
     runs: tuple[Path, ...]
@@ -35,17 +35,24 @@ def report(
     *,
     data: str | os.PathLike[str] | None = None,
     images: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Written:
-    """Each of `folders` is a finished run, or a study's folder. What was not measured yet is measured now.
+    """Writes a page of finished runs and studies; runs without an evaluation card are evaluated first.
 
-    data: images to measure on and to show, instead of those that recipes name.
-    images: opens whatever recipes name; otherwise only data sets that have a name here, such as cifar10: a run that
-    somebody else has made may name any folder or address.
-    say: hears which images are opened, and which are not.
+    Args:
+        folders: of runs and studies.
+        out: the page.
+        data: the images to evaluate on and to show, instead of those of the recipes.
+        images: opens whatever data set recipes name; otherwise only builtin ones, such as cifar10, since the recipe of
+            an untrusted run may name any folder or address.
+        log: is called with a line for each data set that is opened, or not.
+
+    Raises:
+        UsageError: without folders.
+        RunError: if a folder holds no finished run or study, or the page cannot be written.
     """
     if not folders:
-        raise UsageError("which runs? name their folders: mixer report runs/mine")
+        raise UsageError("no runs given; name their folders: mixer report runs/mine")
     places = [Path(folder) for folder in folders]
     studies = {place: _studies(place) for place in places}
     runs = [place for place in places if not studies[place]]
@@ -53,8 +60,8 @@ def report(
         if RunFolder(place).recipe is None:
             raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
         if RunFolder(place).result() is None:
-            raise RunError(f"the run in {place} is not finished; the command that began it goes on with it")
-    sections, opens = [], Opens(None if data is None else os.fspath(data), images, say)
+            raise RunError(f"the run in {place} is not finished; the command that started it resumes it")
+    sections, opens = [], Opens(None if data is None else os.fspath(data), images, log)
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
     for place, records in studies.items():
@@ -96,4 +103,4 @@ def _side_by_side(places: Sequence[Path]) -> Section:
     named = [index.RunSummary(**{**vars(one), "path": one.path.absolute()}) for one in found]
     head, rows = comparison(named, root)
     drawing = overlay([one.path for one in found], [one.path.name for one in found])
-    return Section("Side by side", page.table(head, rows) + (page.drawing(drawing, "Curves") if drawing else ""))
+    return Section("Comparison", page.table(head, rows) + (page.drawing(drawing, "Curves") if drawing else ""))

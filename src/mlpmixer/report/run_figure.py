@@ -1,4 +1,4 @@
-"""`image_of`: a finished run at a glance, as one SVG."""
+"""The summary figure of a finished run: learning curves and predictions, as one SVG."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder, by_epoch, training_seconds
 from mlpmixer.weights.load import load
 
-LOOKED_AT = 1000  # images, evenly over the split: enough to find bad mistakes, quick on any machine
+MOST_IMAGES = 1000  # that are predicted, evenly over the split
 COLUMNS = 5
 
 
-def image_of(folder: str | os.PathLike[str]) -> Path:
-    """Draws how the run went and what its model says of some images into the folder's image.svg."""
+def write_run_figure(folder: str | os.PathLike[str]) -> Path:
+    """Draws a run's learning curves and some predictions into its image.svg.
+
+    Raises:
+        RunError: if there is no finished run.
+    """
     run = RunFolder(folder)
     if run.recipe is None:
         raise RunError(f"there is no run in {run.path}; name a folder that `mixer train` has written")
     result = run.result()
     if result is None:
-        raise RunError(f"the run in {run.path} is not finished; the command that began it goes on with it")
+        raise RunError(f"the run in {run.path} is not finished; the command that started it resumes it")
     recipe = toml.loads(run.recipe, f"{run.path}/recipe.toml")
     model = load(folder)
     drawings = [svg.heading(recipe.name, summary(run, recipe, model)), *curves(run, recipe)]
@@ -50,7 +54,7 @@ def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
     result = run.result() or {}
     measured = {split: result[split] for split in ("test", "val") if result.get(split)}
     lines = [
-        f"{found['top1']:.1%} of {found['count']:,.0f} {split} images right".replace("%", " %")
+        f"{found['top1']:.1%} accuracy on {found['count']:,.0f} {split} images".replace("%", " %")
         for split, found in measured.items()
     ]
     metrics = run.metrics()
@@ -63,7 +67,7 @@ def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
 
 
 def machine(run: RunFolder) -> dict[str, Any]:
-    """What it ran on, as far as it says so."""
+    """The machine it ran on; empty where that is not known."""
     try:
         return run.json("machine.json") or {}
     except RunError:
@@ -80,22 +84,22 @@ def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
     lines = run.metrics()
     loss = by_epoch(lines, "train", "loss")
     val = [(epoch, 100 * top1) for epoch, top1 in by_epoch(lines, "val", "top1")]
-    drawings = [line_chart("Training loss, cross_entropy", [Series("loss", loss)], across="epochs")]
+    drawings = [line_chart("Training loss", [Series("loss", loss)], x_label="epoch")]
     if val:
         series = [Series("this run", val)]
         if recipe.about.curve:
             series.append(Series(f"expected ± {recipe.about.tolerance:g}", recipe.about.curve, recipe.about.tolerance))
-        drawings.append(line_chart("Right on the validation split, %", series, across="epochs"))
+        drawings.append(line_chart("Validation accuracy (%)", series, x_label="epoch"))
     return drawings
 
 
 def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
-    """A row of images that are named right, each of another class, and one of the mistakes made most confidently."""
+    """A row of correct predictions, each of another class, and one of the most confident errors."""
     images = select(recipe.data)
     name, split = ("test", images.test) if images.test is not None else ("val", images.val)
     if split is None:
         return []
-    split = Part(split, np.linspace(0, len(split), min(LOOKED_AT, len(split)), endpoint=False).astype(np.int64))
+    split = Part(split, np.linspace(0, len(split), min(MOST_IMAGES, len(split)), endpoint=False).astype(np.int64))
     predictor = Predictor(model, top=1)
     found = predictor([split.read(number) for number in range(len(split))])
     truth = [images.classes[label] for label in split.labels]
@@ -116,21 +120,21 @@ def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     right_tiles = [
-        tiles.Tile(image(number), [found[number].label, sure(found[number].score)], "right")
+        tiles.Tile(image(number), [found[number].label, percent(found[number].score)], "right")
         for number in [*firsts.values()][:COLUMNS]
     ]
     wrong_tiles = [
         tiles.Tile(
             image(number),
-            [found[number].label, sure(found[number].score), f"is {truth[number]}"],
+            [f"predicted {found[number].label}", percent(found[number].score), f"true {truth[number]}"],
             "wrong",
         )
         for number in wrong[:COLUMNS]
     ]
     of = f"of {len(split):,} {name} images"
-    rows = {f"Right answers, {of}": right_tiles, f"The most confident wrong answers, {of}": wrong_tiles}
+    rows = {f"Correct predictions, {of}": right_tiles, f"Most confident errors, {of}": wrong_tiles}
     return [tiles.row(title, row, columns=COLUMNS) for title, row in rows.items() if row]
 
 
-def sure(score: float) -> str:
-    return "over 99 % sure" if score > 0.995 else f"{score:.0%} sure".replace("%", " %")
+def percent(score: float) -> str:
+    return "over 99 %" if score > 0.995 else f"{score:.0%}".replace("%", " %")

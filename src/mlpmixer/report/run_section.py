@@ -1,4 +1,4 @@
-"""A run as a part of a page: what ran, how it went, its card, its answers, a look into its weights."""
+"""A run as a part of a page: summary, learning curves, evaluation card, predictions, weights."""
 
 from __future__ import annotations
 
@@ -19,38 +19,40 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
-from mlpmixer.report.figures import together
+from mlpmixer.report.figures import grid
 from mlpmixer.report.run_figure import curves, machine, predictions, summary
-from mlpmixer.report.weights import look_at_weights
+from mlpmixer.report.weights import weight_figures
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
-# What figures that are none, or lists that are too short, lead to.
+# What values of the wrong kind, or lists that are too short, lead to.
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
 class Opens:
-    """Which images a report may open. Some run folders are a stranger's: what their recipes name may be any folder of
-    the user's, whose images would then be on a page that is passed on; or an address that would be called.
+    """The images that a report may open. The recipe of an untrusted run may name any folder of the user's, whose images
+    would then be on a page that is passed on, or an address that would be called.
 
-    `data`: to be taken instead. `named`: all that recipes name; else only sets that have a name here. `say` hears what
-    is opened, and what is not.
+    Attributes:
+        data: the data set to take instead.
+        named: whether to open all that recipes name; otherwise only builtin data sets.
+        log: is called with what is opened, and what is not.
     """
 
     data: str | None = None
     named: bool = False
-    say: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
 
     def source(self, recipe: Recipe) -> str | None:
-        """The data set to take for a run."""
+        """The data set to open for a run; None: none."""
         own = recipe.data.source
         return self.data or (own if self.named or own in BUILTIN else None)
 
 
 def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> list[Section]:
-    """Of a finished run; `prefix`: to tell its titles from those of others on the page."""
+    """The sections of a finished run. `prefix`: of their titles, where the page has several runs."""
     run, opens = RunFolder(folder), opens or Opens()
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
@@ -60,29 +62,29 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
         page.words(first, "big"),
         *(page.words(line, "soft") for line in rest),
         page.words(recipe.about.description),
-        page.table(["", ""], _what_ran(recipe, machine(run))),
-        page.small_heading("The same again"),
+        page.table(["", ""], _summary(recipe, machine(run))),
+        page.small_heading("Reproduce"),
         page.commands(_commands(folder)),
     ]
-    how_it_went = page.beside(*(page.drawing(one, "How the run went") for one in curves(run, recipe)))
+    learning_curves = page.beside(*(page.drawing(one, "Learning curves") for one in curves(run, recipe)))
     source, closed = opens.source(recipe), ""
     if source is None:
         own = printable(recipe.data.source)
         closed = f"a report opens '{own}' only if it is told --images, or other images with --data SOURCE"
-        opens.say(f"{printable(folder)}: no images are shown; {closed}")
+        opens.log(f"{printable(folder)}: no images are shown; {closed}")
     else:
-        opens.say(f"{printable(folder)}: its images are read from {printable(source)}")
+        opens.log(f"{printable(folder)}: its images are read from {printable(source)}")
     return [
-        Section(f"{prefix}What ran", "".join(ran)),
-        Section(f"{prefix}Curves", how_it_went),
-        Section(f"{prefix}Card", _card(folder, opens.data, closed)),
-        Section(f"{prefix}Answers", _answers(recipe, source, model, closed)),
-        Section(f"{prefix}Weights", together(look_at_weights(model.float())[0])),
+        Section(f"{prefix}Summary", "".join(ran)),
+        Section(f"{prefix}Learning curves", learning_curves),
+        Section(f"{prefix}Evaluation card", _card(folder, opens.data, closed)),
+        Section(f"{prefix}Predictions", _predictions(recipe, source, model, closed)),
+        Section(f"{prefix}Weights", grid(weight_figures(model.float())[0])),
     ]
 
 
 def _card(folder: Path, data: str | None, closed: str) -> str:
-    """The run's own card, measured now if it was not before; or why there is none. `closed`: why it is not measured."""
+    """The run's own card, measured now if there is none; or why it is not. `closed`: why the images are not opened."""
     own = own_card(folder)
     if own is not None:
         with suppress(*DAMAGED):
@@ -93,7 +95,7 @@ def _card(folder: Path, data: str | None, closed: str) -> str:
         return page.words(f"Not measured: {error}", "warn")
 
 
-def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str) -> str:
+def _predictions(recipe: Recipe, source: str | None, model: Classifier, closed: str) -> str:
     try:
         if source is None:
             raise DataError(closed)
@@ -103,7 +105,7 @@ def _answers(recipe: Recipe, source: str | None, model: Classifier, closed: str)
         return page.words(f"No images are shown: {error}", "warn")
 
 
-def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
+def _summary(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
     if recipe.train.min_steps and not recipe.train.steps:
         length += f" (at least {recipe.train.min_steps:,} steps)"
@@ -113,9 +115,9 @@ def _what_ran(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
         ["length", f"{length} of {recipe.train.batch_size} images a step, {recipe.train.precision}"],
         ["optimizer", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],
         ["seed", str(recipe.train.seed)],
-        *([["to be expected", recipe.about.expected]] if recipe.about.expected else []),
+        *([["expected accuracy", recipe.about.expected]] if recipe.about.expected else []),
         ["machine", f"{machine.get('processor')}; torch {machine.get('torch')}, mlpmixer {machine.get('mlpmixer')}"],
-        ["begun", str(machine.get("started"))],
+        ["started", str(machine.get("started"))],
     ]
 
 
@@ -123,5 +125,5 @@ def _commands(folder: Path) -> list[str]:
     return [
         shlex.join(("mixer", "train", f"{folder}/recipe.toml", "--folder", "runs/again")),
         shlex.join(("mixer", "evaluate", str(folder))),
-        shlex.join(("mixer", "look", str(folder))),
+        shlex.join(("mixer", "interpret", str(folder))),
     ]

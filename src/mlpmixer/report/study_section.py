@@ -1,4 +1,4 @@
-"""A study as a part of a page: its table, the paper's claims beside what was seen, and curves."""
+"""A study as a part of a page: its table, the paper's claims and whether they hold here, learning curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlpmixer.draw import page
 from mlpmixer.draw.chart import LOOKS, Series, line_chart
 from mlpmixer.draw.page import Section
 
-HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
+HOLDS = {True: "holds", False: "does not hold", None: "cannot be decided"}
 
 
 def study_section(record: dict[str, Any], folder: Path) -> Section:
@@ -19,9 +19,9 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
         page.words(f"{record['what']} {record['where']}; scale: {record['scale']}.", "soft"),
         page.table(record["columns"], record["rows"]),
     ]
-    if record["findings"]:
-        rows = [[one["claim"], HOLDS[one["holds"]], one["why"]] for one in record["findings"]]
-        parts.append(page.table(["the paper says", "here it", "seen"], rows))
+    if record["claims"]:
+        rows = [[one["statement"], HOLDS[one["holds"]], one["evidence"]] for one in record["claims"]]
+        parts.append(page.table(["claim", "here it", "evidence"], rows))
     if record["paper"]:
         parts.append(page.words(f"The paper: {record['paper']}"))
     lines = [
@@ -29,11 +29,9 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
         for name, points in record["curves"].items()
         if len(points) > 1
     ]
-    # As many charts as it takes for each line to be told from its neighbors.
+    # As many charts as there are sets of line styles.
     for start in range(0, len(lines), len(LOOKS)):
-        chart = line_chart(
-            "Right on the validation split, %", lines[start : start + len(LOOKS)], across="epochs", height=330
-        )
+        chart = line_chart("Validation accuracy (%)", lines[start : start + len(LOOKS)], x_label="epoch", height=330)
         parts.append(page.drawing(chart, record["study"]))
     flags = ["--scale", record["scale"], "--folder", str(folder), *record.get("flags", ())]
     parts.append(page.commands([shlex.join(("mixer", "reproduce", record["study"], *flags))]))

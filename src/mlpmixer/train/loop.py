@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.data.dataset import Split
+from mlpmixer.data.loader import Transform
 from mlpmixer.data.select import select, title
 from mlpmixer.errors import RunStopped
 from mlpmixer.machine.allocator import keep_freed_memory
@@ -40,7 +41,7 @@ from mlpmixer.train.checkpoint import Checkpoints
 from mlpmixer.train.errors import explain_errors
 from mlpmixer.train.logger import RunLogger
 from mlpmixer.train.optim import lr_at
-from mlpmixer.train.plan import Plan, refuse_other_images, refuse_other_recipe, resolve
+from mlpmixer.train.plan import Plan, record_of, refuse_other_images, refuse_other_recipe, resolve
 from mlpmixer.train.progress import ProgressBar
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save
@@ -65,12 +66,15 @@ class Result:
     of: dict[str, str]
 
 
-def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
+def fit(
+    recipe: Recipe, folder: str | os.PathLike[str], *, transform: Transform | None = None, quiet: bool = False
+) -> Result:
     """Trains by a recipe, or resumes the run that is in the folder; one that is finished is only read.
 
     Args:
         recipe: What to train; from `mlpmixer.recipes`, a TOML file, or made of its parts.
         folder: The run folder; created if it is not there.
+        transform: Applied to every prepared image (3, H, W), in training and validation; the run keeps its name only.
         quiet: Show nothing but warnings.
 
     Returns:
@@ -84,10 +88,12 @@ def fit(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) 
             high; `RunStopped`: Ctrl-C or SIGTERM came, and the same call resumes the run.
     """
     check(recipe)
-    return run_checked(recipe, folder, quiet=quiet)
+    return run_checked(recipe, folder, transform=transform, quiet=quiet)
 
 
-def run_checked(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool = False) -> Result:
+def run_checked(
+    recipe: Recipe, folder: str | os.PathLike[str], *, transform: Transform | None = None, quiet: bool = False
+) -> Result:
     """`fit` of a recipe that `check` has passed."""
     keep_freed_memory()
     run = RunFolder(folder)
@@ -101,11 +107,11 @@ def run_checked(recipe: Recipe, folder: str | os.PathLike[str], *, quiet: bool =
         moved = refuse_other_recipe(run, recipe)
         if (done := run.result()) is not None:
             if moved:
-                refuse_other_images(run, select(recipe.data).record, moved)
+                refuse_other_images(run, record_of(select(recipe.data), transform), moved)
             return Result(run.path, run.weights, done["val"], done["test"], done["of"])
-        plan = resolve(recipe, run, group, checkpoints, moved)
+        plan = resolve(recipe, run, group, checkpoints, moved, transform)
         if group.is_main:
-            run.begin(plan.begun, toml.dumps(recipe), describe_machine(group), plan.images.record)
+            run.begin(plan.begun, toml.dumps(recipe), describe_machine(group), record_of(plan.images, transform))
         group.barrier()
         bar = ProgressBar(plan.steps, plan.begun, quiet or not group.is_main)
         flops = 3 * 2e9 * measure(plan.train_step.model.name, **vars(plan.train_step.model.config)).gmacs

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
-from mlpmixer.data.loader import Batch, Share, all_batches, train_batches, usual_workers
+from mlpmixer.data.loader import Batch, Share, Transform, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import Selection, select
@@ -59,6 +59,7 @@ class Plan:
     val_every: float
     best: Tensor
     warnings: list[str]
+    transform: Transform | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -93,10 +94,18 @@ class Plan:
             "share": Share(group.rank, group.world_size),
             "workers": usual_workers() if machine.workers < 0 else machine.workers,
             "pin": group.device.type == "cuda",
+            "transform": self.transform,
         }
 
 
-def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoints, moved: str = "") -> Plan:
+def resolve(
+    recipe: Recipe,
+    run: RunFolder,
+    group: Group,
+    checkpoints: Checkpoints,
+    moved: str = "",
+    transform: Transform | None = None,
+) -> Plan:
     """Opens the data, makes the model, and restores the newest checkpoint; what is cheap to refuse comes first.
 
     Args:
@@ -105,6 +114,7 @@ def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoin
         group: The processes that run it.
         checkpoints: Those of the run.
         moved: How the data's location differs from the one that the run began with.
+        transform: Of every prepared image.
 
     Raises:
         RecipeError: The recipe asks for what these processes or this model cannot do.
@@ -120,12 +130,16 @@ def resolve(recipe: Recipe, run: RunFolder, group: Group, checkpoints: Checkpoin
     stored = open_weights(recipe)
     images = select(recipe.data)
     if moved or checkpoints.newest():
-        refuse_other_images(run, images.record, moved)
+        refuse_other_images(run, record_of(images, transform), moved)
     steps, val_every = length_of(recipe, len(images.train) / recipe.train.batch_size)
     torch.manual_seed(recipe.train.seed)
-    train_step = TrainStep(recipe, init_model(recipe, images.classes, stored), steps, group)
+    model = init_model(recipe, images.classes, stored)
+    if transform is not None:
+        model.metadata.provenance["transform"] = str(transform)
+    train_step = TrainStep(recipe, model, steps, group)
 
-    plan = Plan(recipe, images, train_step, 0, steps, val_every, torch.tensor(-1.0, dtype=torch.float64), [])
+    best = torch.tensor(-1.0, dtype=torch.float64)
+    plan = Plan(recipe, images, train_step, 0, steps, val_every, best, [], transform)
     state = plan.state()
     plan.begun, plan.warnings = checkpoints.restore(state)
     if plan.begun:
@@ -234,8 +248,6 @@ def preprocessing_of(how: Evaluation, image_size: tuple[int, int]) -> Preprocess
         interpolation=how.interpolation,
         mean=how.mean,
         std=how.std,
-        scramble=how.scramble,
-        scramble_patch=how.scramble_patch,
     )
 
 
@@ -266,6 +278,11 @@ def _other_recipe(run: RunFolder, changed: list[str]) -> RunError:
     )
 
 
+def record_of(images: Selection, transform: Transform | None) -> dict[str, Any]:
+    """Which images a run has, for its picks.json, and what they are transformed by."""
+    return images.record if transform is None else {**images.record, "transform": str(transform)}
+
+
 def refuse_other_images(run: RunFolder, record: dict[str, Any], moved: str) -> None:
     """A run is resumed with the images it began with, wherever they are now; as far as its `picks.json` tells.
 
@@ -294,6 +311,8 @@ def refuse_other_images(run: RunFolder, record: dict[str, Any], moved: str) -> N
         now, then = record.get(split, none), before.get(split, none)
         if any(now.get(name) != then.get(name) for name in ("count", "digest", "labels", *["images"] * bool(moved))):
             changed.append(_difference(f"{split} images", now["count"], then.get("count", 0)))
+    if record.get("transform") != before.get("transform"):
+        changed.append(f"transform: {record.get('transform')}, not {before.get('transform')}")
     if changed:
         raise RunError(
             f"{run.path} already holds a run on different images ({'; '.join(changed)}); choose another folder with "
