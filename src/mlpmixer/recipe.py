@@ -167,8 +167,8 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How a run is executed. It may differ between machines, and between the parts of one run: what is learnt stays the
-    same, up to rounding and to dropout and stochastic depth, which each device draws for one part of a batch after
+    """How a run is executed. It may differ between machines, and between the parts of one run: what is learned stays
+    the same, up to rounding and to dropout and stochastic depth, which each device draws for one part of a batch after
     another."""
 
     device: str = setting("auto", '"cpu", "cuda" or "cuda:N"; auto: a GPU if there is one')

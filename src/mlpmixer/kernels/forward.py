@@ -1,7 +1,7 @@
 """A plain Mixer's forward pass by `forward.cpp`: bytes of images in, features and logits out.
 
-Weights are packed once, in the kinds of numbers that a layer names for each half of each layer. What bytes stand for is
-fixed beforehand, too: weights have a scale for each output, activations a range for each table.
+Weights are packed once, in the precision of each half of each layer. The ranges of int8 tables are fixed beforehand,
+too: weights have a scale for each output, activations a range for each table.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Fractions for one class; `confused_with`: the class that its images are most often mistaken for, if any are."""
+    """Fractions for one class; `confused_with`: the class that its images are most often confused with, if any are."""
 
     name: str
     count: int

@@ -174,7 +174,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C is heard when this is over."""
+    """Ctrl-C takes effect when this is over."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -21,8 +21,8 @@ CHUNK = 1 << 16  # bytes; no path is as long
 def images(given: Iterable[str], tell: Tell) -> Iterator[str]:
     """Files, whether they are there or not, and of each folder the images below it: by name, then folder by folder.
 
-    Only the names within one folder, and within those that it lies in, are held at a time. `tell` hears of folders that
-    cannot be read.
+    Only the names within one folder, and within those that it lies in, are held at a time. `tell` is called with
+    folders that cannot be read.
     """
     for path in given:
         if not os.path.isdir(path):  # noqa: PTH112 (a Path complains of a name that is too long)

@@ -76,7 +76,7 @@ def without_stale_claims(recipe: Recipe, before: Recipe) -> Recipe:
 
 
 def _learnt(recipe: Recipe) -> Recipe:
-    """Only what decides what is learnt, up to chance and rounding. The same images may lie elsewhere: imagenet may be
+    """Only what decides what is learned, up to chance and rounding. The same images may lie elsewhere: imagenet may be
     /data/imagenet."""
     return dataclasses.replace(
         recipe,

@@ -79,7 +79,7 @@ def runs(
 
     Raises:
         RunError: There is no such folder.
-        UsageError: A condition or a name makes no sense.
+        UsageError: A condition or a name is not valid.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is how many runs to list, at least 1; got {limit}")

@@ -47,7 +47,7 @@ def search(
         All trials but those that diverged, the best on the validation split first.
 
     Raises:
-        RecipeError: A combination makes no sense; nothing was run then.
+        RecipeError: A combination is not valid; nothing was run then.
         RunError: All trials diverged, or one could not be run.
     """
     if recipe.data.val == "":

@@ -81,7 +81,7 @@ def fit(
         The finished weights, and what they reach on the validation and test splits.
 
     Raises:
-        RecipeError: The recipe makes no sense, or asks for what this machine or the model cannot do.
+        RecipeError: The recipe is not valid, or asks for what this machine or the model cannot do.
         DataError: The data is missing, or not as the recipe describes it.
         WeightsError: The weights to start from cannot be used.
         RunError: The folder holds another run, or cannot be written; `Diverged`: the loss is not finite or far too

@@ -22,7 +22,7 @@ def narrowed(state: Mapping[str, Tensor], layer_precisions: Sequence[LayerPrecis
 
 
 def widened(arrays: Mapping[str, Tensor], layer_precisions: Sequence[LayerPrecision]) -> dict[str, Tensor]:
-    """The way back, also of arrays that have a shape only. What does not belong together is left as it is."""
+    """The inverse, also of arrays that have a shape only. What does not belong together is left as it is."""
     found = dict(arrays)
     for name in _maps(layer_precisions):
         values, scale = found.get(name), found.get(name + SCALE)

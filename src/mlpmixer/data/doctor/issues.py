@@ -54,7 +54,7 @@ ISSUES = {
     "empty_class": Issue("Classes without images", "Add images, or remove the class.", serious=True),
     "not_in_train": Issue(
         "Classes missing from train",
-        "Add training images: a class that is never seen is not learnt.",
+        "Add training images: a class that is never seen is not learned.",
         serious=True,
     ),
     "ignored": Issue(
