@@ -107,7 +107,7 @@ def test_a_broken_image_among_good_ones(capsys: pytest.CaptureFixture[str], phot
     mixer(*arguments)
     seen = capsys.readouterr()
     assert len(seen.out.splitlines()) == 1
-    assert seen.err.startswith(f"mixer: left out: {broken} is not a readable image")
+    assert seen.err.startswith(f"mixer: skipped: {broken} is not a readable image")
     mixer(*arguments, "--strict", code=1)
 
 

@@ -82,7 +82,7 @@ class TestWhatIsWritten:
             assert one["label"] == alone.label
             assert one["score"] == alone.score
             assert [(pair["label"], pair["score"]) for pair in one["top"]] == list(alone.top)
-        assert f"left out: {folder / 'b' / 'broken.jpg'} is not a readable image" in seen.err
+        assert f"skipped: {folder / 'b' / 'broken.jpg'} is not a readable image" in seen.err
         assert "bf16 (" in seen.err
         assert "20 images in" in seen.err
         assert "; 1 skipped" in seen.err

@@ -644,7 +644,7 @@ class TestImages:
         assert said == f"mixer: {run}: no images are shown; {closed}\n"
         html = (run / "report.html").read_text(encoding="utf-8")
         assert html.count("--data SOURCE") == 2
-        assert "image-rendering" not in html.split("Answers</h2>")[1].split("Weights</h2>")[0]
+        assert "image-rendering" not in html.split("Predictions</h2>")[1].split("Weights</h2>")[0]
         assert not (run / "cards").exists()
         assert not photos.exists()
 

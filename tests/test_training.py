@@ -401,9 +401,9 @@ class TestWhatIsSeen:
         source = {"data.source": str(tmp_path / "photos"), "data.classes": (), "data.val": "auto", "train.steps": 1}
         fit(toml.change(small, source), tmp_path / "run", quiet=True)
         assert capfd.readouterr().err.splitlines() == [
-            "warning: no image to learn from, so never right: classes 'a', 'b', 'c' and 1 more; add images, or "
-            "choose others with data.classes",
-            "warning: a single image to learn from: class 'e'; add images, or choose others with data.classes",
+            "warning: no training images, so never predicted correctly: classes 'a', 'b', 'c' and 1 more; add images, "
+            "or choose others with data.classes",
+            "warning: a single training image: class 'e'; add images, or choose others with data.classes",
         ]
 
     def test_quiet_is_quiet_but_for_warnings(self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,8 +48,7 @@ class Subject:
             raise UsageError(f"'{name}' is no Mixer that could be measured{nearest(name, known)}")
         self.name = name
         chance = torch.Generator().manual_seed(0)
-        model = create(name, num_classes=CLASSES, gelu="erf").eval()
-        assert isinstance(model, Mixer)
+        model = cast(Mixer, create(name, num_classes=CLASSES, gelu="erf").eval())
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=SHAKE)

@@ -42,9 +42,8 @@ def unsupported(model: Classifier) -> str | None:
 
 
 def build(setup: Setup) -> Run:
-    assert isinstance(setup.model, Mixer)
     layer_precisions = setup.layer_precisions if setup.precision == "int8" else ()
-    return forward(setup.model, setup.how, cast(Kind, setup.precision), layer_precisions)
+    return forward(cast(Mixer, setup.model), setup.how, cast(Kind, setup.precision), layer_precisions)
 
 
 def forward(model: Mixer, how: Preprocessing, kind: Kind, layer_precisions: Sequence[LayerPrecision] = ()) -> Forward:

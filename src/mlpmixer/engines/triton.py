@@ -47,8 +47,7 @@ def build(setup: Setup) -> Graphed:
     """With the quickest ways of channel mixing. The first time on a machine takes minutes: kernels are compiled."""
     from mlpmixer.engines.triton_network import WAYS, Network
 
-    assert isinstance(setup.model, Mixer)
-    parts = kernels.parts(setup.model, setup.how)
+    parts = kernels.parts(cast(Mixer, setup.model), setup.how)
     able: dict[float, Graphed] = {}
     failed: list[str] = []
     for ways in WAYS:

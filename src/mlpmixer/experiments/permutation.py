@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from mlpmixer.experiments.study import (
 )
 from mlpmixer.models import describe
 from mlpmixer.models.layers import grid
-from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.train.plan import init_model
@@ -103,7 +103,7 @@ def permuted(model: Mixer) -> Mixer:
         UsageError: if the Mixer is untied, grouped or a pyramid.
     """
     config = model.config
-    if config.untied or config.groups > 1 or config.pyramid or config.group_projection:
+    if not config.plain:
         raise UsageError("only the weights of a plain Mixer can be permuted")
     tokens = torch.from_numpy(patch_order(*grid(config.image_size, config.patch_size)))
     pixels = torch.from_numpy(pixel_order(config.patch_size))
@@ -112,8 +112,6 @@ def permuted(model: Mixer) -> Mixer:
         kernel = model.stem.patches.weight  # (C, in_channels, P, P)
         other.stem.patches.weight.copy_(kernel.flatten(2)[..., pixels].view_as(kernel))
         for block, old in zip(other.blocks, model.blocks, strict=True):
-            assert isinstance(block, MixerBlock)
-            assert isinstance(old, MixerBlock)
             block.token_mixing.fc1.weight.copy_(old.token_mixing.fc1.weight[:, tokens])
             block.token_mixing.fc2.weight.copy_(old.token_mixing.fc2.weight[tokens])
             block.token_mixing.fc2.bias.copy_(old.token_mixing.fc2.bias[tokens])
@@ -167,9 +165,7 @@ def permuted_weights(root: Path, recipe: Recipe) -> Path:
     """The same, permuted."""
     path = root / "permuted.safetensors"
     if not path.exists():
-        model = load(first_weights(root, recipe))
-        assert isinstance(model, Mixer)
-        save(permuted(model), path)
+        save(permuted(cast(Mixer, load(first_weights(root, recipe)))), path)
     return path
 
 

@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlpmixer.interpret.receptive_field import on_grid
-from mlpmixer.models.bit import BiT
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.vit import ViT
 
 AT_ONCE = 32  # images
 
@@ -47,15 +46,12 @@ def token_contributions(
 
     Their sum and the head's bias are the logit. None for a ViT that classifies by its class token.
     """
-    head = model.head
-    if not isinstance(head, nn.Linear) or (
-        isinstance(model, ViT) and (model.config.pool == "token" or model.config.representation)
-    ):
+    head, averaged = model.head, family_of(model).mean_of(model.config)
+    if not isinstance(head, nn.Linear) or averaged is None:
         return None
     with torch.no_grad():
-        _, seen = model(image[None], intermediates=True)
-        of_bit = isinstance(model, BiT)
-        tables = seen["features"][0].permute(1, 2, 0) if of_bit else on_grid(model, seen["tokens"][0])
+        table = model(image[None], intermediates=True)[1][averaged][0]
+        tables = table.permute(1, 2, 0) if table.ndim == 3 else on_grid(model, table)
         return tables @ head.weight[label] / (tables.shape[0] * tables.shape[1])
 
 

@@ -6,13 +6,13 @@ Both are norms of Jacobians, estimated by random signs: the expected square of s
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 
 
@@ -21,9 +21,7 @@ def on_grid(model: Classifier, table: Tensor) -> Tensor:
 
     A class token is left out.
     """
-    stem: Any = model.get_submodule("stem")
-    grids = model.config.grids() if hasattr(model.config, "grids") else [stem.grid]
-    by_count = {math.prod(grid): grid for grid in grids}
+    by_count = {math.prod(grid): grid for grid in family_of(model).grids(model.config)}
     count = max(count for count in by_count if count <= len(table))
     return table[len(table) - count :].unflatten(0, by_count[count])
 

@@ -27,4 +27,9 @@ def progress_bar(shown: bool = True) -> Iterator[Callable[[str, int, int | None]
     shown = shown and sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
         bar = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(bar, description=printable(what), completed=done, total=total)
+
+        def update(what: str, done: int, total: int | None) -> None:
+            # Drawn ten times a second; what is over sooner is drawn once all the same.
+            progress.update(bar, description=printable(what), completed=done, total=total, refresh=done in (0, total))
+
+        yield update

@@ -12,8 +12,8 @@ from mlpmixer.draw import heatmap
 from mlpmixer.draw.chart import LOOKS, Series, line_chart
 from mlpmixer.interpret.receptive_field import half_radius, receptive_fields
 from mlpmixer.interpret.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer
 from mlpmixer.report.figures import Figure, Progress, no_progress, tracked
 
 NOISE_IMAGES = 4  # over which receptive fields are averaged
@@ -21,10 +21,9 @@ SHEET = 460  # pixels, about, of a sheet of maps
 
 
 def usual_layers(model: Classifier) -> list[int]:
-    """The first three, as in Fig. 5, and the last."""
-    if not isinstance(model, Mixer):
-        return []
-    return sorted({*range(min(3, model.config.layers)), model.config.layers - 1})
+    """The first three layers with token mixing, as in Fig. 5, and the last."""
+    layers = family_of(model).mixer_layers(model.config)
+    return sorted({*range(min(3, layers)), layers - 1}) if layers else []
 
 
 def weight_figures(
@@ -52,8 +51,8 @@ def weight_figures(
             pixels=True,
         )
     )
-    if isinstance(model, Mixer):
-        figures += _spectra(model, progress)
+    if mixing := family_of(model).mixer_layers(model.config):
+        figures += _spectra(model, mixing, progress)
     figures += _fields(model, values, progress)
     return figures, values
 
@@ -74,13 +73,13 @@ def _sheet(maps: Sequence[np.ndarray], together: int = 1):
     return heatmap.sheet([heatmap.larger(one, SHEET // across) for one in maps], across, together=together)
 
 
-def _spectra(model: Mixer, progress: Progress) -> list[Figure]:
-    layers = np.unique(np.linspace(0, model.config.layers - 1, len(LOOKS)).round().astype(int)).tolist()
+def _spectra(model: Classifier, mixing: int, progress: Progress) -> list[Figure]:
+    layers = np.unique(np.linspace(0, mixing - 1, len(LOOKS)).round().astype(int)).tolist()
     lines = []
     for layer in layers:
         share = spectrum(units_of(model, layer))
         lines.append(Series(f"layer {layer}", [(float(n), 100 * float(value)) for n, value in enumerate(share)]))
-    every = range(model.config.layers)
+    every = range(mixing)
     found = [opposites(units_of(model, layer)) for layer in tracked("opposite units", every, progress)]
     cosines = [
         Series("lowest cosine", [(float(n), one.lowest) for n, one in zip(every, found, strict=True)]),
@@ -130,6 +129,4 @@ def _fields(model: Classifier, values: dict[str, Any], progress: Progress) -> li
 
 def token_layers(model: Classifier) -> list[str]:
     """The names of the intermediate outputs after each layer."""
-    if hasattr(model.config, "units"):
-        return [f"stage{n}" for n in range(len(model.config.units))]  # pyright: ignore[reportAttributeAccessIssue]
-    return [f"block{n}" for n in range(model.config.layers)]  # pyright: ignore[reportAttributeAccessIssue]
+    return family_of(model).stages_of(model.config)
