@@ -16,7 +16,10 @@ jaxtyping.install_import_hook([f"mlpmixer.models.{name}" for name in FILES], "be
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from messages import pytest_addoption, pytest_collection_modifyitems, pytest_sessionfinish, says  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_sessionfinish", "says"]  # for pytest
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and all that they start, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,7 @@
     with says(UsageError):
         create("mixer_b15")
 
-compares the error's words with the line that the file has for this test; `says.check(text)` does the same for anything
+finds the error's words among the lines that the file has for this test; `says.check(text)` does the same for anything
 that a command printed. After a change of words, `pytest -n 0 --update-messages` writes the file anew, and its diff
 shows every sentence that changed.
 """
@@ -21,15 +21,15 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("messages.txt")
-_written: dict[str, list[str]] = {}
+REPOSITORY = Path(__file__).parents[1]
+_written: dict[str, set[str]] = {}
 
 
 class Says:
-    """The sentences of one test, in the order in which they are checked."""
+    """The sentences of one test, whatever its parameters are."""
 
     def __init__(self, test: str, hidden: dict[str, str], update: bool):
         self.test, self.hidden, self.update = test, hidden, update
-        self.count = 0
 
     @contextmanager
     def __call__(self, error: type[Exception] | tuple[type[Exception], ...]) -> Iterator[pytest.ExceptionInfo]:
@@ -40,47 +40,59 @@ class Says:
     def check(self, text: str) -> None:
         for place, name in self.hidden.items():
             text = text.replace(place, name)
+        text = re.sub(r"[0-9a-f]{8,}", "<hex>", re.sub(r"127\.0\.0\.1:\d+", "<server>", text))
         text = re.sub(r"\s+", " ", text).strip()
-        self.count += 1
         if self.update:
-            _written.setdefault(self.test, []).append(text)
-            return
-        known = golden().get(self.test, [])
-        assert self.count <= len(known), f"not in {GOLDEN.name} yet: {text}"
-        assert text == known[self.count - 1]
+            _written.setdefault(self.test, set()).add(text)
+        else:
+            assert text in golden().get(self.test, ()), f"not in {GOLDEN.name}: {text}"
 
 
 @cache
-def golden() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def golden() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
     test = ""
     for line in GOLDEN.read_text(encoding="utf-8").splitlines() if GOLDEN.exists() else ():
         if line.startswith("    "):
-            found[test].append(line[4:])
+            found[test].add(line[4:])
         elif line:
             test = line
-            found[test] = []
+            found[test] = set()
     return found
 
 
 @pytest.fixture
 def says(request: pytest.FixtureRequest, tmp_path: Path) -> Says:
     root = tmp_path.parent.parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path.parent
-    hidden = {str(tmp_path): "<tmp>", str(root): "<session>", tempfile.gettempdir(): "<temp>"}
-    test = request.node.nodeid.split("/")[-1].encode("ascii", "backslashreplace").decode()
-    return Says(test, hidden, bool(request.config.getoption("--update-messages")))
+    hidden = {
+        str(tmp_path): "<tmp>",
+        str(root): "<session>",
+        tempfile.gettempdir(): "<temp>",
+        str(REPOSITORY): "<repo>",
+    }
+    return Says(_name(request.node), hidden, bool(request.config.getoption("--update-messages")))
+
+
+def _name(item: pytest.Item) -> str:
+    """FILE::CLASS::TEST, without parameters."""
+    return item.nodeid.partition("[")[0].rpartition("/")[2]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-messages", action="store_true", help="write tests/messages.txt from what is said now")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only tests that have sentences are run to write them."""
+    if config.getoption("--update-messages"):
+        items[:] = [item for item in items if "says" in getattr(item, "fixturenames", ())]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not session.config.getoption("--update-messages") or os.environ.get("PYTEST_XDIST_WORKER"):
         return
-    merged = {**golden(), **_written}
     files = {test.partition("::")[0] for test in _written}
-    collected = {item.nodeid.split("/")[-1].encode("ascii", "backslashreplace").decode() for item in session.items}
-    kept = {test: lines for test, lines in merged.items() if test.partition("::")[0] not in files or test in collected}
-    blocks = [f"{test}\n" + "".join(f"    {line}\n" for line in kept[test]) for test in sorted(kept)]
+    others = {test: lines for test, lines in golden().items() if test.partition("::")[0] not in files}
+    found = {**others, **_written}
+    blocks = [f"{test}\n" + "".join(f"    {line}\n" for line in sorted(found[test])) for test in sorted(found)]
     GOLDEN.write_text("\n".join(blocks), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import Says
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -46,7 +47,9 @@ def test_a_new_model_is_a_module_in_training_mode():
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_pretrained_weights_by_name_from_a_file_and_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pretrained_weights_by_name_from_a_file_and_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+):
     named = mlpmixer.create("mixer_cifar10", pretrained=True)
     assert named.training
     assert named.metadata.classes is not None
@@ -62,9 +65,9 @@ def test_pretrained_weights_by_name_from_a_file_and_for_a_model(tmp_path: Path, 
     mlpmixer.save(mlpmixer.create("vit_ti16", num_classes=3), path_of(first), layout="older")
     assert mlpmixer.create("vit_ti16", pretrained=True).metadata.provenance["layout"] == "older"
 
-    with pytest.raises(UsageError, match=r"there are no pretrained weights for mixer_h14 \(`mixer models --weights`"):
+    with says(UsageError):
         mlpmixer.create("mixer_h14", pretrained=True)
-    with pytest.raises(UsageError, match="holds a mixer_nano, not a mixer_b16"):
+    with says(UsageError):
         mlpmixer.create("mixer_b16", pretrained="mixer_cifar10")
 
 

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+from messages import Says
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
@@ -123,8 +124,8 @@ class TestCrops:
 
     @pytest.mark.parametrize("crop", ["window", "pad", "resize"])
     @pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3)])
-    def test_an_image_of_absurd_proportions_is_refused(self, crop: str, shape: tuple[int, int, int]):
-        with pytest.raises(ImageError, match="pixels is too narrow"):
+    def test_an_image_of_absurd_proportions_is_refused(self, crop: str, shape: tuple[int, int, int], says: Says):
+        with says(ImageError):
             augmentation(32, crop=crop, area=(0.5, 1.0))(np.zeros(shape, np.uint8))
 
     def test_a_window_of_any_size_between(self):
@@ -163,12 +164,10 @@ class TestCrops:
         usual = prepare(photo, Preprocessing.usual((56, 56)))
         assert torch.equal(out, usual) == (settings == Evaluation())
 
-    def test_none_wants_the_size(self, photo: np.ndarray):
+    def test_none_wants_the_size(self, photo: np.ndarray, says: Says):
         augment = augmentation((40, 30), crop="none")
         assert torch.equal(augment(photo[:40, :30]), torch.from_numpy(photo[:40, :30].copy()).permute(2, 0, 1))
-        with pytest.raises(
-            DataError, match=r"30×40 pixels and the model wants 40×30; set augment\.crop to \"inception"
-        ):
+        with says(DataError):
             augment(photo[:30, :40])
 
     def test_tiny_and_thin_images(self):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from conftest import shaken
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 
 import mlpmixer
@@ -153,7 +154,7 @@ class TestOwnData:
         assert card.warnings == []
         assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
 
-    def test_a_model_without_a_file_is_measured_as_it_would_be_saved(self, clothing: Path, tmp_path: Path):
+    def test_a_model_without_a_file_is_measured_as_it_would_be_saved(self, clothing: Path, tmp_path: Path, says: Says):
         classes = [folder.name for folder in sorted((clothing / "test").iterdir())]
         model = shaken(mlpmixer.create("mixer_pico", num_classes=10))
         how = replace(Preprocessing.usual(model.config.image_size), std=(0.2, 0.2, 0.2))
@@ -165,7 +166,7 @@ class TestOwnData:
             others = {"model": card.model, "machine": {}, "origins": {}}  # names, and when it was
             assert replace(card, **others) == replace(saved, **others)
         assert model.metadata.classes is None
-        with pytest.raises(UsageError, match="2 class names for 10 classes"):
+        with says(UsageError):
             evaluate(model, clothing, classes=["ant", "bee"])
 
     def test_some_classes_only(self, clothing: Path):
@@ -208,22 +209,22 @@ class TestOwnData:
         ):
             assert any(text.startswith(words) for text in swapped.warnings)
 
-    def test_broken_images(self, clothing: Path):
+    def test_broken_images(self, clothing: Path, says: Says):
         (clothing / "test" / "hat" / "broken.jpg").write_bytes(b"no image")
         card = evaluate("mixer_clothing", clothing, workers=0, train_images=0)
         assert card.data.count == 10
         assert card.unreadable[0].image.endswith("broken.jpg")
         assert "skipped 1 images that cannot be read" in card.warnings[-1]
-        with pytest.raises(DataError, match="is not a readable image"):
+        with says(DataError):
             evaluate("mixer_clothing", clothing, workers=0, train_images=0, strict=True)
 
-    def test_what_cannot_be(self, clothing: Path):
-        with pytest.raises(UsageError, match="which images"):
+    def test_what_cannot_be(self, clothing: Path, says: Says):
+        with says(UsageError):
             evaluate("mixer_clothing")
-        with pytest.raises(DataError, match="has no split 'val'"):
+        with says(DataError):
             evaluate("mixer_clothing", clothing, split="val")
         (clothing / "real.json").write_text("[[1], [2]]")
-        with pytest.raises(DataError, match="not ReaL's label file"):
+        with says(DataError):
             evaluate("mixer_clothing", clothing, real=clothing / "real.json", workers=0)
 
 
@@ -408,7 +409,7 @@ class TestRuns:
         return train_on_grays(tmp_path, {"val/dark": 3, "val/pale": 4}, {"data.val": "10%"})
 
     def test_what_is_held_out_and_a_split_of_the_same_name_are_told_apart(
-        self, grays: Path, capsys: pytest.CaptureFixture[str]
+        self, grays: Path, capsys: pytest.CaptureFixture[str], says: Says
     ):
         """Once, `mixer report` put a card of 24 images in the place of one of 153."""
         own = evaluate(grays, workers=0)
@@ -417,7 +418,7 @@ class TestRuns:
         assert (other.data.split, other.data.title, other.data.count) == ("val", "val", 7)
         assert len([*(grays / "cards").iterdir()]) == 2
         assert own_card(grays) == own
-        with pytest.raises(DataError, match=r"has no split 'test' \(it has val, train\); --data .*grays has all"):
+        with says(DataError):
             evaluate(grays, split="test", workers=0)
         main(["evaluate", str(grays), "--workers", "0", "--train-images", "0"])
         assert "grays, val (10% of train))" in capsys.readouterr().out
@@ -537,7 +538,9 @@ class TestImageNet:
         assert (found["imagenet_v2"].correct, found["imagenet_v2"].count) == (10, 10)
         assert found["imagenet_sketch"].correct == sum(best[place] == 999 or place % 2 for place in range(10))
 
-    def test_a_and_r_seek_among_theirs(self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path):
+    def test_a_and_r_seek_among_theirs(
+        self, model: Classifier, photos: list[Path], clothing: Path, tmp_path: Path, says: Says
+    ):
         """Each image lies in the class that is its second best; the best are not among these."""
         logits = logits_of(model, photos)
         best = {*logits.argmax(1).tolist()}
@@ -552,7 +555,7 @@ class TestImageNet:
         found = evaluate(model, clothing, train_images=0, workers=0, variants=folders)
         assert found["imagenet_a"].correct == 10
         assert found["imagenet_v2"].correct == 0
-        with pytest.raises(DataError, match="no imagenet_v2, or not for this model: it has no class 'dress'"):
+        with says(DataError):
             evaluate(model, clothing, train_images=0, workers=0, variants={"imagenet_v2": clothing})
 
     @pytest.mark.parametrize("name", ["a", "r"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from messages import Says
 from torch import Tensor
 
 import mlpmixer
@@ -141,20 +142,20 @@ def test_it_is_in_a_report(run: Path, tmp_path: Path):
     assert "Effective receptive fields" in html
 
 
-def test_without_an_adapter_it_has_its_own_format_and_its_own_size(tmp_path: Path):
+def test_without_an_adapter_it_has_its_own_format_and_its_own_size(tmp_path: Path, says: Says):
     model = mlpmixer.create("toy_small", num_classes=3)
-    with pytest.raises(UsageError, match=r"the timm layout has a place for mixer, vit and bit only, not for toy"):
+    with says(UsageError):
         mlpmixer.save(model, tmp_path / "toy.pth")
     file = mlpmixer.save(model, tmp_path / "toy.safetensors")
-    with pytest.raises(UsageError, match="the family toy has no way to change resolution; load it at its own 28×28"):
+    with says(UsageError):
         mlpmixer.load(file, image_size=56)
 
 
-def test_a_family_that_is_in_no_row_has_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_family_that_is_in_no_row_has_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says):
     model = mlpmixer.create("toy_small", num_classes=3)
     file = mlpmixer.save(model, tmp_path / "toy.safetensors")
     monkeypatch.delitem(FAMILIES, "toy")
-    with pytest.raises(BrokenFile, match=r"unknown model family 'toy'"):
+    with says(BrokenFile):
         mlpmixer.load(file)
-    with pytest.raises(UsageError, match=r"a Toy cannot be saved: its family has no row in mlpmixer.models.FAMILIES"):
+    with says(UsageError):
         mlpmixer.save(model, tmp_path / "again.safetensors")

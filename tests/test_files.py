@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import Says
 
 from mlpmixer import files
 from mlpmixer.cli.output import print_table
@@ -28,51 +29,51 @@ class TestReading:
         (tmp_path / "link").symlink_to("a")
         assert files.read(tmp_path / "a", 5) == files.read(tmp_path / "link") == b"12345"
 
-    def test_a_pipe_is_not_waited_for(self, tmp_path: Path):
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path, says: Says):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(OSError, match="a pipe or a device"):
+        with says(OSError):
             files.read(tmp_path / "pipe")
 
     @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
-    def test_a_link_to_a_device(self, tmp_path: Path, device: str):
+    def test_a_link_to_a_device(self, tmp_path: Path, device: str, says: Says):
         (tmp_path / "photo.jpg").symlink_to(device)
-        with pytest.raises(OSError, match="a pipe or a device"):
+        with says(OSError):
             files.read(tmp_path / "photo.jpg")
 
-    def test_a_sparse_file_of_terabytes(self, tmp_path: Path):
+    def test_a_sparse_file_of_terabytes(self, tmp_path: Path, says: Says):
         with (tmp_path / "big").open("wb") as file:
             file.truncate(1 << 42)
-        with pytest.raises(OSError, match="larger than 1 GB"):
+        with says(OSError):
             files.read(tmp_path / "big")
 
-    def test_one_byte_too_many(self, tmp_path: Path):
+    def test_one_byte_too_many(self, tmp_path: Path, says: Says):
         (tmp_path / "a").write_bytes(b"123456")
-        with pytest.raises(OSError, match="larger than 5 B"):
+        with says(OSError):
             files.read(tmp_path / "a", 5)
 
-    def test_a_folder(self, tmp_path: Path):
-        with pytest.raises(IsADirectoryError, match="a folder"):
+    def test_a_folder(self, tmp_path: Path, says: Says):
+        with says(IsADirectoryError):
             files.read(tmp_path)
 
-    def test_links_may_be_refused(self, tmp_path: Path):
+    def test_links_may_be_refused(self, tmp_path: Path, says: Says):
         (tmp_path / "a").write_bytes(b"1")
         (tmp_path / "link").symlink_to("a")
-        with pytest.raises(OSError, match="a link"):
+        with says(OSError):
             files.read(tmp_path / "link", follow=False)
 
-    def test_what_lies_below_a_folder(self, tmp_path: Path):
+    def test_what_lies_below_a_folder(self, tmp_path: Path, says: Says):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "cards").symlink_to(tmp_path)
         assert files.below(tmp_path, "run", "new") == tmp_path / "run" / "new"
-        with pytest.raises(OSError, match="a link"):
+        with says(OSError):
             files.below(tmp_path / "run", "cards", "a.json")
 
 
 class TestLocks:
-    def test_what_a_link_leads_to_is_left_alone(self, tmp_path: Path):
+    def test_what_a_link_leads_to_is_left_alone(self, tmp_path: Path, says: Says):
         (tmp_path / "victim").write_text("all I have")
         (tmp_path / ".lock").symlink_to("victim")
-        with pytest.raises(OSError, match="a link"), files.locked(tmp_path / ".lock"):
+        with says(OSError), files.locked(tmp_path / ".lock"):
             pass
         assert (tmp_path / "victim").read_text() == "all I have"
 
@@ -143,12 +144,12 @@ class TestWholeFolders:
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
         assert (tmp_path / "a" / "b").read_text() == "1"
 
-    def test_nothing_is_left_of_one_that_failed(self, tmp_path: Path):
+    def test_nothing_is_left_of_one_that_failed(self, tmp_path: Path, says: Says):
         def fail(folder: Path) -> None:
             (folder / "b").write_text("1")
             raise OSError("the disk is full")
 
-        with pytest.raises(OSError, match="disk is full"):
+        with says(OSError):
             files.whole_folder(tmp_path / "a", fail)
         assert not list(tmp_path.iterdir())
 
@@ -233,7 +234,7 @@ def test_a_small_file_takes_little_memory_whatever_it_might_have_been(tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
-def test_a_file_that_does_not_say_how_long_it_is_is_read_whole():
+def test_a_file_that_does_not_say_how_long_it_is_is_read_whole(says: Says):
     assert files.read("/proc/self/status").startswith(b"Name:")
-    with pytest.raises(OSError, match="larger than 9 B"):
+    with says(OSError):
         files.read("/proc/self/status", 9)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from messages import Says
 from PIL import Image
 from test_tfds import example, labeled, prepared
 
@@ -315,14 +316,14 @@ def test_a_pipe_called_as_a_shard(tmp_path: Path):
     assert "a.tar cannot be read: it is a pipe or a device" in refused(tmp_path)
 
 
-def test_a_shard_that_becomes_a_pipe(pets: Path):
+def test_a_shard_that_becomes_a_pipe(pets: Path, says: Says):
     split = data.open(pets)["train"]
     pipe(pets)
-    with pytest.raises(ImageError, match="it is a pipe or a device"):
+    with says(ImageError):
         split.read(0)
 
 
-def test_an_image_of_gigabytes_in_a_shard(tmp_path: Path):
+def test_an_image_of_gigabytes_in_a_shard(tmp_path: Path, says: Says):
     path = tmp_path / "a.tar"
     size = 3 << 30
     with path.open("wb") as file:
@@ -330,7 +331,7 @@ def test_an_image_of_gigabytes_in_a_shard(tmp_path: Path):
         file.write(header("1.png", tarfile.REGTYPE, size))
         file.truncate(file.tell() + size + 1024)
     split = data.open(path)["train"]
-    with pytest.raises(ImageError, match=r"a\.tar/1\.png is larger than an image may be"):
+    with says(ImageError):
         split.read(0)
 
 

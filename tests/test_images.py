@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 
 from mlpmixer.data import jpeg
@@ -177,10 +178,10 @@ class TestPixels:
         assert np.array_equal(pixels(turned), np.asarray(decode(turned)))
 
     @pytest.mark.parametrize("kind", JPEGS)
-    def test_a_cut_jpeg_is_an_error_wherever_it_is_cut(self, kind: str, quick: bool):  # noqa: ARG002 (both ways)
+    def test_a_cut_jpeg_is_an_error_wherever_it_is_cut(self, kind: str, quick: bool, says: Says):  # noqa: ARG002 (both ways)
         whole = JPEGS[kind]
         for length in [*range(0, len(whole) - 100, 211), *range(len(whole) - 100, len(whole))]:
-            with pytest.raises(ImageError, match="the image is not a readable image"):
+            with says(ImageError):
                 pixels(whole[:length])
 
     def test_damage_is_judged_alike(self, quick: bool):  # noqa: ARG002 (both ways)
@@ -213,8 +214,8 @@ class TestPixels:
         array = np.asarray(NOISE)
         assert pixels(array) is array  # no copy: a packed data set is as large as a disk
 
-    def test_an_array_that_is_no_image(self):
-        with pytest.raises(ImageError, match="must be a uint8 array"):
+    def test_an_array_that_is_no_image(self, says: Says):
+        with says(ImageError):
             pixels(np.zeros((3, 3, 3), np.float32))
 
 
@@ -228,23 +229,23 @@ def many_scans(count: int, side: int = 512) -> bytes:
 class TestLimits:
     """An image may cost a few seconds and about a gigabyte, whatever its file claims."""
 
-    def test_a_jpeg_of_very_many_scans(self, quick: bool):  # noqa: ARG002 (both ways)
+    def test_a_jpeg_of_very_many_scans(self, quick: bool, says: Says):  # noqa: ARG002 (both ways)
         assert pixels(many_scans(20)).shape == (512, 512, 3)
         for read in (pixels, decode):
-            with pytest.raises(ImageError, match="is stored in 2,000 passes over 0 million pixels"):
+            with says(ImageError):
                 read(many_scans(2_000))
 
-    def test_a_jpeg_with_its_notes_a_thousand_times(self, quick: bool):  # noqa: ARG002 (both ways)
+    def test_a_jpeg_with_its_notes_a_thousand_times(self, quick: bool, says: Says):  # noqa: ARG002 (both ways)
         note = b"Exif\0\0" + bytes(60_000)
         block = b"\xff\xe1" + (len(note) + 2).to_bytes(2, "big") + note
         whole = JPEGS["usual"]
         assert pixels(whole[:2] + 3 * block + whole[2:]).shape == (75, 101, 3)
         for read in (pixels, decode):
-            with pytest.raises(ImageError, match="has 1,000 blocks of Exif"):
+            with says(ImageError):
                 read(whole[:2] + 1_000 * block + whole[2:])
 
-    def test_many_scans_of_many_pixels(self, quick: bool):  # noqa: ARG002 (both ways)
-        with pytest.raises(ImageError, match="is stored in 80 passes over 36 million pixels"):
+    def test_many_scans_of_many_pixels(self, quick: bool, says: Says):  # noqa: ARG002 (both ways)
+        with says(ImageError):
             pixels(many_scans(80, 6_000))
 
     def test_a_small_file_of_many_pixels_takes_little_memory(self, tmp_path: Path):
@@ -283,10 +284,10 @@ class TestLimits:
         assert ran("100e6").stdout == "(9000, 9000)\n"
         assert "MLPMIXER_MAX_PIXELS is a number of pixels, such as 200e6; it is 'many'" in ran("many").stderr
 
-    def test_callers_may_be_stricter(self):
-        with pytest.raises(ImageError, match="larger than 100 B"):
+    def test_callers_may_be_stricter(self, says: Says):
+        with says(ImageError):
             pixels(JPEGS["usual"], Limits(bytes=100))
-        with pytest.raises(ImageError, match="not a readable image"):
+        with says(ImageError):
             pixels(saved(NOISE, "GIF"), Limits(formats=("JPEG", "PNG")))
 
     def test_large_images_wait_for_each_other(self):
@@ -318,20 +319,20 @@ class TestLimits:
 
 
 class TestFilesOfStrangers:
-    def test_a_pipe_called_jpg(self, tmp_path: Path):
+    def test_a_pipe_called_jpg(self, tmp_path: Path, says: Says):
         os.mkfifo(tmp_path / "b.jpg")
-        with pytest.raises(ImageError, match=r"b\.jpg cannot be read: it is a pipe or a device"):
+        with says(ImageError):
             pixels(tmp_path / "b.jpg")
 
-    def test_a_link_to_a_device(self, tmp_path: Path):
+    def test_a_link_to_a_device(self, tmp_path: Path, says: Says):
         (tmp_path / "b.jpg").symlink_to("/dev/zero")
-        with pytest.raises(ImageError, match="it is a pipe or a device"):
+        with says(ImageError):
             decode(tmp_path / "b.jpg")
 
-    def test_a_sparse_file(self, tmp_path: Path):
+    def test_a_sparse_file(self, tmp_path: Path, says: Says):
         with (tmp_path / "b.jpg").open("wb") as file:
             file.truncate(30 << 30)
-        with pytest.raises(ImageError, match="it is larger than 512 MB"):
+        with says(ImageError):
             pixels(tmp_path / "b.jpg")
 
     def test_names_that_no_system_has(self):
@@ -426,12 +427,12 @@ class TestPreprocess:
         why = "pixels is too narrow: with a short side of 256 pixels, its long one would be above 100,000; crop it"
         assert told.stdout.splitlines() == [f"an image of {size} {why}" for size in ("1×16,777,218", "16,777,218×1")]
 
-    def test_long_images_are_scaled_up_to_a_bound(self):
+    def test_long_images_are_scaled_up_to_a_bound(self, says: Says):
         how = Preprocessing(resize=100, crop=(100, 100))
         for shape in ((1, 1000, 3), (1000, 1, 3)):
             assert prepare(np.zeros(shape, np.uint8), how).shape == (3, 100, 100)
         for shape in ((1, 1001, 3), (1001, 1, 3), (0, 5, 3), (0, 0, 3)):
-            with pytest.raises(ImageError, match="too narrow"):
+            with says(ImageError):
                 prepare(np.zeros(shape, np.uint8), how)
 
     @given(st.integers(1, 5000), st.integers(1, 600))

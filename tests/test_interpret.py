@@ -17,6 +17,7 @@ import torch
 from conftest import shaken
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 
 import mlpmixer
@@ -91,10 +92,10 @@ class TestUnits:
     def test_of_variants(self, options: dict[str, Any], shape: tuple[int, ...]):
         assert units_of(mlpmixer.create("mixer_nano", **options), 1).shape == shape
 
-    def test_what_has_none(self):
-        with pytest.raises(UsageError, match="vit_ti16 has no token-mixing units"):
+    def test_what_has_none(self, says: Says):
+        with says(UsageError):
             units_of(small("vit with a mean"), 0)
-        with pytest.raises(UsageError, match="there is no layer 8; mixer_nano has 0 to 7"):
+        with says(UsageError):
             units_of(mlpmixer.create("mixer_nano"), 8)
 
     def test_frequencies_of_waves(self):

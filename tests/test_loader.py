@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 from torch import Tensor
 
@@ -277,11 +278,11 @@ class TestBroken:
 
         assert listed(micro_batch=1, one_before=True) == listed() != []
 
-    def test_when_nothing_can_be_read(self, tmp_path: Path):
+    def test_when_nothing_can_be_read(self, tmp_path: Path, says: Says):
         (tmp_path / "cat").mkdir()
         (tmp_path / "cat" / "1.png").write_bytes(b"no image")
         split = data.open(tmp_path)["train"]
-        with pytest.raises(DataError, match=r"100 images in a row cannot be read, the last at .*cat/1\.png"):
+        with says(DataError):
             exhaust(train_batches(split, AUGMENTATION, steps=range(1), batch_size=1, skip_broken=True))
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -292,13 +293,13 @@ class TestBroken:
         assert "an image has 10×10 pixels and the model wants 8×8" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_when_they_are_measured_they_are_left_out(self, damaged: Split):
+    def test_when_they_are_measured_they_are_left_out(self, damaged: Split, says: Says):
         def found(**how: Any) -> list[Batch]:
             return [*all_batches(damaged, partial(prepare, how=TO_8), batch_size=4, skip_broken=True, **how)]
 
         assert joined(found())["indices"].tolist() == [n for n in range(12) if n not in (3, 7)]
         assert [Path(where).name for batch in found(workers=2) for where, _ in batch.broken] == ["03.png", "07.png"]
-        with pytest.raises(DataError, match=r"cat/03\.png is not a readable image"):
+        with says(DataError):
             exhaust(all_batches(damaged, partial(prepare, how=TO_8), batch_size=4))
 
 

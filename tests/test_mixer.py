@@ -12,6 +12,7 @@ import torch
 from conftest import shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import Says
 from torch import Tensor, nn
 
 from mlpmixer import create
@@ -71,8 +72,8 @@ def test_what_does_not_exist_or_fit_is_refused_kindly(name: str, options: dict[s
     assert message in str(caught.value)
 
 
-def test_images_of_another_size_are_refused():
-    with pytest.raises(UsageError, match=r"takes images of 3×16×16 .* got 3×16×20"):
+def test_images_of_another_size_are_refused(says: Says):
+    with says(UsageError):
         small()(torch.zeros(1, 3, 16, 20))
 
 

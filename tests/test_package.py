@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from messages import Says
 
 import mlpmixer
 from mlpmixer.cli import COMMANDS
@@ -38,7 +38,7 @@ def python(code: str) -> str:
     ).stdout
 
 
-def test_public_names():
+def test_public_names(says: Says):
     assert sorted(mlpmixer.__all__) == [
         "Predictor",
         "Recipe",
@@ -53,7 +53,7 @@ def test_public_names():
     ]
     assert all(hasattr(mlpmixer, name) for name in mlpmixer.__all__)
     assert set(mlpmixer.__all__) <= set(dir(mlpmixer))
-    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+    with says(AttributeError):
         mlpmixer.lode  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import shaken
+from messages import Says
 from torch import Tensor, nn
 
 from mlpmixer import create, load, save
@@ -251,13 +252,13 @@ def test_a_vit_as_vit_jax_has_it_in_memory_loads_agrees_and_comes_back(pool: str
         assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in nested.items()}
 
 
-def test_a_head_that_attends_is_refused_by_name(tmp_path: Path):
+def test_a_head_that_attends_is_refused_by_name(tmp_path: Path, says: Says):
     """big_vision's pool_type="map", which no model here has."""
     save(create("vit_ti32", num_classes=5, layers=1, image_size=64, pool="mean"), tmp_path / "mean.npz")
     with np.load(tmp_path / "mean.npz") as arrays:
         more: dict[str, Any] = {**arrays, "MAPHead_0/probe": np.zeros((1, 1, 192), np.float32)}
     np.savez(tmp_path / "map.npz", **more)
-    with pytest.raises(KeyMismatch, match="the file has MAPHead_0/probe 1×1×192 that the model lacks"):
+    with says(KeyMismatch):
         load(tmp_path / "map.npz")
 
 

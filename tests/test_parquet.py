@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from messages import Says
 from PIL import Image
 
 from mlpmixer import data
@@ -159,7 +160,7 @@ def test_class_folders_beside_a_table_stay_class_folders(tmp_path: Path):
     assert data.open(tmp_path).classes == ("cat", "dog")
 
 
-def test_secret_labels_and_missing_images(tmp_path: Path):
+def test_secret_labels_and_missing_images(tmp_path: Path, says: Says):
     columns = {
         "image": [{"bytes": image(0), "path": None}, None, {"bytes": None, "path": "1.png"}],
         "label": [0, 1, 1],
@@ -170,7 +171,7 @@ def test_secret_labels_and_missing_images(tmp_path: Path):
     opened = data.open(tmp_path / "pets")
     assert [*opened.splits] == ["train"]
     assert decode(opened["train"].read(2)).getpixel((0, 0)) == (5, 0, 77)
-    with pytest.raises(ImageError, match=r"train\.parquet, row 1 has no image"):
+    with says(ImageError):
         opened["train"].read(1)
 
 
@@ -217,14 +218,14 @@ def test_it_is_read_by_many_threads_that_keep_little(many: Split, monkeypatch: p
 # What strangers send.
 
 
-def test_a_large_image_that_stands_for_many_is_not_written_out(tmp_path: Path):
+def test_a_large_image_that_stands_for_many_is_not_written_out(tmp_path: Path, says: Says):
     """1 MB, 3,000 times."""
     noise = np.random.default_rng(0).bytes(1 << 19)
     path = tmp_path / "a.parquet"
     image = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), pa.array([noise * 2], pa.binary()))
     pq.write_table(pa.table({"image": image, "label": [0] * 3000}), path, store_schema=False)
     assert path.stat().st_size < 4_000_000
-    with pytest.raises(ImageError, match="more than 1 GB in a row group, and did not say so"):
+    with says(ImageError):
         data.open(path)["train"].read(5)
 
 
@@ -252,15 +253,15 @@ def test_what_is_cut_short(kept: int, tmp_path: Path):
     assert f"{path} is damaged, or no Parquet" in refused(path)
 
 
-def test_damage_within_and_a_change_after_it_was_opened(tmp_path: Path):
+def test_damage_within_and_a_change_after_it_was_opened(tmp_path: Path, says: Says):
     path = written(tmp_path / "a.parquet", {"image": [os.urandom(3000) for _ in range(9)], "label": [0] * 9})
     split = data.open(path)["train"]
     whole = path.read_bytes()
     path.write_bytes(bytes(len(whole) // 2) + whole[len(whole) // 2 :])
-    with pytest.raises(ImageError, match="cannot be read"):
+    with says(ImageError):
         pickle.loads(pickle.dumps(split)).read(0)
     written(path, {"image": [image(0)], "label": [0]})
-    with pytest.raises(ImageError, match=r"cannot be read|has changed since it was opened"):
+    with says(ImageError):
         pickle.loads(pickle.dumps(split)).read(0)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import shaken
+from messages import Says
 from PIL import Image, ImageOps
 
 from mlpmixer import Predictor, create, evaluate, load, save
@@ -147,20 +148,20 @@ def test_an_image_of_absurd_proportions_is_named_and_loses_no_other(predictor: P
     assert first == last == predictor(PHOTO)
 
 
-def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Path):
+def test_files_that_cannot_be_read_get_a_line(predictor: Predictor, tmp_path: Path, says: Says):
     with PHOTO.open("rb") as closed:
         pass
     with (tmp_path / "x.jpg").open("wb") as written:
         for file in (closed, written):
-            with pytest.raises(ImageError, match="the open file cannot be read"):
+            with says(ImageError):
                 predictor(file)
     cut = Image.open(io.BytesIO(PHOTO.read_bytes()[:2000]))
-    with pytest.raises(ImageError, match="the image is not a readable image"):
+    with says(ImageError):
         predictor(cut)
 
 
-def test_a_stream_of_one_image_says_what_it_takes(predictor: Predictor):
-    with pytest.raises(UsageError, match="give a list of images"):
+def test_a_stream_of_one_image_says_what_it_takes(predictor: Predictor, says: Says):
+    with says(UsageError):
         next(predictor.stream(str(PHOTO)))
 
 
@@ -244,10 +245,10 @@ def test_names_where_there_are_none_and_few_classes(tmp_path: Path):
     assert found.label.startswith("class ")
 
 
-def test_what_cannot_predict_says_so(tmp_path: Path, predictor: Predictor):
-    with pytest.raises(UsageError, match="has no head"):
+def test_what_cannot_predict_says_so(tmp_path: Path, predictor: Predictor, says: Says):
+    with says(UsageError):
         Predictor(save(create("mixer_pico", num_classes=0), tmp_path / "m.safetensors"))
-    with pytest.raises(ImageError, match="there is no file"):
+    with says(ImageError):
         predictor("nowhere.jpg")
 
 
@@ -286,22 +287,22 @@ class TestAModelWithoutAFile:
             with pytest.raises(UsageError, match=message):
                 use(model, **said)
 
-    def test_means_of_other_channels_and_impossible_numbers(self):
+    def test_means_of_other_channels_and_impossible_numbers(self, says: Says):
         model = create("mixer_pico", num_classes=3)
         usual = Preprocessing.usual(model.config.image_size)
         for change in ({"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"resize": "large"}):
-            with pytest.raises(UsageError, match="preprocessing"):
+            with says(UsageError):
                 Predictor(model, preprocessing=dataclasses.replace(usual, **change))  # pyright: ignore[reportArgumentType]
-        with pytest.raises(UsageError, match="images are read in 3 colors, and this model takes 1"):
+        with says(UsageError):
             Predictor(create("mixer_pico", num_classes=3, in_channels=1))
 
     @pytest.mark.parametrize("spoilt", ["head.weight", "norm.bias"])
-    def test_answers_that_are_no_numbers_are_errors(self, spoilt: str):
+    def test_answers_that_are_no_numbers_are_errors(self, spoilt: str, says: Says):
         model = shaken(create("mixer_pico", num_classes=3))
         with torch.no_grad():
             model.get_parameter(spoilt).view(-1)[0] = torch.nan
         for engine in ("kernels", "eager"):
-            with pytest.raises(ImageError, match=f"not a number .{engine}, fp32.: its weights are broken"):
+            with says(ImageError):
                 Predictor(model, engine=engine, precision="fp32")(PHOTO)
 
 
@@ -422,9 +423,9 @@ def test_a_stream_is_what_single_images_give(predictor: Predictor, photos: list[
     assert [one for _, one in found if not isinstance(one, ImageError)] == [alone[photo] for photo in photos] * 3
 
 
-def test_a_list_with_a_bad_image_is_an_error(predictor: Predictor, photos: list[Path]):
+def test_a_list_with_a_bad_image_is_an_error(predictor: Predictor, photos: list[Path], says: Says):
     assert predictor([]) == []
-    with pytest.raises(ImageError, match="there is no file nowhere"):
+    with says(ImageError):
         predictor([*photos, "nowhere.jpg"])
 
 

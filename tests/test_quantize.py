@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import shaken
+from messages import Says
 from torch import Tensor
 
 import mlpmixer
@@ -139,23 +140,23 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, change: str, to: 
         mlpmixer.load(path)
 
 
-def test_bytes_without_a_scale_are_no_weights(tmp_path: Path):
+def test_bytes_without_a_scale_are_no_weights(tmp_path: Path, says: Says):
     from safetensors.torch import save_file
 
     save_file({"blocks.0.norm1.weight": torch.zeros(3, dtype=torch.int8)}, tmp_path / "x.safetensors")
-    with pytest.raises(BrokenFile, match="weights are floating-point numbers"):
+    with says(BrokenFile):
         mlpmixer.load(tmp_path / "x.safetensors")
 
 
-def test_what_cannot_be_quantized_is_said():
-    with pytest.raises(UsageError, match="there are none"):
+def test_what_cannot_be_quantized_is_said(says: Says):
+    with says(UsageError):
         quantize(mlpmixer.load("mixer_cifar10"), HOW, clothes(1)[:0])
-    with pytest.raises(UsageError, match="Mixers only"):
+    with says(UsageError):
         quantize(mlpmixer.create("vit_ti32", layers=1), HOW, clothes(1))
 
 
-def test_a_plan_is_for_each_half(tmp_path: Path):
+def test_a_plan_is_for_each_half(tmp_path: Path, says: Says):
     model = mlpmixer.load("mixer_cifar10")
     model.metadata = replace(model.metadata, layer_precisions=(LayerPrecision("bf16"),) * 3)
-    with pytest.raises(UsageError, match="3 layer precisions for 18 halves"):
+    with says(UsageError):
         mlpmixer.save(model, tmp_path / "odd.safetensors")

@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 
 from mlpmixer import models
@@ -157,8 +158,8 @@ class TestEveryRecipe:
 
         assert not failures([*pretrain.TABLE_4, *finetune.FINE_TUNING], holds)
 
-    def test_an_unknown_name_gets_the_nearest(self):
-        with pytest.raises(RecipeError, match=r"no recipe is called 'cifar-10'; did you mean 'cifar10'\?"):
+    def test_an_unknown_name_gets_the_nearest(self, says: Says):
+        with says(RecipeError):
             find("cifar-10")
 
 
@@ -266,7 +267,7 @@ class TestFineTuning:
                 assert augment.flip == (source != "my-vtab-task")
                 assert recipe.loss.kind == "softmax"
 
-    def test_vtab_ends_with_a_run_on_all_that_is_labeled(self, tmp_path: Path):
+    def test_vtab_ends_with_a_run_on_all_that_is_labeled(self, tmp_path: Path, says: Says):
         """By the words that stand beside the task, and that a refusal of the others names."""
         for split, kind in product(("train", "val", "test"), ("cat", "dog")):
             (tmp_path / split / kind).mkdir(parents=True)
@@ -274,7 +275,7 @@ class TestFineTuning:
                 Image.new("RGB", (8, 8)).save(tmp_path / split / kind / f"{number}.png")
         whole = ["--data.source", str(tmp_path), "--data.train", "train+val"]
         command: Any = parse(["train", "finetune_vtab_l16", *whole])
-        with pytest.raises(DataError, match=r"trains on 'val' too; set data\.val to ''"):
+        with says(DataError):
             select(toml.change(find("finetune_vtab_l16"), command.keywords["changes"]).data)
         command = parse(["train", "finetune_vtab_l16", *whole, "--data.val", ""])
         recipe = toml.change(find("finetune_vtab_l16"), command.keywords["changes"])
@@ -510,19 +511,19 @@ class TestFiles:
         recipe = must_be_one_line(lambda: toml.loads(whole[:place] + text + whole[place + length :]))
         assert recipe is None or toml.loads(toml.dumps(recipe)) == recipe
 
-    def test_read(self, tmp_path: Path):
+    def test_read(self, tmp_path: Path, says: Says):
         path = tmp_path / "my.toml"
         path.write_text(toml.dumps(find("photos")), encoding="utf-8-sig")  # as some editors do
         assert toml.read(path) == find("photos")
         path.write_bytes("name = 'über'".encode("utf-16"))
-        with pytest.raises(RecipeError, match=r"cannot read .*my\.toml: it is no text"):
+        with says(RecipeError):
             toml.read(path)
-        with pytest.raises(RecipeError, match=r"cannot read .*your\.toml: No such file"):
+        with says(RecipeError):
             toml.read(tmp_path / "your.toml")
-        with pytest.raises(RecipeError, match=r"cannot read .*: it is a folder"):
+        with says(RecipeError):
             toml.read(tmp_path)
         path.write_text("[optim]\nlr = ")
-        with pytest.raises(RecipeError, match=r"my\.toml is not TOML"):
+        with says(RecipeError):
             toml.read(path)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 
 from mlpmixer.data import sampling
@@ -162,7 +163,7 @@ class TestSelect:
         assert title(select(how).record, "val") == "val"
         assert title({"val": {"from": "10%"}}, "val") == "val (10%)"  # as older runs have it
 
-    def test_several_splits_are_one_after_the_other(self, photos: Photos):
+    def test_several_splits_are_one_after_the_other(self, photos: Photos, says: Says):
         how = photos(train_cat=4, train_dog=3, val_cat=2, val_dog=1, test_cat=3, test_dog=3)
         found = select(replace(how, train="train+val"))
         assert len(found.train) + len(found.val or ()) == 10  # and so val is no validation split
@@ -171,7 +172,7 @@ class TestSelect:
         assert whole.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 1]
         assert [Path(whole.train.where(n)).parent.parent.name for n in (6, 7)] == ["train", "val"]
         assert len(select(replace(how, train="train+val", val="", classes=("dog",))).train) == 4
-        with pytest.raises(DataError, match="has no split 'vla'; did you mean 'val'"):
+        with says(DataError):
             select(replace(how, train="train+vla"))
 
     @pytest.mark.parametrize(

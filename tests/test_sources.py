@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from messages import Says
 from PIL import Image
 
 import mlpmixer
@@ -728,15 +729,15 @@ def test_shards_are_read_by_many_threads_with_few_files_open(tmp_path: Path, mon
     assert max(kept) <= 2
 
 
-def test_a_shard_that_changes_after_it_was_opened(tmp_path: Path):
+def test_a_shard_that_changes_after_it_was_opened(tmp_path: Path, says: Says):
     path = pets(tmp_path / "a.tar", range(10))
     opened = data.open(path)["train"]
     os.truncate(path, 2000)
     assert opened.read(0) == image(0)
-    with pytest.raises(ImageError, match=r"a\.tar was cut short after it was opened"):
+    with says(ImageError):
         opened.read(9)
     path.unlink()
-    with pytest.raises(ImageError, match=r"a\.tar cannot be read: No such file"):
+    with says(ImageError):
         pickle.loads(pickle.dumps(opened)).read(0)
 
 
@@ -861,7 +862,11 @@ def test_shards_from_the_network(named: bool, served: tuple[str, list[str], Call
 
 @pytest.mark.parametrize("status", [403, 410, 503, 500, 401])
 def test_names_of_classes_are_not_lost_with_a_request(
-    status: int, served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: int,
+    served: tuple[str, list[str], Callable[[], None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    says: Says,
 ):
     monkeypatch.setattr("mlpmixer.download.BACK_OFF_S", 0.0)
     pets(tmp_path / "served" / "a.tar", range(10))
@@ -871,26 +876,28 @@ def test_names_of_classes_are_not_lost_with_a_request(
     if status in (403, 410):  # there is none, says the server
         assert data.open(spec).classes == tuple(map(str, range(10)))
         return
-    with pytest.raises(FetchError, match=f"cannot fetch classes.txt: the server answers {status}"):
+    with says(FetchError):
         data.open(spec)
     (tmp_path / "served" / "classes.txt.status").unlink()
     assert data.open(spec).classes == tuple(f"pet {i}" for i in range(10))
 
 
 def test_names_of_classes_that_never_end_are_refused(
-    served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
 ):
     monkeypatch.setattr("mlpmixer.data.sources.shards.MAX_NAMES", 1000)
     pets(tmp_path / "served" / "a.tar", range(10))
     write(tmp_path, {"served/classes.txt": "pet\n" * 251})
-    with pytest.raises(FetchError, match=r"cannot fetch classes.txt: it has more than 1,000 bytes"):
+    with says(FetchError):
         data.open(f"{served[0]}/a.tar")
 
 
-def test_shards_that_the_network_does_not_have(served: tuple[str, list[str], Callable[[], None]], tmp_path: Path):
+def test_shards_that_the_network_does_not_have(
+    served: tuple[str, list[str], Callable[[], None]], tmp_path: Path, says: Says
+):
     address, _, _ = served
     pets(tmp_path / "served" / "a-0.tar", range(3))
-    with pytest.raises(FetchError, match=r"cannot fetch a-1\.tar: the server answers 404"):
+    with says(FetchError):
         data.open(f"{address}/a-{{0..1}}.tar")
     assert "what is opened from the network are .tar shards" in refused(f"{address}/a-*.tar")
 
@@ -976,12 +983,12 @@ def test_a_data_set_of_hugging_face_that_does_not_fit(hub: Any, tmp_path: Path, 
     assert refused(tmp_path / "a").endswith("needs the package datasets: pip install 'mlpmixer[datasets]'")
 
 
-def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path):
+def test_a_missing_image_is_told_when_it_is_read(hub: Any, tmp_path: Path, says: Says):
     holes = hub.Dataset.from_dict(
         {"image": [None], "label": [0]}, features=hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
     )
     holes.save_to_disk(tmp_path / "a")
-    with pytest.raises(ImageError, match=r"train\[0\] has no image"):
+    with says(ImageError):
         data.open(tmp_path / "a")["train"].read(0)
 
 

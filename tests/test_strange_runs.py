@@ -24,6 +24,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 from torch import Tensor
 from torch.distributed.checkpoint import metadata as theirs
@@ -200,16 +201,16 @@ class TestCheckpoints:
         assert not (tmp_path / "canary").exists()
 
     @pytest.mark.parametrize("lie", LIES.values(), ids=[*LIES])
-    def test_lies(self, lie: Callable[[theirs.Metadata], object], stopped: Path):
+    def test_lies(self, lie: Callable[[theirs.Metadata], object], stopped: Path, says: Says):
         place = newest(stopped)
         tensors = tensors_of(place)
         read_into(tensors, place)
         rewritten(place, lie)
-        with pytest.raises(ValueError, match=r"\w") as caught:
+        with says(ValueError) as caught:
             read_into(tensors, place)
         assert "\n" not in str(caught.value)
 
-    def test_a_tensor_with_a_payload(self, stopped: Path, tmp_path: Path):
+    def test_a_tensor_with_a_payload(self, stopped: Path, tmp_path: Path, says: Says):
         place = newest(stopped)
         tensors = tensors_of(place)
         torch.save(Payload(os.system, f"touch {tmp_path / 'canary'}"), place / "evil.distcp")
@@ -219,7 +220,7 @@ class TestCheckpoints:
             info.relative_path, info.offset, info.length = "evil.distcp", 0, length
 
         rewritten(place, lambda it: with_all(it, moved))
-        with pytest.raises(ValueError, match="is no tensor"):
+        with says(ValueError):
             read_into(tensors, place)
         assert not (tmp_path / "canary").exists()
 

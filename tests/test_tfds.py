@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import example as case
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import Says
 from PIL import Image
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -109,13 +110,13 @@ class TestRecords:
         with contextlib.suppress(DataError):
             tfrecord.features(noise, ("label",))
 
-    def test_where_records_lie(self, tmp_path: Path):
+    def test_where_records_lie(self, tmp_path: Path, says: Says):
         folder = prepared(tmp_path / "set" / "1.0.0", train=[[b"one", b"", b"three" * 100]])
         (file,) = folder.glob("*.tfrecord*")
         content = file.read_bytes()
         assert [content[at : at + size] for at, size in tfrecord.record_offsets(file)] == [b"one", b"", b"three" * 100]
         file.write_bytes(content[:-1])
-        with pytest.raises(DataError, match="is damaged, cut short, or no file of records"):
+        with says(DataError):
             tfrecord.record_offsets(file)
 
 
@@ -210,7 +211,7 @@ class TestVtab:
         shade = np.asarray(decode(opened["train"].read(0)))[0, 0].tolist()
         assert shade == ([255] * 3 if prepared_as == "dsprites" else [1] * 3)  # its pixels are 0 and 1
 
-    def test_a_folder_of_the_tasks_name(self, tmp_path: Path):
+    def test_a_folder_of_the_tasks_name(self, tmp_path: Path, says: Says):
         for split in ("train", "val", "test"):
             (tmp_path / "dtd" / split / "banded").mkdir(parents=True)
             (tmp_path / "dtd" / split / "banded" / "1.png").write_bytes(png(0))
@@ -218,11 +219,11 @@ class TestVtab:
         (tmp_path / "dtd" / "val" / "banded" / "1.png").unlink()
         (tmp_path / "dtd" / "val" / "banded").rmdir()
         (tmp_path / "dtd" / "val").rmdir()
-        with pytest.raises(DataError, match="has no split val; VTAB wants train, val and test"):
+        with says(DataError):
             data.open(f"vtab:dtd:{tmp_path}")
 
-    def test_what_is_not_there(self, tmp_path: Path):
-        with pytest.raises(DataError, match="VTAB has no task 'dtdd'; did you mean 'dtd'"):
+    def test_what_is_not_there(self, tmp_path: Path, says: Says):
+        with says(DataError):
             data.open("vtab:dtdd")
-        with pytest.raises(DataError, match="there is no dtd in"):
+        with says(DataError):
             data.open(f"vtab:dtd:{tmp_path}")

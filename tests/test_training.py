@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_went_on, noted, up_to, write_idx
 from in_processes import run_elsewhere, running, said
+from messages import Says
 from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -616,7 +617,7 @@ class TestStopped:
                 os.kill(os.getpid(), signal.SIGINT)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
-    def test_in_a_notebook(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
+    def test_in_a_notebook(self, small: Recipe, uninterrupted: Path, tmp_path: Path, says: Says):
         """Ctrl-C comes as an error that says how to go on, and nothing runs on behind it."""
         slow = toml.change(small, {"machine.workers": 1})
         folder = tmp_path / "run"
@@ -625,7 +626,7 @@ class TestStopped:
             target=lambda: (wait_for(lambda: lines_of(folder)), os.kill(os.getpid(), signal.SIGINT))
         )
         killer.start()
-        with pytest.raises(RunStopped, match="stopped after step") as caught:
+        with says(RunStopped) as caught:
             fit(slow, folder, quiet=True)
         assert caught.value.exit_code == 130
         killer.join()
@@ -807,11 +808,9 @@ class TestResuming:
         fit(recipe, folder, quiet=True)
         assert json.loads((folder / "picks.json").read_text())["train"]["count"] == 7
 
-    def test_weights_that_are_not_there_yet(self, uninterrupted: Path, tmp_path: Path):
+    def test_weights_that_are_not_there_yet(self, uninterrupted: Path, tmp_path: Path, says: Says):
         folder = as_after(6, uninterrupted, tmp_path / "run")
-        with pytest.raises(
-            UsageError, match=r"not finished: the same `mixer train` goes on; the best so far is .*best"
-        ):
+        with says(UsageError):
             load(folder)
 
     def test_on_another_machine(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
@@ -907,7 +906,7 @@ class TestDisk:
         assert_went_on(folder, noted(uninterrupted), 6)
         assert_same_run(folder, uninterrupted)
 
-    def test_lines_that_cannot_be_written(self, tmp_path: Path):
+    def test_lines_that_cannot_be_written(self, tmp_path: Path, says: Says):
         """There is room for half of the second line, of which nothing is left."""
         run = RunFolder(tmp_path)
         run.log(1, "train", loss=1.0)
@@ -915,7 +914,7 @@ class TestDisk:
         usual = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, usual[1]))
         try:
-            with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room"):
+            with says(RunError):
                 run.log(2, "train", loss=1.0)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
@@ -983,14 +982,14 @@ class TestDiverging:
         assert "no checkpoint was written yet" in words
         assert not (tmp_path / "run" / "best.safetensors").exists()
 
-    def test_a_gradient_that_is_no_number_behind_a_loss_that_is(self, small: Recipe, tmp_path: Path):
+    def test_a_gradient_that_is_no_number_behind_a_loss_that_is(self, small: Recipe, tmp_path: Path, says: Says):
         run, images = RunFolder(tmp_path), select(small.data)
         part = Batch(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2), torch.tensor([4, 5]))
         with run.held(), Checkpoints(run.checkpoints, CPU, 1) as checkpoints:
             logger = RunLogger(run, small, images, (1.0, 1.0), CPU, checkpoints, ProgressBar(3, 0, quiet=True))
             logger.step(1, torch.tensor(0.7), torch.tensor(1.0), [part])
             logger.step(2, torch.tensor(0.7), torch.tensor(math.inf), [part])
-            with pytest.raises(RunError, match=r"the gradient's norm is inf at step 2 \(steps 1 to 2 "):
+            with says(RunError):
                 logger.log_train(2, 0.1)
 
     def test_it_explodes(self, small: Recipe, tmp_path: Path):
@@ -1298,24 +1297,24 @@ class TestGrid:
         again = search(recipe, tmp_path, {"optim.lr": ["1e-9", "0.03"]}, quiet=True)
         assert [trial.result for trial in again] == [trial.result for trial in trials]
 
-    def test_when_all_diverge(self, small: Recipe, tmp_path: Path):
+    def test_when_all_diverge(self, small: Recipe, tmp_path: Path, says: Says):
         recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
-        with pytest.raises(RunError, match="all 1 trials diverged; the last one: the run has diverged: the "):
+        with says(RunError):
             search(recipe, tmp_path, {"optim.lr": [1e10]}, quiet=True)
 
-    def test_other_trouble_is_reported_where_a_trial_diverged_before(self, small: Recipe, tmp_path: Path):
+    def test_other_trouble_is_reported_where_a_trial_diverged_before(self, small: Recipe, tmp_path: Path, says: Says):
         recipe = toml.change(small, {"optim.name": "sgd", "optim.clip": 0.0})
-        with pytest.raises(RunError, match="all 1 trials diverged"):
+        with says(RunError):
             search(recipe, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)
         other = toml.change(recipe, {"train.seed": 1})
-        with pytest.raises(RunError, match=f"^{tmp_path}/optim.lr=1e10 already holds a run with a different recipe"):
+        with says(RunError):
             search(other, tmp_path, {"optim.lr": ["1e10"]}, quiet=True)
 
-    def test_what_cannot_be_searched(self, small: Recipe, tmp_path: Path):
-        with pytest.raises(RecipeError, match="a grid search selects by the validation split"):
+    def test_what_cannot_be_searched(self, small: Recipe, tmp_path: Path, says: Says):
+        with says(RecipeError):
             search(toml.change(small, {"data.val": ""}), tmp_path, {"optim.lr": [1]}, quiet=True)
-        with pytest.raises(RecipeError, match=r"'optim\.lrr'; did you mean 'optim\.lr'"):
+        with says(RecipeError):
             search(small, tmp_path, {"optim.lr": [1], "optim.lrr": [1]}, quiet=True)
-        with pytest.raises(RecipeError, match=r"optim\.lr must be more than 0; got -1"):
+        with says(RecipeError):
             search(small, tmp_path, {"optim.lr": ["0.01", "-1"]}, quiet=True)
         assert not [*tmp_path.iterdir()]  # all of it is checked before anything runs

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from conftest import shaken
+from messages import Says
 from torch import Tensor
 
 from mlpmixer import create, load, save
@@ -168,22 +169,22 @@ def test_linen_gives_its_class_token_no_position(tmp_path: Path):
     torch.testing.assert_close(loaded(images), model(images))
 
 
-def test_vit_with_a_representation_layer(tmp_path: Path):
+def test_vit_with_a_representation_layer(tmp_path: Path, says: Says):
     model = make("vit", representation=24)
     for layout in ("linen", "older"):
         assert load(save(model, tmp_path / "m.npz", layout=layout)).get_parameter("head.weight").shape == (7, 24)
-    with pytest.raises(UsageError, match=r"timm layout has no place for representation\.0"):
+    with says(UsageError):
         save(model, tmp_path / "m.pth")
 
 
-def test_vits_of_unusual_width_must_say_their_heads(tmp_path: Path):
+def test_vits_of_unusual_width_must_say_their_heads(tmp_path: Path, says: Says):
     model = make("vit", channels=96, heads=4)
     images = torch.randn(2, 3, 64, 64)
     for layout in ("linen", "older"):  # Flax shows them
         loaded = load(save(model, tmp_path / "m.npz", layout=layout))
         torch.testing.assert_close(loaded(images), model(images))
     file = save(model, tmp_path / "m.pth")
-    with pytest.raises(UsageError, match="96 channels do not tell the number of attention heads"):
+    with says(UsageError):
         load(file)
     torch.testing.assert_close(load(file, heads=4, gelu="tanh")(images), model(images))
 
@@ -199,14 +200,14 @@ class TestWrappedCheckpoints:
                 torch.equal(a, b) for a, b in zip(load(tmp_path / name).parameters(), model.parameters(), strict=True)
             )
 
-    def test_two_sets_of_weights_want_a_word(self, tmp_path: Path):
+    def test_two_sets_of_weights_want_a_word(self, tmp_path: Path, says: Says):
         state = torch.load(save(make("mixer"), tmp_path / "m.pth"), weights_only=True)
         zero = {name: torch.zeros_like(value) for name, value in state.items()}
         torch.save({"model": state, "model_ema": zero}, tmp_path / "both.pth")
-        with pytest.raises(UsageError, match="say which: entry= one of model, model_ema"):
+        with says(UsageError):
             load(tmp_path / "both.pth")
         assert float(next(load(tmp_path / "both.pth", entry="model_ema").parameters()).detach().abs().max()) == 0
-        with pytest.raises(UsageError, match="no entry 'ema'"):
+        with says(UsageError):
             load(tmp_path / "both.pth", entry="ema")
 
     def test_files_from_before_pytorch_1_6(self, tmp_path: Path):
@@ -216,7 +217,7 @@ class TestWrappedCheckpoints:
         assert torch.equal(load(tmp_path / "old.pth").get_parameter("norm.bias"), model.get_parameter("norm.bias"))
 
 
-def test_an_opened_checkpoint_is_handed_on(tmp_path: Path):
+def test_an_opened_checkpoint_is_handed_on(tmp_path: Path, says: Says):
     model = make("mixer", gelu="erf")
     for name in ("m.safetensors", "m.npz"):
         file = save(model, tmp_path / name)
@@ -227,7 +228,7 @@ def test_an_opened_checkpoint_is_handed_on(tmp_path: Path):
             again, direct = load(opened, **options), load(file, **options)
             assert (again.config, again.metadata) == (direct.config, direct.metadata)
             assert all(torch.equal(a, b) for a, b in zip(again.parameters(), direct.parameters(), strict=True))
-        with pytest.raises(UsageError, match="not a mixer_b16"):
+        with says(UsageError):
             load(opened, model="mixer_b16")
 
 
@@ -246,22 +247,22 @@ class TestStrictness:
         assert "pre_head_layer_norm/scale is 5 in the file and 16 in the model" in message
         assert "\n" not in message
 
-    def test_a_missing_layer_in_the_middle_stops(self, tmp_path: Path):
+    def test_a_missing_layer_in_the_middle_stops(self, tmp_path: Path, says: Says):
         found = arrays(save(make("mixer", layers=4), tmp_path / "m.npz"))
         np.savez(tmp_path / "gap.npz", **{k: v for k, v in found.items() if "Block_2/" not in k})
-        with pytest.raises(KeyMismatch, match=r"lacks or misshapes blocks\.2"):
+        with says(KeyMismatch):
             load(tmp_path / "gap.npz")
 
-    def test_a_model_can_be_demanded(self, tmp_path: Path):
+    def test_a_model_can_be_demanded(self, tmp_path: Path, says: Says):
         file = save(make("mixer"), tmp_path / "m.npz")
-        with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
+        with says(UsageError):
             load(file, model="Mixer-B/16")
         whole = save(create("mixer_pico"), tmp_path / "pico.npz")
         assert load(whole, model="mixer_pico").name == "mixer_pico"
 
-    def test_another_number_of_classes_needs_a_word(self, tmp_path: Path):
+    def test_another_number_of_classes_needs_a_word(self, tmp_path: Path, says: Says):
         file = save(make("mixer"), tmp_path / "m.safetensors", classes=list("abcdefg"))
-        with pytest.raises(UsageError, match=r"has 7 classes, not 3; start the head anew with fresh=\('head',\)"):
+        with says(UsageError):
             load(file, num_classes=3)
         model = load(file, num_classes=3, fresh=("head",))
         assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
@@ -275,11 +276,11 @@ class TestStrictness:
             kept = torch.equal(parameter, model.get_parameter(name))
             assert kept == (not name.startswith(("blocks.1.", "stem.")))
 
-    def test_fresh_parts_need_not_be_in_the_file(self, tmp_path: Path):
+    def test_fresh_parts_need_not_be_in_the_file(self, tmp_path: Path, says: Says):
         found = arrays(save(make("mixer"), tmp_path / "m.npz"))
         headless = {name: value for name, value in found.items() if not name.startswith("head/")}
         np.savez(tmp_path / "headless.npz", **headless)
-        with pytest.raises(UsageError, match="has no head"):
+        with says(UsageError):
             load(tmp_path / "headless.npz")
         assert load(tmp_path / "headless.npz", num_classes=4, fresh=("head",)).config.num_classes == 4
         assert load(tmp_path / "headless.npz", num_classes=0)(torch.zeros(1, 3, 28, 28)).shape == (1, 16)
@@ -289,25 +290,25 @@ class TestStrictness:
         model = load(file, fresh=("stem", "blocks", "norm", "head"))
         assert float(model.get_parameter("head.weight").detach().abs().max()) == 0
 
-    def test_a_misspelt_part_is_refused(self, tmp_path: Path):
-        with pytest.raises(UsageError, match="did you mean 'head'"):
+    def test_a_misspelt_part_is_refused(self, tmp_path: Path, says: Says):
+        with says(UsageError):
             load(save(make("mixer"), tmp_path / "m.npz"), fresh=("haed",))
 
-    def test_what_is_no_model_is_named(self, tmp_path: Path):
+    def test_what_is_no_model_is_named(self, tmp_path: Path, says: Says):
         np.savez(tmp_path / "x.npz", a=np.zeros(3, np.float32))
-        with pytest.raises(KeyMismatch, match="no Mixer, ViT or BiT in a layout known here; its arrays begin with a"):
+        with says(KeyMismatch):
             load(tmp_path / "x.npz")
 
-    def test_names_and_paths_that_do_not_exist(self):
-        with pytest.raises(UsageError, match=r"there is no file 'nowhere\.npz'"):
+    def test_names_and_paths_that_do_not_exist(self, says: Says):
+        with says(UsageError):
             load("nowhere.npz")
-        with pytest.raises(UsageError, match=r"did you mean 'mixer_b16\.imagenet21k'"):
+        with says(UsageError):
             load("mixer_b16.imagenet21")
 
-    def test_tokens_that_make_no_square_need_a_size(self, tmp_path: Path):
+    def test_tokens_that_make_no_square_need_a_size(self, tmp_path: Path, says: Says):
         model = make("mixer", image_size=(28, 20))
         file = save(model, tmp_path / "m.npz")
-        with pytest.raises(UsageError, match=r"35 tokens make no square; .* stored_size="):
+        with says(UsageError):
             load(file)
         assert load(file, stored_size=(28, 20)).config.image_size == (28, 20)
 
@@ -324,28 +325,26 @@ class TestDtypes:
         assert {p.dtype for p in load(file, dtype=torch.float32).parameters()} == {torch.float32}
         assert {p.dtype for p in load(file, num_classes=2, fresh=("head",)).parameters()} == {dtype}
 
-    def test_mixed_precision_wants_a_word(self, tmp_path: Path):
+    def test_mixed_precision_wants_a_word(self, tmp_path: Path, says: Says):
         model = make("mixer")
         model.get_submodule("head").to(torch.float16)
         file = save(model, tmp_path / "m.safetensors")
-        with pytest.raises(UsageError, match="mixes float16 and float32; say which: dtype="):
+        with says(UsageError):
             load(file)
         assert {p.dtype for p in load(file, dtype=torch.float32).parameters()} == {torch.float32}
 
 
 class TestSaving:
-    def test_endings_and_layouts_must_fit(self, tmp_path: Path):
-        with pytest.raises(UsageError, match="cannot tell the kind of file"):
+    def test_endings_and_layouts_must_fit(self, tmp_path: Path, says: Says):
+        with says(UsageError):
             save(make("mixer"), tmp_path / "m.bin")
-        with pytest.raises(UsageError, match="has the layout linen or older or vit_jax, not 'timm'"):
+        with says(UsageError):
             save(make("mixer"), tmp_path / "m.npz", layout="timm")
-        with pytest.raises(UsageError, match="the vit_jax layout has a place for vit only, not for mixer"):
+        with says(UsageError):
             save(make("mixer"), tmp_path / "m.npz", layout="vit_jax")
-        with pytest.raises(UsageError, match="no untied, grouped or pyramid Mixers"):
+        with says(UsageError):
             save(make("mixer", groups=2), tmp_path / "m.npz")
-        with pytest.raises(
-            UsageError, match="cannot have this preprocessing and these classes: 3 class names for 7 classes"
-        ):
+        with says(UsageError):
             save(make("mixer"), tmp_path / "m.safetensors", classes=["a", "b", "c"])
 
     @pytest.mark.parametrize(
@@ -405,11 +404,13 @@ class TestSaving:
         assert again is not None
         assert again.provenance["file"] == strange.name
 
-    def test_a_failed_save_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_failed_save_leaves_the_old_file_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+    ):
         file = save(make("mixer"), tmp_path / "m.npz")
         before = file.read_bytes()
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(UsageError, match="No space left on device"):
+        with says(UsageError):
             save(make("mixer"), file)
         assert file.read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
@@ -450,15 +451,17 @@ class TestNamesOfTheModelZoo:
         assert load(entry.name, gelu="erf").config.gelu == "erf"
         assert loaded.metadata.preprocessing == entry.preprocessing
 
-    def test_another_model_under_its_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_another_model_under_its_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
         save(make("mixer"), path_of("mixer_b16.imagenet1k"))
-        with pytest.raises(UsageError, match="holds a mixer, not a mixer_b16"):
+        with says(UsageError):
             load("mixer_b16.imagenet1k")
 
-    def test_the_model_for_another_image_size_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_the_model_for_another_image_size_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+    ):
         monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
         entry = next(e for e in model_zoo().values() if e.model == "vit_ti16" and e.preprocessing.crop == (224, 224))
         save(create("vit_ti16", num_classes=1000, image_size=64), path_of(entry.name), layout=entry.layout)
-        with pytest.raises(UsageError, match=r"made for images of 64×64 pixels, and vit_ti16.* is for 224×224"):
+        with says(UsageError):
             load(entry.name)

@@ -246,7 +246,8 @@ class _Images(Dataset[Any]):
     def _image(self, position: int, index: int) -> Tensor:
         image = pixels(self.split.read(index))
         if self.seed is not None:
-            torch.default_generator.manual_seed(random_uint64("image", self.seed, position))
+            # "picture", as in 0.1.0: another word would be another augmentation of every image.
+            torch.default_generator.manual_seed(random_uint64("picture", self.seed, position))
         return self.prepare(image)
 
     def _stacked(self, images: list[Tensor], turn: int) -> Tensor:
