@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {
         "model.name": "mixer_pico",
         "data.classes": "Trouser,Bag,Ankle boot",
-        "train.steps": 60,
+        "train.steps": 120,
         "train.batch_size": 64,
         "optim.warmup_steps": 10,
         "optim.lr": 0.003,
