@@ -356,14 +356,14 @@ def test_what_will_not_change_is_not_asked_again(shelf: Shelf, tmp_path: Path, a
 
 
 def test_what_has_no_end_is_given_up_before_the_disk_is_full(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.always = "endless"
     monkeypatch.setattr(module, "SHARE", 2_000_000 / shutil.disk_usage(tmp_path).free)
-    with says(FetchError):
+    with pytest.raises(FetchError, match=r"it has [\d,]+ bytes and only [\d,]+ can be had in .*; make room, choose"):
         fetch(shelf.url, cache=tmp_path)
     assert left_in(tmp_path) == set()
-    with says(FetchError):
+    with pytest.raises(FetchError, match="it has more than 10,000 bytes"):
         module.bring(shelf.url, tmp_path / "small", most=10_000)
     assert left_in(tmp_path) == set()
 
