@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from mlpmixer.errors import DataError, ImageError, MixerError
 from mlpmixer.files import size
 from mlpmixer.machine.processes import cores
 
+STOPS = {signal.SIGINT, signal.SIGTERM}
 PREFETCH = 2  # batches that each process is ahead
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a process gets when its parent dies
@@ -317,7 +318,7 @@ def _shared(*shape: int) -> Tensor:
 def _started(
     images: _Images, wanted: Iterator[list[tuple[int, int]]], workers: int, pin: bool
 ) -> Iterator[Batch | str]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _signals_held():
         # Whoever asks for more processes than cores means it; and to fork beside its own threads is torch's own way.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", message="This process .* is multi-threaded", category=DeprecationWarning)
@@ -336,6 +337,18 @@ def _started(
         )
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait meanwhile, in processes that are forked here as well: until `_follow` lets them through,
+    they would be killed by a signal that is meant for the main one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS) if hasattr(signal, "pthread_sigmask") else set()
+    try:
+        yield
+    finally:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _follow(main: int, _: int) -> None:
     """In a process that loads: what asks all processes to stop is for process `main` to answer; and both end together.
 
@@ -345,6 +358,8 @@ def _follow(main: int, _: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != main:
