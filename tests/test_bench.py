@@ -1,4 +1,4 @@
-"""`mixer bench`: the systems are interleaved, compute the same, and are counted rightly."""
+"""`mixer bench`: the systems are interleaved, compute the same, and are counted correctly."""
 
 from __future__ import annotations
 

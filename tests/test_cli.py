@@ -214,3 +214,17 @@ def test_a_terminal_that_knows_only_ascii():
     command = [sys.executable, "-m", "mlpmixer", "models"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "59,880,472" in ended.stdout
+
+
+def test_a_number_never_loses_its_end_in_a_narrow_terminal():
+    ours, theirs = os.openpty()
+    row = [40 * "w ", "10,000,000", 40 * "x"]
+    code = f"from mlpmixer.cli.output import print_table; print_table(['a name', 'count', 'it'], [{row}])"
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True, env={**os.environ, "COLUMNS": "60"})
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "10,000,000" in shown
+    assert shown.count("w") == 40
+    assert shown.count("x") == 40
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 60

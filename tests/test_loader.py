@@ -102,7 +102,7 @@ class TestOrder:
             assert again[position] == epochs[position // count][position % count]
 
     def test_the_order_is_pinned(self):
-        """Another one would mean that a checkpoint no longer goes on to the bit."""
+        """Another one would mean that a checkpoint is no longer resumed bit for bit."""
         assert [Stream(10, 0)[i] for i in range(12)] == [1, 4, 9, 5, 0, 2, 6, 3, 7, 8, 5, 6]
 
     def test_a_batch_may_straddle_two_epochs(self, whole: list[dict[str, Tensor]]):

@@ -88,7 +88,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(clothes: Path) -> Recipe:
-    """A tiny Mixer, all chance on: what else would show whether a run goes on to the bit?"""
+    """A tiny Mixer, all chance on: what else would show whether a resume is bit-exact?"""
     sizes = {"layers": 2, "channels": 32, "token_hidden": 16, "channel_hidden": 64, "dropout": 0.1}
     return toml.change(
         Recipe(name="small"),
@@ -830,7 +830,7 @@ class TestResuming:
             {line["step"]: line["loss"] for line in metrics(run) if line["kind"] == "train"}
             for run in (folder, uninterrupted)
         )
-        # Up to there to the bit, then in other parts, with other dropout.
+        # Bit for bit up to there, then in other parts, with other dropout.
         assert [*losses] == [3, 4, 6, *range(7, 13)]
         assert {n: losses[n] for n in (3, 4, 6)} == {n: wanted[n] for n in (3, 4, 6)}
 

@@ -15,6 +15,7 @@ RETIRED = {
     r"ledger": "model zoo",
     r"diary": "logger",
     r"rightly": "top-1",
+    r"to the bit": "bit for bit, bit-exact",
     r"by heart": "overfits",
     r"sureness|how sure": "confidence",
     r"for want of memory": "out of memory",

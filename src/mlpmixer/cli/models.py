@@ -39,7 +39,7 @@ def models(
     if name:
         print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
     print_table(
-        ["model", "input size", "tokens", "parameters", "backbone params", "paper", "GMAC", "activations"],
+        ["model", "input", "tokens", "parameters", "backbone", "paper", "GMAC", "memory"],
         [
             [
                 row["name"],
@@ -53,8 +53,8 @@ def models(
             ]
             for row in rows
         ],
-        note="input size: pixels. tokens: patches of an image. paper: backbone params in Table 1. GMAC: 10⁹ "
-        "multiply-adds per image. activations: MB stored for backward per image, in float32.",
+        note="input: size in pixels. tokens: patches of an image. backbone: parameters without the head. paper: those "
+        "of Table 1. GMAC: 10⁹ multiply-adds per image. memory: MB of activations for backward per image, in float32.",
     )
 
 
@@ -88,7 +88,7 @@ def _weights(model: str | None, as_json: bool) -> None:
         return
     print_table(
         ["name", "GELU", "top-1 %", "description and address"],
-        [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what}\n{e.url}"] for e in entries],
+        [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what} {e.url}"] for e in entries],
         note="A name can be given wherever a file of weights can: it is downloaded once and checked. "
         "--json adds who says so, preprocessing and checksums.",
     )

@@ -80,8 +80,14 @@ def print_table(head: list[str], rows: list[list[str]], note: str = "") -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(head):
         numbers = all(row[i][:1].isdigit() or row[i] in ("", "–") for row in rows)
+        # Where a terminal is too narrow words are folded, but a number never loses its end.
+        widest = max(map(len, (name, *(row[i] for row in rows)))) if numbers else None
         table.add_column(
-            Text(printable(name)), justify="right" if numbers else "left", no_wrap=numbers or i == 0, overflow="fold"
+            Text(printable(name)),
+            justify="right" if numbers else "left",
+            no_wrap=numbers,
+            overflow="fold",
+            min_width=widest,
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))

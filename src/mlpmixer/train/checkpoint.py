@@ -1,4 +1,4 @@
-"""Checkpoints: the state that a run is resumed from, to the bit; written in the background while it runs.
+"""Checkpoints: the state that a run is resumed from, bit for bit; written in the background while it runs.
 
 A checkpoint is a folder in PyTorch's sharded format: each process writes its part, and any number of processes can read
 it. It is written under another name and renamed when every byte is on the disk and has a checksum, so a kill at any

@@ -2,7 +2,7 @@
 
     recipe → plan (images, model, schedule) → steps, with a validation pass now and then → weights
 
-The run folder holds all that remains of a run. The same call with the same folder resumes it, to the bit: weights,
+The run folder holds all that remains of a run. The same call with the same folder resumes it, bit for bit: weights,
 optimizer and average come from the checkpoint, and all random numbers are a function of the seed and the step.
 """
 

@@ -43,7 +43,7 @@ def sharpness_aware(parameters: Sequence[nn.Parameter], gradients: Callable[[], 
     with torch.enable_grad():
         gradients()
     for p, weight in zip(trained, unperturbed, strict=True):
-        p.copy_(weight)  # not subtracted: restored to the bit
+        p.copy_(weight)  # not subtracted: restored bit for bit
     if how.sharpness == "gsam":
         second = gradients_of(trained)
         along = inner(first, second) / (inner(second, second) + 1e-24)
