@@ -31,7 +31,7 @@ from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.mixer import Mixer
 
 HOW = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-IMAGES, TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 3, 49, 80, 40, 208  # no side is a multiple of any tile's
+IMAGES, TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 2, 49, 80, 40, 208  # no side is a multiple of any tile's
 
 
 def mend() -> None:

@@ -12,6 +12,7 @@ import pickle
 import struct
 import sys
 import tarfile
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -35,25 +36,30 @@ Build = Callable[[Path], bytes]  # the folder is for scratch, and where a payloa
 
 
 def saved(name: str, model: str = "mixer_pico", **how: Any) -> Build:
-    """A good file of a very small model."""
+    """A good file of a very small model, made once."""
 
-    def build(folder: Path) -> bytes:
+    @functools.cache
+    def made() -> bytes:
         torch.manual_seed(0)
         options: dict[str, Any] = MIXER if model.startswith("mixer") else VIT
-        return mlpmixer.save(mlpmixer.create(model, num_classes=3, **options), folder / name, **how).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            file = mlpmixer.save(mlpmixer.create(model, num_classes=3, **options), Path(folder, name), **how)
+            return file.read_bytes()
 
-    return build
+    return lambda _: made()
 
 
 OURS = saved("ours.safetensors", classes=("cat", "dog", "otter"))
 LINEN = saved("linen.npz")
+TIMM = saved("timm.safetensors", layout="timm")
+GOOD = {model: saved("good.safetensors", model) for model in ("mixer_pico", "vit_ti32")}
 
 # Building blocks.
 
 
 def timm(folder: Path, changes: Mapping[Any, Any] | None = None) -> dict[Any, Any]:
     """Arrays of a small Mixer as timm names them, with some replaced, added, or (None) left out."""
-    arrays = safetensors.torch.load(saved("timm.safetensors", layout="timm")(folder)) | dict(changes or {})
+    arrays = safetensors.torch.load(TIMM(folder)) | dict(changes or {})
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -87,7 +93,7 @@ def ours(changes: Mapping[str, Any], model: str = "mixer_pico") -> Build:
     """Our own file with parts of what it says of itself replaced; "config.layers" is a part of a part."""
 
     def build(folder: Path) -> bytes:
-        whole = saved("good.safetensors", model)(folder)
+        whole = GOOD[model](folder)
         (length,) = struct.unpack("<Q", whole[:8])
         header = json.loads(whole[8 : 8 + length])
         about = json.loads(header["__metadata__"]["mlpmixer"])

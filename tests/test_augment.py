@@ -140,7 +140,7 @@ class TestCrops:
         image = np.zeros((32, 32, 3), np.uint8)
         image[10, 20] = 255
         augment = augmentation(crop="pad", padding=4)
-        found = {tuple(torch.nonzero(seeded(augment, image, seed)[0])[0].tolist()) for seed in range(1000)}
+        found = {tuple(torch.nonzero(seeded(augment, image, seed)[0])[0].tolist()) for seed in range(600)}
         assert found == set(product(range(6, 15), range(16, 25)))
 
     def test_pad_brings_other_images_to_size_first(self, photo: np.ndarray):
@@ -325,7 +325,7 @@ def test_small_images_are_changed_as_torchvision_changes_them(policy: Any, photo
     two = np.where(noise < 30, np.uint8(3), np.uint8(250))
     photos = [np.asarray(Image.fromarray(photo).resize(size)) for size in ((32, 32), (65, 65), (17, 64), (400, 10))]
     for image in (*photos, noise // 3 + 40, flat, two, noise[:1, :1], noise[:2, :9]):
-        for seed in range(150):
+        for seed in range(80):
             torch.manual_seed(seed)
             wanted = ra.as_tensor(theirs(Image.fromarray(image)))
             torch.manual_seed(seed)

@@ -585,9 +585,9 @@ class TestPage:
         assert Model(**said["model"]).image_size == [224, 224]
         assert Evaluation(**said["evaluation"]).resize == 256
 
-    def test_strict(self, ill: Path, capsys: pytest.CaptureFixture[str]):
+    def test_strict(self, ill: Path, capsys: pytest.CaptureFixture[str], says: Says):
         doctor(str(ill), "--strict", code=1)
-        assert capsys.readouterr().err == f"mixer: {ill} has 4 problems\n"
+        says.check(capsys.readouterr().err)
 
     def test_as_json_everything_is_there(self, ill: Path, capsys: pytest.CaptureFixture[str]):
         doctor(str(ill), "--json")
@@ -627,23 +627,18 @@ class TestPage:
         assert re.search(r"kind07 +1 *\n", out)
         assert "(10 between)" in out
 
-    @pytest.mark.parametrize(
-        ("arguments", "message", "code"),
-        [
-            (["nowhere"], "there is no data set 'nowhere'", 1),
-            (["fashion_mnist_small", "--max", "0"], "at least 1 image must be scanned, not 0", 2),
-            (["fashion_mnist_small", "--workers", "-1"], "images are scanned by 0 processes or more, not -1", 2),
-            (["fashion_mnist_small", "--strickt"], "doctor has no option '--strickt'; did you mean '--strict'?", 2),
-            ([], "Missing from mixer doctor: DATA", 2),
-        ],
-    )
-    def test_mistakes_get_one_line(
-        self, arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
-    ):
-        doctor(*arguments, code=code)
-        err = capsys.readouterr().err
-        assert err.startswith(f"mixer: {message}")
-        assert err.count("\n") == 1
+    def test_mistakes_get_one_line(self, capsys: pytest.CaptureFixture[str], says: Says):
+        for arguments, code in (
+            (["nowhere"], 1),
+            (["fashion_mnist_small", "--max", "0"], 2),
+            (["fashion_mnist_small", "--workers", "-1"], 2),
+            (["fashion_mnist_small", "--strickt"], 2),
+            ([], 2),
+        ):
+            doctor(*arguments, code=code)
+            err = capsys.readouterr().err
+            says.check(err)
+            assert err.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

@@ -465,23 +465,23 @@ def test_nobody_outside_sends_us_to_private_addresses(before: str, after: str, r
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    "url",
     [
-        ("gs://mixer_models/sam/a.npz", "https://storage.googleapis.com/mixer_models/sam/a.npz"),
-        ("file:///etc/passwd", "looks like https://host/path"),
-        ("ftp://host/a", "looks like https://host/path"),
-        ("https://", "looks like https://host/path"),
-        ("https://host:port/a", "looks like https://host/path"),
-        ("https://me:secret@host/a", "looks like https://host/path"),
-        ("https://host/a b", "looks like https://host/path"),
-        ("https://host/a\r\nX: y", "looks like https://host/path"),
-        ("mixer_b16.imagenet21", "did you mean 'mixer_b16.imagenet21k'?"),
+        "gs://mixer_models/sam/a.npz",
+        "file:///etc/passwd",
+        "ftp://host/a",
+        "https://",
+        "https://host:port/a",
+        "https://me:secret@host/a",
+        "https://host/a b",
+        "https://host/a\r\nX: y",
+        "mixer_b16.imagenet21",
     ],
 )
-def test_an_address_that_cannot_be_fetched_is_refused(url: str, words: str, tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_fetched_is_refused(url: str, says: Says, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         fetch(url, cache=tmp_path)
-    assert words in str(caught.value)
+    says.check(str(caught.value))
 
 
 @pytest.mark.parametrize("sha256", ["", "1234567", "x" * 64, "0" * 65])

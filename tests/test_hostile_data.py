@@ -433,20 +433,20 @@ def test_records_cut_short(cut: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("label", "words"),
+    "label",
     [
-        (1 << 62, "has the class number 4611686018427387904"),
-        (200_000, "has the class number 200000"),
-        ([-1, 3], "no image of"),
-        (-7, "has the class number -7"),
-        (b"cat", "has a record that is damaged, or without label"),
-        (float("nan"), "has a record that is damaged, or without label"),
-        (1e300 * 1e10, "has a record that is damaged, or without label"),
-        ([], "has a record that is damaged, or without label"),
+        1 << 62,
+        200_000,
+        [-1, 3],
+        -7,
+        b"cat",
+        float("nan"),
+        1e300 * 1e10,
+        [],
     ],
 )
-def test_labels_of_records(label: Any, words: str, tmp_path: Path):
-    assert words in refused(records(tmp_path, label=label))
+def test_labels_of_records(label: Any, says: Says, tmp_path: Path):
+    says.check(refused(records(tmp_path, label=label)))
 
 
 def test_records_of_noise(tmp_path: Path):
@@ -568,24 +568,21 @@ def test_the_archive_as_it_should_be(ten: cifar.Layout, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    "changes",
     [
-        ([member("x/data_batch_1.bin", tarfile.SYMTYPE, link="/etc/passwd")], "data_batch_1.bin is no plain file"),
-        (
-            [member("x/data_batch_1.bin", tarfile.LNKTYPE, link="x/data_batch_1.bin")],
-            "data_batch_1.bin is no plain file",
-        ),
-        ([member("x/data_batch_1.bin", tarfile.FIFOTYPE)], "data_batch_1.bin is no plain file"),
-        ([member("x/data_batch_1.bin", tarfile.DIRTYPE)], "data_batch_1.bin is no plain file"),
-        ([member("x/data_batch_1.bin", size=1 << 40)], "should be 3,073 bytes and is 1,099,511,627,776"),
-        ([member("../" * 20 + "etc/data_batch_1.bin", size=1)], "should be 3,073 bytes and is 1"),
-        ([member("filler", size=1 << 40)], "it goes on for longer than it may"),
-        ([member("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1 << 24)], "a header of 16,777,216 bytes"),
+        [member("x/data_batch_1.bin", tarfile.SYMTYPE, link="/etc/passwd")],
+        [member("x/data_batch_1.bin", tarfile.LNKTYPE, link="x/data_batch_1.bin")],
+        [member("x/data_batch_1.bin", tarfile.FIFOTYPE)],
+        [member("x/data_batch_1.bin", tarfile.DIRTYPE)],
+        [member("x/data_batch_1.bin", size=1 << 40)],
+        [member("../" * 20 + "etc/data_batch_1.bin", size=1)],
+        [member("filler", size=1 << 40)],
+        [member("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1 << 24)],
     ],
 )
-def test_archives_of_cifar(changes: list[tarfile.TarInfo], words: str, ten: cifar.Layout, tmp_path: Path):
+def test_archives_of_cifar(changes: list[tarfile.TarInfo], says: Says, ten: cifar.Layout, tmp_path: Path):
     path = archive(tmp_path, ten, *changes)
-    assert words in one_line(lambda: cifar.open_cifar(path, layouts=[ten]))
+    says.check(one_line(lambda: cifar.open_cifar(path, layouts=[ten])))
     assert [path.name for path in tmp_path.iterdir()] == [ten.archive]
 
 

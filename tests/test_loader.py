@@ -286,11 +286,10 @@ class TestBroken:
             exhaust(train_batches(split, AUGMENTATION, steps=range(1), batch_size=1, skip_broken=True))
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_what_augmentation_refuses_comes_without_a_traceback(self, workers: int):
+    def test_what_augmentation_refuses_comes_without_a_traceback(self, workers: int, says: Says):
         never = Augmentation(Augment(crop="none"), Preprocessing.usual((8, 8)))
-        with pytest.raises(DataError) as caught:
+        with says(DataError) as caught:
             exhaust(train_batches(NOISE, never, steps=range(1), batch_size=4, workers=workers))
-        assert "an image has 10×10 pixels and the model wants 8×8" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_when_they_are_measured_they_are_left_out(self, damaged: Split, says: Says):
@@ -337,7 +336,7 @@ class TestProcesses:
         workers = (os.cpu_count() or 1) + 1
         assert len(stream(workers=workers, steps=range(1))) == 1  # where warnings are errors
 
-    def test_one_that_is_killed_is_told_in_one_line(self):
+    def test_one_that_is_killed_is_told_in_one_line(self, says: Says):
         batches = train_batches(NOISE, AUGMENTATION, steps=range(10_000), batch_size=4, workers=1)
         next(batches)
 
@@ -346,9 +345,8 @@ class TestProcesses:
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
                 exhaust(batches)
 
-        with pytest.raises(DataError) as caught:
+        with says(DataError) as caught:
             go_on()
-        assert "a data-loader worker was killed" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_their_usual_number(self):

@@ -117,24 +117,24 @@ def test_columns_are_part_of_what_was_opened(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    "spec",
     [
-        ("a.parquet", "has no column of labels, but x, y; say which with a.parquet?image=NAME&label=NAME"),
-        ("a.parquet?label=w", "a.parquet has no column 'w', but x, y"),
-        ("a.parquet?image=w&label=y", "a.parquet has no column 'w', but x, y"),
-        ("a.parquet?lable=y", "has a column for 'lable'; did you mean 'label'? (image, label, split)"),
-        ("a.parquet?image=y&label=y", "a.parquet lists kind, but there is no"),
-        ("photos?label=y", "photos has no columns; only lists and .parquet files have"),
-        ("1.csv?image=w", "1.csv has no column 'w'"),
+        "a.parquet",
+        "a.parquet?label=w",
+        "a.parquet?image=w&label=y",
+        "a.parquet?lable=y",
+        "a.parquet?image=y&label=y",
+        "photos?label=y",
+        "1.csv?image=w",
     ],
 )
-def test_columns_that_are_not_there(spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_columns_that_are_not_there(spec: str, says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written(tmp_path / "a.parquet", {"x": [image(0)], "y": ["kind"]})
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.png").write_bytes(image(1))
     (tmp_path / "1.csv").write_text("path,label\n1.png,cat\n")
     monkeypatch.chdir(tmp_path)
-    assert words in refused(spec)
+    says.check(refused(spec))
 
 
 def test_splits_in_a_column_and_in_folders(tmp_path: Path):

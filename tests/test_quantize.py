@@ -18,7 +18,7 @@ from torch import Tensor
 import mlpmixer
 from mlpmixer import data
 from mlpmixer.engines import kernels
-from mlpmixer.engines.quantize import fake_quantize, quantize
+from mlpmixer.engines.quantize import Quantized, fake_quantize, quantize
 from mlpmixer.errors import BrokenFile, MixerError, UsageError
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import LayerPrecision, ModelInfo, Preprocessing, Range
@@ -43,27 +43,41 @@ def logits(model: Classifier, pixels: Tensor, kind: str) -> Tensor:
     return kernels.forward(model, HOW, kind, layer_precisions)(pixels)[1]  # pyright: ignore[reportArgumentType]
 
 
-def test_bytes_answer_nearly_as_floats():
-    model = mlpmixer.load("mixer_cifar10")
-    pixels = clothes(700)
-    found = quantize(model, HOW, pixels[:200])
-    wanted, ours = logits(model, pixels[200:], "fp32"), logits(found.model, pixels[200:], "int8")
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return mlpmixer.load("mixer_cifar10")
+
+
+@pytest.fixture(scope="module")
+def coarse(model: Classifier) -> Quantized:
+    """All in int8."""
+    return quantize(model, HOW, clothes(60), tolerance=1.0)
+
+
+@pytest.fixture(scope="module")
+def fine(model: Classifier) -> Quantized:
+    """With some halves in bfloat16."""
+    return quantize(model, HOW, clothes(60), tolerance=0.02)
+
+
+def test_bytes_answer_nearly_as_floats(model: Classifier):
+    pixels = clothes(400)
+    found = quantize(model, HOW, pixels[:100])
+    wanted, ours = logits(model, pixels[100:], "fp32"), logits(found.model, pixels[100:], "int8")
     assert ((ours - wanted).square().mean().sqrt() / wanted.std()).item() < 0.08
     assert (ours.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item() > 0.95
     assert sum(sensitivity.work for sensitivity in found.sensitivities) == pytest.approx(1)
     assert all(0 < sensitivity.change < 0.05 for sensitivity in found.sensitivities)
 
 
-def test_islands_make_it_finer():
-    model = mlpmixer.load("mixer_cifar10")
-    pixels = clothes(100)
-    coarse, fine = (quantize(model, HOW, pixels, tolerance) for tolerance in (1.0, 0.02))
+def test_islands_make_it_finer(model: Classifier, coarse: Quantized, fine: Quantized):
     assert {sensitivity.kind for sensitivity in coarse.sensitivities} == {"int8"}
     islands = [sensitivity for sensitivity in fine.sensitivities if sensitivity.kind == "bf16"]
     assert islands
     rank = {sensitivity.half: sensitivity.change**2 / sensitivity.work for sensitivity in fine.sensitivities}
     least = min(rank[sensitivity.half] for sensitivity in islands)
     assert all(rank[s.half] <= least for s in fine.sensitivities if s.kind == "int8")
+    pixels = clothes(60)
     wanted = logits(model, pixels, "fp32")
     off = [(logits(found.model, pixels, "int8") - wanted).square().mean().item() for found in (coarse, fine)]
     assert off[1] < off[0]
@@ -77,10 +91,8 @@ def test_a_range_is_chosen_for_the_many_not_for_the_few():
     assert fake_quantize(torch.zeros(1), Range(-0.17, 3.3)) == 0  # zero is itself, whatever the range
 
 
-def test_a_round_trip_changes_nothing(tmp_path: Path):
-    model = mlpmixer.load("mixer_cifar10")
-    pixels = clothes(60)
-    made = quantize(model, HOW, pixels, tolerance=0.02).model
+def test_a_round_trip_changes_nothing(fine: Quantized, tmp_path: Path):
+    made, pixels = fine.model, clothes(60)
     path = mlpmixer.save(made, tmp_path / "small.safetensors")
     read = mlpmixer.load(path)
     assert read.metadata.layer_precisions == made.metadata.layer_precisions
@@ -92,16 +104,13 @@ def test_a_round_trip_changes_nothing(tmp_path: Path):
     assert torch.equal(logits(mlpmixer.load(again), pixels, "int8"), logits(made, pixels, "int8"))
 
 
-def test_the_file_is_a_third_as_large(tmp_path: Path):
-    model = mlpmixer.load("mixer_cifar10")
-    made = quantize(model, HOW, clothes(30), tolerance=1.0).model
-    small = mlpmixer.save(made, tmp_path / "small.safetensors").stat().st_size
+def test_the_file_is_a_third_as_large(model: Classifier, coarse: Quantized, tmp_path: Path):
+    small = mlpmixer.save(coarse.model, tmp_path / "small.safetensors").stat().st_size
     assert small < mlpmixer.save(model, tmp_path / "large.safetensors").stat().st_size / 3
 
 
-def test_plans_go_when_they_no_longer_fit(tmp_path: Path):
-    made = quantize(mlpmixer.load("mixer_cifar10"), HOW, clothes(30)).model
-    path = mlpmixer.save(made, tmp_path / "small.safetensors")
+def test_plans_go_when_they_no_longer_fit(fine: Quantized, tmp_path: Path):
+    path = mlpmixer.save(fine.model, tmp_path / "small.safetensors")
     larger = mlpmixer.load(path, image_size=64)
     assert larger.metadata.layer_precisions == ()
     mlpmixer.save(larger, tmp_path / "larger.safetensors")
@@ -148,9 +157,9 @@ def test_bytes_without_a_scale_are_no_weights(tmp_path: Path, says: Says):
         mlpmixer.load(tmp_path / "x.safetensors")
 
 
-def test_what_cannot_be_quantized_is_said(says: Says):
+def test_what_cannot_be_quantized_is_said(model: Classifier, says: Says):
     with says(UsageError):
-        quantize(mlpmixer.load("mixer_cifar10"), HOW, clothes(1)[:0])
+        quantize(model, HOW, clothes(1)[:0])
     with says(UsageError):
         quantize(mlpmixer.create("vit_ti32", layers=1), HOW, clothes(1))
 

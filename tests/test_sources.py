@@ -33,7 +33,7 @@ from mlpmixer.data.sources import imagenet, shards
 from mlpmixer.data.sources import table as table_of_sources
 from mlpmixer.data.sources.folder import FolderImages
 from mlpmixer.data.sources.table import by_path
-from mlpmixer.errors import DataError, FetchError, ImageError, MissingPackage
+from mlpmixer.errors import DataError, FetchError, ImageError, MissingPackage, UsageError
 from mlpmixer.recipes import toml
 
 # Every image has a color of its own, so that a test sees which one it got.
@@ -92,29 +92,24 @@ def test_a_known_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert data.open("./fashion_mnist_small").classes == ("cat",)
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ("cifar-10", "there is no data set 'cifar-10'; did you mean 'cifar10'? (give cifar10, "),
-        ("photo", "there is no data set 'photo'; did you mean 'photos'?"),
-        ("here/fotos", "there is no data set 'here/fotos'; did you mean 'photos'?"),
-        ("", "there is no data set ''"),
-        ("two\nlines", r"there is no data set 'two\nlines'"),
-        ("notes.pdf", "'notes.pdf' is a file, but no data set (give "),
-        ("x" * 300, "File name too long"),
-        ("~no such person/x", "there is no data set '~no such person/x'"),
-        ("https://host/photos.zip", "what is opened from the network are .tar shards"),
-        ("ftp://host/a.tar", "cannot fetch 'ftp://host/a.tar'"),
-        ("hf:", "hf: needs the name of a data set"),
-    ],
-)
-def test_what_is_no_data_set(spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write(tmp_path, {"photos/cat/1.jpg": 1, "here/photos/cat/1.jpg": 1, "notes.pdf": ""})
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        data.open(spec)
-    assert type(caught.value).__module__ == "mlpmixer.errors"
-    assert "\n" not in str(caught.value)
+def test_what_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says):
+    monkeypatch.chdir(write(tmp_path / "work", {"photos/cat/1.jpg": 1, "here/photos/cat/1.jpg": 1, "notes.pdf": ""}))
+    for spec in (
+        "cifar-10",
+        "photo",
+        "here/fotos",
+        "",
+        "two\nlines",
+        "notes.pdf",
+        "x" * 300,
+        "~no such person/x",
+        "https://host/photos.zip",
+        "ftp://host/a.tar",
+        "hf:",
+    ):
+        with says((DataError, FetchError, UsageError)) as caught:
+            data.open(spec)
+        assert "\n" not in str(caught.value)
 
 
 def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -195,33 +190,27 @@ def test_classes_may_be_called_like_splits(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    "files",
     [
-        (
-            {"train/cat/1.jpg": 1, "test/cta/1.jpg": 1},
-            "test has the class 'cta', which {root}/train does not have; did",
-        ),
-        ({"train/b/1.jpg": 1, "val/x/1.jpg": 1, "val/y/1.jpg": 1}, "has the class 'x' and 1 more, which"),
-        ({"1.jpg": 1, "cat/1.jpg": 1}, "{root} holds images (1.jpg) beside class folders (cat)"),
-        ({"train/1.jpg": 1, "train/cat/1.jpg": 1}, "{root}/train holds images (1.jpg) beside class folders (cat)"),
-        ({"1.jpg": 1}, "the images in {root} have no labels; sort them into a folder for each class"),
-        ({"train/1.jpg": 1, "val/1.jpg": 1}, "the images in {root}/train have no labels"),
-        ({"test/1.jpg": 1}, "the images in {root}/test have no labels"),
-        ({"cat/1.txt": "", "dog": None}, "no images (.jpg .jpeg "),
-        ({}, "they are looked for as {root}/cat/1.jpg, in a folder for each class"),
-        ({"train/cat/1.jpg": 1, "val": None}, "in {root}/val; they are looked for as {root}/val/cat/1.jpg"),
-        ({"pets/train/cat/1.jpg": 1, "pets/val/cat/1.jpg": 1}, "the classes are within that: open {root}/pets"),
-        ({"pets/cat/1.jpg": 1, "pets/dog/1.jpg": 1}, "the classes are within that: open {root}/pets"),
-        ({"train/cat/1.jpg": 1, "val/cat/1.jpg": 1, "valid/cat/1.jpg": 1}, "both are the val split"),
-        (
-            {"train/cat/1.jpg": 1, "extra/1.jpg": 1},
-            "{root}/train looks like a split, and {root}/extra beside it like a",
-        ),
+        {"train/cat/1.jpg": 1, "test/cta/1.jpg": 1},
+        {"train/b/1.jpg": 1, "val/x/1.jpg": 1, "val/y/1.jpg": 1},
+        {"1.jpg": 1, "cat/1.jpg": 1},
+        {"train/1.jpg": 1, "train/cat/1.jpg": 1},
+        {"1.jpg": 1},
+        {"train/1.jpg": 1, "val/1.jpg": 1},
+        {"test/1.jpg": 1},
+        {"cat/1.txt": "", "dog": None},
+        {},
+        {"train/cat/1.jpg": 1, "val": None},
+        {"pets/train/cat/1.jpg": 1, "pets/val/cat/1.jpg": 1},
+        {"pets/cat/1.jpg": 1, "pets/dog/1.jpg": 1},
+        {"train/cat/1.jpg": 1, "val/cat/1.jpg": 1, "valid/cat/1.jpg": 1},
+        {"train/cat/1.jpg": 1, "extra/1.jpg": 1},
     ],
 )
-def test_a_folder_that_is_arranged_otherwise(files: dict[str, Any], words: str, tmp_path: Path):
+def test_a_folder_that_is_arranged_otherwise(files: dict[str, Any], says: Says, tmp_path: Path):
     tmp_path = write(tmp_path / "root", files) if files else tmp_path
-    assert words.format(root=tmp_path) in refused(tmp_path)
+    says.check(refused(tmp_path))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path):
@@ -352,22 +341,19 @@ def test_a_flat_val_with_the_labels_of_kaggle(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
+    "labels",
     [
-        ({}, "put ILSVRC2012_validation_ground_truth.txt or LOC_val_solution.csv into"),
-        ({"ILSVRC2012_validation_ground_truth.txt": "490\n"}, "has no label for"),
-        ({"ILSVRC2012_validation_ground_truth.txt": "490\n0\n"}, "damaged or in another form"),
-        ({"ILSVRC2012_validation_ground_truth.txt": b"\xff\n"}, "damaged or in another form"),
-        ({"LOC_val_solution.csv": "ImageId,PredictionString\na,n5 1 2\n"}, "damaged or in another form"),
-        (
-            {"LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000002,\n"},
-            "damaged or in another form",
-        ),
+        {},
+        {"ILSVRC2012_validation_ground_truth.txt": "490\n"},
+        {"ILSVRC2012_validation_ground_truth.txt": "490\n0\n"},
+        {"ILSVRC2012_validation_ground_truth.txt": b"\xff\n"},
+        {"LOC_val_solution.csv": "ImageId,PredictionString\na,n5 1 2\n"},
+        {"LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000002,\n"},
     ],
 )
-def test_a_flat_val_whose_labels_are_not_there(labels: dict[str, Any], words: str, tmp_path: Path):
+def test_a_flat_val_whose_labels_are_not_there(labels: dict[str, Any], says: Says, tmp_path: Path):
     write(tmp_path, {"train/n01751748/a.JPEG": 0, "val/ILSVRC2012_val_00000002.JPEG": 1, **labels})
-    assert words in refused(tmp_path)
+    says.check(refused(tmp_path))
 
 
 # Lists.
@@ -432,16 +418,16 @@ def test_a_task_of_vtab(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("lists", "words"),
+    "lists",
     [
-        ({"train800": "a.png\n"}, "train800.txt has no image and class number in line 1: 'a.png'"),
-        ({"test": "\n"}, "test.txt lists no images"),
-        ({"train800": "c.png 1\n"}, "train800.txt lists c.png, but there is no"),
-        ({"val200": "a.png one\n"}, "val200.txt has no image and class number in line 1"),
+        {"train800": "a.png\n"},
+        {"test": "\n"},
+        {"train800": "c.png 1\n"},
+        {"val200": "a.png one\n"},
     ],
 )
-def test_a_task_of_vtab_that_does_not_fit(lists: dict[str, str], words: str, tmp_path: Path):
-    assert words in refused(vtab(tmp_path, **lists))
+def test_a_task_of_vtab_that_does_not_fit(lists: dict[str, str], says: Says, tmp_path: Path):
+    says.check(refused(vtab(tmp_path, **lists)))
 
 
 def test_a_list_in_parquet(tmp_path: Path):
@@ -476,57 +462,48 @@ def test_wordnet_ids_in_a_list_get_readable_names(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("", "needs a column 'path' and a column 'label' in its first line; it has none"),
-        ("1.png,cat\n", "it has '1.png', 'cat'"),
-        ("path,kind\n1.png,cat\n", "it has 'path', 'kind'"),
-        ("path,label\n", "lists no images"),
-        ("path,label\n1.png,cat\n1.png\n", "has no label in line 3; add it, or delete the line"),
-        ("path,label\n,cat\n", "has no path in line 2"),
-        (
-            "path,label\nb.png,cat\n",
-            "lists b.png, but there is no {root}/b.png; paths are absolute, or begin in {root}",
-        ),
-        ("path,label\n1.png,-1\n1.png,2\n", "has the class number -1; they count from 0"),
-        ("path,label\n1.png,12345678\n", "has the class number 12345678; count them from 0, or use names"),
-        (
-            "path,label,split\n1.png,cat,\n1.png,Cat,val\n",
-            "(val) has the class 'Cat', which train does not have; did you",
-        ),
-        (b"path,label\n1.png,\xff\n", "is no text in UTF-8"),
-        (b"path,label\n1.png,a\0b\x01" + b"x" * 200_000, "is no list that can be read"),
+        "",
+        "1.png,cat\n",
+        "path,kind\n1.png,cat\n",
+        "path,label\n",
+        "path,label\n1.png,cat\n1.png\n",
+        "path,label\n,cat\n",
+        "path,label\nb.png,cat\n",
+        "path,label\n1.png,-1\n1.png,2\n",
+        "path,label\n1.png,12345678\n",
+        "path,label,split\n1.png,cat,\n1.png,Cat,val\n",
+        b"path,label\n1.png,\xff\n",
+        b"path,label\n1.png,a\0b\x01" + b"x" * 200_000,
     ],
 )
-def test_a_list_that_does_not_fit(text: str | bytes, words: str, tmp_path: Path):
+def test_a_list_that_does_not_fit(text: str | bytes, says: Says, tmp_path: Path):
     write(tmp_path, {"1.png": 1, "a.csv": text})
-    assert words.format(root=tmp_path) in refused(tmp_path / "a.csv")
+    says.check(refused(tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    "files",
     [
-        (
-            {"classes.txt": "cat\ndog\n", "a.csv": "path,label\n1.png,emu\n"},
-            "'emu', which the list of classes does not",
-        ),
-        ({"classes.txt": "cat\ndog\n"}, "has the class number 2, but 2 classes; they count from 0"),
-        ({"classes.txt": "cat\n\ndog\n"}, "classes.txt has a class without a name"),
-        ({"classes.txt": ""}, "must list the names"),
-        ({"classes.txt": "cat\ndog\ncat\n"}, "has the class 'cat' twice; rename it"),
-        ({"classes.txt": "cat\nd\x1b[2Jog\nemu"}, r"has the class 'd\x1b[2Jog', whose name cannot be printed"),
-        ({"classes.txt": "cat\n" + "x" * 1001 + "\nemu"}, "has a class whose name has 1,001 letters"),
-        ({"classes.txt": b"\0" * ((1 << 26) + 1)}, "cannot be read (it is larger than 64 MB)"),
-        ({"dataset.json": "[" * 100_000}, "cannot be read (RecursionError)"),
-        ({"dataset.json": '{"classes": ["cat", 1, "emu"]}'}, "has a class without a name"),
-        ({"classes.txt": b"\xff\n"}, "classes.txt cannot be read"),
-        ({"dataset.json": '{"classes": "cat"}'}, "must list the names"),
-        ({"dataset.json": "[1]"}, "dataset.json cannot be read"),
+        {"classes.txt": "cat\ndog\n", "a.csv": "path,label\n1.png,emu\n"},
+        {"classes.txt": "cat\ndog\n"},
+        {"classes.txt": "cat\n\ndog\n"},
+        {"classes.txt": ""},
+        {"classes.txt": "cat\ndog\ncat\n"},
+        {"classes.txt": "cat\nd\x1b[2Jog\nemu"},
+        {"classes.txt": "cat\n" + "x" * 1001 + "\nemu"},
+        {"classes.txt": b"\0" * ((1 << 26) + 1)},
+        {"dataset.json": "[" * 100_000},
+        {"dataset.json": '{"classes": ["cat", 1, "emu"]}'},
+        {"classes.txt": b"\xff\n"},
+        {"dataset.json": '{"classes": "cat"}'},
+        {"dataset.json": "[1]"},
     ],
 )
-def test_names_of_classes_that_do_not_fit(files: dict[str, Any], words: str, tmp_path: Path):
+def test_names_of_classes_that_do_not_fit(files: dict[str, Any], says: Says, tmp_path: Path):
     write(tmp_path, {"1.png": 1, "a.csv": "path,label\n1.png,0\n1.png,2\n", **files})
-    assert words in refused(tmp_path / "a.csv")
+    says.check(refused(tmp_path / "a.csv"))
 
 
 def test_parquet_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -752,22 +729,22 @@ def test_a_shard_that_is_cut_short(kept: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("members", "words"),
+    "members",
     [
-        ({"1.png": 1, "1.cls": "0", "2.png": 2}, "a.tar has '2.png', but no label with that name (.cls, .txt, or"),
-        ({"1.cls": "0"}, "a.tar has '1.cls', but no image with that name (.jpg "),
-        ({"1.txt": "0"}, "a.tar holds no images (.jpg "),
-        ({"1.png": 1, "1.txt": "a dog"}, "a.tar has no class in '1.txt', but 'a dog'"),
-        ({"1.png": 1, "1.cls": ""}, "a.tar has no class in '1.cls', but ''"),
-        ({"1.png": 1, "1.cls": b"\x93NUMPY"}, "a.tar has no label in '1.cls', where a class is expected"),
-        ({"1.png": 1, "1.json": "{}"}, "a.tar has no label in '1.json', where a class is expected (KeyError)"),
-        ({"1.png": 1, "1.json": '{"label": 1.5}'}, "a.tar has no label in '1.json', where a class is expected"),
-        ({"1.png": 1, "1.json": "[" * 100_000}, "a.tar has no label in '1.json', where a class is expected"),
-        ({"1.png": 1, "1.cls": "-1"}, "a.tar has the class number -1; they count from 0"),
+        {"1.png": 1, "1.cls": "0", "2.png": 2},
+        {"1.cls": "0"},
+        {"1.txt": "0"},
+        {"1.png": 1, "1.txt": "a dog"},
+        {"1.png": 1, "1.cls": ""},
+        {"1.png": 1, "1.cls": b"\x93NUMPY"},
+        {"1.png": 1, "1.json": "{}"},
+        {"1.png": 1, "1.json": '{"label": 1.5}'},
+        {"1.png": 1, "1.json": "[" * 100_000},
+        {"1.png": 1, "1.cls": "-1"},
     ],
 )
-def test_a_shard_that_is_made_otherwise(members: dict[str, Any], words: str, tmp_path: Path):
-    assert words in refused(shard(tmp_path / "a.tar", members))
+def test_a_shard_that_is_made_otherwise(members: dict[str, Any], says: Says, tmp_path: Path):
+    says.check(refused(shard(tmp_path / "a.tar", members)))
 
 
 def test_a_packed_shard(tmp_path: Path):
@@ -791,22 +768,22 @@ def test_patterns_are_those_of_a_shell(pattern: str, expected: list[str]):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "words"),
+    "pattern",
     [
-        ("a-{0..3.tar", "has a brace that is never closed"),
-        ("a-0..3}.tar", "has a brace that was never opened"),
-        ("a-{3..0}.tar", "has '{3..0}', which is neither a range such as {000..011} nor a list {a,b}"),
-        ("a-{}.tar", "has '{}', which is neither"),
-        ("a-{0..999999999}.tar", "stands for more than 100,000 shards"),
-        ("{0..999}{0..999}.tar", "stands for more than 100,000 shards"),
-        ("a-{0..3}.tar", "there is no shard {root}/a-3.tar; did you mean 'a-2.tar'?"),
-        ("b*.tar", "no file fits the pattern {root}/b*.tar"),
+        "a-{0..3.tar",
+        "a-0..3}.tar",
+        "a-{3..0}.tar",
+        "a-{}.tar",
+        "a-{0..999999999}.tar",
+        "{0..999}{0..999}.tar",
+        "a-{0..3}.tar",
+        "b*.tar",
     ],
 )
-def test_a_pattern_that_stands_for_nothing(pattern: str, words: str, tmp_path: Path):
+def test_a_pattern_that_stands_for_nothing(pattern: str, says: Says, tmp_path: Path):
     for i in range(3):
         pets(tmp_path / f"a-{i}.tar", range(3))
-    assert words.replace("{root}", str(tmp_path)) in refused(f"{tmp_path}/{pattern}")
+    says.check(refused(f"{tmp_path}/{pattern}"))
 
 
 @pytest.fixture
