@@ -258,7 +258,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert all(p["images_per_s"] > 0 for p in found["rows"] + found["batches"])
     assert {p["model"] for p in found["best_batches"]} == {"mixer_pico", "mixer_nano"}
     assert "patches^" in "".join(ElementTree.parse(image).getroot().itertext())
-    measurements.scaling(["mixer_pico"], "fp32", 2, "cpu", None, False, **sizes)
+    measurements.scaling(["mixer_pico"], "fp32", 2, "cpu", None, False, sides=(16, 32), batch_sizes=(1,))
     assert "mixer_pico, eager: best batch" in capsys.readouterr().out
 
 
@@ -295,7 +295,7 @@ def folder(tmp_path: Path) -> Path:
         place = tmp_path / "photos" / "train" / ("one" if number % 2 else "two")
         place.mkdir(parents=True, exist_ok=True)
         with Image.open(photo) as opened:
-            opened.reduce(2).save(place / f"{number}.jpg")
+            opened.reduce(4).save(place / f"{number}.jpg")
     return tmp_path / "photos"
 
 
