@@ -5,6 +5,8 @@ PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= 2
 BIN = .venv/bin
+# All tests of a file in one process: what its tests share is made once.
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test lint slow check fuzz format wheel bench clean
 
@@ -12,7 +14,7 @@ demo: .venv/used
 	$(BIN)/mixer demo
 
 test: .venv/dev
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
@@ -20,10 +22,10 @@ lint: .venv/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 slow: .venv/dev
-	$(BIN)/pytest -n $(WORKERS) -m slow
+	$(PYTEST) -m slow
 
 check: lint
-	$(BIN)/pytest -n $(WORKERS) --cov=mlpmixer --cov-branch --cov-report=
+	$(PYTEST) --cov=mlpmixer --cov-branch --cov-report=
 	$(BIN)/coverage report --format=total
 
 fuzz: .venv/dev

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from conftest import PHOTOS
+from messages import Says
+from PIL import Image
 
 from mlpmixer import data
 from mlpmixer.bench import baselines, inference, loading, roofline, scaling
@@ -100,19 +101,13 @@ def test_training_beside_timm_with_its_memory(capsys: pytest.CaptureFixture[str]
     assert any(row["peak_mb"] for row in found["rows"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--models", "mixer_s32"], "looks like mixer_s32:64"),
-        (["--models", "vit_s16:8"], "vit_s16 is no Mixer"),
-    ],
-)
 @pytest.mark.usefixtures("timm")
-def test_what_cannot_be_compared_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main(["bench", "train", *arguments, "--rounds", "2", "--quick"])
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
+def test_what_cannot_be_compared_is_said(capsys: pytest.CaptureFixture[str], says: Says):
+    for models in ("mixer_s32", "vit_s16:8"):
+        with pytest.raises(SystemExit) as end:
+            main(["bench", "train", "--models", models, "--rounds", "2", "--quick"])
+        assert end.value.code == 2
+        says.check(capsys.readouterr().err)
 
 
 def measure(names: str = "timm") -> inference.InferenceResults:
@@ -232,7 +227,7 @@ def test_peaks_of_all_precisions():
     try:
         ways = {precision: roofline.products(precision, CPU, SMALL) for precision in precisions}
         turns = {(precision, way.name): way.run for precision in precisions for way in ways[precision]}
-        times = interleaved(turns, rounds=20)
+        times = interleaved(turns, rounds=5)
     finally:
         torch.set_num_threads(threads)
     best = {
@@ -251,19 +246,19 @@ def test_the_best_way_counts_in_each_round():
 
 
 def test_scaling(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    sizes: dict[str, Any] = {"sides": (32, 64, 96, 128), "batch_sizes": (1, 4)}
+    sizes: dict[str, Any] = {"sides": (16, 32, 48, 64), "batch_sizes": (1, 4)}
     image = tmp_path / "curves.svg"
     measurements.scaling(["mixer_pico", "mixer_nano"], "fp32", 2, "cpu", image, True, **sizes)
     found = json.loads(capsys.readouterr().out)
     assert {(p["model"], p["side"], p["patches"]) for p in found["rows"]} == {
-        (name, side, (side // 4) ** 2) for name in ("mixer_pico", "mixer_nano") for side in (32, 64, 96, 128)
+        (name, side, (side // 4) ** 2) for name in ("mixer_pico", "mixer_nano") for side in (16, 32, 48, 64)
     }
     assert {p["batch"] for p in found["batches"]} == {1, 4}
     assert [each["counted"] for each in found["growth"]] == pytest.approx([1] * len(found["growth"]), abs=0.02)
     assert all(p["images_per_s"] > 0 for p in found["rows"] + found["batches"])
     assert {p["model"] for p in found["best_batches"]} == {"mixer_pico", "mixer_nano"}
     assert "patches^" in "".join(ElementTree.parse(image).getroot().itertext())
-    measurements.scaling(["mixer_pico"], "fp32", 2, "cpu", None, False, **sizes)
+    measurements.scaling(["mixer_pico"], "fp32", 2, "cpu", None, False, sides=(16, 32), batch_sizes=(1,))
     assert "mixer_pico, eager: best batch" in capsys.readouterr().out
 
 
@@ -295,11 +290,12 @@ leaves_files_open = pytest.mark.filterwarnings(  # as timm does
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of real photographs."""
+    """Two classes of real photographs, of few pixels."""
     for number, photo in enumerate(sorted(PHOTOS.glob("*.jpg")) * 2):
         place = tmp_path / "photos" / "train" / ("one" if number % 2 else "two")
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(photo, place / f"{number}.jpg")
+        with Image.open(photo) as opened:
+            opened.reduce(4).save(place / f"{number}.jpg")
     return tmp_path / "photos"
 
 
@@ -340,63 +336,44 @@ def test_files_into_labels_beside_timm(capsys: pytest.CaptureFixture[str], folde
     assert theirs["same_label"] >= 0.9  # the same images, in the same order, by the same weights
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["data"], "takes a FOLDER of images"),
-        (["train", "photos"], "takes no folder"),
-        (["data", str(PHOTOS), "--rounds", "1"], "--rounds must be 2"),
-        (["data", "fashion_mnist_small"], "no folder of image files"),
-        (["predict", "{empty}"], "there are no image files"),
-        (["predict", "{empty}", "--models", "mixer_s32:1,mixer_b16:1"], "one model at a time"),
-        (["predict", "{empty}", "--images", "0"], "--images must be 1 or more"),
-        (["scaling", "--precision", "fp32,bf16"], "one precision at a time"),
-        (["scaling", "--models", "mixer_s61"], "did you mean 'mixer_s16'?"),
-        (["train", "--image", "a.svg"], "draws no image"),
-    ],
-)
-def test_what_each_needs_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    with pytest.raises(SystemExit) as end:
-        main(["bench", *(word.format(empty=tmp_path) for word in arguments)])
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
+def test_what_each_needs_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, says: Says):
+    for arguments in (
+        ["data"],
+        ["train", "photos"],
+        ["data", str(PHOTOS), "--rounds", "1"],
+        ["data", "fashion_mnist_small"],
+        ["predict", str(tmp_path)],
+        ["predict", str(tmp_path), "--models", "mixer_s32:1,mixer_b16:1"],
+        ["predict", str(tmp_path), "--images", "0"],
+        ["scaling", "--precision", "fp32,bf16"],
+        ["scaling", "--models", "mixer_s61"],
+        ["train", "--image", "a.svg"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["bench", *arguments])
+        assert end.value.code == 2
+        says.check(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("timm")
-def test_too_few_images_to_measure_with(capsys: pytest.CaptureFixture[str], folder: Path):
+def test_too_few_images_to_measure_with(capsys: pytest.CaptureFixture[str], folder: Path, says: Says):
     with pytest.raises(SystemExit):
         main(["bench", "data", str(folder)])
-    assert "has 20 training images; 2816 or more are needed" in capsys.readouterr().err
+    says.check(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--models", "mixer_b61:2"], "'mixer_b61' is no Mixer that could be measured; did you mean 'mixer_b16'?"),
-        (["--models", "mixer_b16"], "looks like mixer_s32:32,"),
-        (["--models", "mixer_b16:0"], "looks like mixer_s32:32,"),
-        (["--baselines", "openvin"], "there is no baseline 'openvin'; did you mean 'openvino'?"),
-        (["--precision", "bf61"], "not 'bf61'; did you mean 'bf16'?"),
-        (["--rounds", "1"], "--rounds must be 2 or more"),
-        (
-            [
-                "--models",
-                "mixer_pico:1",
-                "--precision",
-                "fp32",
-                "--rounds",
-                "2",
-                "--baselines",
-                "",
-                "--image",
-                "/proc/no.svg",
-            ],
-            "cannot be written",
-        ),
-    ],
-)
-def test_what_cannot_be_measured_is_said(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main(["bench", "infer", *arguments])
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
+def test_what_cannot_be_measured_is_said(capsys: pytest.CaptureFixture[str], says: Says):
+    small = ["--models", "mixer_pico:1", "--precision", "fp32", "--rounds", "2", "--baselines", ""]
+    for arguments in (
+        ["--models", "mixer_b61:2"],
+        ["--models", "mixer_b16"],
+        ["--models", "mixer_b16:0"],
+        ["--baselines", "openvin"],
+        ["--precision", "bf61"],
+        ["--rounds", "1"],
+        [*small, "--image", "/proc/no.svg"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["bench", "infer", *arguments])
+        assert end.value.code == 2
+        says.check(capsys.readouterr().err)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_went_on, noted, up_to
-from in_processes import axes_of, finish, said, shown, torchrun, voice
+from in_processes import axes_of, finish, said, shown, together, torchrun, voice, wait_for
 from PIL import Image
 
 from mlpmixer import data, load
@@ -116,7 +115,7 @@ def rest(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
     grid = toml.change(recipe, {"optim.name": "sgd", "optim.clip": 0.0})
     axes_of(folder / "grid").write_text("optim.lr=1e10,0.03")
     jobs.append((grid, folder / "grid"))
-    finish(torchrun(2, jobs, folder))
+    together(2, jobs)
     return locally(recipe, REST, tmp_path_factory.mktemp("local rest")), {path.name: path for _, path in jobs}
 
 
@@ -131,7 +130,7 @@ def by_four(recipe: Recipe, by_two: dict[str, Path], tmp_path_factory: pytest.Te
         for before in (DDP, FSDP):
             name = f"{before['machine.parallel']} to {now['machine.parallel']}"
             jobs.append((again, half(by_two[f"adamw {before['machine.parallel']}"], folder / name)))
-    finish(torchrun(4, jobs, folder))
+    together(4, jobs)
     return {path.name: path for _, path in jobs}
 
 
@@ -253,11 +252,7 @@ def test_a_cluster_that_wants_its_machine_back(recipe: Recipe, tmp_path: Path):
     how = {"train.steps": 300, "machine.save_every": 1000, "evaluation.every_epochs": 100.0}
     long, folder = toml.change(recipe, how), tmp_path / "run"
     process = torchrun(2, [(long, folder)], tmp_path)
-    until = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists():
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for((folder / "metrics.jsonl").exists, process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     words = {*said(folder).splitlines()}

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -28,7 +27,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from conftest import assert_went_on, noted, up_to, write_idx
-from in_processes import run_elsewhere, running, said
+from in_processes import run_elsewhere, running, said, wait_for
 from messages import Says
 from PIL import Image
 from safetensors import safe_open
@@ -471,14 +470,6 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def wait_for(holds: Callable[[], object], process: Any = None) -> None:
-    """Until `holds` does, or the process is over."""
-    until = time.monotonic() + 120
-    while not holds() and (process is None or process.is_alive()):
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.002)
-
-
 def lines_of(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -511,7 +502,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("lives", [3, pytest.param(25, marks=pytest.mark.slow)])
     def test_at_many_moments(self, lives: int, small: Recipe, tmp_path: Path):
-        """While it starts, while a checkpoint is written, and between; in turns."""
+        """While it starts, while a checkpoint is written, and between, in turns."""
         how = {"machine.save_every": 1, "machine.keep_checkpoints": 2, "machine.workers": 1, "machine.log_every": 3}
         recipe = toml.change(small, {**how, "train.steps": 12 if lives == 3 else 60, "data.test": ""})
         whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -547,13 +538,19 @@ class TestKilled:
 
     @pytest.mark.slow
     def test_while_the_end_is_written(self, small: Recipe, uninterrupted: Path, tmp_path: Path):
-        chance = random.Random(0)
-        for life in range(5):
-            folder = as_after(STEPS, uninterrupted, tmp_path / f"run{life}")
-            lines = lines_of(folder)
+        lines = lines_of(uninterrupted)
+        moments: dict[str, Callable[[Path], object]] = {
+            "begun": lambda folder: lines_of(folder) < lines,  # those of the end are forgotten
+            "measured on val": lambda folder: lines_of(folder) >= lines - 1,
+            "measured on test": lambda folder: lines_of(folder) >= lines,
+            "weights": lambda folder: (folder / "weights.safetensors").exists(),
+            "result": lambda folder: (folder / "result.json").exists(),
+        }
+        for moment, has_come in moments.items():
+            folder = as_after(STEPS, uninterrupted, tmp_path / moment)
             with running(small, folder) as process:
-                wait_for(partial(other_lines, folder, lines), process)  # it has begun: those of the end are forgotten
-                time.sleep(chance.uniform(0, 0.25))
+                wait_for(lambda folder=folder: lines_of(folder) < lines, process)
+                wait_for(lambda folder=folder, has_come=has_come: has_come(folder), process)
                 process.kill()
             fit(small, folder, quiet=True)
             assert_went_on(folder, noted(uninterrupted), STEPS)
@@ -586,7 +583,7 @@ class TestStopped:
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-            wait_for(partial(other_lines, folder, before), Alive(process))
+            wait_for(partial(other_lines, folder, before), process)
             ask(process.pid, asked)
             out, err = process.communicate(timeout=120)
             assert process.returncode == 130, err
@@ -637,14 +634,6 @@ class TestStopped:
         assert_went_on(folder, before, step)
         for name in ("weights.safetensors", "best.safetensors"):
             assert_same_file(folder / name, uninterrupted / name)
-
-
-class Alive:
-    def __init__(self, process: subprocess.Popen[str]):
-        self.process = process
-
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
 
 
 VARIANTS = {
