@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_papers_notation_is_a_name():
         ("mixer_s32", {"dropout": 1.5}, "between 0 and 1"),
         ("mixer_s32", {"groups": 3}, "divisor of 512"),
         ("mixer_s32", {"image_size": 0}, "1 pixel or more"),
-        ("mixer_s32", {"layers": 0}, "1 or more"),
+        ("mixer_s32", {"layers": 0}, "a whole number, 1 or more; got 0"),
         ("mixer_s32", {"pyramid": (9,)}, "layers from 0 to 7"),
         ("mixer_s32", {"pyramid": (1,)}, "halve 7×7"),
         ("mixer_s32", {"num_classes": -1}, "0 (no head) or more"),
@@ -70,6 +71,13 @@ def test_what_does_not_exist_or_fit_is_refused_kindly(name: str, options: dict[s
     with pytest.raises(UsageError) as caught:
         create(name, **options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", ["a", 96.0])
+def test_values_of_another_type_are_refused_kindly(channels: Any):
+    """By the config itself: in tests, types are checked before it is made."""
+    with pytest.raises(UsageError, match=f"^channels must be a whole number, 1 or more; got {channels!r}$"):
+        MixerConfig.require_positive(SimpleNamespace(channels=channels), "channels")  # pyright: ignore[reportArgumentType]
 
 
 def test_images_of_another_size_are_refused(says: Says):
