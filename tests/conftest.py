@@ -10,8 +10,10 @@ from typing import TypeVar, get_args
 
 import jaxtyping
 
-FILES = ["mixer", "vit", "bit", "layers", "classifier", "convolutional"]
-jaxtyping.install_import_hook([f"mlpmixer.models.{name}" for name in FILES], "beartype.beartype")
+from mlpmixer.models import FAMILIES
+
+OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional")]
+jaxtyping.install_import_hook([*(row.module for row in FAMILIES.values()), *OTHERS], "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -70,6 +71,13 @@ def test_what_does_not_exist_or_fit_is_refused_kindly(says: Says):
     for options in wrong:
         with says(UsageError):
             create("mixer_s32", **options)
+
+
+@pytest.mark.parametrize("channels", ["a", 96.0])
+def test_values_of_another_type_are_refused_kindly(channels: Any):
+    """By the config itself: in tests, types are checked before it is made."""
+    with pytest.raises(UsageError, match=f"^channels must be a whole number, 1 or more; got {channels!r}$"):
+        MixerConfig.require_positive(SimpleNamespace(channels=channels), "channels")  # pyright: ignore[reportArgumentType]
 
 
 def test_images_of_another_size_are_refused(says: Says):

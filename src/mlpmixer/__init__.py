@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlpmixer.errors import MixerError
 from mlpmixer.recipe import Recipe
 from mlpmixer.version import __version__
 from mlpmixer.weights.model_zoo import list_models
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlpmixer.weights.save import save
 
 __all__ = [
+    "MixerError",
     "Predictor",
     "Recipe",
     "__version__",

@@ -45,7 +45,8 @@ class ClassifierConfig:
 
     def require_positive(self, *options: str) -> None:
         for option in options:
-            require(option, getattr(self, option) >= 1, "1 or more", getattr(self, option))
+            given = getattr(self, option)
+            require(option, isinstance(given, int) and given >= 1, "a whole number, 1 or more", repr(given))
 
     def require_chance(self, *options: str) -> None:
         for option in options:

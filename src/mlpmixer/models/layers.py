@@ -34,6 +34,15 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
+def xavier_linear(in_features: int, out_features: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
+    """A linear map initialized as ViT's authors do; `parts` maps that share their input lie in one matrix."""
+    linear = nn.Linear(in_features, parts * out_features)
+    for part in linear.weight.chunk(parts):
+        nn.init.xavier_uniform_(part)
+    nn.init.normal_(linear.bias, std=bias_std)
+    return linear
+
+
 class Gelu(nn.Module):
     """x · Φ(x): exactly ("erf"), or with the tanh approximation that the authors' Flax code uses ("tanh")."""
 

@@ -1,12 +1,13 @@
 """What a model costs: parameters, multiply-adds, activation memory; counted on shapes, without computing.
 
-python -m mlpmixer.models.measure          writes measured.json, which lets `mixer models` answer without torch
+python -m mlpmixer.models.measure [NAME...]    writes measured.json, which lets `mixer models` answer without torch
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,5 +98,8 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> int:
 
 
 if __name__ == "__main__":
-    rows = [json.dumps(asdict(measure(name))) for name in list_models()]
+    asked = sys.argv[1:] or list_models()
+    known = {row["name"]: row for row in json.loads(MEASURED.read_text())}
+    known |= {name: asdict(measure(name)) for name in map(canonical, asked)}
+    rows = [json.dumps(known[name]) for name in list_models()]
     MEASURED.write_text("[\n  " + ",\n  ".join(rows) + "\n]\n")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
-from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, StochasticDepth, grid
+from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, StochasticDepth, grid, xavier_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,6 @@ SIZES = {
     "vit_l16": _L(patch_size=16),
     "vit_h14": _H(patch_size=14),
 }
-
-
-def xavier_linear(in_features: int, out_features: int, *, parts: int = 1, bias_std: float = 0.0) -> nn.Linear:
-    """A linear map initialized as ViT's authors do; `parts` maps that share their input lie in one matrix."""
-    linear = nn.Linear(in_features, parts * out_features)
-    for part in linear.weight.chunk(parts):
-        nn.init.xavier_uniform_(part)
-    nn.init.normal_(linear.bias, std=bias_std)
-    return linear
 
 
 class Attention(nn.Module):

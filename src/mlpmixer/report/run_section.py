@@ -19,7 +19,7 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
-from mlpmixer.report.figures import grid
+from mlpmixer.report.figures import Progress, grid, no_progress
 from mlpmixer.report.run_figure import curves, machine, predictions, summary
 from mlpmixer.report.weights import weight_figures
 from mlpmixer.run.folder import RunFolder
@@ -39,11 +39,13 @@ class Opens:
         data: the data set to take instead.
         named: whether to open all that recipes name; otherwise only builtin data sets.
         log: is called with what is opened, and what is not.
+        progress: as for `evaluate`.
     """
 
     data: str | None = None
     named: bool = False
     log: Callable[[str], None] = lambda _: None
+    progress: Progress = no_progress
 
     def source(self, recipe: Recipe) -> str | None:
         """The data set to open for a run; None: none."""
@@ -77,20 +79,22 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     return [
         Section(f"{prefix}Summary", "".join(ran)),
         Section(f"{prefix}Learning curves", learning_curves),
-        Section(f"{prefix}Evaluation card", _card(folder, opens.data, closed)),
+        Section(f"{prefix}Evaluation card", _card(folder, opens, closed)),
         Section(f"{prefix}Predictions", _predictions(recipe, source, model, closed)),
-        Section(f"{prefix}Weights", grid(weight_figures(model.float())[0])),
+        Section(f"{prefix}Weights", grid(weight_figures(model.float(), progress=opens.progress)[0])),
     ]
 
 
-def _card(folder: Path, data: str | None, closed: str) -> str:
+def _card(folder: Path, opens: Opens, closed: str) -> str:
     """The run's own card, measured now if there is none; or why it is not. `closed`: why the images are not opened."""
     own = own_card(folder)
     if own is not None:
         with suppress(*DAMAGED):
             return card_section(own)
     try:
-        return page.words(f"Not measured: {closed}", "warn") if closed else card_section(evaluate(folder, data))
+        if closed:
+            return page.words(f"Not measured: {closed}", "warn")
+        return card_section(evaluate(folder, opens.data, progress=opens.progress))
     except (MixerError, ValueError) as error:
         return page.words(f"Not measured: {error}", "warn")
 

@@ -88,9 +88,9 @@ def layout_called(name: str, config: ClassifierConfig, family: Family) -> Layout
                 raise UsageError(f"the {name} layout has no {refused}; save as .safetensors")
             if (found := next((layout for layout in adapter.layouts if layout.name == name), None)) is not None:
                 return found
-    *some, last = [one.name for one, adapter in adapters() if any(found.name == name for found in adapter.layouts)]
+    *some, last = [one.title for one, adapter in adapters() if any(found.name == name for found in adapter.layouts)]
     has = f"{', '.join(some)} and {last}" if some else last
-    raise UsageError(f"the {name} layout has a place for {has} only, not for {family.name}")
+    raise UsageError(f"the {name} layout is of {has}, not of {family.title}; save as .safetensors")
 
 
 def config_of(family: Family, layout: Layout, hints: Hints) -> ClassifierConfig:

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
-from mlpmixer.errors import UsageError
 from mlpmixer.models.mixer import MixerConfig
 from mlpmixer.weights.adapters import Adapter, Hints, Scheme, State
-from mlpmixer.weights.adapters.grids import Grid, Resize
+from mlpmixer.weights.adapters.grids import Grid, Resize, tile_positions, tiles_of
 from mlpmixer.weights.adapters.shapes import Shapes, blocks_in, classes_in, shape, square
 from mlpmixer.weights.layouts import CONV, DENSE, SAME, Layout, Line, both, flax_norm, line, weight_and_bias
 
@@ -118,13 +116,7 @@ def resample(state: State, old: MixerConfig, new: MixerConfig) -> State:
 
 
 def tile(state: State, old: MixerConfig, new: MixerConfig) -> tuple[State, MixerConfig]:
-    tiles = tuple(after // before for after, before in zip(new.image_size, old.image_size, strict=True))
-    whole = all(a == k * b for a, b, k in zip(new.image_size, old.image_size, tiles, strict=True))
-    if not whole or any(side % old.patch_size for side in old.image_size):
-        raise UsageError(
-            f"tiles needs a whole multiple of {old.image_size[0]}×{old.image_size[1]}, "
-            f"not {new.image_size[0]}×{new.image_size[1]}; resample takes any size"
-        )
+    tiles = tiles_of(old.image_size, new.image_size, old.patch_size)
     changed, copies = dict(state), tiles[0] * tiles[1]
     for layer, part in _token_mixing(state):
         reads = tile_positions(old.grids()[layer], tiles)
@@ -150,12 +142,6 @@ def tile(state: State, old: MixerConfig, new: MixerConfig) -> tuple[State, Mixer
             state,
         )
     return changed, dataclasses.replace(new, token_hidden=copies * old.token_hidden)
-
-
-def tile_positions(grid: Grid, tiles: tuple[int, ...]) -> Tensor:
-    """(tiles, tokens of one): the index, in raster order over the whole image, of each token of each tile."""
-    whole = torch.arange(tiles[0] * grid[0] * tiles[1] * grid[1])
-    return whole.view(tiles[0], grid[0], tiles[1], grid[1]).transpose(1, 2).reshape(tiles[0] * tiles[1], -1)
 
 
 def _token_mixing(state: State) -> list[tuple[int, str]]:
