@@ -21,7 +21,8 @@ from mlpmixer.draw.svg import COLORS, document, escaped
 from mlpmixer.errors import RunError
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
-from mlpmixer.report.run_figure import duration, write_run_figure
+from mlpmixer.report.run_facts import duration
+from mlpmixer.report.run_figure import write_run_figure
 from mlpmixer.train.loop import fit
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -42,7 +42,7 @@ def _confusion(confusion: ConfusionTable) -> str:
         if len(names) > MATRIX_CLASSES:
             raise ValueError(f"a matrix of {len(names):,} classes")
         return page.drawing(confusion_chart(np.array(confusion.matrix), names), "Confusion matrix")
-    mistakes = sorted((pair for pair in confusion.pairs or () if pair[0] != pair[1]), key=lambda pair: -pair[2])
+    mistakes = confusion.mistakes()
     rows = [[names[true], names[predicted], f"{count:,}"] for true, predicted, count in mistakes[: tables.LISTED]]
     note = f"The most frequent of {len(mistakes):,} confusions; all of them are in the card's JSON."
     return page.table(["true class", "confused with", "images"], rows, note)

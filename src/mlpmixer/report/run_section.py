@@ -20,7 +20,9 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
 from mlpmixer.report.figures import grid
-from mlpmixer.report.run_figure import curves, machine, predictions, summary
+from mlpmixer.report.run_facts import facts_of
+from mlpmixer.report.run_figure import curves, prediction_rows
+from mlpmixer.report.run_predictions import predict_run
 from mlpmixer.report.weights import weight_figures
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
@@ -57,12 +59,13 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
     model = load(folder)
-    first, *rest = summary(run, recipe, model)
+    facts = facts_of(run, recipe, model)
+    first, *rest = facts.lines()
     ran = [
         page.words(first, "big"),
         *(page.words(line, "soft") for line in rest),
         page.words(recipe.about.description),
-        page.table(["", ""], _summary(recipe, machine(run))),
+        page.table(["", ""], _summary(recipe, facts.machine)),
         page.small_heading("Reproduce"),
         page.commands(_commands(folder)),
     ]
@@ -100,7 +103,8 @@ def _predictions(recipe: Recipe, source: str | None, model: Classifier, closed: 
         if source is None:
             raise DataError(closed)
         taken = toml.change(recipe, {"data.source": source})
-        return "".join(page.drawing(one, "Predictions") for one in predictions(taken, model.float()))
+        found = predict_run(taken, model.float())
+        return "".join(page.drawing(one, "Predictions") for one in prediction_rows(found)) if found else ""
     except MixerError as error:  # the images may be on another machine
         return page.words(f"No images are shown: {error}", "warn")
 
