@@ -33,7 +33,7 @@ def card_section(card: Card) -> str:
 def _reliability(bins: Sequence[Bin]) -> str:
     points = [(100 * one.confidence, 100 * one.accuracy) for one in bins if one.count]
     lines = [Series("the model", points), Series("perfectly calibrated", [(0.0, 0.0), (100.0, 100.0)])]
-    return page.drawing(line_chart("Reliability diagram: accuracy, %", lines, x_label="confidence, %"), "Reliability")
+    return page.drawing(line_chart("Reliability diagram: accuracy (%)", lines, x_label="confidence (%)"), "Reliability")
 
 
 def _confusion(confusion: ConfusionTable) -> str:

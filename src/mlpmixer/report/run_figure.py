@@ -11,12 +11,12 @@ from mlpmixer.errors import MixerError, RunError
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.run_card import percent, write_run_card
-from mlpmixer.report.run_facts import facts_of
+from mlpmixer.report.run_facts import RunFacts, facts_of
 from mlpmixer.report.run_predictions import RunPredictions, predict_run
 from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.weights.load import load
 
-COLUMNS = 5
+SHOWN = 6  # images of each kind
 
 
 def write_run_figure(folder: str | os.PathLike[str]) -> Path:
@@ -36,17 +36,25 @@ def write_run_figure(folder: str | os.PathLike[str]) -> Path:
         raise RunError(f"the run in {run.path} is not finished; the command that started it resumes it")
     recipe = toml.loads(run.recipe, f"{run.path}/recipe.toml")
     model = load(folder)
-    facts = facts_of(run, recipe, model)
-    drawings = [svg.heading(recipe.name, facts.lines()), *curves(run, recipe)]
-    found = None
+    found, why = None, ""
     try:
-        if (found := predict_run(recipe, model)) is not None:
-            drawings += prediction_rows(found)
+        found = predict_run(recipe, model)
     except MixerError as error:  # the images may be on another machine; the curves are worth having without them
-        drawings.append(svg.heading("", [f"No images are shown: {error}"]))
+        why = f"No images are shown: {error}"
+    draw_run(run, recipe, facts_of(run, recipe, model), found, why)
+    return run.path / "image.svg"
+
+
+def draw_run(run: RunFolder, recipe: Recipe, facts: RunFacts, found: RunPredictions | None, why: str = "") -> None:
+    """Writes both pictures. `why`: there are no predictions, for people.
+
+    Raises:
+        RunError: They cannot be written.
+    """
+    drawings = [svg.heading(recipe.name, facts.lines()), *curves(run, recipe)]
+    drawings += prediction_rows(found) if found is not None else [svg.heading("", [why])] if why else []
     run.write("image.svg", svg.document(svg.stacked(drawings), f"The run {recipe.name}"))
     write_run_card(run, recipe, facts, found)
-    return run.path / "image.svg"
 
 
 def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
@@ -64,11 +72,11 @@ def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
 
 def prediction_rows(found: RunPredictions) -> list[svg.Drawing]:
     """A row of correct predictions, each of another class, and one of the most confident errors."""
-    correct = [tiles.Tile(one.image, [one.label, percent(one.score)], "right") for one in found.correct[:COLUMNS]]
+    correct = [tiles.Tile(one.image, [one.label, percent(one.score)], "right") for one in found.correct[:SHOWN]]
     wrong = [
         tiles.Tile(one.image, [f"predicted {one.label}", percent(one.score), f"true {one.true}"], "wrong")
-        for one in found.wrong[:COLUMNS]
+        for one in found.wrong[:SHOWN]
     ]
     of = f"of {found.count:,} {found.split} images"
     rows = {f"Correct predictions, {of}": correct, f"Most confident errors, {of}": wrong}
-    return [tiles.row(title, row, columns=COLUMNS) for title, row in rows.items() if row]
+    return [tiles.rows(title, row) for title, row in rows.items() if row]

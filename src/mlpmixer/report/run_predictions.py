@@ -70,7 +70,7 @@ class RunPredictions:
     losses: Sequence[Example]
 
 
-def predict_run(recipe: Recipe, model: Classifier, *, examples: int = 5, losses: int = 0) -> RunPredictions | None:
+def predict_run(recipe: Recipe, model: Classifier, *, examples: int = 6, losses: int = 0) -> RunPredictions | None:
     """Predicts images of the run's test split, or else of its validation split; those that cannot be read are left out.
 
     Args:
