@@ -271,3 +271,18 @@ seen.push([...grid.children].map(c=>c.dataset.score).join());document.title=seen
     every = "0.9,0.4,0.55,0.7,0.8"
     steps = [every, "0.9,0.55", "0.9", "0.9,0.7,0.8", "0.7", "0.4,0.55,0.7", every, "0.4,0.55,0.7,0.8,0.9"]
     assert f"<title>{' / '.join(steps)}</title>" in shown
+
+
+def test_notebooks_show_models_predictions_and_cards(run: Path, photos: list[Path]):
+    model = mlpmixer.load(run)
+    shown = [one._repr_html_() for one in (model, mlpmixer.Predictor(model, engine="eager")(photos[0]))]
+    card = mlpmixer.evaluate(run, run.parent / "photos", train_images=0, workers=0)
+    shown.append(card._repr_html_())
+    for text, words in zip(shown, ("mixer_pico", "probability", "top-1"), strict=True):
+        assert words in text
+        assert "<table" in text
+        assert CLASSES[0] not in text  # it has a tag in it
+        assert len(text) < 10_000
+    assert html.escape(CLASSES[0]) in shown[0]
+    assert html.escape(CLASSES[0]) in shown[1]
+    assert "<table" in mlpmixer.create("mixer_s16", num_classes=0)._repr_html_()

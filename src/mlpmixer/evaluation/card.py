@@ -9,6 +9,7 @@ from typing import Any
 import cattrs
 import numpy as np
 
+from mlpmixer.draw import page
 from mlpmixer.errors import RunError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics import accuracy, calibration, few_shot, knn, linear_probe
@@ -169,6 +170,13 @@ class Card:
 
     def __contains__(self, metric: object) -> bool:
         return metric in self.metrics
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was measured, the metrics, warnings."""
+        from mlpmixer.evaluation import tables
+
+        parts = [page.words(tables.summary(self)), page.table(*tables.metric_table(self))]
+        return "".join([*parts, *map(page.words, self.warnings)])
 
     def to_json(self) -> dict[str, Any]:
         """As `json` and `mlpmixer.text.to_json` take it."""

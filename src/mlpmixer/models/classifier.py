@@ -185,6 +185,22 @@ class Classifier(nn.Module, Generic[Config]):
         model.metadata = info
         return model
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from mlpmixer.draw import page
+
+        height, width = self.config.image_size
+        names = self.metadata.classes or ()
+        more = ", …" if len(names) > 5 else ""
+        rows = [
+            ["model", self.name],
+            ["parameters", f"{sum(parameter.numel() for parameter in self.parameters()):,}"],
+            ["images", f"{height}×{width}, {self.config.in_channels} channels"],
+            ["classes", f"{self.config.num_classes:,}" + (f": {', '.join(names[:5])}{more}" if names else "")],
+            *([name, text] for name, text in self.metadata.provenance.items() if name != "quirks"),
+        ]
+        return page.table(["", ""], rows)
+
     def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
         """Stops images of another size or number of channels than the weights are made for."""
         height, width = self.config.image_size
