@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import pytest
 from PIL import Image
 
 import mlpmixer
+from mlpmixer.bench.bars import speedup_bars
+from mlpmixer.bench.inference import Speedup
 from mlpmixer.cli import main
 from mlpmixer.draw import page
 from mlpmixer.draw.matrix import confusion_chart
@@ -286,3 +289,25 @@ def test_notebooks_show_models_predictions_and_cards(run: Path, photos: list[Pat
     assert html.escape(CLASSES[0]) in shown[0]
     assert html.escape(CLASSES[0]) in shown[1]
     assert "<table" in mlpmixer.create("mixer_s16", num_classes=0)._repr_html_()
+
+
+def test_the_chart_of_speeds_has_lost_cases_and_a_computed_title():
+    won = Speedup("mixer_s32", "fp32", 1, "kernels", "OpenVINO", 1.57, (1.5, 1.7))
+    lost = Speedup("mixer_b16", "bf16", 2, "kernels", "<other>", 0.92, (0.9, 0.95))
+    text = speedup_bars([won, lost], "a machine")
+    assert "<title>0.9 to 1.6 × the fastest alternative</title>" in text
+    assert "faster in 1 of 2 cases" in html.unescape(re.sub(r"<[^>]+>", " ", text)).replace("  ", " ")
+    assert [text.count(f'class="shade-{kind}"') for kind in (1, 2)] == [1, 1]
+    lengths = [float(length) for length in re.findall(r'<rect y="20" width="([\d.]+)"', text)]
+    assert lengths[0] / lengths[1] == pytest.approx(1.57 / 0.92, rel=0.01)
+    assert "0.92 × &lt;other&gt;" in text
+    assert "1.6 × the fastest" in speedup_bars([won], "a machine")
+    assert "Nothing to compare with" in speedup_bars([], "a machine")
+
+
+def test_the_charts_in_the_docs_are_those_of_the_tables():
+    """`python benchmarks/charts.py` draws them."""
+    charts = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "charts.py"))
+    content = charts["TABLES"].read_text(encoding="utf-8")
+    for name, draw in charts["CHARTS"].items():
+        assert (charts["DOCS"] / name).read_text(encoding="utf-8") == draw(content), name

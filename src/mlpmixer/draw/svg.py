@@ -94,11 +94,16 @@ def stacked(drawings: Sequence[Drawing], gap: float = 28) -> Drawing:
 
 
 def heading(name: str, lines: Sequence[str], width: float = WIDTH) -> Drawing:
-    """A large line, and others below it, which are broken where they are too long."""
-    lines = [part for line in lines for part in textwrap.wrap(line, int(width / room("x", "words")))]
-    rows = [text(0, 18, shortened(name, width, "name"), "name ink")]
-    rows += [text(0, 43 + 19 * n, line, "words soft") for n, line in enumerate(lines)]
-    return Drawing(width, 28 + 19 * len(lines), "".join(rows))
+    """A large line, and others below it; all are broken where they are too long."""
+    names, rows = _broken([name], width, "name") or [""], _broken(lines, width, "words")
+    parts = [text(0, 18 + 25 * n, line, "name ink") for n, line in enumerate(names)]
+    top = 25 * (len(names) - 1)
+    parts += [text(0, top + 43 + 19 * n, line, "words soft") for n, line in enumerate(rows)]
+    return Drawing(width, top + 28 + 19 * len(rows), "".join(parts))
+
+
+def _broken(lines: Sequence[str], width: float, size: str) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, int(width / room("x", size)))]
 
 
 def moved(body: str, right: float, down: float) -> str:
