@@ -122,7 +122,7 @@ def test_the_report_says_what_was_trained_and_whether_it_was_expected(run: Path,
     assert (run / "run_card.png").exists()
 
 
-def test_a_report_of_other_images_leaves_the_pictures_of_the_run_alone(run: Path, tmp_path: Path):
+def test_a_report_of_other_images_leaves_the_figures_of_the_run_alone(run: Path, tmp_path: Path):
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     other = Path(shutil.copytree(run.parent / "photos", tmp_path / "others"))
     (copy / "run_card.png").write_bytes(b"mine")

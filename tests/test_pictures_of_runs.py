@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mlpmixer.draw.chart import Series
 from mlpmixer.evaluation.card import ConfusionTable
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
+from mlpmixer.report import run_card as run_card_module
 from mlpmixer.report.run_card import FLOOR, PANELS, TILE, TILES, run_card
 from mlpmixer.report.run_facts import Accuracy, RunFacts, Verdict, data_name, verdict
 from mlpmixer.report.run_figure import write_run_figure
@@ -145,11 +147,28 @@ def test_letters_that_no_font_has_are_marked():
     assert len(short) < 20
 
 
-def test_both_pictures_of_a_finished_run(run: Path):
+def test_both_figures_of_a_finished_run(run: Path):
     assert write_run_figure(run) == run / "image.svg"
     with Image.open(run / "run_card.png") as card:
         assert (card.format, card.size) == ("PNG", (1200, 630))
         assert {GREEN, RED} & colors(card.convert("RGB"), TILES, 1200)
+
+
+def test_a_card_that_is_damaged_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run_figure(run)
+    usual = (run / "run_card.png").read_bytes()
+    failures = []
+    for table in (
+        ConfusionTable(CLASSES, matrix=[[1, 2]]),
+        ConfusionTable(CLASSES, matrix=[[1, -2], [10**30, 4]]),
+        ConfusionTable((), matrix=[]),
+        ConfusionTable(CLASSES, pairs=[(0, 7, 3)]),
+    ):
+        monkeypatch.setattr(run_card_module, "own_card", lambda _folder, table=table: SimpleNamespace(confusion=table))
+        write_run_figure(run)
+        if (run / "run_card.png").read_bytes() != usual:
+            failures.append(table)
+    assert not failures
 
 
 def test_broken_images_are_left_out(images: Path, run: Path, tmp_path: Path):
@@ -168,7 +187,7 @@ def test_broken_images_are_left_out(images: Path, run: Path, tmp_path: Path):
         assert one.probability == pytest.approx(one.score if one.label == one.true else 1 - one.score, abs=1e-5)
 
 
-def test_train_leaves_the_pictures(images: Path, tmp_path: Path):
+def test_train_leaves_the_figures(images: Path, tmp_path: Path):
     (tmp_path / "r.toml").write_text(toml.dumps(replace(RECIPE, data=replace(RECIPE.data, source=str(images)))))
     main(["train", str(tmp_path / "r.toml"), "--folder", str(tmp_path / "run"), "--quiet"])
     for name in ("image.svg", "run_card.png"):

@@ -81,14 +81,14 @@ def train(
 
 
 def _draw(folder: Path) -> None:
-    """Leaves pictures of a finished run in its folder, once; a run is worth having without them."""
+    """Leaves figures of a finished run in its folder, once; a run is worth having without them."""
     from mlpmixer.report.run_figure import write_run_figure
 
     if not (folder / "run_card.png").exists():
         try:
             write_run_figure(folder)
         except MixerError as error:
-            tell(f"no picture of this run: {first_line(error)}")
+            tell(f"no figure of this run: {first_line(error)}")
 
 
 def _axes(grid: Sequence[str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
-"""Raster pictures: text, lines, areas and images on a canvas of pixels, for places that show no SVG.
+"""Raster images: text, lines, areas and images on a canvas of pixels, for places that show no SVG.
 
 Everything is drawn at twice its size and reduced at the end, which smooths the edges. Lengths are in pixels of the
-finished picture.
+finished image.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SCALE = 2
 FONTS = Path(__file__).parent / "fonts"
 # For letters that the bundled font lacks: looked for among the system's fonts, in this order.
 OTHERS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
+FAR = 1e5  # pixels; what is further outside is not drawn there
 UNKNOWN = "\ufffd"  # for a letter that no font has
 
 Anchor = Literal["start", "middle", "end"]
@@ -27,15 +28,15 @@ Point = tuple[float, float]
 
 
 class Canvas:
-    """An empty picture. Colors are names of `svg.COLORS`; `strength` from 0 to 1 mixes them with the paper."""
+    """An empty image. Colors are names of `svg.COLORS`; `strength` from 0 to 1 mixes them with the paper."""
 
     def __init__(self, width: int, height: int):
         self.width, self.height = width, height
         self._image = Image.new("RGB", (width * SCALE, height * SCALE), _mixed("paper", 1))
         self._draw = ImageDraw.Draw(self._image)
 
-    def picture(self) -> Image.Image:
-        """The finished picture."""
+    def finished(self) -> Image.Image:
+        """The finished image."""
         return self._image.reduce(SCALE)
 
     def text(
@@ -91,7 +92,7 @@ def shortened(words: str, width: float, size: float, *, bold: bool = False) -> s
 
 
 def _scaled(points: Sequence[Point]) -> list[Point]:
-    return [(x * SCALE, y * SCALE) for x, y in points]
+    return [(min(max(x * SCALE, -FAR), FAR), min(max(y * SCALE, -FAR), FAR)) for x, y in points]
 
 
 @cache

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlpmixer.draw.canvas import Canvas, shortened
 from mlpmixer.draw.chart import Axis, Series, drawable, labels, ticks
-from mlpmixer.evaluation.card import ConfusionTable
+from mlpmixer.evaluation.card import MATRIX_CLASSES, ConfusionTable
 from mlpmixer.evaluation.card_files import own_card
 from mlpmixer.recipe import Recipe
 from mlpmixer.report.run_facts import RunFacts
@@ -38,11 +38,22 @@ def write_run_card(run: RunFolder, recipe: Recipe, facts: RunFacts, found: RunPr
     """
     confusion = None if found is None else found.confusion
     card = own_card(run.path)
-    if card is not None and card.confusion is not None:
+    if card is not None and card.confusion is not None and _is_sound(card.confusion):
         confusion = card.confusion
     out = io.BytesIO()
     run_card(facts, curves_of(run, recipe), confusion, found).save(out, "PNG", optimize=True)
     run.write(NAME, out.getvalue())
+
+
+def _is_sound(confusion: ConfusionTable) -> bool:
+    """A card may come from anywhere."""
+    classes = len(confusion.names)
+    if confusion.matrix is None:
+        pairs = confusion.pairs or []
+        return all(0 <= true < classes and 0 <= predicted < classes for true, predicted, _ in pairs)
+    counts = [count for row in confusion.matrix for count in row]
+    square = [len(row) for row in confusion.matrix] == [classes] * classes
+    return square and 0 < classes <= MATRIX_CLASSES and all(0 <= count < 1e15 for count in counts)
 
 
 def curves_of(run: RunFolder, recipe: Recipe) -> tuple[str, list[Series]]:
@@ -70,21 +81,21 @@ def run_card(
         found: Examples; None: there are none, since the images cannot be opened.
     """
     canvas = Canvas(WIDTH, HEIGHT)
-    pictures = found is not None and bool(found.correct or found.wrong)
-    right = TILES - 40.0 if pictures else WIDTH - MARGIN
+    examples = found is not None and bool(found.correct or found.wrong)
+    right = TILES - 40.0 if examples else WIDTH - MARGIN
     _heading(canvas, facts, right - MARGIN)
     wide = right - MARGIN - (PANEL + 40 if confusion is not None else 0)
     _chart(canvas, MARGIN, wide, *curves)
     if confusion is not None:
         _confusion(canvas, right - PANEL, confusion)
-    if found is not None and pictures:
+    if found is not None and examples:
         correct = [(one, [one.label, percent(one.score)]) for one in found.correct]
         wrong = [(one, [_with_score(one), f"true: {one.true}"]) for one in found.wrong]
         _examples(canvas, TILES, "Correct", "right", correct)
         _examples(canvas, TILES + TILE + GAP, "Wrong", "wrong", wrong)
     canvas.text(MARGIN, HEIGHT - 34, "mlpmixer", 18, "line-1", bold=True)
     canvas.text(MARGIN + 92, HEIGHT - 34, facts.processor, 16, "soft", width=right - MARGIN - 92)
-    return canvas.picture()
+    return canvas.finished()
 
 
 def percent(score: float) -> str:
@@ -142,8 +153,8 @@ def _chart(canvas: Canvas, left: float, width: float, title: str, series: Sequen
                 canvas.area(edge, color, 0.18)
         if len(places) > 1:
             canvas.line(places, color, 1.5 if line.band else 3)
-        else:
-            canvas.circle(*places[0], 4, color)
+        for x, y in places if len(places) == 1 else ():
+            canvas.circle(x, y, 4, color)
     if len(series) > 1:
         for line, color in zip(series, ("line-1", "line-8"), strict=False):
             if line.band:

@@ -108,8 +108,9 @@ def facts_of(run: RunFolder, recipe: Recipe, model: Classifier) -> RunFacts:
 
 
 def _accuracy(split: str, found: dict[str, float]) -> Accuracy:
-    low, high = wilson(found["top1"] * found["count"], found["count"])
-    return Accuracy(split, 100 * found["top1"], (100 * low, 100 * high), round(found["count"]))
+    count = max(0, round(found["count"]))
+    low, high = wilson(found["top1"] * count, count)
+    return Accuracy(split, 100 * found["top1"], (100 * low, 100 * high), count)
 
 
 def verdict(expected: str, accuracy: Accuracy) -> Verdict | None:

@@ -1,4 +1,4 @@
-"""The pictures of a finished run: learning curves and predictions as one SVG, and the run card."""
+"""The figures of a finished run: learning curves and predictions as one SVG, and the run card."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_run_figure(folder: str | os.PathLike[str]) -> Path:
 
 
 def draw_run(run: RunFolder, recipe: Recipe, facts: RunFacts, found: RunPredictions | None, why: str = "") -> None:
-    """Writes both pictures. `why`: there are no predictions, for people.
+    """Writes both figures. `why`: there are no predictions, for people.
 
     Raises:
         RunError: They cannot be written.

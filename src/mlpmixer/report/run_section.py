@@ -57,7 +57,7 @@ class Opens:
 
 def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> tuple[str, list[Section]]:
     """What was trained, in a few words, and the sections of the finished run. `prefix`: of their titles, where the page
-    has several runs. The run's pictures are drawn anew, if its own images may be opened."""
+    has several runs. The run's figures are drawn anew, if its own images may be opened."""
     run, opens = RunFolder(folder), opens or Opens()
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
@@ -77,7 +77,7 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
         try:
             draw_run(run, recipe, facts, found if source == recipe.data.source else None)
         except RunError as error:  # the folder may be somebody else's
-            opens.log(f"{printable(folder)}: its pictures are not drawn; {error}")
+            opens.log(f"{printable(folder)}: its figures are not drawn; {error}")
     weights = page.folded(
         "Stem filters, token-mixing units and receptive fields", grid(weight_figures(model.float())[0])
     )
