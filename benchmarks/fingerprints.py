@@ -118,7 +118,8 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def card(place: Path) -> Iterator[tuple[str, Any]]:
-    found = evaluate(load(place / "plain"), "fashion_mnist_small", train_images=500, workers=0).to_json()
+    model = load(place / "plain")
+    found = evaluate(model, "fashion_mnist_small", train_images=500, workers=0, engine="eager").to_json()
     for origin in ("version", "machine", "origins", "model"):
         found.pop(origin)
     yield "card", sorted({*numbers(found)})

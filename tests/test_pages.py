@@ -112,6 +112,7 @@ def test_the_report_says_what_was_trained_and_whether_it_was_expected(run: Path,
     assert "95 % interval 46.9 to 53.1 %" in text
     for name in ("Confusion matrix", "Reliability diagram", "Top losses"):
         assert name in text, name
+    assert text.count("<details>") == 1
     folded = text[text.index("<details>") : text.index("</details>")]
     assert "filters of the stem" in folded
     assert html.escape(CLASSES[0]) in text
@@ -127,6 +128,7 @@ def test_a_report_of_other_images_leaves_the_figures_of_the_run_alone(run: Path,
     other = Path(shutil.copytree(run.parent / "photos", tmp_path / "others"))
     (copy / "run_card.png").write_bytes(b"mine")
     report([copy], tmp_path / "page.html", data=other)
+    report([copy], tmp_path / "page.html")  # opens none
     assert (copy / "run_card.png").read_bytes() == b"mine"
 
 

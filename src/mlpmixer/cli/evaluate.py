@@ -31,7 +31,7 @@ def evaluate(
     imagenet_c: Path | None = None,
     strict: bool = False,
     device: str = "auto",
-    engine: Annotated[str, one_of(("auto", *ENGINES))] = "eager",
+    engine: Annotated[str, one_of(("auto", *ENGINES))] = "auto",
     precision: Annotated[str, one_of(("auto", *precisions()))] = "fp32",
     workers: int = -1,
     batch_size: int = 64,
@@ -58,7 +58,8 @@ def evaluate(
         imagenet_c: A folder of ImageNet-C.
         strict: Fail when an image cannot be read, instead of leaving it out.
         device: cpu, cuda, or auto.
-        engine: Inference backend; eager: PyTorch, as the model is written.
+        engine: Inference backend; eager: PyTorch, as the model is written; auto: the one that is usually the fastest,
+            if it agrees with eager.
         precision: Numeric precision; int8 is for quantized models.
         workers: Processes that load images; -1: by the number of cores.
         batch_size: Batch size.

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say, tell
+from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
 
@@ -33,7 +34,8 @@ def report(
     from mlpmixer.report.report import report
 
     target = out or (folders[0] / "report.html" if folders else Path("report.html"))
-    written = report(folders, target, data=data, images=images, log=tell)
+    with progress_bar() as progress:
+        written = report(folders, target, data=data, images=images, log=tell, progress=progress)
     if json:
         print(to_json(asdict(written), indent=1))
     else:

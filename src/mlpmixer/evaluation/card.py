@@ -114,11 +114,12 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """When, and by which command, a metric was computed."""
+    """When, by which command and on which engine a metric was computed."""
 
     started: str
     command: list[str]
     mlpmixer: str
+    engine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +131,12 @@ class Card:
         data: The images.
         protocol: How they were prepared: "own", "i" or "ii" (see `evaluate`).
         preprocessing: The same, in detail.
-        engine: Engine and precision: "eager, fp32".
+        engine: Engine and precision of the newest metrics: "eager, fp32".
         metrics: By the keys of `METRICS`, and "real", "imagenet_v2", … for other test sets of ImageNet.
         per_class: Recall, precision and F1 of each class.
         confusion: None where the model has no class of the data; so is `reliability` empty then.
         reliability: Bins of the reliability diagram.
         corruptions: ImageNet-C.
-        transform: Of every prepared image, where a study has one; by its name.
         transform: Of every prepared image, where a study has one; by its name.
         preprocessing_check: Trials with other preprocessing; the first is the usual one.
         unreadable: Images that were left out.
@@ -157,13 +157,16 @@ class Card:
     reliability: list[Bin] = field(default_factory=list)
     corruptions: CorruptionErrors | None = None
     transform: str | None = None
-    transform: str | None = None
     preprocessing_check: list[PreprocessingTrial] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     mlpmixer: str = __version__
+
+    @property
+    def precision(self) -> str:
+        return self.engine.rpartition(", ")[2]
 
     def __getitem__(self, metric: str) -> Metric:
         return self.metrics[metric]
@@ -203,10 +206,14 @@ class Card:
             raise RunError(f"{name} is damaged; measure again with mixer evaluate") from error
 
 
-def measure(inputs: MetricInputs) -> dict[str, Metric]:
-    """All metrics of the table that these inputs allow."""
-    found = {key: metric(inputs) for key, metric in METRICS.items()}
-    return {key: metric for key, metric in found.items() if metric is not None}
+def measure(inputs: MetricInputs, progress: Callable[[str, int, int], None] = lambda *_: None) -> dict[str, Metric]:
+    """All metrics of the table that these inputs allow. `progress`: as for `evaluate`."""
+    found: dict[str, Metric] = {}
+    for done, (key, metric) in enumerate(METRICS.items()):
+        progress("metrics", done, len(METRICS))
+        if (value := metric(inputs)) is not None:
+            found[key] = value
+    return found
 
 
 def head_fields(head: ClassPredictions, classes: Sequence[str]) -> dict[str, Any]:

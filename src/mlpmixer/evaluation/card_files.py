@@ -1,4 +1,4 @@
-"""Cards in a run folder, cards/: each of one set of images, and of the same weights, preprocessing and engine.
+"""Cards in a run folder, cards/: each of one set of images, and of the same weights, preprocessing and precision.
 
 What is measured later of the same is added to a card; what is of others becomes another card. Nothing that was measured
 is lost to something that says less. Cards of another version are not read, and never written over.
@@ -61,7 +61,7 @@ def own_card(folder: str | os.PathLike[str]) -> Card | None:
     for content in run.cards():
         with suppress(RunError):
             card = Card.from_json(content)
-            usual = card.data.own and card.protocol == "own" and card.engine == "eager, fp32"
+            usual = card.data.own and card.protocol == "own" and card.precision == "fp32"
             if usual and _fitted(card) and card.model.digest == digest_of_weights(run):
                 return card
     return None
@@ -82,7 +82,7 @@ def digest_of_weights(run: RunFolder) -> str:
 def _subject(card: Card) -> list[object]:
     """What a card is about, as JSON has it."""
     how = json.loads(json.dumps([card.protocol, asdict(card.preprocessing)]))
-    return [card.data.digest, card.model.digest, how, card.engine]
+    return [card.data.digest, card.model.digest, how, card.precision]
 
 
 def _merged(before: Card, card: Card) -> Card:
@@ -117,5 +117,5 @@ def _read(run: RunFolder, name: str) -> Card | None:
 def _name(card: Card) -> str:
     words = [Path(card.data.source).name or "data", card.data.split]
     words += [] if card.protocol == "own" else [card.protocol]
-    words += [] if card.engine == "eager, fp32" else [card.engine.replace(", ", "-")]
+    words += [] if card.precision == "fp32" else [card.precision]
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in "-".join(words))

@@ -41,7 +41,10 @@ from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
 Protocol = Literal["own", "i", "ii"]
-Progress = Callable[[str, int, int], None]  # what is being read, images so far, all images
+Progress = Callable[[str, int, int], None]  # what is being done, how much so far, and how much there is
+
+AGREEING = 8  # images on which an engine is compared with the model as it is written
+FURTHEST = 1e-4  # from the model's logits, as a share of their spread
 
 
 def evaluate(
@@ -55,7 +58,7 @@ def evaluate(
     variants: Mapping[imagenet_variants.Variant, str | os.PathLike[str]] | None = None,
     strict: bool = False,
     device: str = "auto",
-    engine: str = "eager",
+    engine: str = "auto",
     precision: str = "fp32",
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
@@ -78,14 +81,15 @@ def evaluate(
         variants: Folders of ImageNet-V2, -A, -R, -Sketch and -C.
         strict: Raise on an image that cannot be read, instead of leaving it out and listing it.
         device: "cpu", "cuda" or "auto".
-        engine: Inference backend, as for `Predictor`; "eager" in "fp32" is the model as it is written.
+        engine: Inference backend, as for `Predictor`. "auto": the one that is usually the fastest, if its logits for
+            some of the images agree with those of "eager", the model as it is written.
         precision: Numeric precision.
         classes: What the model's outputs are called, instead of what it came with.
         preprocessing: How images are prepared, instead of what it came with.
         transform: Applied to every prepared image, as in `fit`.
         workers: Processes that load images; -1: by the number of cores.
         batch_size: Images in a batch.
-        progress: Called with what is being read, how many images so far, and how many there are.
+        progress: Called with what is being done, how much of it so far, and how much there is.
 
     Returns:
         The card; `card["top1"].value` is the accuracy.
@@ -113,11 +117,14 @@ def evaluate(
             batch=batch_size,
             device=place,
             layer_precisions=model.metadata.layer_precisions,
+            measure=False,  # which may take longer than the evaluation
         )
     workers = usual_workers() if workers < 0 else workers
     applied = None if transform is None else str(transform)
     as_trained = applied == model.metadata.provenance.get("transform")
     inference = _Inference(model, run, how, place, strict, workers, batch_size, progress, transform)
+    if engine == "auto" and run is not None and not inference.agrees(images.test):
+        inference.engine = run = None
 
     digest = hashlib.blake2b(digest_size=8)
     test = inference("test images", images.test, digest=digest)
@@ -144,11 +151,12 @@ def evaluate(
         else:
             found = imagenet_variants.variant_accuracy(name, folder, model, how, inference)
         others |= {name: found} if found else {}
-    metrics = measure(MetricInputs(classes=len(images.classes), test=test, head=head, train=train)) | others
+    metrics = measure(MetricInputs(classes=len(images.classes), test=test, head=head, train=train), progress) | others
     folder = None if isinstance(source, Classifier) else RunFolder(source)
     run_folder = folder if folder is not None and folder.recipe is not None else None
     machine = describe_machine(Group(place))
-    origin = Origin(**{name: machine[name] for name in ("started", "command", "mlpmixer")})
+    used = f"{run.name}, {run.precision}" if run else "eager, fp32"
+    origin = Origin(**{name: machine[name] for name in ("started", "command", "mlpmixer")}, engine=used)
     card = Card(
         model=ModelRecord(
             name=model.name,
@@ -163,7 +171,7 @@ def evaluate(
         protocol=protocol,
         preprocessing=how,
         transform=applied,
-        engine=f"{run.name}, {run.precision}" if run else "eager, fp32",
+        engine=used,
         metrics=metrics,
         corruptions=corruptions,
         preprocessing_check=trials,
@@ -261,6 +269,18 @@ class _Inference:
             return Predictions(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
         ready = ((normalize(images.to(self.device), self.how), labels, indices) for images, labels, indices in pixels)
         return predict(self.model, ready)
+
+    def agrees(self, split: Split) -> bool:
+        """Whether the engine's logits (without a head: its features) are the model's, for some images of the split."""
+        assert self.engine is not None
+        some = np.unique(np.linspace(0, len(split) - 1, AGREEING).round().astype(np.int64))
+        batches = replace(self, workers=0, batch_size=AGREEING, unreadable=[]).pixels("engine", Part(split, some))
+        images, labels, indices = next(iter(batches))
+        wanted = predict(self.model, [(normalize(images.to(self.device), self.how), labels, indices)])
+        column = 1 if self.model.config.num_classes else 0
+        found = self.engine(images)[column]
+        wanted = (wanted.features, wanted.logits)[column]
+        return bool((found - wanted).abs().max() <= FURTHEST * wanted.std())
 
     def pixels(
         self, what: str, split: Split, how: Preprocessing | None = None

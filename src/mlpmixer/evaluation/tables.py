@@ -42,7 +42,11 @@ def all_tables(card: Card, most_classes: int) -> list[Table]:
 
 def metric_table(card: Card) -> Table:
     head = ["metric", "value", "95 % interval", "correct", "images"]
-    return Table(head, [[metric.name, *_cells(metric)] for metric in card.metrics.values()])
+    rows = [[metric.name, *_cells(metric)] for metric in card.metrics.values()]
+    days = {key: card.origins[key].started[:10] if key in card.origins else "" for key in card.metrics}
+    if len({*days.values()}) == 1:
+        return Table(head, rows)
+    return Table([*head, "measured"], [[*row, day] for row, day in zip(rows, days.values(), strict=True)])
 
 
 def class_table(figures: Sequence[ClassFigures], most: int) -> Table:

@@ -294,6 +294,7 @@ def finish(plan: PlannedRun, root: Path, *, quiet: bool = False) -> FinishedRun:
         "transform": plan.transform,
         "device": recipe.machine.device,
         "workers": recipe.machine.workers,
+        "engine": "eager",  # one for all runs of a study
     }
     card = own_card(folder)
     if card is None or (plan.real is not None and "real" not in card):

@@ -185,6 +185,16 @@ class Classifier(nn.Module, Generic[Config]):
         model.metadata = info
         return model
 
+    def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
+        """Stops images of another size or number of channels than the weights are made for."""
+        height, width = self.config.image_size
+        wanted = (self.config.in_channels, height, width)
+        if tuple(images.shape[1:]) != wanted:
+            raise UsageError(
+                f"{self.name} takes images of {'×'.join(map(str, wanted))} (channels, height, width), "
+                f"got {'×'.join(map(str, images.shape[1:]))}; another size: load(..., image_size=(H, W))"
+            )
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         from mlpmixer.draw import page
@@ -200,13 +210,3 @@ class Classifier(nn.Module, Generic[Config]):
             *([name, text] for name, text in self.metadata.provenance.items() if name != "quirks"),
         ]
         return page.table(["", ""], rows)
-
-    def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
-        """Stops images of another size or number of channels than the weights are made for."""
-        height, width = self.config.image_size
-        wanted = (self.config.in_channels, height, width)
-        if tuple(images.shape[1:]) != wanted:
-            raise UsageError(
-                f"{self.name} takes images of {'×'.join(map(str, wanted))} (channels, height, width), "
-                f"got {'×'.join(map(str, images.shape[1:]))}; another size: load(..., image_size=(H, W))"
-            )

@@ -13,6 +13,7 @@ from mlpmixer.draw.page import Section
 from mlpmixer.errors import RunError, UsageError
 from mlpmixer.experiments.study import record_name
 from mlpmixer.report.compare import comparison, overlay
+from mlpmixer.report.figures import Progress, no_progress
 from mlpmixer.report.run_section import DAMAGED, Opens, run_sections
 from mlpmixer.report.study_section import study_section
 from mlpmixer.run import index
@@ -36,6 +37,7 @@ def report(
     data: str | os.PathLike[str] | None = None,
     images: bool = False,
     log: Callable[[str], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Written:
     """Writes a page of finished runs and studies; runs without an evaluation card are evaluated first.
 
@@ -46,6 +48,7 @@ def report(
         images: opens whatever data set recipes name; otherwise only builtin ones, such as cifar10, since the recipe of
             an untrusted run may name any folder or address.
         log: is called with a line for each data set that is opened, or not.
+        progress: as for `mlpmixer.evaluate`.
 
     Raises:
         UsageError: without folders.
@@ -62,7 +65,7 @@ def report(
         if RunFolder(place).result() is None:
             raise RunError(f"the run in {place} is not finished; the command that started it resumes it")
     title = places[0].absolute().name if len(places) == 1 else f"{len(places)} runs"
-    sections, opens = [], Opens(None if data is None else os.fspath(data), images, log)
+    sections, opens = [], Opens(None if data is None else os.fspath(data), images, log, progress)
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
     for place, records in studies.items():

@@ -19,7 +19,8 @@ from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
-from mlpmixer.report.figures import grid
+from mlpmixer.report.figures import Progress, grid, no_progress
+from mlpmixer.report.run_card import NAME
 from mlpmixer.report.run_facts import RunFacts, facts_of
 from mlpmixer.report.run_figure import curves, draw_run, prediction_rows
 from mlpmixer.report.run_predictions import RunPredictions, predict_run
@@ -43,11 +44,13 @@ class Opens:
         data: the data set to take instead.
         named: whether to open all that recipes name; otherwise only builtin data sets.
         log: is called with what is opened, and what is not.
+        progress: as for `evaluate`.
     """
 
     data: str | None = None
     named: bool = False
     log: Callable[[str], None] = lambda _: None
+    progress: Progress = no_progress
 
     def source(self, recipe: Recipe) -> str | None:
         """The data set to open for a run; None: none."""
@@ -57,7 +60,7 @@ class Opens:
 
 def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> tuple[str, list[Section]]:
     """What was trained, in a few words, and the sections of the finished run. `prefix`: of their titles, where the page
-    has several runs. The run's figures are drawn anew, if its own images may be opened."""
+    has several runs. The run's figures are drawn anew, if its own images can be opened."""
     run, opens = RunFolder(folder), opens or Opens()
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
@@ -65,22 +68,21 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     facts = facts_of(run, recipe, model)
     source, closed = opens.source(recipe), ""
     if source is None:
-        own = printable(recipe.data.source)
-        closed = f"a report opens '{own}' only if it is told --images, or other images with --data SOURCE"
+        named = printable(recipe.data.source)
+        closed = f"a report opens '{named}' only if it is told --images, or other images with --data SOURCE"
         opens.log(f"{printable(folder)}: no images are shown; {closed}")
     else:
         opens.log(f"{printable(folder)}: its images are read from {printable(source)}")
     learning_curves = page.beside(*(page.drawing(one, "Learning curves") for one in curves(run, recipe)))
-    card = _card(folder, opens.data, closed)
+    card = _card(folder, opens, closed)
     found, why = _predictions(recipe, source, model, closed)
-    if source == recipe.data.source or not (run.path / "run_card.png").exists():
+    own = found if source == recipe.data.source else None
+    if own is not None or not (run.path / NAME).exists():
         try:
-            draw_run(run, recipe, facts, found if source == recipe.data.source else None)
+            draw_run(run, recipe, facts, own)
         except RunError as error:  # the folder may be somebody else's
             opens.log(f"{printable(folder)}: its figures are not drawn; {error}")
-    weights = page.folded(
-        "Stem filters, token-mixing units and receptive fields", grid(weight_figures(model.float())[0])
-    )
+    weights = grid(weight_figures(model.float(), progress=opens.progress)[0])
     return facts.title, [
         Section(f"{prefix}Summary", _summary(recipe, facts, folder)),
         Section(f"{prefix}Learning curves", learning_curves),
@@ -90,14 +92,16 @@ def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) 
     ]
 
 
-def _card(folder: Path, data: str | None, closed: str) -> str:
+def _card(folder: Path, opens: Opens, closed: str) -> str:
     """The run's own card, measured now if there is none; or why it is not. `closed`: why the images are not opened."""
     own = own_card(folder)
     if own is not None:
         with suppress(*DAMAGED):
             return card_section(own)
     try:
-        return page.words(f"Not measured: {closed}", "warn") if closed else card_section(evaluate(folder, data))
+        if closed:
+            return page.words(f"Not measured: {closed}", "warn")
+        return card_section(evaluate(folder, opens.data, progress=opens.progress))
     except (MixerError, ValueError) as error:
         return page.words(f"Not measured: {error}", "warn")
 
