@@ -98,7 +98,7 @@ def heading(name: str, lines: Sequence[str], width: float = WIDTH) -> Drawing:
     names, rows = _broken([name], width, "name") or [""], _broken(lines, width, "words")
     parts = [text(0, 18 + 25 * n, line, "name ink") for n, line in enumerate(names)]
     top = 25 * (len(names) - 1)
-    parts += [text(0, top + 43 + 19 * n, line, "words soft") for n, line in enumerate(rows)]
+    parts += [text(0, top + 43 + 19 * n, line, "words soft" if n else "words ink") for n, line in enumerate(rows)]
     return Drawing(width, top + 28 + 19 * len(rows), "".join(parts))
 
 

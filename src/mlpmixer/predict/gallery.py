@@ -24,6 +24,7 @@ from mlpmixer.machine.processes import cores
 from mlpmixer.text import printable
 
 MOST_IMAGES = 20_000  # on the page; the CSV has all
+MANY = 500  # images whose thumbnails take a while
 MOST_BYTES = 24 << 20  # of all thumbnails
 THUMBNAIL = 176  # pixels of the longer side
 OTHERS = 2  # further classes that are listed
@@ -77,6 +78,8 @@ def write_gallery(table: Path, target: Path, title: str, tell: Callable[[str], o
     """
     counts = Counter(row.top[0][0] for row in _rows(table))
     total = sum(counts.values())
+    if total > MANY:
+        tell(f"thumbnails of {min(total, MOST_IMAGES):,} images are drawn")
     try:
         with files.whole(target) as part, part.open("w", encoding="utf-8") as file:
             left_out = _write(file, table, target, title, counts)
@@ -91,10 +94,10 @@ def write_gallery(table: Path, target: Path, title: str, tell: Callable[[str], o
 def _write(file: TextIO, table: Path, target: Path, title: str, counts: Counter[str]) -> int:
     """Returns how many images have no thumbnail for want of room."""
     total, room, left_out = sum(counts.values()), MOST_BYTES, 0
-    most = f", the first {MOST_IMAGES:,} of them here" if total > MOST_IMAGES else ""
+    most = f" (the first {MOST_IMAGES:,} are here)" if total > MOST_IMAGES else ""
     link = f'<a href="{_address(table, target)}" download>{escaped(printable(table.name))}</a>'
     start, end = page.frame(title, style=STYLE, script=SCRIPT)
-    file.write(f'{start}<p class="soft">{total:,} images, {len(counts):,} classes{most}. Table: {link}</p>')
+    file.write(f'{start}<p class="soft">{total:,} images{most}, {len(counts):,} classes. Table: {link}</p>')
     file.write(f'{_form(counts, total)}<div class="cards">')
 
     def images(rows: list[Row]) -> list[str | None]:
