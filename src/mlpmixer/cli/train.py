@@ -87,7 +87,7 @@ def _draw(folder: Path) -> None:
     if not (folder / "run_card.png").exists():
         try:
             write_run_figure(folder)
-        except MixerError as error:
+        except (MixerError, RuntimeError, OSError, MemoryError) as error:
             tell(f"no figure of this run: {first_line(error)}")
 
 

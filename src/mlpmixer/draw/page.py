@@ -27,7 +27,7 @@ p{max-width:46rem;margin:.4rem 0}.soft{color:var(--soft)}a{color:var(--link)}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:1rem 0 0}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.5rem;align-items:start}
 figure{margin:1rem 0;min-width:0}figure img{max-width:100%;height:auto;border:1px solid var(--rule)}
-figure svg{display:block;width:100%;max-width:440px;height:auto;overflow:visible}
+figure svg.figure{display:block;width:100%;max-width:440px;height:auto;overflow:visible}
 figcaption{color:var(--soft);font-size:.875rem;max-width:46rem;overflow-wrap:anywhere}
 .pixels img{image-rendering:pixelated}.wide{overflow-x:auto}
 .shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.5rem,45%),1fr));gap:1rem 1.25rem}
