@@ -21,7 +21,8 @@ from mlpmixer.draw.svg import COLORS, document, escaped
 from mlpmixer.errors import RunError
 from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
-from mlpmixer.report.run_figure import duration, write_run_figure
+from mlpmixer.report.run_facts import duration
+from mlpmixer.report.run_figure import write_run_figure
 from mlpmixer.train.loop import fit
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -177,7 +178,7 @@ def test_curves_without_the_images(run: Path):
     text = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(re.sub(r"source = .*", 'source = "/nowhere"', text))
     root = drawn(run)
-    assert any(line.startswith("No images are shown: there is no data set '/nowhere'") for line in words(root))
+    assert "No images are shown: there is no data set '/nowhere'" in " ".join(words(root, "words"))
     assert chart(root, "Validation accuracy (%)") is not None
 
 

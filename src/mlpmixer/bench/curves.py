@@ -1,4 +1,4 @@
-"""Speed against the number of patches, both on logarithmic axes: a power law is a straight line."""
+"""Time of an image against the number of patches, both on logarithmic axes: a power law is a straight line."""
 
 from __future__ import annotations
 
@@ -7,49 +7,69 @@ from collections.abc import Sequence
 
 from mlpmixer.bench.scaling import Growth, Point
 from mlpmixer.draw.chart import written
-from mlpmixer.draw.svg import Drawing, document, text
+from mlpmixer.draw.svg import WIDTH, Drawing, document, heading, stacked, text
 
-WIDTH, HEIGHT, LEFT, TOP = 600.0, 380.0, 50.0, 60.0
-RIGHT, BOTTOM = WIDTH - 4, HEIGHT - 50
-TITLE = "Images a second against the number of patches"
+HEIGHT, LEFT, TOP, NAMES = 300.0, 44.0, 24.0, 96.0  # pixels; NAMES: for the lines' names, on the right
+RIGHT, BOTTOM = WIDTH - NAMES, HEIGHT - 40
+APART = 14.0  # pixels between two names
+TITLE = "Time of an image by the number of patches"
 
 
 def curves(points: Sequence[Point], growths: Sequence[Growth], machine: str) -> str:
-    """An SVG file. Models have colors; our kernels have dashes."""
-    x = _Axis([point.patches for point in points], LEFT, RIGHT)
-    y = _Axis([point.images_per_s for point in points], BOTTOM, TOP)
-    body = [text(0, 14, TITLE, "head ink"), text(0, 34, machine, "small soft")]
+    """An SVG file: of each family the first model, in all of its engines; the tables have the others. Colors tell
+    models apart, dashes our kernels. Gray: what grows as the number of patches does."""
+    first: dict[str, str] = {}
+    for point in points:
+        first.setdefault(point.model.partition("_")[0], point.model)
+    points = [point for point in points if point.model in first.values()]
+    lines = [*dict.fromkeys((point.model, point.engine) for point in points)]
+    times = {
+        line: sorted((p.patches, 1000 / p.images_per_s) for p in points if (p.model, p.engine) == line)
+        for line in lines
+    }
+    x = _Axis([n for found in times.values() for n, _ in found], LEFT, RIGHT)
+    y = _Axis([time for found in times.values() for _, time in found], BOTTOM, TOP)
+    body = [text(0, 10, "milliseconds, logarithmic", "small soft")]
     for number in x.marks():
         body.append(f'<path class="rule" d="M{x.at(number):.1f} {TOP:g}V{BOTTOM:g}"/>')
         body.append(_mark(x.at(number), BOTTOM + 18, number, "middle"))
     for number in y.marks():
         body.append(f'<path class="rule" d="M{LEFT:g} {y.at(number):.1f}H{RIGHT:g}"/>')
         body.append(_mark(LEFT - 8, y.at(number) + 4, number, "end"))
-    body.append(text((LEFT + RIGHT) / 2, HEIGHT - 12, "patches", "small soft", "middle"))
-    exponents = {(each.model, each.engine): each for each in growths}
-    models = [*dict.fromkeys(point.model for point in points)]
-    down = HEIGHT + 8
-    for model, engine in dict.fromkeys((point.model, point.engine) for point in points):
-        own = sorted((p for p in points if (p.model, p.engine) == (model, engine)), key=lambda point: point.patches)
-        places = [(x.at(point.patches), y.at(point.images_per_s)) for point in own]
-        color = models.index(model) % 8 + 1
+    body.append(text((LEFT + RIGHT) / 2, HEIGHT - 4, "patches, logarithmic", "small soft", "middle"))
+
+    start, time = times[lines[0]][0]
+    guide = [(n, time * n / start) for n in (x.least, x.most)]
+    guide = [(n, at) for n, at in guide if y.low <= at <= y.high] or guide[:1]
+    if guide[-1][0] < x.most or len(guide) < 2:  # up to where it leaves the chart
+        guide = [(x.least, guide[0][1]), (y.high * start / time, y.high)]
+    shown = [(x.at(n), y.at(at)) for n, at in guide]
+    body.append(f'<polyline points="{written(shown)}" fill="none" stroke-width="1.5" class="edge"/>')
+    names = [(shown[-1][1], ["linear"], "soft")]
+    timed = {(each.model, each.engine): each.timed for each in growths}
+    for line, found in times.items():
+        model, engine = line
+        color = [*first.values()].index(model) % 8 + 1
         dashes = "" if engine == "eager" else ' stroke-dasharray="5 3"'
-        for line in (places, [(0.0, down), (32.0, down)]):
-            body.append(
-                f'<polyline points="{written(line)}" fill="none" stroke-width="2" class="line-{color}"{dashes}/>'
-            )
+        places = [(x.at(n), y.at(at)) for n, at in found]
+        body.append(f'<polyline points="{written(places)}" fill="none" stroke-width="2" class="line-{color}"{dashes}/>')
         body += [f'<circle cx="{across:.1f}" cy="{up:.1f}" r="3" class="shade-{color}"/>' for across, up in places]
-        name = f"{model}, {engine}"
-        if (found := exponents.get((model, engine))) is not None:
-            name += f": time grows as patches^{found.timed:.2f} (counted: {found.counted:.2f})"
-        body.append(text(40, down + 4, name, "words ink"))
-        down += 20
-    return document(Drawing(WIDTH, down, "".join(body)), TITLE)
+        power = [f"patches^{timed[line]:.2f}"] if line in timed else []
+        names.append((places[-1][1], [model, engine, *power], f"shade-{color}"))
+    down = TOP - APART
+    for at, parts, kind in sorted(names):
+        down = max(at + 4 - APART, down)
+        for part in parts:
+            down += APART
+            body.append(text(RIGHT + 8, down, part, f"small {kind}"))
+    figure = Drawing(WIDTH, max(HEIGHT, down + 4), "".join(body))
+    return document(stacked([heading(TITLE, [machine]), figure], gap=14), TITLE)
 
 
 class _Axis:
     def __init__(self, values: Sequence[float], start: float, end: float):
-        self.low, self.high = min(values) / 1.15, max(values) * 1.15
+        self.least, self.most = min(values), max(values)
+        self.low, self.high = self.least / 1.15, self.most * 1.15
         self.start, self.end = start, end
 
     def at(self, value: float) -> float:

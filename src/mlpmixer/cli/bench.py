@@ -70,7 +70,7 @@ def bench(
         images: Files at most (predict).
         quick: Without torch.compile, which begins with a minute for each model.
         device: cpu, cuda, or auto (infer, train, scaling).
-        image: Draw the figures here, an .svg file (infer, scaling).
+        image: Draw the figures here, an .svg file (infer, scaling); infer draws all systems into NAME-panels.svg, too.
         json: Print JSON.
     """
     usual = USUAL[what]

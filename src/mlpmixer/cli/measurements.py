@@ -30,7 +30,7 @@ def infer(
     **effort: Any,
 ) -> None:
     """`effort`: of `bench_inference`, if it is not the full one."""
-    from mlpmixer.bench.bars import bars
+    from mlpmixer.bench.bars import bars, speedup_bars
     from mlpmixer.bench.inference import bench_inference, speedups
     from mlpmixer.machine.devices import device_of
 
@@ -40,7 +40,8 @@ def infer(
     machine = _machine(place, baselines)
     if image is not None:
         about = f"{machine['processor']}, {machine['threads']} threads; median of {rounds} rounds"
-        image.write_text(bars(found.rows, found.roofline, about))
+        image.write_text(speedup_bars(won, about))
+        image.with_name(f"{image.stem}-panels.svg").write_text(bars(found.rows, found.roofline, about))
     if json:
         others = {"speedups": [*map(asdict, won)], "chosen": found.chosen, "skipped": found.skipped}
         _print_json(machine, found.rows, roofline=found.roofline, **others)

@@ -25,6 +25,7 @@ def predict(
     csv: bool = False,
     parquet: bool = False,
     output: Path | None = None,
+    html: Path | None = None,
     resume: bool = False,
     embeddings: Path | None = None,
     tta: Literal["none", "flip", "crops"] = "none",
@@ -48,6 +49,8 @@ def predict(
         csv: A line of CSV for each image, after one with the names of the columns.
         parquet: Parquet; needs --output, which becomes a folder of parts.
         output: Write into this file instead of to standard output; its ending tells the format, too.
+        html: Write a gallery too, an .html page that needs no network: thumbnails, labels, filters by class and score.
+            Its CSV is --output, or a file beside it.
         resume: Continue --output where a run ended, however it did: what is in the file is done.
         embeddings: Write embeddings (penultimate features) into this .npy file, a row for each image.
         tta: Test-time augmentation: average over flip (and its mirror image) or crops (center, corners, mirrored).
@@ -62,7 +65,11 @@ def predict(
     """
     if not images:
         raise UsageError("give one image or more: mixer predict photo.jpg")
+    if html is not None:
+        output = _table_of(html, output, resume)
     form = _form([name for name, given in (("json", json), ("csv", csv), ("parquet", parquet)) if given], output)
+    if html is not None and form != "csv":
+        raise UsageError(f"a gallery is made of a CSV: leave out --{form}")
     if resume and output is None:
         raise UsageError("--resume continues a file: name it with --output")
     if embeddings is not None and embeddings.suffix != ".npy":
@@ -72,7 +79,7 @@ def predict(
 
     settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": device, "top": top, "tta": tta}
     settings["batch_size"] = batch
-    job = Job(images, weights, settings, form, output, embeddings, resume, null, ray, strict)
+    job = Job(images, weights, settings, form, output, embeddings, html, resume, null, ray, strict)
     shown = output is not None or not sys.stdout.isatty()  # otherwise one sees the predictions
     with Bar(None if job.endless or job.one else job.files, hidden=not shown) as bar:
 
@@ -82,6 +89,17 @@ def predict(
 
         job.say, job.advance = say, bar.advance
         job.run()
+
+
+def _table_of(html: Path, output: Path | None, resume: bool) -> Path:
+    """The CSV that a gallery is made of."""
+    if html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--html writes a page: end '{html.name}' with .html")
+    if output is not None and output.suffix.lower() != ".csv":
+        raise UsageError(f"a gallery is made of a CSV: end --output with .csv, not as '{output.name}', or leave it out")
+    if html.exists() and not resume:
+        raise UsageError(f"{html} exists; remove it, or choose another name")
+    return output or html.with_suffix(".csv")
 
 
 def _form(named: list[str], output: Path | None) -> str:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mlpmixer.cli.output import print_table, say
-from mlpmixer.errors import UsageError
-from mlpmixer.text import to_json
+from mlpmixer.cli.output import print_table, say, tell
+from mlpmixer.errors import MixerError, UsageError
+from mlpmixer.text import first_line, to_json
 
 
 def train(
@@ -57,6 +57,8 @@ def train(
         if json:
             rows = [{**trial.values, "folder": str(trial.result.folder), "val": trial.result.val} for trial in trials]
             print(to_json({"trials": rows, "test": result.test}))
+        _draw(result.folder)
+        if json:
             return
         rows = [[*map(str, t.values.values()), f"{t.score:.2%}", str(t.result.folder)] for t in trials]
         print_table([*axes, "val", "folder"], rows, f"best on val: {result.folder}")
@@ -69,11 +71,24 @@ def train(
         if json:
             shown = {"folder": str(result.folder), "weights": str(result.weights), "val": result.val}
             print(to_json({**shown, "test": result.test}))
+        _draw(result.folder)
+        if json:
             return
     for name, found in {"val": result.val, "test": result.test}.items():
         if found is not None:
             say(f"{result.of.get(name, name):4}  accuracy {found['top1']:.2%} ({found['count']:,.0f} images)")
     say(f"{result.weights}   (mixer predict IMAGE --weights {result.folder})")
+
+
+def _draw(folder: Path) -> None:
+    """Leaves figures of a finished run in its folder, once; a run is worth having without them."""
+    from mlpmixer.report.run_figure import write_run_figure
+
+    if not (folder / "run_card.png").exists():
+        try:
+            write_run_figure(folder)
+        except (MixerError, RuntimeError, OSError, MemoryError) as error:
+            tell(f"no figure of this run: {first_line(error)}")
 
 
 def _axes(grid: Sequence[str]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlpmixer.draw.svg import WIDTH, Drawing, escaped, moved, room, text
+from mlpmixer.draw.svg import WIDTH, Drawing, escaped, moved, room, shortened, text
 
 LEFT, RIGHT = 40.0, 8.0  # pixels beside the plot
 MARKED = 40  # points at most that all have a mark
@@ -37,7 +37,7 @@ class Series:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, x_label: str, width: float = WIDTH, height: float = 250
+    title: str, series: Sequence[Series], *, x_label: str, width: float = WIDTH, height: float = 220
 ) -> Drawing:
     """A line chart; each series has its own style. `title`: the quantity of y and its unit; `x_label`: that of x."""
     assert len(series) <= len(LOOKS)
@@ -49,11 +49,13 @@ def line_chart(
     keys = legend(series, width) if len(series) > 1 else Drawing(width, 0, "")
     top, bottom = 34 + keys.height, height - 40
     x_ticks = [tick for tick in ticks(min(xs), max(xs), 6) if tick <= max(xs)]
+    if all(x == round(x) for x in xs):  # there is no layer 0.5
+        x_ticks = [tick for tick in x_ticks if abs(tick - round(tick)) < SAME] or x_ticks
     y_ticks = ticks(min(ys), max(ys), 5)
     across_axis = Axis(x_ticks[0], max(xs), LEFT, width - RIGHT)
     up_axis = Axis(y_ticks[0], y_ticks[-1], bottom, top)
 
-    parts = [text(0, 13, title, "head ink"), moved(keys.body, 0, 24)]
+    parts = [text(0, 13, shortened(title, width, "head"), "head ink"), moved(keys.body, 0, 24)]
     for tick, label in zip(y_ticks, labels(y_ticks), strict=True):
         y = up_axis(tick)
         parts.append(f'<path class="rule" d="M{LEFT:g} {y:.1f}H{width - RIGHT:g}"/>')
@@ -116,14 +118,15 @@ def labels(round_numbers: Sequence[float]) -> list[str]:
 def legend(series: Sequence[Series], width: float) -> Drawing:
     parts, x, y = [], 0.0, 0.0
     for line, (color, dashes, mark) in zip(series, LOOKS, strict=False):
-        needs = 36 + room(line.name, "words") + 18
+        name = shortened(line.name, width - 36, "words")
+        needs = 36 + room(name, "words") + 14
         if x and x + needs > width:
             x, y = 0.0, y + 18
         sample = (
             f'<path class="line-{color}" d="M0 5H28" stroke-width="2" stroke-dasharray="{dashes}"/>'
             f'<path class="shade-{color}" d="{mark}" transform="translate(14 5)"/>'
         )
-        parts.append(moved(sample + text(36, 9.5, line.name, "words ink"), x, y))
+        parts.append(moved(sample + text(36, 9.5, name, "words ink"), x, y))
         x += needs
     return Drawing(width, y + 22, "".join(parts))
 

@@ -9,20 +9,24 @@ from jaxtyping import Int
 
 from mlpmixer.draw.svg import WIDTH, Drawing, escaped, room, shortened, text
 
-LEFT = 104.0  # pixels for names
-NAMED = 12  # classes at most whose counts are written
+LEFT = 84.0  # pixels for names
+NAMED = 12  # classes at most whose counts are written, or shares where counts are too long
+READABLE, LARGEST = 12.0, 40.0  # pixels of a cell: below, its row has no name; above, it is only large
 
 
 def confusion_chart(matrix: Int[np.ndarray, "K K"], names: Sequence[str], width: float = WIDTH) -> Drawing:
     """A confusion matrix; the darker a cell, the larger its share of the row."""
     count = len(names)
-    cell = (width - LEFT) / count
+    cell = min((width - LEFT) / count, LARGEST)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    parts = [text(0, 13, "Confusion matrix: true (rows), predicted (columns)", "head ink")]
-    top = 30.0
+    fits = room(f"{matrix.max():,}", "small") <= cell
+    unit = "images" if fits or count > NAMED else "% of the true class"
+    parts = [text(0, 13, "Confusion matrix", "head ink")]
+    parts.append(text(0, 31, f"rows: true, columns: predicted; {unit}", "small soft"))
+    top = 44.0
     for row, name in enumerate(names):
         y = top + row * cell
-        if count <= 40:
+        if cell >= READABLE:
             parts.append(text(LEFT - 8, y + cell / 2 + 4, shortened(name, LEFT - 12, "small"), "small soft", "end"))
         for column in range(count):
             x, many = LEFT + column * cell, int(matrix[row, column])
@@ -37,7 +41,8 @@ def confusion_chart(matrix: Int[np.ndarray, "K K"], names: Sequence[str], width:
             if count <= NAMED and many:
                 light = row == column and shares[row, column] > 0.3
                 kind = "small on-shade" if light else "small ink"
-                parts.append(text(x + cell / 2, y + cell / 2 + 4, f"{many:,}", kind, "middle"))
+                shown = f"{many:,}" if fits else f"{100 * shares[row, column]:.0f}"
+                parts.append(text(x + cell / 2, y + cell / 2 + 4, shown, kind, "middle"))
     bottom = top + count * cell
     if count <= NAMED:
         longest = max(room(name, "small") for name in names)

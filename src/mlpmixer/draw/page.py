@@ -27,15 +27,36 @@ p{max-width:46rem;margin:.4rem 0}.soft{color:var(--soft)}a{color:var(--link)}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:1rem 0 0}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.5rem;align-items:start}
 figure{margin:1rem 0;min-width:0}figure img{max-width:100%;height:auto;border:1px solid var(--rule)}
-figure svg{max-width:100%;height:auto}figcaption{color:var(--soft);font-size:.875rem;max-width:46rem}
+figure svg.figure{display:block;width:100%;max-width:440px;height:auto;overflow:visible}
+figcaption{color:var(--soft);font-size:.875rem;max-width:46rem;overflow-wrap:anywhere}
 .pixels img{image-rendering:pixelated}.wide{overflow-x:auto}
+.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.5rem,45%),1fr));gap:1rem 1.25rem}
+.shots figure{margin:0}.shots img{width:100%;aspect-ratio:1;object-fit:contain;background:var(--wash)}
+.shots b{color:var(--ink);font-weight:600}
+.colors{display:flex;align-items:center;gap:.6rem;font-size:.875rem;color:var(--soft);max-width:20rem}
+.colors i{flex:1;height:.7rem;border:1px solid var(--rule)}
+.ranking{list-style:none;margin:1rem 0;padding:0;font-size:.95rem;font-variant-numeric:tabular-nums}
+.ranking li{display:grid;grid-template-columns:minmax(0,9rem) 1fr 4rem;gap:.6rem;align-items:center;padding:.3rem 0}
+.ranking span{overflow-wrap:anywhere}.ranking span:last-child{text-align:right}
+.ranking i{background:var(--wash);height:.9rem}.ranking b{display:block;height:100%;background:var(--link)}
+.ranking li:first-child{font-weight:600}
+details{margin:1rem 0}summary{cursor:pointer;color:var(--link)}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
 caption{text-align:left;color:var(--soft);padding-bottom:.4rem}
 th,td{padding:.32rem .9rem .32rem 0;text-align:left;border-bottom:1px solid var(--rule);white-space:nowrap}
 th{font-weight:600}td.n,th.n{text-align:right}td.w{white-space:normal;min-width:12rem;max-width:32rem}
-pre{background:var(--wash);padding:.75rem 1rem;overflow-x:auto;border-radius:6px;font-size:.875rem}
-.big{font-size:2.2rem;font-weight:600;line-height:1.1}.warn{border-left:3px solid #b3261e;padding-left:.8rem}
+pre{background:var(--wash);padding:.75rem 1rem;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:6px;
+font-size:.875rem}
+.big{max-width:none;font-size:2.2rem;font-weight:600;line-height:1.1}
+.warn{border-left:3px solid #b3261e;padding-left:.8rem}
+@media(max-width:620px){th,td{white-space:normal;overflow-wrap:anywhere}td.w{min-width:0}
+.stack,.stack tbody,.stack tr{display:block}.stack thead,.stack td:empty{display:none}
+.stack tr{padding:.5rem 0;border-bottom:1px solid var(--rule)}
+.stack td{display:inline-block;padding:0 1rem 0 0;border:0;text-align:left}
+.stack td::before{content:attr(data-label) " ";color:var(--soft)}
+.stack td:first-child{display:block;font-weight:600}.stack td:first-child::before{content:none}}
 """
+STACKED = 4  # columns from which a table's rows become blocks on a phone
 
 
 @dataclass(frozen=True)
@@ -52,12 +73,21 @@ def page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
     links = "".join(f'<a href="#{mark}">{escaped(one.title)}</a>' for mark, one in marked)
     parts = "".join(f'<section id="{mark}"><h2>{escaped(one.title)}</h2>{one.body}</section>' for mark, one in marked)
     head = "".join(f'<p class="soft">{escaped(line)}</p>' for line in lines)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    start, end = frame(title, svg.style())
+    return f"{start}{head}<nav>{links}</nav>{parts}{end}"
+
+
+def frame(title: str, style: str = "", script: str = "") -> tuple[str, str]:
+    """What stands before and behind the content of a page, with its title. One with a script may load nothing, even if
+    a name in it were to ask for it."""
+    policy = "default-src 'none';img-src data:;style-src 'unsafe-inline';script-src 'unsafe-inline'"
+    strict = f'<meta http-equiv="Content-Security-Policy" content="{policy}">' if script else ""
+    start = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{strict}'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escaped(title)}</title><style>{STYLE}{svg.style()}</style></head>"
-        f"<body><main><h1>{escaped(title)}</h1>{head}<nav>{links}</nav>{parts}</main></body></html>\n"
+        f"<title>{escaped(title)}</title><style>{STYLE}{style}</style></head><body><main><h1>{escaped(title)}</h1>"
     )
+    return start, f"</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
 
 
 def words(text: str, kind: str = "") -> str:
@@ -81,29 +111,76 @@ def drawing(one: Drawing, title: str) -> str:
     return f"<figure>{svg.element(one, title)}</figure>"
 
 
-def image(image: Image.Image, caption: str, *, pixels: bool = False) -> str:
-    """`pixels`: each of them is a value, and stays a square however large it is shown."""
+def folded(summary: str, body: str) -> str:
+    """Shown when a reader asks for it."""
+    return f"<details><summary>{escaped(summary)}</summary>{body}</details>"
+
+
+def data_url(image: Image.Image, form: str = "PNG") -> str:
+    """The image itself as an address. `form`: PNG or JPEG."""
     out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    data = base64.b64encode(out.getvalue()).decode()
+    image.save(out, form, optimize=True)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def image(image: Image.Image, caption: str, *, pixels: bool = False, scale: str = "") -> str:
+    """`pixels`: each of them is a value, and stays a square however large it is shown. `scale`: a `color_bar`."""
     kind = ' class="pixels"' if pixels else ""
     return (
-        f'<figure{kind}><img src="data:image/png;base64,{data}" width="{image.width}" height="{image.height}" '
-        f'alt="{escaped(caption)}"><figcaption>{escaped(caption)}</figcaption></figure>'
+        f'<figure{kind}><img src="{data_url(image)}" width="{image.width}" height="{image.height}" '
+        f'alt="{escaped(caption)}">{scale}<figcaption>{escaped(caption)}</figcaption></figure>'
     )
 
 
+def color_bar(stops: Sequence[tuple[int, int, int]], low: str, high: str) -> str:
+    """What the colors of a map stand for, from its lowest to its highest value."""
+    colors = ",".join(f"rgb{stop}" for stop in stops)
+    bar = f'<i style="background:linear-gradient(90deg,{colors})"></i>'
+    return f'<div class="colors"><span>{escaped(low)}</span>{bar}<span>{escaped(high)}</span></div>'
+
+
+def ranking(shares: Sequence[tuple[str, float]]) -> str:
+    """Names with their shares of 1, as bars."""
+    rows = (
+        f'<li><span>{escaped(name)}</span><i><b style="width:{100 * share:.1f}%"></b></i><span>{share:.1%}</span></li>'
+        for name, share in shares
+    )
+    return f'<ol class="ranking">{"".join(rows)}</ol>'
+
+
+def shots(images: Sequence[tuple[Image.Image, Sequence[str]]]) -> str:
+    """Small images in a grid, each with lines below it, of which the first stands out."""
+    parts = []
+    for shown, (first, *others) in images:
+        kind = ' class="pixels"' if max(shown.size) < 100 else ""
+        lines = "<br>".join([f"<b>{escaped(first)}</b>", *map(escaped, others)])
+        label = escaped(", ".join((first, *others)))
+        parts.append(
+            f'<figure{kind}><img src="{data_url(shown)}" width="{shown.width}" height="{shown.height}" '
+            f'alt="{label}"><figcaption>{lines}</figcaption></figure>'
+        )
+    return f'<div class="shots">{"".join(parts)}</div>'
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Columns of numbers are set to the right; those with long texts may be broken into lines."""
+    """Columns of numbers are set to the right; those with long texts may be broken into lines. On a phone, each row of
+    a wide table is a block in which every cell has the name of its column."""
     kinds = [_kind([row[n] for row in rows]) for n in range(len(head))]
+    stacked = len(head) >= STACKED
 
     def line(cells: Sequence[str], tag: str) -> str:
-        inner = (f"<{tag}{kind}>{escaped(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        labels = [f' data-label="{escaped(name)}"' if stacked and tag == "td" else "" for name in head]
+        inner = (
+            f"<{tag}{kind}{label}>{escaped(cell)}</{tag}>"
+            for cell, kind, label in zip(cells, kinds, labels, strict=True)
+        )
         return f"<tr>{''.join(inner)}</tr>"
 
     above = f"<caption>{escaped(caption)}</caption>" if caption else ""
     body = "".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>{above}<thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    titles = f"<thead>{line(head, 'th')}</thead>" if any(head) else ""
+    kind = ' class="stack"' if stacked else ""
+    return f'<div class="wide"><table{kind}>{above}{titles}<tbody>{body}</tbody></table></div>'
 
 
 def _kind(cells: Sequence[str]) -> str:

@@ -1,18 +1,20 @@
 """SVG figures, in light and dark.
 
 A drawing is a piece of SVG with its size. Drawings are stacked, and become a file or a part of an HTML page. Lengths
-are in pixels. Figures are narrow, so that their text can be read on a phone.
+are in pixels. Figures are as narrow as a phone, where no text is smaller than here; wide screens show them larger.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH = 520.0
-MARGIN = 20.0
+WIDTH = 350.0
+MARGIN = 20.0  # of a file
+LARGER = 1.5  # times, at most, on a wide screen
 
 COLORS = {  # class: what it colors, on light, on dark
     "paper": ("fill", "#ffffff", "#16181d"),
@@ -65,19 +67,21 @@ def style() -> str:
     )
 
 
-def element(drawing: Drawing, title: str, rules: str = "") -> str:
+def element(drawing: Drawing, title: str, rules: str = "", margin: float = 0.0) -> str:
     """The <svg> element, to stand in a page that has `style()`. `title`: for those who cannot see it."""
-    width, height = drawing.width + 2 * MARGIN, drawing.height + 2 * MARGIN
+    width, height = drawing.width + 2 * margin, drawing.height + 2 * margin
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="figure" role="img" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}"><title>{escaped(title)}</title>{rules}'
-        f'<rect class="paper" width="100%" height="100%"/>{moved(drawing.body, MARGIN, MARGIN)}</svg>'
+        f'<rect class="paper" width="100%" height="100%"/>{moved(drawing.body, margin, margin)}</svg>'
     )
 
 
 def document(drawing: Drawing, title: str) -> str:
     """A whole .svg file, in the middle of its window when it is opened by itself."""
-    return element(drawing, title, f"<style>{style()}:root{{display:block;margin:auto}}</style>") + "\n"
+    most = LARGER * (drawing.width + 2 * MARGIN)
+    alone = f":root{{display:block;margin:auto;width:100%;max-width:{most:g}px}}"
+    return element(drawing, title, f"<style>{style()}{alone}</style>", MARGIN) + "\n"
 
 
 def stacked(drawings: Sequence[Drawing], gap: float = 28) -> Drawing:
@@ -90,10 +94,16 @@ def stacked(drawings: Sequence[Drawing], gap: float = 28) -> Drawing:
 
 
 def heading(name: str, lines: Sequence[str], width: float = WIDTH) -> Drawing:
-    """A large line, and others below it."""
-    rows = [text(0, 18, shortened(name, width, "name"), "name ink")]
-    rows += [text(0, 43 + 19 * n, shortened(line, width, "words"), "words soft") for n, line in enumerate(lines)]
-    return Drawing(width, 28 + 19 * len(lines), "".join(rows))
+    """A large line, and others below it; all are broken where they are too long."""
+    names, rows = _broken([name], width, "name") or [""], _broken(lines, width, "words")
+    parts = [text(0, 18 + 25 * n, line, "name ink") for n, line in enumerate(names)]
+    top = 25 * (len(names) - 1)
+    parts += [text(0, top + 43 + 19 * n, line, "words soft" if n else "words ink") for n, line in enumerate(rows)]
+    return Drawing(width, top + 28 + 19 * len(rows), "".join(parts))
+
+
+def _broken(lines: Sequence[str], width: float, size: str) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, int(width / room("x", size)))]
 
 
 def moved(body: str, right: float, down: float) -> str:

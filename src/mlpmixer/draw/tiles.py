@@ -25,16 +25,16 @@ class Tile:
     mark: Literal["right", "wrong"] | None = None
 
 
-def row(title: str, tiles: Sequence[Tile], *, columns: int = 5, width: float = WIDTH) -> Drawing:
-    """At most `columns` tiles beside each other, each `width` / `columns` wide."""
-    assert 1 <= len(tiles) <= columns
+def rows(title: str, tiles: Sequence[Tile], *, columns: int = 3, width: float = WIDTH) -> Drawing:
+    """Tiles, `columns` of them beside each other."""
     side = (width - GAP * (columns - 1)) / columns
+    high = side + 4 + LINE * max(len(tile.caption) for tile in tiles) + GAP
     parts = [text(0, 13, title, "head ink")]
     for n, tile in enumerate(tiles):
-        left = n * (side + GAP)
-        parts.append(f'<g transform="translate({left:.1f} 26)">{_image(tile, side)}{_caption(tile, side)}</g>')
-    lines = max(len(tile.caption) for tile in tiles)
-    return Drawing(width, 26 + side + 4 + LINE * lines, "".join(parts))
+        row, column = divmod(n, columns)
+        left, down = column * (side + GAP), 26 + row * high
+        parts.append(f'<g transform="translate({left:.1f} {down:.1f})">{_image(tile, side)}{_caption(tile, side)}</g>')
+    return Drawing(width, 26 + high * -(-len(tiles) // columns) - GAP, "".join(parts))
 
 
 def _image(tile: Tile, side: float) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import cattrs
 import numpy as np
 
+from mlpmixer.draw import page
 from mlpmixer.errors import RunError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics import accuracy, calibration, few_shot, knn, linear_probe
 from mlpmixer.metrics.calibration import Bin
-from mlpmixer.metrics.confusion import ClassFigures, class_figures, confusion
+from mlpmixer.metrics.confusion import ClassFigures, Confusion, class_figures, confusion
 from mlpmixer.metrics.metric import Metric, MetricInputs
 from mlpmixer.metrics.predictions import ClassPredictions
 from mlpmixer.text import printable
@@ -73,6 +74,17 @@ class ConfusionTable:
     names: tuple[str, ...]
     matrix: list[list[int]] | None = None
     pairs: list[tuple[int, int, int]] | None = None
+
+    @classmethod
+    def of(cls, found: Confusion, names: tuple[str, ...]) -> ConfusionTable:
+        if len(names) <= MATRIX_CLASSES:
+            return cls(names, matrix=found.matrix().tolist())
+        pairs = np.stack([found.true, found.predicted, found.counts], axis=1).tolist()
+        return cls(names, pairs=[tuple(pair) for pair in pairs])
+
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """The pairs of unequal classes, the most frequent first, of a table that has pairs."""
+        return sorted((pair for pair in self.pairs or () if pair[0] != pair[1]), key=lambda pair: -pair[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +174,13 @@ class Card:
     def __contains__(self, metric: object) -> bool:
         return metric in self.metrics
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what was measured, the metrics, warnings."""
+        from mlpmixer.evaluation import tables
+
+        parts = [page.words(tables.summary(self)), page.table(*tables.metric_table(self))]
+        return "".join([*parts, *map(page.words, self.warnings)])
+
     def to_json(self) -> dict[str, Any]:
         """As `json` and `mlpmixer.text.to_json` take it."""
         return {"version": VERSION, **asdict(self)}
@@ -200,13 +219,8 @@ def measure(inputs: MetricInputs, progress: Callable[[str, int, int], None] = la
 def head_fields(head: ClassPredictions, classes: Sequence[str]) -> dict[str, Any]:
     """`per_class`, `confusion` and `reliability` of a card."""
     found = confusion(head.labels, head.predicted, len(head.names))
-    if len(head.names) <= MATRIX_CLASSES:
-        table = ConfusionTable(head.names, matrix=found.matrix().tolist())
-    else:
-        pairs = np.stack([found.true, found.predicted, found.counts], axis=1).tolist()
-        table = ConfusionTable(head.names, pairs=[tuple(pair) for pair in pairs])
     return {
         "per_class": class_figures(found, head.names)[: len(classes)],
-        "confusion": table,
+        "confusion": ConfusionTable.of(found, head.names),
         "reliability": calibration.reliability(head.confidence, head.correct)[0],
     }

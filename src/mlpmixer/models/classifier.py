@@ -195,3 +195,19 @@ class Classifier(nn.Module, Generic[Config]):
                 f"{self.name} takes images of {'×'.join(map(str, wanted))} (channels, height, width), "
                 f"got {'×'.join(map(str, images.shape[1:]))}; another size: load(..., image_size=(H, W))"
             )
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from mlpmixer.draw import page
+
+        height, width = self.config.image_size
+        names = self.metadata.classes or ()
+        more = ", …" if len(names) > 5 else ""
+        rows = [
+            ["model", self.name],
+            ["parameters", f"{sum(parameter.numel() for parameter in self.parameters()):,}"],
+            ["images", f"{height}×{width}, {self.config.in_channels} channels"],
+            ["classes", f"{self.config.num_classes:,}" + (f": {', '.join(names[:5])}{more}" if names else "")],
+            *([name, text] for name, text in self.metadata.provenance.items() if name != "quirks"),
+        ]
+        return page.table(["", ""], rows)

@@ -15,6 +15,7 @@ from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import DataError, ImageError, RunStopped
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict import cluster, paths
+from mlpmixer.predict.gallery import write_gallery
 from mlpmixer.predict.int8_calibration import quantized_for
 from mlpmixer.predict.output import Output, open_output, uninterrupted
 from mlpmixer.predict.predictor import Piece, Predictor
@@ -34,6 +35,7 @@ class Job:
         form: One of `FORMATS`.
         output: The file of predictions; None: standard output.
         embeddings: The .npy file for them, if they are wanted.
+        html: The page of a gallery, if it is wanted; it is made of `output`, a CSV.
         resume: Append to an output that exists.
         null: Paths on standard input end with NUL, not with a line.
         ray: The address of a Ray cluster to work on.
@@ -48,6 +50,7 @@ class Job:
     form: str
     output: Path | None = None
     embeddings: Path | None = None
+    html: Path | None = None
     resume: bool = False
     null: bool = False
     ray: str | None = None
@@ -103,6 +106,9 @@ class Job:
             self.say(self._summary(output, time.monotonic() - began))
         if output.writer.rows == 0:
             raise ImageError("no image could be read") if self.skipped else DataError("no names on standard input")
+        if self.html is not None and self.output is not None:
+            write_gallery(self.output, self.html, f"Predictions of {self.weights}", self.say)
+            self.say(f"gallery: {self.html}")
         if self.strict and self.skipped:
             raise ImageError(f"could not read {self.skipped:,} of the images; the others are predicted")
 

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from torch import nn
 
 from mlpmixer.data.images import pixels
+from mlpmixer.draw import page
 from mlpmixer.engines.engine import Outputs
 from mlpmixer.engines.fastest import start
 from mlpmixer.engines.table import ENGINES
@@ -50,6 +51,10 @@ class Prediction:
     def __repr__(self) -> str:
         embedding = "" if self.embedding is None else f", embedding=<{len(self.embedding)} numbers>"
         return f"Prediction(top={self.top!r}{embedding})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return page.table(["class", "probability"], [[label, f"{score:.1%}"] for label, score in self.top])
 
     @property
     def label(self) -> str:

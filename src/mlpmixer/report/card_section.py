@@ -33,7 +33,7 @@ def card_section(card: Card) -> str:
 def _reliability(bins: Sequence[Bin]) -> str:
     points = [(100 * one.confidence, 100 * one.accuracy) for one in bins if one.count]
     lines = [Series("the model", points), Series("perfectly calibrated", [(0.0, 0.0), (100.0, 100.0)])]
-    return page.drawing(line_chart("Reliability diagram: accuracy, %", lines, x_label="confidence, %"), "Reliability")
+    return page.drawing(line_chart("Reliability diagram: accuracy (%)", lines, x_label="confidence (%)"), "Reliability")
 
 
 def _confusion(confusion: ConfusionTable) -> str:
@@ -42,7 +42,7 @@ def _confusion(confusion: ConfusionTable) -> str:
         if len(names) > MATRIX_CLASSES:
             raise ValueError(f"a matrix of {len(names):,} classes")
         return page.drawing(confusion_chart(np.array(confusion.matrix), names), "Confusion matrix")
-    mistakes = sorted((pair for pair in confusion.pairs or () if pair[0] != pair[1]), key=lambda pair: -pair[2])
+    mistakes = confusion.mistakes()
     rows = [[names[true], names[predicted], f"{count:,}"] for true, predicted, count in mistakes[: tables.LISTED]]
     note = f"The most frequent of {len(mistakes):,} confusions; all of them are in the card's JSON."
     return page.table(["true class", "confused with", "images"], rows, note)

@@ -48,7 +48,7 @@ def overlay(folders: Sequence[Path], names: Sequence[str]) -> Drawing | None:
     if not lines:
         return None
     left = f"; the first {len(LOOKS)} of {len(lines)}" if len(lines) > len(LOOKS) else ""
-    return line_chart(f"Validation accuracy (%){left}", lines[: len(LOOKS)], x_label="epoch", height=330)
+    return line_chart(f"Validation accuracy (%){left}", lines[: len(LOOKS)], x_label="epoch", height=280)
 
 
 def _below(path: Path, root: Path) -> str:

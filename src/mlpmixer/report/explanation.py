@@ -30,11 +30,13 @@ from mlpmixer.interpret.attribution import (
 from mlpmixer.interpret.receptive_field import mean_distance, on_grid, token_influence
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
-from mlpmixer.report.figures import Figure, Progress, no_progress, tracked
+from mlpmixer.report.figures import Figure, Progress, Scale, no_progress, tracked
 from mlpmixer.report.weights import token_layers
 
 RANDOM_ORDERS = 8  # the baseline of attribution maps
-PHOTO = (224, 224)  # pixels
+PHOTO = 320  # pixels of the longer side, as it is shown
+TOP = 5  # classes that are listed
+MAP = Scale(heatmap.SIGNED, "lowers the logit", "raises it")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def explain(
 ) -> tuple[list[Figure], dict[str, Any]]:
     """The figures, and the values in them."""
     image = normalize(asked.pixels, model.metadata.preprocessing).to(next(model.parameters()))
-    photo = Image.fromarray(asked.pixels.permute(1, 2, 0).numpy()).resize(PHOTO, Image.Resampling.BICUBIC)
+    photo = Image.fromarray(asked.pixels.permute(1, 2, 0).numpy())
+    sides = [max(1, round(side * PHOTO / max(photo.size))) for side in photo.size]
+    photo = photo.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
     names = _names(model)
     with torch.inference_mode():
         scores = model(image[None]).softmax(1)[0]
@@ -75,11 +79,14 @@ def explain(
     caption = f"The prepared image. Predicted probability of {names[label]}: {scores[label]:.1%}."
     figures = [Figure("photo", photo, caption)]
     values: dict[str, Any] = {"class": names[label], "probability": float(scores[label])}
+    likeliest = scores.topk(min(TOP, len(names)))
+    pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    values["top"] = [{"class": names[n], "probability": share} for n, share in pairs]
     figures += _token_norms(model, image)
     figures += _influence(model, image, values, progress)
     maps = _attribution(model, image, label, progress)
     for name, (found, caption) in maps.items():
-        figures.append(Figure(name, heatmap.over(photo, found.float().cpu().numpy()), caption))
+        figures.append(Figure(name, heatmap.over(photo, found.float().cpu().numpy()), caption, scale=MAP))
     figures += _faithfulness(model, image, label, maps, values, progress)
     return figures, values
 
@@ -105,7 +112,8 @@ def _token_norms(model: Classifier, image: Tensor) -> list[Figure]:
     widest = max(one.width for one in maps)
     maps = [one.resize((widest, widest * one.height // one.width), Image.Resampling.NEAREST) for one in maps]
     caption = "Token norm after each layer, each from its lowest to its highest."
-    return [Figure("token-norms", heatmap.sheet(maps, 4, gap=6), caption, pixels=True)]
+    scale = Scale(heatmap.UNSIGNED, "lowest", "highest")
+    return [Figure("token-norms", heatmap.sheet(maps, 4, gap=6), caption, pixels=True, scale=scale)]
 
 
 def _influence(model: Classifier, image: Tensor, values: dict[str, Any], progress: Progress) -> list[Figure]:
@@ -131,7 +139,8 @@ def _influence(model: Classifier, image: Tensor, values: dict[str, Any], progres
     if len(influence) == rows * columns:
         maps = [heatmap.larger(heatmap.unsigned(influence[token].reshape(rows, columns)), 140) for token in chosen]
         caption = "The influence on nine tokens after the last layer, spread over the image as these maps are."
-        figures.append(Figure("influence", heatmap.sheet(maps, 3, gap=6), caption, pixels=True))
+        scale = Scale(heatmap.UNSIGNED, "no influence", "strongest")
+        figures.append(Figure("influence", heatmap.sheet(maps, 3, gap=6), caption, pixels=True, scale=scale))
     return figures
 
 
@@ -201,12 +210,12 @@ def _faithfulness(
         "deletion": "Squares are hidden, the most important first; with a faithful map the curve falls before random.",
         "insertion": "Squares are shown, the most important first; with a faithful map the curve rises before random.",
     }
-    figures = []
+    figures, done = [], {"deletion": "hidden", "insertion": "shown"}
     for number, (name, caption) in enumerate(captions.items()):
         lines = [
             Series(kind, [(100 * n / (len(both[number]) - 1), 100 * float(y)) for n, y in enumerate(both[number])])
             for kind, both in curves.items()
         ]
-        chart = line_chart(f"{name.capitalize()} curve: probability (%)", lines, x_label="squares (%)")
+        chart = line_chart(f"{name.capitalize()} curve: probability (%)", lines, x_label=f"squares {done[name]} (%)")
         figures.append(Figure(name, chart, caption))
     return figures

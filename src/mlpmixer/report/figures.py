@@ -18,19 +18,38 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Colors from the lowest to the highest value, and words for both ends."""
+
+    stops: Sequence[tuple[int, int, int]]
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
 class Figure:
-    """An image or drawing with a caption. `name`: of its file. `pixels`: each pixel of the image is a value."""
+    """An image or drawing with a caption.
+
+    Attributes:
+        name: Of its file.
+        shown: The image or drawing.
+        caption: Below it.
+        pixels: Each pixel of the image is a value.
+        scale: What the colors of a map stand for.
+    """
 
     name: str
     shown: Image.Image | Drawing
     caption: str
     pixels: bool = False
+    scale: Scale | None = None
 
     def html(self) -> str:
         """A part of a page."""
         if isinstance(self.shown, Drawing):
             return page.drawing(self.shown, self.caption)
-        return page.image(self.shown, self.caption, pixels=self.pixels)
+        scale = page.color_bar(self.scale.stops, self.scale.low, self.scale.high) if self.scale else ""
+        return page.image(self.shown, self.caption, pixels=self.pixels, scale=scale)
 
     def write(self, folder: Path) -> None:
         """As NAME.svg or NAME.png."""

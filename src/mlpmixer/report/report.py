@@ -64,6 +64,10 @@ def report(
             raise RunError(f"there is no run and no study in {place}; name a folder that `mixer train` has written")
         if RunFolder(place).result() is None:
             raise RunError(f"the run in {place} is not finished; the command that started it resumes it")
+    counted = {"run": len(runs), "study": len(places) - len(runs)}
+    plural = {"run": "runs", "study": "studies"}
+    several = " and ".join(f"{n} {plural[kind] if n > 1 else kind}" for kind, n in counted.items() if n)
+    title = places[0].absolute().name if len(places) == 1 else several
     sections, opens = [], Opens(None if data is None else os.fspath(data), images, log, progress)
     if len(runs) > 1:
         sections.append(_side_by_side(runs))
@@ -74,8 +78,9 @@ def report(
             except DAMAGED as error:
                 raise _damaged(path) from error
         if not records:
-            sections += run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "", opens=opens)
-    title = places[0].absolute().name if len(places) == 1 else f"{len(places)} runs"
+            trained, parts = run_sections(place, prefix=f"{place.name}: " if len(places) > 1 else "", opens=opens)
+            sections += parts
+            title = trained if len(places) == 1 else title
     target = Path(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,37 +1,32 @@
-"""The summary figure of a finished run: learning curves and predictions, as one SVG."""
+"""The figures of a finished run: learning curves and predictions as one SVG, and the run card."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from mlpmixer.data.dataset import Part
-from mlpmixer.data.images import decode
-from mlpmixer.data.preprocess import prepare
-from mlpmixer.data.select import select
 from mlpmixer.draw import svg, tiles
 from mlpmixer.draw.chart import Series, line_chart
 from mlpmixer.errors import MixerError, RunError
-from mlpmixer.models.classifier import Classifier
-from mlpmixer.predict.predictor import Predictor
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
-from mlpmixer.run.folder import RunFolder, by_epoch, training_seconds
+from mlpmixer.report.run_card import percent, write_run_card
+from mlpmixer.report.run_facts import RunFacts, facts_of
+from mlpmixer.report.run_predictions import RunPredictions, predict_run
+from mlpmixer.run.folder import RunFolder, by_epoch
 from mlpmixer.weights.load import load
 
-MOST_IMAGES = 1000  # that are predicted, evenly over the split
-COLUMNS = 5
+SHOWN = 6  # images of each kind
 
 
 def write_run_figure(folder: str | os.PathLike[str]) -> Path:
-    """Draws a run's learning curves and some predictions into its image.svg.
+    """Draws a run's learning curves and some predictions into its image.svg, and its card into run_card.png.
+
+    Returns:
+        The path of image.svg.
 
     Raises:
-        RunError: if there is no finished run.
+        RunError: There is no finished run, or the files cannot be written.
     """
     run = RunFolder(folder)
     if run.recipe is None:
@@ -41,43 +36,25 @@ def write_run_figure(folder: str | os.PathLike[str]) -> Path:
         raise RunError(f"the run in {run.path} is not finished; the command that started it resumes it")
     recipe = toml.loads(run.recipe, f"{run.path}/recipe.toml")
     model = load(folder)
-    drawings = [svg.heading(recipe.name, summary(run, recipe, model)), *curves(run, recipe)]
+    found, why = None, ""
     try:
-        drawings += predictions(recipe, model)
+        found = predict_run(recipe, model)
     except MixerError as error:  # the images may be on another machine; the curves are worth having without them
-        drawings.append(svg.heading("", [f"No images are shown: {error}"]))
-    run.write("image.svg", svg.document(svg.stacked(drawings), f"The run {recipe.name}"))
+        why = f"No images are shown: {error}"
+    draw_run(run, recipe, facts_of(run, recipe, model), found, why)
     return run.path / "image.svg"
 
 
-def summary(run: RunFolder, recipe: Recipe, model: Classifier) -> list[str]:
-    result = run.result() or {}
-    measured = {split: result[split] for split in ("test", "val") if result.get(split)}
-    lines = [
-        f"{found['top1']:.1%} accuracy on {found['count']:,.0f} {split} images".replace("%", " %")
-        for split, found in measured.items()
-    ]
-    metrics = run.metrics()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    size, trained = f"{model.name}, {parameters:,} parameters", by_epoch(metrics, "train", "epoch")
-    if trained:
-        took = duration(training_seconds(metrics, recipe.train.batch_size))
-        size += f"; {trained[-1][0]:,.1f}".removesuffix(".0") + f" epochs in {took}"
-    return [*lines[:1], size, str(machine(run).get("processor", "an unknown processor"))]
+def draw_run(run: RunFolder, recipe: Recipe, facts: RunFacts, found: RunPredictions | None, why: str = "") -> None:
+    """Writes both figures. `why`: there are no predictions, for people.
 
-
-def machine(run: RunFolder) -> dict[str, Any]:
-    """The machine it ran on; empty where that is not known."""
-    try:
-        return run.json("machine.json") or {}
-    except RunError:
-        return {}
-
-
-def duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+    Raises:
+        RunError: They cannot be written.
+    """
+    drawings = [svg.heading(recipe.name, facts.lines()), *curves(run, recipe)]
+    drawings += prediction_rows(found) if found is not None else [svg.heading("", [why])] if why else []
+    run.write("image.svg", svg.document(svg.stacked(drawings), f"The run {recipe.name}"))
+    write_run_card(run, recipe, facts, found)
 
 
 def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
@@ -93,48 +70,13 @@ def curves(run: RunFolder, recipe: Recipe) -> list[svg.Drawing]:
     return drawings
 
 
-def predictions(recipe: Recipe, model: Classifier) -> list[svg.Drawing]:
+def prediction_rows(found: RunPredictions) -> list[svg.Drawing]:
     """A row of correct predictions, each of another class, and one of the most confident errors."""
-    images = select(recipe.data)
-    name, split = ("test", images.test) if images.test is not None else ("val", images.val)
-    if split is None:
-        return []
-    split = Part(split, np.linspace(0, len(split), min(MOST_IMAGES, len(split)), endpoint=False).astype(np.int64))
-    predictor = Predictor(model, top=1)
-    found = predictor([split.read(number) for number in range(len(split))])
-    truth = [images.classes[label] for label in split.labels]
-
-    firsts: dict[str, int] = {}
-    wrong = []
-    for number, (one, true) in enumerate(zip(found, truth, strict=True)):
-        if one.label == true:
-            firsts.setdefault(true, number)
-        else:
-            wrong.append(number)
-    wrong.sort(key=lambda number: -found[number].score)
-
-    def image(number: int) -> Image.Image:
-        """As the model sees it."""
-        how = predictor.preprocessing
-        pixels = prepare(decode(split.read(number)), how)
-        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
-
-    right_tiles = [
-        tiles.Tile(image(number), [found[number].label, percent(found[number].score)], "right")
-        for number in [*firsts.values()][:COLUMNS]
+    correct = [tiles.Tile(one.image, [one.label, percent(one.score)], "right") for one in found.correct[:SHOWN]]
+    wrong = [
+        tiles.Tile(one.image, [f"predicted {one.label}", percent(one.score), f"true {one.true}"], "wrong")
+        for one in found.wrong[:SHOWN]
     ]
-    wrong_tiles = [
-        tiles.Tile(
-            image(number),
-            [f"predicted {found[number].label}", percent(found[number].score), f"true {truth[number]}"],
-            "wrong",
-        )
-        for number in wrong[:COLUMNS]
-    ]
-    of = f"of {len(split):,} {name} images"
-    rows = {f"Correct predictions, {of}": right_tiles, f"Most confident errors, {of}": wrong_tiles}
-    return [tiles.row(title, row, columns=COLUMNS) for title, row in rows.items() if row]
-
-
-def percent(score: float) -> str:
-    return "over 99 %" if score > 0.995 else f"{score:.0%}".replace("%", " %")
+    of = f"of {found.count:,} {found.split} images"
+    rows = {f"Correct predictions, {of}": correct, f"Most confident errors, {of}": wrong}
+    return [tiles.rows(title, row) for title, row in rows.items() if row]

@@ -12,7 +12,7 @@ from typing import Any
 from mlpmixer.data.sources.builtin import BUILTIN
 from mlpmixer.draw import page
 from mlpmixer.draw.page import Section
-from mlpmixer.errors import DataError, MixerError
+from mlpmixer.errors import DataError, MixerError, RunError
 from mlpmixer.evaluation.card_files import own_card
 from mlpmixer.evaluation.evaluate import evaluate
 from mlpmixer.models.classifier import Classifier
@@ -20,7 +20,10 @@ from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
 from mlpmixer.report.figures import Progress, grid, no_progress
-from mlpmixer.report.run_figure import curves, machine, predictions, summary
+from mlpmixer.report.run_card import NAME
+from mlpmixer.report.run_facts import RunFacts, facts_of
+from mlpmixer.report.run_figure import curves, draw_run, prediction_rows
+from mlpmixer.report.run_predictions import RunPredictions, predict_run
 from mlpmixer.report.weights import weight_figures
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import printable
@@ -28,6 +31,8 @@ from mlpmixer.weights.load import load
 
 # What values of the wrong kind, or lists that are too short, lead to.
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+LOSSES = 12  # images with the largest loss that are shown
 
 
 @dataclass(frozen=True)
@@ -53,35 +58,37 @@ class Opens:
         return self.data or (own if self.named or own in BUILTIN else None)
 
 
-def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> list[Section]:
-    """The sections of a finished run. `prefix`: of their titles, where the page has several runs."""
+def run_sections(folder: Path, *, prefix: str = "", opens: Opens | None = None) -> tuple[str, list[Section]]:
+    """What was trained, in a few words, and the sections of the finished run. `prefix`: of their titles, where the page
+    has several runs. The run's figures are drawn anew, if its own images can be opened."""
     run, opens = RunFolder(folder), opens or Opens()
     assert run.recipe is not None
     recipe = toml.loads(run.recipe, f"{folder}/recipe.toml")
     model = load(folder)
-    first, *rest = summary(run, recipe, model)
-    ran = [
-        page.words(first, "big"),
-        *(page.words(line, "soft") for line in rest),
-        page.words(recipe.about.description),
-        page.table(["", ""], _summary(recipe, machine(run))),
-        page.small_heading("Reproduce"),
-        page.commands(_commands(folder)),
-    ]
-    learning_curves = page.beside(*(page.drawing(one, "Learning curves") for one in curves(run, recipe)))
+    facts = facts_of(run, recipe, model)
     source, closed = opens.source(recipe), ""
     if source is None:
-        own = printable(recipe.data.source)
-        closed = f"a report opens '{own}' only if it is told --images, or other images with --data SOURCE"
+        named = printable(recipe.data.source)
+        closed = f"a report opens '{named}' only if it is told --images, or other images with --data SOURCE"
         opens.log(f"{printable(folder)}: no images are shown; {closed}")
     else:
         opens.log(f"{printable(folder)}: its images are read from {printable(source)}")
-    return [
-        Section(f"{prefix}Summary", "".join(ran)),
+    learning_curves = page.beside(*(page.drawing(one, "Learning curves") for one in curves(run, recipe)))
+    card = _card(folder, opens, closed)
+    found, why = _predictions(recipe, source, model, closed)
+    own = found if source == recipe.data.source else None
+    if own is not None or not (run.path / NAME).exists():
+        try:
+            draw_run(run, recipe, facts, own)
+        except RunError as error:  # the folder may be somebody else's
+            opens.log(f"{printable(folder)}: its figures are not drawn; {error}")
+    weights = grid(weight_figures(model.float(), progress=opens.progress)[0])
+    return facts.title, [
+        Section(f"{prefix}Summary", _summary(recipe, facts, folder)),
         Section(f"{prefix}Learning curves", learning_curves),
-        Section(f"{prefix}Evaluation card", _card(folder, opens, closed)),
-        Section(f"{prefix}Predictions", _predictions(recipe, source, model, closed)),
-        Section(f"{prefix}Weights", grid(weight_figures(model.float(), progress=opens.progress)[0])),
+        Section(f"{prefix}Evaluation card", card),
+        Section(f"{prefix}Predictions", why if found is None else _shown(found)),
+        Section(f"{prefix}Weights", page.folded("Stem filters, token mixing, receptive fields", weights)),
     ]
 
 
@@ -99,17 +106,48 @@ def _card(folder: Path, opens: Opens, closed: str) -> str:
         return page.words(f"Not measured: {error}", "warn")
 
 
-def _predictions(recipe: Recipe, source: str | None, model: Classifier, closed: str) -> str:
+def _predictions(
+    recipe: Recipe, source: str | None, model: Classifier, closed: str
+) -> tuple[RunPredictions | None, str]:
+    """The predictions, or why there are none as a part of the page."""
     try:
         if source is None:
             raise DataError(closed)
-        taken = toml.change(recipe, {"data.source": source})
-        return "".join(page.drawing(one, "Predictions") for one in predictions(taken, model.float()))
+        return predict_run(toml.change(recipe, {"data.source": source}), model.float(), losses=LOSSES), ""
     except MixerError as error:  # the images may be on another machine
-        return page.words(f"No images are shown: {error}", "warn")
+        return None, page.words(f"No images are shown: {error}", "warn")
 
 
-def _summary(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
+def _shown(found: RunPredictions) -> str:
+    losses = [
+        (one.image, [f"predicted {one.label}", f"true {one.true}", f"loss {one.loss:.2f}, p = {one.probability:.1%}"])
+        for one in found.losses
+    ]
+    parts = [page.beside(*(page.drawing(one, "Predictions") for one in prediction_rows(found)))]
+    if losses:
+        note = f"The largest losses of {found.count:,} {found.split} images; p: probability of the true class."
+        parts += [page.small_heading("Top losses"), page.words(note, "soft"), page.shots(losses)]
+    return "".join(parts)
+
+
+def _summary(recipe: Recipe, facts: RunFacts, folder: Path) -> str:
+    first, *rest = facts.lines()
+    parts = []
+    if facts.accuracy is not None:
+        low, high = facts.accuracy.interval
+        parts.append(page.words(f"95 % interval {low:.1f} to {high:.1f} %"))
+    if facts.verdict is not None and facts.accuracy is not None:
+        kind = "warn" if facts.verdict.outcome == "lower than expected" else ""
+        sentence = f"{facts.accuracy.value:.1f} %, expected {facts.verdict.expected}: {facts.verdict.outcome}"
+        parts.append(page.words(sentence, kind))
+    parts += [page.words(line, "soft") for line in rest]
+    parts += [page.words(recipe.about.description), page.small_heading("Reproduce"), page.commands(_commands(folder))]
+    return page.words(first, "big") + page.beside(
+        "".join(parts), page.table(["", ""], _settings(recipe, facts.machine))
+    )
+
+
+def _settings(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
     if recipe.train.min_steps and not recipe.train.steps:
         length += f" (at least {recipe.train.min_steps:,} steps)"

@@ -31,7 +31,7 @@ def study_section(record: dict[str, Any], folder: Path) -> Section:
     ]
     # As many charts as there are sets of line styles.
     for start in range(0, len(lines), len(LOOKS)):
-        chart = line_chart("Validation accuracy (%)", lines[start : start + len(LOOKS)], x_label="epoch", height=330)
+        chart = line_chart("Validation accuracy (%)", lines[start : start + len(LOOKS)], x_label="epoch", height=280)
         parts.append(page.drawing(chart, record["study"]))
     flags = ["--scale", record["scale"], "--folder", str(folder), *record.get("flags", ())]
     parts.append(page.commands([shlex.join(("mixer", "reproduce", record["study"], *flags))]))

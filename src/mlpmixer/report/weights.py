@@ -14,7 +14,7 @@ from mlpmixer.interpret.receptive_field import half_radius, receptive_fields
 from mlpmixer.interpret.units import frequencies, opposites, pairs, spectrum, stem_filters, units_of
 from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.report.figures import Figure, Progress, no_progress, tracked
+from mlpmixer.report.figures import Figure, Progress, Scale, no_progress, tracked
 
 NOISE_IMAGES = 4  # over which receptive fields are averaged
 SHEET = 460  # pixels, about, of a sheet of maps
@@ -65,6 +65,7 @@ def _units(units: np.ndarray, layer: int) -> Figure:
         f"Token-mixing units of layer {layer}: each row of W1 laid out as the image, low frequency first, each with "
         "the unit nearest to its negative (Fig. 5).",
         pixels=True,
+        scale=Scale(heatmap.SIGNED, "negative weight", "positive"),
     )
 
 
@@ -93,7 +94,7 @@ def _spectra(model: Classifier, mixing: int, progress: Progress) -> list[Figure]
         ),
         Figure(
             "opposites",
-            line_chart("Cosine to the most opposite unit, mean over units", cosines, x_label="layer"),
+            line_chart("Cosine to the most opposite unit", cosines, x_label="layer"),
             "How close each unit comes to having its negative; shuffled: with the weights of each unit shuffled.",
         ),
     ]
@@ -118,6 +119,7 @@ def _fields(model: Classifier, values: dict[str, Any], progress: Progress) -> li
             sheet,
             "Effective receptive fields: the influence of each pixel on the central token, layer after layer "
             f"(root of the energy; mean over {NOISE_IMAGES} noise images).",
+            scale=Scale(heatmap.UNSIGNED, "no influence", "strongest"),
         ),
         Figure(
             "receptive-field-radii",

@@ -118,15 +118,16 @@ class RunFolder:
                 found.append(self.json(f"cards/{path.name}"))
         return [card for card in found if card is not None]
 
-    def write(self, name: str, content: str | dict[str, Any]) -> None:
-        """Writes a file, whole or not at all: text, or a dictionary as JSON.
+    def write(self, name: str, content: str | bytes | dict[str, Any]) -> None:
+        """Writes a file, whole or not at all: text, bytes, or a dictionary as JSON.
 
         Raises:
             RunError: It cannot be written.
         """
-        if not isinstance(content, str):
+        if isinstance(content, dict):
             content = to_json(content, indent=1) + "\n"
-        self._write(name, lambda file: file.write(content.encode()))
+        written = content.encode() if isinstance(content, str) else content
+        self._write(name, lambda file: file.write(written))
 
     def copy(self, source: Path, target: Path) -> None:
         """Copies a file within the folder, whole or not at all."""
