@@ -15,6 +15,7 @@ from mlpmixer.models import FAMILIES
 OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional")]
 jaxtyping.install_import_hook([*(row.module for row in FAMILIES.values()), *OTHERS], "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -22,6 +23,9 @@ from messages import pytest_addoption, pytest_collection_modifyitems, pytest_ses
 from torch import Tensor, nn  # noqa: E402
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_sessionfinish", "says"]  # for pytest
+
+hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is no mistake
+hypothesis.settings.load_profile("here")
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and all that they start, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -158,7 +158,7 @@ def test_kernels_answer_as_the_model(name: str, images: int, options: dict[str, 
     images=st.integers(1, 5),
     threads=st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_kernels_take_any_shape(
     rows: int,
     columns: int,

@@ -318,7 +318,7 @@ def mutations(draw: st.DrawFn, good: dict[str, bytes]) -> tuple[str, bytes]:
     return name, draw(accidents(content, content[::-1]))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400, derandomize=True, database=None)
 @given(data=st.data())
 def test_mutations_load_or_are_refused(data: st.DataObject, good: dict[str, bytes], fuzz_folder: Path) -> None:
     name, content = data.draw(mutations(good))

@@ -400,7 +400,7 @@ class TestPreprocess:
             how = Preprocessing(resize=32, crop=(28, 30), shape=shape)
             assert preprocess(Image.new("RGB", size), how).shape == (3, 28, 30)
 
-    @settings(max_examples=300, deadline=None, derandomize=True)
+    @settings(max_examples=300, derandomize=True)
     @given(st.data(), SIZES, SIZES, st.sampled_from(["bilinear", "bicubic"]))
     def test_the_kernel_scales_as_pytorch_does(self, data: st.DataObject, old: Size, new: Size, how: str):
         """Bit for bit; any part of any image, any window of the result."""

@@ -103,7 +103,7 @@ def plain(x: Tensor, w: HalfWeights, scale: Tensor, *, columns: bool, gelu: Gelu
 
 
 @needs_kernels
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     images=st.integers(1, 5),
     tokens=st.integers(1, 70),

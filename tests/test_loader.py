@@ -35,7 +35,7 @@ from mlpmixer.recipe import Augment
 from mlpmixer.train.errors import explain_errors
 from mlpmixer.train.loss import as_targets
 
-unhurried = settings(deadline=None, max_examples=40)  # a busy machine is no mistake
+unhurried = settings(max_examples=40)
 
 NUMBER = 0  # of an image that comes twice
 COUNT, BATCH, STEPS = 21, 8, 5  # 40 positions: almost two epochs, and a batch that straddles them

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import confusion_matrix as sklearns_confusion
@@ -211,7 +211,6 @@ class TestCorruption:
         assert mean_corruption_error(errors) is None
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5))
 def test_all_take_any_number_of_images(count: int):
     assert knn(X[:count], Y[:count], X[:count], CLASSES, k=1).tolist() == Y[:count].tolist()

@@ -118,7 +118,7 @@ def test_both_gelus():
     torch.testing.assert_close(mlp.get_submodule("gelu")(x), cubic, atol=1e-6, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

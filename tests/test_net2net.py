@@ -40,7 +40,7 @@ def small(**options: Any) -> Classifier:
     return model
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     variant=st.sampled_from(VARIANTS),
     layers=st.integers(2, 7),

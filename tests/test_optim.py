@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import shaken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -210,7 +210,6 @@ class TestSchedule:
     def test_values(self, how: Optim, wanted: list[float]):
         assert [lr_at(step, 10, how) for step in range(10)] == pytest.approx(wanted)
 
-    @settings(deadline=None)
     @given(st.sampled_from(["linear", "cosine", "steps", "constant"]), st.integers(0, 50), st.integers(1, 50))
     def test_it_rises_to_the_peak_and_then_never_again(self, schedule: Any, warmup: int, steps: int):
         how = Optim(lr=0.5, schedule=schedule, warmup_steps=warmup)

@@ -40,6 +40,7 @@ def python(code: str) -> str:
 
 def test_public_names(says: Says):
     assert sorted(mlpmixer.__all__) == [
+        "MixerError",
         "Predictor",
         "Recipe",
         "__version__",

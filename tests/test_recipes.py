@@ -433,7 +433,7 @@ def must_be_one_line(read: Any) -> Recipe | None:
 
 
 class TestFiles:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(values(Recipe), st.booleans())
     def test_any_recipe_comes_back(self, recipe: Recipe, explain: bool):
         back = toml.loads(toml.dumps(recipe, explain))
@@ -501,7 +501,7 @@ class TestFiles:
 
         assert not failures(rows, holds)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.text(max_size=12), st.integers(0), st.integers(0, 20))
     def test_no_damage_gets_through_unnoticed_or_uncaught(self, text: str, place: int, length: int):
         whole = toml.dumps(find("photos"))
@@ -626,7 +626,7 @@ class TestChanges:
 
         assert not failures(rows, holds)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.sampled_from([*toml.fields(), "model.options.x"]), st.text() | st.from_regex(r"[\[0-9.,e\-\]]*"))
     @example("optim.betas", "1,,2")
     @example("model.options", "\x80")

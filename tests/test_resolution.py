@@ -110,14 +110,14 @@ def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
 
 
 class TestResample:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(source=grids, target=grids)
     def test_what_is_the_same_everywhere_stays_so(self, source: tuple[int, int], target: tuple[int, int]):
         matrix = resize_matrix(source, target)
         assert matrix.shape == (target[0] * target[1], source[0] * source[1])
         torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64), atol=1e-6, rtol=0)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(source=grids, target=grids)
     def test_is_torchs_resize_and_its_transpose(self, source: tuple[int, int], target: tuple[int, int]):
         if target[1] == 1:  # torch 2.13 then resizes the rows wrongly, so that all come out alike
@@ -128,7 +128,7 @@ class TestResample:
         weights = torch.randn(5, target[0] * target[1], dtype=torch.float64)
         torch.testing.assert_close(Resize(source, target).before(weights), weights @ resize_matrix(source, target))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(grid=grids)
     def test_to_the_same_grid_is_nothing(self, grid: tuple[int, int]):
         torch.testing.assert_close(resize_matrix(grid, grid), torch.eye(grid[0] * grid[1], dtype=torch.float64))
