@@ -141,6 +141,20 @@ class Classifier(nn.Module, Generic[Config]):
         pooled = record(intermediates, "pre_logits", self.pool(features))
         return pooled if pre_logits else record(intermediates, "logits", self.head(pooled))
 
+    def normed_linears(self) -> list[tuple[nn.LayerNorm, nn.Linear]]:
+        """Each LayerNorm whose output only one linear map reads, with that map: inference merges the two."""
+        return []
+
+    def simplified(self, *, in_rows: bool = False) -> nn.Module:  # noqa: ARG002 (for a family that has a use for it)
+        """For inference only: a module from images to `pre_logits` that may do with less work. It takes over the layers
+        of this model, which is of no use afterwards.
+
+        Args:
+            in_rows: A Mixer's token mixing becomes products along rows, between two transposes.
+        """
+        self.head = nn.Identity()
+        return self
+
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the head with a new one, which starts at zero; the names of the classes are forgotten.
 
