@@ -24,6 +24,7 @@ from mlpmixer.machine.forks import compute_here
 from mlpmixer.machine.ordered_pool import in_order
 from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
 from mlpmixer.predict.tta import TTA, count, views_of
@@ -112,7 +113,7 @@ class Predictor:
             raise UsageError(f"images are read in 3 colors, and this model takes {model.config.in_channels}")
         if top < 1 or batch_size < 1:
             raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
-        self.model = model.with_metadata(classes, preprocessing)
+        self.model = with_metadata(model, classes, preprocessing)
         info = self.model.metadata
         self.preprocessing = info.preprocessing
         self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))
