@@ -21,7 +21,7 @@ from mlpmixer import create
 from mlpmixer.bench.interleave import Times, interleaved, ratio
 from mlpmixer.engines import onnx, openvino, rewrites
 from mlpmixer.machine import processor
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier

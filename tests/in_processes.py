@@ -26,7 +26,7 @@ from mlpmixer.recipes import toml
 
 M_ARENA_MAX = -8  # as malloc.h has it
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch._dynamo", "mlpmixer.train.loop", "mlpmixer.data.policies", "in_processes"])
+SERVER.set_forkserver_preload(["torch._dynamo", "mlpmixer.train.loop", "in_processes"])
 
 
 @contextmanager
