@@ -12,7 +12,7 @@ import io
 import platform
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,11 @@ from mlpmixer import create
 from mlpmixer.bench.interleave import Times, interleaved, ratio
 from mlpmixer.engines import onnx, openvino, rewrites
 from mlpmixer.machine import processor
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.mixer import MeanOfNormed, Mixer, RowMixing
 
 ROUNDS = 11
 HOW = Preprocessing()
@@ -44,11 +45,10 @@ class Variant(nn.Module):
             return without not in (rewrite, "all")
 
         self.normalize: nn.Module = rewrites.Normalize(HOW)
-        self.norm: nn.Module | None = None
+        head, model.head = model.head, nn.Identity()
+        body: nn.Module = model
         if isinstance(model, BiT):
-            if does("standardized once"):
-                rewrites.standardize(model)
-            self.body: nn.Module = model
+            body = model.simplified() if does("standardized once") else model
         else:
             if does("normalization within the stem"):
                 rewrites.normalize_within(model.stem, HOW, dtype)  # pyright: ignore[reportArgumentType]
@@ -56,10 +56,10 @@ class Variant(nn.Module):
             if does("merged norms"):
                 rewrites.merge_norms(model)
             if does("columns as rows"):
-                rewrites.columns_as_rows(model)
-            head, model.head = model.head, nn.Identity()
-            body = rewrites.MeanOfNormed(model) if does("mean of normed") else model  # pyright: ignore[reportArgumentType]
-            self.body = nn.Sequential(body, head)
+                for block in cast(Mixer, model).blocks:
+                    block.token_mixing = RowMixing(block.token_mixing)  # pyright: ignore[reportAttributeAccessIssue]
+            body = MeanOfNormed(cast(Mixer, model)) if does("mean of normed") else model
+        self.body = nn.Sequential(body, head)
         self.to(dtype)
         self.dtype = dtype
 

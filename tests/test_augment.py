@@ -16,7 +16,7 @@ from messages import Says
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from mlpmixer.data import policies
+from mlpmixer.data import augment
 from mlpmixer.data import rand_augment as ra
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.images import decode, pixels
@@ -314,11 +314,11 @@ SLOW = pytest.param("auto_augment_imagenet", marks=pytest.mark.slow)
 @pytest.mark.parametrize("policy", ["auto_augment_cifar10", SLOW, "trivial"])
 def test_small_images_are_changed_as_torchvision_changes_them(policy: Any, photo: np.ndarray):
     theirs = {
-        "auto_augment_cifar10": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GRAY),
-        "auto_augment_imagenet": policies.v2.AutoAugment(policies.v2.AutoAugmentPolicy.IMAGENET, fill=ra.GRAY),
-        "trivial": policies.v2.TrivialAugmentWide(fill=ra.GRAY),
+        "auto_augment_cifar10": augment.v2.AutoAugment(augment.v2.AutoAugmentPolicy.CIFAR10, fill=ra.GRAY),
+        "auto_augment_imagenet": augment.v2.AutoAugment(augment.v2.AutoAugmentPolicy.IMAGENET, fill=ra.GRAY),
+        "trivial": augment.v2.TrivialAugmentWide(fill=ra.GRAY),
     }[policy]
-    ours = policies.policy(Augment(policy=policy))
+    ours = augment.policy(Augment(policy=policy))
     assert ours is not None
     noise = np.random.default_rng(0).integers(0, 256, (32, 28, 3), dtype=np.uint8)
     flat = np.full((5, 7, 3), 9, dtype=np.uint8)

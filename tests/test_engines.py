@@ -37,7 +37,7 @@ from mlpmixer.kernels.library import library
 from mlpmixer.metadata import Kind, LayerPrecision, Preprocessing, Range
 from mlpmixer.models.bit import BiT
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer, MixerBlock
+from mlpmixer.models.mixer import MeanOfNormed, Mixer, MixerBlock
 
 missing = library("forward")
 needs_kernels = pytest.mark.skipif(not isinstance(missing, ctypes.CDLL), reason=f"no kernels here: {missing}")
@@ -111,7 +111,7 @@ def test_a_rounded_stem_keeps_the_mean_of_its_images():
     model = mixer()
     gray = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
     body = rewrites.Rewritten(model, Preprocessing(), torch.bfloat16).body
-    stem = cast(rewrites.MeanOfNormed, body).stem.float()
+    stem = cast(MeanOfNormed, body).stem.float()
     wanted = model.stem(normalize(gray, Preprocessing()))
     bias_only = model.stem.patches.bias.abs().max().item()  # pyright: ignore[reportOptionalMemberAccess]
     assert (stem(gray.float()) - wanted).abs().max() < 0.02 + 0.01 * bias_only

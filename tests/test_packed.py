@@ -320,7 +320,7 @@ class TestDamage:
             (MANIFEST, lambda content: content[:100], "Unterminated string"),
             (MANIFEST, lambda _: b"[]", "list indices"),
             (MANIFEST, lambda _: b"\xff\xfe", "codec can't decode"),
-            (MANIFEST, lambda content: content.replace(b'"version": 2', b'"version": 9'), "version 9, and this"),
+            (MANIFEST, lambda content: content.replace(b'"version": 2', b'"version": "x"'), "invalid literal"),
             (MANIFEST, lambda content: content.replace(b'"classes"', b'"other"'), "no 'classes'"),
             (MANIFEST, lambda content: content.replace(b'  "b"\n', b"").replace(b'"a",', b'"a"'), "train: labels"),
             ("test.labels.npy", lambda content: content[:-8] + b"\xff" * 8, "test: labels that do not fit"),
@@ -341,6 +341,13 @@ class TestDamage:
         assert str(caught.value).startswith(f"{own} is a damaged packed data set (")
         assert str(caught.value).endswith("); copy it or pack it again")
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("version", [1, 9])
+    def test_another_version_is_not_called_damaged(self, version: int, own: Path, says: Says):
+        manifest = (own / MANIFEST).read_text()
+        (own / MANIFEST).write_text(manifest.replace('"version": 2', f'"version": {version}'))
+        with says(DataError):
+            data.open(own)
 
     def test_a_missing_file(self, own: Path, says: Says):
         (own / "test.sizes.npy").unlink()

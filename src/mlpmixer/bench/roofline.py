@@ -20,7 +20,7 @@ from torch import Tensor
 from mlpmixer.bench.interleave import Times, seconds_of
 from mlpmixer.kernels.forward import NUMBERS
 from mlpmixer.kernels.library import library
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 
 # Rows, words of depth and columns of products that stay in a core's cache; which is best depends on its size.
 TABLES = ((12, 512, 64), (12, 2048, 64), (48, 512, 512))

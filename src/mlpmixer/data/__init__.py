@@ -35,15 +35,13 @@ def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
         MissingPackage: It needs an optional package.
     """
     from mlpmixer.data.sources.folder import refuse_loops
-    from mlpmixer.data.sources.table import SOURCES, Spec  # not above: they import this package
+    from mlpmixer.data.sources.table import Spec, open_spec
 
     text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
     asked = Spec(text)
     try:
-        source = next((source for source in SOURCES.values() if text and source.recognizes(asked)), None)
-        if source is None:
+        if (opened := open_spec(asked)) is None:
             raise _unknown(asked)
-        opened = source.open(asked)
         if strict:
             refuse_loops(opened)
         return opened

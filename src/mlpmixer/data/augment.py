@@ -1,18 +1,27 @@
-"""Augmentation of training images."""
+"""Augmentation of training images. Import this late: it brings torchvision."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from mlpmixer.data.preprocess import prepare, resize
+from mlpmixer.data.rand_augment import RandAugment, as_image, as_tensor
+from mlpmixer.data.small_images import AutoAugment, TrivialAugment
+from mlpmixer.data.torchvision_guard import ensure_torchvision
 from mlpmixer.errors import DataError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
+
+ensure_torchvision()
+
+from torchvision.transforms import v2  # noqa: E402
 
 
 class Augmentation:
@@ -27,14 +36,12 @@ class Augmentation:
     """
 
     def __init__(self, how: Augment, evaluation: Preprocessing):
-        from mlpmixer.data import policies  # not above: it brings torchvision
-
         self.how, self.evaluation = how, evaluation
         self.size = size = evaluation.crop
         self.covering = Preprocessing(resize=max(size), crop=size)
-        self.inception = policies.v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
-        self.policy = policies.policy(how)
-        self.erase = policies.v2.RandomErasing(how.erase, value=127)  # gray, about 0 to the model
+        self.inception = v2.RandomResizedCrop(size, scale=how.area, ratio=how.ratio)
+        self.policy = policy(how)
+        self.erase = v2.RandomErasing(how.erase, value=127)  # gray, about 0 to the model
 
     def __call__(self, image: Image.Image | np.ndarray) -> UInt8[Tensor, "3 H W"]:
         """`image`: what `decode` or `pixels` gives."""
@@ -88,3 +95,26 @@ def _window(image: np.ndarray, area: tuple[float, float]) -> np.ndarray:
     height, width = max(1, round(side * rows)), max(1, round(side * columns))
     top, left = (int(torch.randint(left_over + 1, ())) for left_over in (rows - height, columns - width))
     return _part(image, top, left, height, width)
+
+
+def policy(how: Augment) -> Callable[[Tensor], Tensor] | None:
+    """What `how.policy` names: from uint8 (3, H, W) to the same."""
+    match how.policy:
+        case "none":
+            return None
+        case "rand_augment":
+            return RandAugment(how.policy_layers, how.policy_magnitude)
+        case "auto_augment_cifar10":
+            return AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+        case "auto_augment_imagenet":
+            return AutoAugment(v2.AutoAugmentPolicy.IMAGENET)
+        case "trivial":
+            return TrivialAugment()
+        case "three_augment":
+            one = v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), blur])
+            return v2.Compose([as_image, one, v2.ColorJitter(0.3, 0.3, 0.3), as_tensor])
+
+
+def blur(image: Image.Image) -> Image.Image:
+    """DeiT III's: Pillow's quick blur, its radius drawn from 0.1 to 2 pixels."""
+    return image.filter(ImageFilter.GaussianBlur(torch.empty(()).uniform_(0.1, 2.0).item()))

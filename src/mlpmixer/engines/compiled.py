@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.engines.table import Run, Setup
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 
 
 def why_not(setup: Setup) -> None:  # noqa: ARG001 (it runs whatever there is)

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from mlpmixer.engines.rewrites import merge_norms, takes_bytes, values_of_bytes
+from mlpmixer.engines.rewrites import merge_norms, stem_for_bytes, values_of_bytes
 from mlpmixer.engines.table import Run, Setup
 from mlpmixer.kernels.forward import Forward, Parts
 from mlpmixer.kernels.library import library
@@ -35,7 +35,7 @@ def unsupported(model: Classifier) -> str | None:
     config = cast(Mixer, model).config
     if config.channels % 16 or config.token_hidden % 16 or config.channel_hidden % 16:
         return "channels, token_hidden and channel_hidden must be multiples of 16 for them"
-    if not takes_bytes(model):
+    if stem_for_bytes(model) is None:
         return "the sides of images must be multiples of the patch for them"
     found = library("forward")
     return None if isinstance(found, ctypes.CDLL) else found

@@ -6,25 +6,21 @@ Each rewrite keeps the function, but for rounding. docs/benchmarks.md says what 
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.models import family_of
-from mlpmixer.models.bit import StandardizedConv
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import PatchStem
-from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
-from mlpmixer.models.vit import ViTBlock
 
 
 class Rewritten(nn.Module):
     """`model` as a map from bytes (B, 3, H, W) to features and logits. The model that is given stays as it is.
 
-    `in_rows`: token mixing goes along rows, between two transposes.
+    `in_rows`: a Mixer's token mixing goes along rows, between two transposes. It is for OpenVINO, whose products in
+    bfloat16 are quicker with the weights on the right; others lose by it.
     """
 
     def __init__(
@@ -33,17 +29,13 @@ class Rewritten(nn.Module):
         super().__init__()
         model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.normalize: nn.Module = nn.Identity()
-        if takes_bytes(model):
-            normalize_within(cast(PatchStem, model.stem), how, dtype)
+        if (stem := stem_for_bytes(model)) is not None:
+            normalize_within(stem, how, dtype)
         else:
             self.normalize = Normalize(how)
-        standardize(model)
         merge_norms(model)
-        if in_rows:
-            columns_as_rows(model)
-        self.head, model.head = model.head, nn.Identity()
-        mixes = family_of(model).mixer_layers(model.config) > 0
-        self.body: nn.Module = MeanOfNormed(cast(Mixer, model)) if mixes else model
+        self.head = model.head
+        self.body = model.simplified(in_rows=in_rows)
         self.to(dtype)
         self.dtype = dtype
 
@@ -53,10 +45,10 @@ class Rewritten(nn.Module):
         return features.float(), logits.float()
 
 
-def takes_bytes(model: Classifier) -> bool:
-    """Whether normalization can become a part of the stem: not where that pads what is normalized already."""
+def stem_for_bytes(model: Classifier) -> PatchStem | None:
+    """The stem, if normalization can become a part of it: not where that pads what is normalized already."""
     stem = getattr(model, "stem", None)
-    return isinstance(stem, PatchStem) and not any(stem.padding)
+    return stem if isinstance(stem, PatchStem) and not any(stem.padding) else None
 
 
 def values_of_bytes(how: Preprocessing) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
@@ -90,12 +82,8 @@ def normalize_within(stem: PatchStem, how: Preprocessing, dtype: torch.dtype) ->
 
 def merge_norms(model: Classifier) -> None:
     """Wherever a linear map along the channels comes after LayerNorm. (Token mixing maps along the tokens.)"""
-    for block in model.modules():
-        if isinstance(block, MixerBlock):
-            merge_norm(block.norm2, block.channel_mixing.fc1)
-        if isinstance(block, ViTBlock):
-            merge_norm(block.norm1, block.attention.qkv)
-            merge_norm(block.norm2, block.mlp.fc1)
+    for norm, linear in model.normed_linears():
+        merge_norm(norm, linear)
 
 
 @torch.no_grad()
@@ -104,64 +92,3 @@ def merge_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     linear.bias.add_(linear.weight @ norm.bias)
     linear.weight.mul_(norm.weight)
     norm.weight, norm.bias = None, None  # pyright: ignore[reportAttributeAccessIssue] (as without elementwise_affine)
-
-
-class MeanOfNormed(nn.Module):
-    """A Mixer without its head. The mean over tokens of LN(x) is a weighted mean of x, so LN(x) is never made."""
-
-    def __init__(self, model: Mixer):
-        super().__init__()
-        self.stem, self.blocks, self.norm = model.stem, model.blocks, model.norm
-
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        x = self.stem(images)
-        for block in self.blocks:
-            x = block(x)
-        return mean_of_normed(x, self.norm)
-
-
-def mean_of_normed(x: Float[Tensor, "B S C"], norm: nn.LayerNorm) -> Float[Tensor, "B C"]:
-    variance, mean = torch.var_mean(x.float(), dim=2, correction=0, keepdim=True)
-    rate = torch.rsqrt(variance + norm.eps) / x.shape[1]  # (B, S, 1)
-    even = (rate.transpose(1, 2) @ x.float()).squeeze(1) - (rate * mean).sum(dim=1)
-    return even.to(norm.weight.dtype) * norm.weight + norm.bias
-
-
-class RowMixing(nn.Module):
-    """Token mixing as an MLP along rows, between two transposes."""
-
-    def __init__(self, mixing: TokenMixing):
-        super().__init__()
-        self.fc1, self.fc2 = _linear(mixing.fc1), _linear(mixing.fc2)
-        self.gelu = mixing.gelu
-
-    def forward(self, x: Float[Tensor, "B S C"], _seen: object, _name: object) -> Float[Tensor, "B S C"]:
-        return self.fc2(self.gelu(self.fc1(x.transpose(1, 2)))).transpose(1, 2)
-
-
-def columns_as_rows(model: Classifier) -> None:
-    """For OpenVINO, whose products in bfloat16 are quicker with the weights on the right; others lose by it."""
-    for block in model.modules():
-        if isinstance(block, MixerBlock) and isinstance(block.token_mixing.fc1, ColumnLinear):
-            mixing = block.token_mixing
-            if mixing.groups == 1 and isinstance(mixing.project, nn.Identity):
-                block.token_mixing = RowMixing(mixing)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _linear(columns: nn.Module) -> nn.Linear:
-    assert isinstance(columns, ColumnLinear)
-    outputs, inputs = columns.weight.shape
-    linear = nn.Linear(inputs, outputs)
-    linear.weight, linear.bias = columns.weight, columns.bias
-    return linear
-
-
-def standardize(model: Classifier) -> None:
-    """Plain convolutions with the kernels that the standardized ones would make of theirs each time."""
-    for module in list(model.modules()):
-        for name, conv in list(module.named_children()):
-            if isinstance(conv, StandardizedConv):
-                size, stride, padding = conv.kernel_size, conv.stride, conv.padding
-                plain = nn.Conv2d(conv.in_channels, conv.out_channels, size, stride, padding, bias=False)  # pyright: ignore[reportArgumentType]
-                plain.weight = nn.Parameter(conv.kernel().detach(), requires_grad=False)
-                setattr(module, name, plain)

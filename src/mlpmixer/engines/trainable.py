@@ -15,7 +15,7 @@ from mlpmixer.kernels.weights import HalfWeights
 from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.layers import Mlp, PatchStem
-from mlpmixer.models.mixer import ColumnLinear, Mixer, MixerBlock, TokenMixing
+from mlpmixer.models.mixer import Mixer, TokenMixing
 
 
 def why_not(model: Classifier) -> str | None:
@@ -51,7 +51,7 @@ class Trainable(nn.Module):
         model.check(images)
         x = described(model.stem, images).to(torch.bfloat16)
         for block in model.blocks:
-            if _is_plain(block):
+            if model.config.shared and isinstance(block.skip, nn.Identity):
                 half = _half(block.norm1, block.token_mixing)
                 x = token_mixing(x, half, block.drop.scale(x), gelu=gelu, low_memory=self.low_memory)
             else:
@@ -67,12 +67,6 @@ def described(stem: PatchStem, images: Tensor) -> Tensor:
         images = F.pad(images, stem.padding)
     table = images.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
     return F.linear(table, weight.flatten(1), stem.patches.bias)
-
-
-def _is_plain(block: MixerBlock) -> bool:
-    mixing = block.token_mixing
-    ours = isinstance(mixing.fc1, ColumnLinear) and isinstance(mixing.project, nn.Identity) and mixing.groups == 1
-    return ours and isinstance(block.skip, nn.Identity)
 
 
 def _half(norm: nn.LayerNorm, mlp: TokenMixing | Mlp) -> HalfWeights:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlpmixer.engines import kernels
-from mlpmixer.engines.rewrites import takes_bytes
+from mlpmixer.engines.rewrites import stem_for_bytes
 from mlpmixer.engines.table import Setup
 from mlpmixer.errors import UsageError
 from mlpmixer.models import family_of
@@ -31,7 +31,7 @@ def why_not(setup: Setup) -> str | None:
     config = cast(Mixer, model).config
     if config.channels % 16 or config.channel_hidden % 16:
         return "channels and channel_hidden must be multiples of 16 for it"
-    if not takes_bytes(model):
+    if stem_for_bytes(model) is None:
         return "the sides of images must be multiples of the patch for it"
     if math.prod(config.grids()[0]) > TOKENS:
         return f"it takes up to {TOKENS} patches"

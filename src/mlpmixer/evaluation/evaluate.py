@@ -34,6 +34,7 @@ from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.metrics.metric import MetricInputs
 from mlpmixer.metrics.predictions import Predictions, class_predictions, predict
+from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipes import toml
 from mlpmixer.run.folder import RunFolder
@@ -105,7 +106,7 @@ def evaluate(
     place = device_of(device)
     images = _images(source, data, split)
     model = (source if isinstance(source, Classifier) else load(source, dtype=torch.float32)).to(place).eval()
-    model = model.with_metadata(classes, preprocessing)
+    model = with_metadata(model, classes, preprocessing)
     how = prepared_by(model.metadata.preprocessing, protocol)
     run = None
     if (engine, precision) != ("eager", "fp32"):

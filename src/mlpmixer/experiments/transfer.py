@@ -24,7 +24,7 @@ from mlpmixer.experiments.cost import IMAGES
 from mlpmixer.experiments.study import Claim, FinishedRun, Outcome, PlannedRun, Scale, Study, mean_ci
 from mlpmixer.machine.devices import device_of
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.models import options_of
+from mlpmixer.models import family_name, options_of
 from mlpmixer.recipe import Model, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import BIT_SIDES_OF_LARGEST, TASKS, Row, bit_hyper_rule, of_row
@@ -86,14 +86,15 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
         epochs = f", {row.epochs} epochs" if row.epochs else ""
         public = PUBLIC.get((row.model, row.data), "")
         tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
+        family = family_name(row.model)
         for task in tasks:
             how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expected="")
             recipe = toml.change(of_row("transfer", how), {"evaluation.shape": measured})
-            if row.size != 224 and not row.model.startswith("mixer"):  # tiles are the Mixer's
+            if row.size != 224 and family != "mixer":  # tiles are the Mixer's
                 recipe = toml.change(recipe, {"model.resize": "resample"})
-            grid = TASKS[task].grid_of_vits if row.model.startswith("vit") else TASKS[task].grid
+            grid = TASKS[task].grid_of_vits if family == "vit" else TASKS[task].grid
             rates = tuple(float(rate) for rate in grid.split(","))
-            if row.model.startswith("bit") and row.size != 224:  # BiT's own, that the paper quotes
+            if family == "bit" and row.size != 224:  # BiT's own, that the paper quotes
                 side = 32 if task.startswith("cifar") else row.size
                 recipe = bit_hyper_rule(recipe, IMAGES[task], side, BIT_SIDES_OF_LARGEST)
                 rates = (recipe.optim.lr,)

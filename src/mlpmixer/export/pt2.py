@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.export.job import Job, Run
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 
 USE = """\
 import numpy, torch

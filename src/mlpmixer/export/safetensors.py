@@ -12,7 +12,7 @@ import torch
 from mlpmixer.data.preprocess import prepare
 from mlpmixer.engines import fastest
 from mlpmixer.export.job import Job, Run
-from mlpmixer.machine.dtypes import DTYPES
+from mlpmixer.machine.devices import DTYPES
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.weights.load import load
 from mlpmixer.weights.save import save

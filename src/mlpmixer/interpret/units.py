@@ -19,7 +19,7 @@ from jaxtyping import Float
 from mlpmixer.errors import UsageError
 from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.mixer import Mixer, UntiedColumnLinear
+from mlpmixer.models.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ def units_of(model: Classifier, layer: int) -> Float[np.ndarray, "N rows columns
         raise UsageError(f"{model.name} has no token-mixing units; only Mixers have")
     if not 0 <= layer < layers:
         raise UsageError(f"there is no layer {layer}; {model.name} has 0 to {layers - 1}")
-    fc1 = cast(Mixer, model).blocks[layer].token_mixing.fc1
-    weight = fc1.weight[0] if isinstance(fc1, UntiedColumnLinear) else fc1.weight
+    mixer = cast(Mixer, model)
+    weight = mixer.blocks[layer].token_mixing.fc1.weight
+    weight = weight[0] if mixer.config.untied else weight
     rows, columns = family_of(model).grids(model.config)[layer]
     return weight.detach().float().cpu().reshape(-1, rows, columns).numpy()
 

@@ -1,10 +1,12 @@
-"""Devices by name."""
+"""Devices and floating-point types, by the names that recipes and commands have for them."""
 
 from __future__ import annotations
 
 import torch
 
 from mlpmixer.errors import UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(name: str, local: int = 0) -> torch.device:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlpmixer.errors import UsageError, nearest
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.family import Family, unlisted
 
 if TYPE_CHECKING:
@@ -140,3 +143,36 @@ def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width; one number is both."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height, width
+
+
+def with_metadata(model: Classifier, classes: object = None, preprocessing: object = None) -> Classifier:
+    """`model`, or if its metadata says something else, a shallow copy around the same weights.
+
+    Args:
+        model: Any model.
+        classes: The names of the classes, a sequence of str; None: as the metadata has them.
+        preprocessing: A `Preprocessing`: how to prepare images; None: as the metadata has it.
+
+    Raises:
+        UsageError: They do not fit the model, or each other.
+    """
+    info = model.metadata
+    if classes is not None:
+        listed = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
+        if not isinstance(classes, Sequence) or isinstance(classes, str) or not listed:
+            raise UsageError(f"classes must be a list of names, not {classes!r}")
+        info = dataclasses.replace(info, classes=tuple(classes))
+    if preprocessing is not None:
+        if not isinstance(preprocessing, Preprocessing):
+            raise UsageError(f"preprocessing must be an mlpmixer.metadata.Preprocessing, not {preprocessing!r}")
+        info = dataclasses.replace(info, preprocessing=preprocessing)
+    layers = family_of(model).mixer_layers(model.config) if info.layer_precisions else 0
+    try:
+        info.check(model.config.num_classes, model.config.image_size, mixer_layers=layers)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the model cannot have this preprocessing and these classes: {error}") from None
+    if info == model.metadata:
+        return model
+    model = copy.copy(model)
+    model.metadata = info
+    return model

@@ -60,6 +60,13 @@ class StandardizedConv(nn.Conv2d):
         # Layer norm without scale and shift is exactly this standardization; 1e-10 is the authors' constant.
         return F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
 
+    def plain(self) -> nn.Conv2d:
+        """The convolution with this kernel, computed once."""
+        size, stride, padding = self.kernel_size, self.stride, self.padding
+        conv = nn.Conv2d(self.in_channels, self.out_channels, size, stride, padding, bias=False)  # pyright: ignore[reportArgumentType]
+        conv.weight = nn.Parameter(self.kernel().detach(), requires_grad=False)
+        return conv
+
     def forward(self, input: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B out_channels H_out W_out"]:
         return F.conv2d(input, self.kernel(), stride=self.stride, padding=self.padding)
 
@@ -127,6 +134,13 @@ class BiT(Classifier[BiTConfig]):
 
     def pool(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C"]:
         return features.mean(dim=(2, 3))
+
+    def simplified(self, *, in_rows: bool = False) -> nn.Module:
+        for module in [*self.modules()]:
+            for name, conv in [*module.named_children()]:
+                if isinstance(conv, StandardizedConv):
+                    setattr(module, name, conv.plain())
+        return super().simplified(in_rows=in_rows)
 
 
 FAMILY = Family(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.models import family_of
 
 Intermediates = dict[str, Tensor]
 
@@ -142,6 +139,20 @@ class Classifier(nn.Module, Generic[Config]):
         pooled = record(intermediates, "pre_logits", self.pool(features))
         return pooled if pre_logits else record(intermediates, "logits", self.head(pooled))
 
+    def normed_linears(self) -> list[tuple[nn.LayerNorm, nn.Linear]]:
+        """Each LayerNorm whose output only one linear map reads, with that map: inference merges the two."""
+        return []
+
+    def simplified(self, *, in_rows: bool = False) -> nn.Module:  # noqa: ARG002 (for a family that has a use for it)
+        """For inference only: a module from images to `pre_logits` that may do with less work. It takes over the layers
+        of this model, which is of no use afterwards.
+
+        Args:
+            in_rows: A Mixer's token mixing becomes products along rows, between two transposes.
+        """
+        self.head = nn.Identity()
+        return self
+
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the head with a new one, which starts at zero; the names of the classes are forgotten.
 
@@ -153,38 +164,6 @@ class Classifier(nn.Module, Generic[Config]):
         self.head = head(self.num_features, num_classes, self.config.head_bias).to(like.device, like.dtype)
         self.head.train(self.training)
         self.metadata = dataclasses.replace(self.metadata, classes=None)
-
-    def with_metadata(self, classes: object = None, preprocessing: object = None) -> Classifier:
-        """This model, or if its metadata says something else, a shallow copy around the same weights.
-
-        Args:
-            classes: The names of the classes, a sequence of str; None: as the metadata has them.
-            preprocessing: A `Preprocessing`: how to prepare images; None: as the metadata has it.
-
-        Raises:
-            UsageError: They do not fit the model, or each other.
-        """
-        info = self.metadata
-        if classes is not None:
-            if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
-                raise UsageError(f"classes must be a list of names, not {classes!r}")
-            if isinstance(classes, str):
-                raise UsageError(f"classes must be a list of names, not {classes!r}")
-            info = dataclasses.replace(info, classes=tuple(classes))
-        if preprocessing is not None:
-            if not isinstance(preprocessing, Preprocessing):
-                raise UsageError(f"preprocessing must be an mlpmixer.metadata.Preprocessing, not {preprocessing!r}")
-            info = dataclasses.replace(info, preprocessing=preprocessing)
-        layers = family_of(self).mixer_layers(self.config) if info.layer_precisions else 0
-        try:
-            info.check(self.config.num_classes, self.config.image_size, mixer_layers=layers)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"the model cannot have this preprocessing and these classes: {error}") from None
-        if info == self.metadata:
-            return self
-        model = copy.copy(self)
-        model.metadata = info
-        return model
 
     def check(self, images: Float[Tensor, "B in_channels H W"]) -> None:
         """Stops images of another size or number of channels than the weights are made for."""

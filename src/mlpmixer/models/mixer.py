@@ -78,7 +78,12 @@ class MixerConfig(ClassifierConfig):
     @property
     def plain(self) -> bool:
         """Whether it is the Mixer of the paper's main part, and none of the variants of appendix A.1."""
-        return not (self.untied or self.groups > 1 or self.group_projection or self.pyramid)
+        return self.shared and not self.pyramid
+
+    @property
+    def shared(self) -> bool:
+        """Whether one token-mixing MLP serves all columns, each by itself."""
+        return not (self.untied or self.groups > 1 or self.group_projection)
 
     def grids(self) -> list[tuple[int, int]]:
         """The token grid (rows, columns) before each layer and after the last; one shape without a pyramid."""
@@ -139,6 +144,15 @@ class Mixer(Classifier[MixerConfig]):
         for block in self.blocks:
             x = block(x, intermediates)
         return record(intermediates, "tokens", self.norm(x))
+
+    def normed_linears(self) -> list[tuple[nn.LayerNorm, nn.Linear]]:
+        return [(block.norm2, block.channel_mixing.fc1) for block in self.blocks]
+
+    def simplified(self, *, in_rows: bool = False) -> nn.Module:
+        if in_rows and self.config.shared:
+            for block in self.blocks:
+                block.token_mixing = RowMixing(block.token_mixing)  # pyright: ignore[reportAttributeAccessIssue]
+        return MeanOfNormed(self)
 
 
 class MixerBlock(nn.Module):
@@ -243,6 +257,49 @@ class HalveGrid(nn.Module):
     def forward(self, x: Float[Tensor, "B S C"]) -> Float[Tensor, "B S_out C"]:
         rows, columns = self.grid
         return x.unflatten(1, (rows // 2, 2, columns // 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
+
+
+# Cheaper forms for inference.
+
+
+class MeanOfNormed(nn.Module):
+    """A Mixer without its head. The mean over tokens of LN(x) is a weighted mean of x, so LN(x) is never made."""
+
+    def __init__(self, model: Mixer):
+        super().__init__()
+        self.stem, self.blocks, self.norm = model.stem, model.blocks, model.norm
+
+    def forward(self, images: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B C"]:
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return mean_of_normed(x, self.norm)
+
+
+def mean_of_normed(x: Float[Tensor, "B S C"], norm: nn.LayerNorm) -> Float[Tensor, "B C"]:
+    variance, mean = torch.var_mean(x.float(), dim=2, correction=0, keepdim=True)
+    rate = torch.rsqrt(variance + norm.eps) / x.shape[1]  # (B, S, 1)
+    even = (rate.transpose(1, 2) @ x.float()).squeeze(1) - (rate * mean).sum(dim=1)
+    return even.to(norm.weight.dtype) * norm.weight + norm.bias
+
+
+class RowMixing(nn.Module):
+    """`TokenMixing` with one MLP for all columns, as an MLP along rows between two transposes; for inference."""
+
+    def __init__(self, mixing: TokenMixing):
+        super().__init__()
+        self.fc1, self.fc2 = linear_of(mixing.fc1), linear_of(mixing.fc2)
+        self.gelu = mixing.gelu
+
+    def forward(self, x: Float[Tensor, "B S C"], _intermediates: object, _name: object) -> Float[Tensor, "B S_out C"]:
+        return self.fc2(self.gelu(self.fc1(x.transpose(1, 2)))).transpose(1, 2)
+
+
+def linear_of(columns: ColumnLinear | UntiedColumnLinear) -> nn.Linear:
+    out_features, in_features = columns.weight.shape
+    linear = nn.Linear(in_features, out_features)
+    linear.weight, linear.bias = columns.weight, columns.bias
+    return linear
 
 
 FAMILY = Family(

@@ -10,9 +10,10 @@ The head reads a class token (`pool="token"`), or the mean over tokens (`pool="m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,8 @@ class ViT(Classifier[ViTConfig]):
     """The whole network. Its intermediates: `stem` (before positions), `block{i}/attention`, `block{i}/mlp`,
     `block{i}`, `tokens`, `pre_logits`, `logits`. With a class token, it is row 0 of all tables but the stem's."""
 
+    blocks: Sequence[ViTBlock]
+
     def __init__(self, config: ViTConfig, name: str = "vit"):
         super().__init__(config, name, num_features=config.representation or config.channels)
         rows, columns = grid(config.image_size, config.patch_size)
@@ -126,7 +129,8 @@ class ViT(Classifier[ViTConfig]):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.channels)) if config.pool == "token" else None
         self.position = nn.Parameter(torch.empty(1, tokens, config.channels).normal_(std=0.02))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(ViTBlock(config, layer) for layer in range(config.layers))
+        blocks = nn.ModuleList(ViTBlock(config, layer) for layer in range(config.layers))
+        self.blocks = cast("Sequence[ViTBlock]", blocks)
         self.norm = nn.LayerNorm(config.channels, eps=LAYER_NORM_EPS)
         self.representation = (
             nn.Sequential(xavier_linear(config.channels, config.representation), nn.Tanh())
@@ -146,6 +150,10 @@ class ViT(Classifier[ViTConfig]):
         for block in self.blocks:
             x = block(x, intermediates)
         return record(intermediates, "tokens", self.norm(x))
+
+    def normed_linears(self) -> list[tuple[nn.LayerNorm, nn.Linear]]:
+        attention = [(block.norm1, block.attention.qkv) for block in self.blocks]
+        return attention + [(block.norm2, block.mlp.fc1) for block in self.blocks]
 
     def pool(self, features: Float[Tensor, "B S C"]) -> Float[Tensor, "B D"]:
         pooled = features[:, 0] if self.class_token is not None else features.mean(dim=1)

@@ -21,10 +21,10 @@ from mlpmixer.engines.fastest import start
 from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import ImageError, RunError, UsageError
 from mlpmixer.machine.devices import device_of
-from mlpmixer.machine.forks import compute_here
 from mlpmixer.machine.ordered_pool import in_order
 from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import Preprocessing
+from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
 from mlpmixer.predict.tta import TTA, count, views_of
@@ -34,6 +34,21 @@ from mlpmixer.weights.load import load
 P = TypeVar("P", bound=Input)
 
 PIECE = 16  # images for a thread that computes alone: more are no faster, and at the end others wait for it longer
+
+_process: int | None = None  # in which torch has computed for us, and may have threads
+
+
+def compute_here() -> None:
+    """Call before torch computes: a process that was forked after an earlier call is set to one thread.
+
+    The threads that torch computes with do not exist in the child, but torch waits for them, for ever. With one thread
+    it waits for none, which is also what torch itself does in the workers of its DataLoader.
+    """
+    global _process
+    here = os.getpid()
+    if _process not in (None, here):
+        torch.set_num_threads(1)
+    _process = here
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ class Predictor:
             raise UsageError(f"images are read in 3 colors, and this model takes {model.config.in_channels}")
         if top < 1 or batch_size < 1:
             raise UsageError(f"top and batch_size must be 1 or more; got {top} and {batch_size}")
-        self.model = model.with_metadata(classes, preprocessing)
+        self.model = with_metadata(model, classes, preprocessing)
         info = self.model.metadata
         self.preprocessing = info.preprocessing
         self.classes = info.classes or tuple(f"class {i}" for i in range(self.model.config.num_classes))

@@ -28,8 +28,8 @@ from mlpmixer.interpret.attribution import (
     token_contributions,
 )
 from mlpmixer.interpret.receptive_field import mean_distance, on_grid, token_influence
+from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.layers import PatchStem
 from mlpmixer.report.figures import Figure, Progress, Scale, no_progress, tracked
 from mlpmixer.report.weights import token_layers
 
@@ -117,10 +117,10 @@ def _token_norms(model: Classifier, image: Tensor) -> list[Figure]:
 
 
 def _influence(model: Classifier, image: Tensor, values: dict[str, Any], progress: Progress) -> list[Figure]:
-    stem = model.get_submodule("stem")
-    if not isinstance(stem, PatchStem):  # a ResNet has no tokens
+    grids = family_of(model).grids(model.config)
+    if not grids:  # a ResNet has no tokens
         return []
-    rows, columns = stem.grid
+    rows, columns = grids[0]
     points = []
     influence = np.eye(1)
     for number, layer in enumerate(tracked("influence between tokens", token_layers(model), progress)):

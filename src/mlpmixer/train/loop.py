@@ -28,8 +28,8 @@ from mlpmixer.data.select import select, title
 from mlpmixer.errors import RunStopped
 from mlpmixer.machine.allocator import keep_freed_memory
 from mlpmixer.machine.description import describe_machine, matrix_rate
+from mlpmixer.machine.devices import DTYPES
 from mlpmixer.machine.distributed import Group, process_group
-from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.metrics.accuracy import accuracy, count_right
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.measure import measure

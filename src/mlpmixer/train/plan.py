@@ -188,8 +188,7 @@ def open_weights(recipe: Recipe) -> Checkpoint | None:
     with _wrong_types_refused():
         revise(stored.config, image_size=_size(recipe), **options)
     for name in GROWS:
-        has = getattr(stored.config, name, None)
-        if has != options.get(name, has) and not wanted.grow:
+        if name in options and options[name] != (has := getattr(stored.config, name)) and not wanted.grow:
             raise RecipeError(
                 f"model.weights have {name} {has}, and model.options.{name} is {options[name]}; "
                 "--model.grow true makes a larger Mixer of them"
@@ -213,9 +212,8 @@ def init_model(recipe: Recipe, classes: tuple[str, ...], stored: Checkpoint | No
             model = create(wanted.name, num_classes=len(classes), image_size=size, **wanted.options)
         else:
             provenance["from"] = wanted.weights
-            known = [name for name in GROWS if hasattr(stored.config, name)]
-            sizes: dict[str, Any] = {name: value for name, value in wanted.options.items() if name in known}
-            options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in known}
+            sizes: dict[str, Any] = {name: value for name, value in wanted.options.items() if name in GROWS}
+            options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in GROWS}
             if stored.info.classes != classes:
                 options |= {"num_classes": len(classes), "fresh": ("head",)}
             model = load(stored, image_size=size, resize=wanted.resize, **options).float()

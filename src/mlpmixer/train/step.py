@@ -27,8 +27,8 @@ from mlpmixer.data.mix import mix_of, mixes
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.data.rng import random_uint64
 from mlpmixer.engines import trainable
+from mlpmixer.machine.devices import DTYPES
 from mlpmixer.machine.distributed import Group
-from mlpmixer.machine.dtypes import DTYPES
 from mlpmixer.models import family_of
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer

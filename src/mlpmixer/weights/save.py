@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.models import family_of
+from mlpmixer.models import family_of, with_metadata
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.version import __version__
 from mlpmixer.weights import files, layouts
@@ -68,7 +68,7 @@ def save(
     layout = layout or possible[0]
     if layout not in possible:
         raise UsageError(f"a {path.suffix} file has the layout {' or '.join(possible)}, not '{layout}'")
-    info = model.with_metadata(classes, preprocessing).metadata
+    info = with_metadata(model, classes, preprocessing).metadata
     origin = {**info.provenance, **(provenance or {}), "saved_by": f"mlpmixer {__version__}"}
     info = dataclasses.replace(info, provenance=origin)
     state = model.state_dict()

@@ -30,6 +30,10 @@ FILES = ("pixels", "sizes.npy", "labels.npy", "where.txt")  # of each split
 VERSION = 2
 
 
+class OtherVersion(DataError):
+    """Nothing is damaged, but packed by another version of mlpmixer."""
+
+
 class Packed(Split):
     """A split of a packed data set. What is copied to another process is its place; each maps the files for itself."""
 
@@ -79,6 +83,8 @@ def open_packed(folder: Path) -> DataSet:
         for split in splits.values():
             _check(split, len(manifest["classes"]))
         return DataSet(str(folder), tuple(manifest["classes"]), splits)
+    except OtherVersion:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder} is a damaged packed data set ({_words(error)}); copy it or pack it again") from error
 
@@ -86,8 +92,11 @@ def open_packed(folder: Path) -> DataSet:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What packed.json says, once classes and splits are seen to be such, and all files to have their lengths."""
     manifest = json.loads(read_text(folder / MANIFEST))
-    if manifest["version"] != VERSION:
-        raise ValueError(f"version {manifest['version']}, and this mlpmixer reads {VERSION}")
+    if (version := int(manifest["version"])) != VERSION:
+        made = "an older" if version < VERSION else "a newer"
+        raise OtherVersion(
+            f"{folder} was packed by {made} mlpmixer (format {version}; this one reads {VERSION}); pack it again"
+        )
     wrong = "has no list of classes" if not isinstance(manifest["classes"], list) else fault(manifest["classes"])
     if wrong is not None:
         raise ValueError(f"it {wrong}")

@@ -107,7 +107,7 @@ def by_prefix(prefix: str, opens: Callable[[str], DataSet]) -> Source:
 SOURCES: dict[str, Source] = {
     "builtin": Source(lambda spec: spec.text in BUILTIN, lambda spec: BUILTIN[spec.text].open(spec.text)),
     "hub": by_prefix("hf:", hub.open_hub),
-    "vtab": by_prefix("vtab:", vtab.open_task),
+    "vtab": by_prefix("vtab:", lambda text: vtab.open_task(text, lambda folder: open_spec(Spec(str(folder))))),
     "addresses": Source(lambda spec: "://" in spec.text, lambda spec: shards.open_addresses(spec.text)),
     "packed": by_path(packed.is_packed, packed.open_packed),
     "cifar": by_path(cifar.is_cifar, cifar.open_cifar),
@@ -120,3 +120,9 @@ SOURCES: dict[str, Source] = {
     "tfds": by_path(tfds.is_tfds, tfds.open_tfds),
     "folder": by_path(Path.is_dir, folder.open_folder),
 }
+
+
+def open_spec(spec: Spec) -> DataSet | None:
+    """As the first source that recognizes it opens it; None: there is none."""
+    source = next((source for source in SOURCES.values() if spec.text and source.recognizes(spec)), None)
+    return source and source.open(spec)

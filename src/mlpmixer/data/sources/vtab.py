@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from mlpmixer import data
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.sources import tfds
 from mlpmixer.data.sources.tfrecord import Feature
@@ -99,16 +98,15 @@ VTAB = {
 }
 
 
-def open_task(spec: str) -> DataSet:
-    """`vtab:NAME:DIR`."""
+def open_task(spec: str, open_folder: Callable[[Path], DataSet | None]) -> DataSet:
+    """`vtab:NAME:DIR`; `open_folder`: opens a folder of any kind."""
     name, _, place = spec.removeprefix("vtab:").partition(":")
     if name not in VTAB:
         raise DataError(f"VTAB has no task '{name}'{nearest(name, VTAB)} (it has {', '.join(VTAB)})")
     root = Path(place or ".").expanduser().absolute()
     task = VTAB[name]
     folder = _prepared(root / task.prepared)
-    if folder is None and (root / name).is_dir():
-        opened = data.open(root / name)
+    if folder is None and (root / name).is_dir() and (opened := open_folder(root / name)) is not None:
         if missing := {"train", "val", "test"} - {*opened.splits}:
             raise DataError(
                 f"{root / name} has no split {' or '.join(sorted(missing))}; VTAB wants train, val and test"
