@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -86,6 +88,8 @@ def _print_page(found: Examination) -> None:
         near = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of the perceptual hash differ"
         console.print(f"{near}, for the image or its mirror image", style="dim")
     _print_classes(found)
+    if found.usable and Path(data.source).exists():
+        console.print(f"Train on them: mixer train photos --data.source {shlex.quote(printable(data.source))}\n")
     if found.appearance:
         _print_appearance(console, found.appearance, " of train" if "train" in data.splits else "")
 

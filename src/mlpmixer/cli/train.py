@@ -37,7 +37,7 @@ def train(
         json: Print the result as JSON.
     """
     from mlpmixer.recipes import RECIPES, find, toml
-    from mlpmixer.train.progress import is_main_process
+    from mlpmixer.recipes.check import check, require_source
 
     if recipe.endswith(".toml") or os.path.isfile(recipe):  # noqa: PTH113
         wanted = toml.read(recipe)
@@ -46,7 +46,12 @@ def train(
     else:
         wanted = find(recipe)
     wanted = toml.change(wanted, changes)
+    require_source(wanted)
+    if not grid:  # which may set what is wrong
+        check(wanted)
     folder = folder or Path("runs") / wanted.name
+    from mlpmixer.train.progress import is_main_process
+
     if grid:
         from mlpmixer.train.grid import search
 

@@ -42,7 +42,7 @@ class Selection:
     left_over: Mapping[str, int]
 
     def in_words(self) -> str:
-        """How many images each split has and, unless its name tells, where they come from; and which ones are not used."""
+        """How many images each split has, where they come from unless its name tells, and which splits are not used."""
         parts = []
         for role, split in {"train": self.train, "val": self.val, "test": self.test}.items():
             # That train lacks what was held out of it needs no word beside val's.

@@ -27,6 +27,7 @@ from mlpmixer.models import create, revise
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
+from mlpmixer.recipes.check import require_source
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import first_line
 from mlpmixer.train.checkpoint import Checkpoints
@@ -143,6 +144,7 @@ def resolve(
             f"a batch of {recipe.train.batch_size} images cannot be shared evenly by {group.world_size} devices; "
             "change train.batch_size"
         )
+    require_source(recipe)
     stored = open_weights(recipe)
     images = select(recipe.data)
     if moved or checkpoints.newest():
