@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from terminals import mixer_in_terminal
 
+from mlpmixer import __version__
+from mlpmixer.cli import COMMANDS, EXAMPLES, main, parse, summary
 from mlpmixer.train.progress import FIELDS, fitting
 
 BAR = {
@@ -21,6 +25,52 @@ BAR = {
     "unreadable": "2 unreadable",
     "eta": "ETA 00:13",
 }
+
+
+class TestHelp:
+    def test_the_overview_is_one_screen(self, capsys: pytest.CaptureFixture[str]):
+        lines = mixer_in_terminal(columns=80)
+        assert max(map(len, lines)) <= 80
+        for name in COMMANDS:
+            assert [line for line in lines if line.split()[:1] == [name] or line.split()[1:2] == [name]]
+        assert len([line for line in lines if "  mixer " in line]) == 3
+        for arguments in ([], ["help"], ["-h"], ["--help"]):
+            main([*arguments])
+            out = capsys.readouterr().out
+            assert out.count("\n") <= 25
+            assert [line for line in out.splitlines() if line] == lines
+        assert lines[-1].startswith("docs ")
+
+    def test_the_examples_are_commands_that_work(self):
+        for example in EXAMPLES:
+            parse(shlex.split(example)[1:])
+
+    def test_the_version(self, capsys: pytest.CaptureFixture[str]):
+        for argument in ("version", "-V", "--version"):
+            main([argument])
+            assert capsys.readouterr().out == f"mixer {__version__}\n"
+
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_of_every_command_fits(self, columns: int):
+        failures = []
+        for name in COMMANDS:
+            lines = mixer_in_terminal(name, "--help", columns=columns)
+            assert mixer_in_terminal("help", name, columns=columns) == lines
+            text = "\n".join(lines)
+            bad = [word for word in ("{None}", "(default: )", "(default: None)", "(default: '')") if word in text]
+            if bad or max(map(len, lines)) > columns or lines[0] != f"{summary(COMMANDS[name])}.":
+                failures.append((name, bad, max(lines, key=len)))
+        assert not failures
+
+    def test_positionals_that_may_be_left_out_have_brackets(self):
+        failures = []
+        for name, command in COMMANDS.items():
+            usage = next(line for line in mixer_in_terminal(name, "--help", columns=120) if line.startswith("usage: "))
+            shown = re.sub(r"\[(-h|OPTIONS|--[^\]]+)\]", "", usage).split()[3:]
+            positionals = inspect.signature(command).parameters.values()
+            optional = [one.default is not one.empty for one in positionals if one.kind is one.POSITIONAL_ONLY]
+            failures += [usage] if optional != [word.startswith("[") for word in shown] else []
+        assert not failures
 
 
 class TestTrain:

@@ -35,7 +35,9 @@ def doctor(
     strict: bool = False,
     json: bool = False,
 ) -> None:
-    """Check a dataset for problems: broken images, duplicates, leaks between splits, odd sizes, class imbalance.
+    """Check a data set for problems.
+
+    Broken images, duplicates, leaks between splits, odd sizes, class imbalance; each with what to do about it.
 
     Args:
         data: A folder of images, a list, shards, or the name of a built-in data set.
@@ -45,6 +47,9 @@ def doctor(
         json: Print JSON, with all paths.
     """
     from mlpmixer import data as data_sets
+
+    data_sets.require_source(data)
+
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.machine.processes import cores
     from mlpmixer.machine.progress import progress_bar
