@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from terminals import mixer_in_terminal
 
-from mlpmixer import __version__
+from mlpmixer import __version__, list_models
 from mlpmixer.cli import COMMANDS, EXAMPLES, main, parse, summary
+from mlpmixer.cli.recipes import GROUPS
+from mlpmixer.recipes import RECIPES
 from mlpmixer.train.progress import FIELDS, fitting
 
 BAR = {
@@ -71,6 +73,45 @@ class TestHelp:
             optional = [one.default is not one.empty for one in positionals if one.kind is one.POSITIONAL_ONLY]
             failures += [usage] if optional != [word.startswith("[") for word in shown] else []
         assert not failures
+
+
+class TestLists:
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_weights_have_a_line_each(self, columns: int):
+        lines = mixer_in_terminal("models", "--weights", columns=columns)
+        assert max(map(len, lines)) <= columns
+        assert lines[0] == "In the package"
+        assert re.match(r"mixer_cifar10 +91\.09 %  CIFAR-10  ", lines[1])
+        assert re.match(r"mixer_clothing +70\.70 %  clothing photos  ", lines[2])
+        assert not [line for line in lines if "://" in line]
+        for name in list_models(pretrained=True):
+            assert len([line for line in lines if line.split()[0] == name]) == 1
+        for line in lines:
+            assert "%" not in line or re.search(r"\d\d\.\d\d %  (CIFAR-10|clothing photos|ImageNet) ", line)
+        assert len(lines) < len(list_models(pretrained=True)) + 10
+
+    def test_one_of_the_weights_in_full(self, capsys: pytest.CaptureFixture[str]):
+        main(["models", "mixer_b16.sam", "--weights"])
+        out = capsys.readouterr().out
+        assert "url: https://" in out
+        assert out.count("name: ") == 1
+        main(["models", "mixer_cifar10", "--weights"])
+        assert "mixer_cifar10.safetensors" in capsys.readouterr().out
+        main(["models", "Mixer-B/16", "--weights"])
+        names = re.findall(r"(?m)^name: (.*)", capsys.readouterr().out)
+        assert len(names) == 8
+        assert all(name.startswith("mixer_b16.") for name in names)
+
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_recipes_have_a_line_each(self, columns: int):
+        lines = mixer_in_terminal("recipes", columns=columns)
+        assert max(map(len, lines)) <= columns
+        assert [len([line for line in lines if line.split()[0] == name]) for name in RECIPES] == [1] * len(RECIPES)
+        laptop, gpu, paper = (lines.index(title) for title in GROUPS)
+        assert {line.split()[0] for line in lines[laptop:gpu]} >= {"fashion_mnist", "photos", "cifar10"}
+        assert lines[gpu + 1].startswith("photos_b16 ")
+        assert lines[paper + 1].startswith("imagenet_b16 ")
+        assert not [line for line in lines[laptop:gpu] if "…" in line]
 
 
 class TestTrain:
