@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +55,13 @@ def say(line: object) -> None:
     print(printable(line))
 
 
-def tell(line: object) -> None:
-    """A line on standard error, in which names are harmless."""
-    print(f"mixer: {printable(line)}", file=sys.stderr)
+def tell(line: object, wrapped: bool = False) -> None:
+    """A line on standard error, in which names are harmless; wrapped: on a terminal, between words."""
+    text = f"mixer: {printable(line)}"
+    if wrapped and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
 
 
 def page(**how: Any) -> Console:
