@@ -59,7 +59,7 @@ MISTAKES = [
     (["export", "mixer_cifar10"], 2, "export needs --to onnx|openvino|pt2|safetensors: onnx, for ONNX Runtime;"),
     (["doctor", "photoz"], 1, "there is no data set 'photoz'; did you mean 'photos'?"),
     (["pack", "photoz", "packed"], 1, "there is no data set 'photoz'; did you mean 'photos'?"),
-    (["bench", "data", "photoz"], 2, "there is no folder photoz; did you mean 'photos'?"),
+    (["bench", "data", "photoz"], 2, "photoz is no folder of image files; did you mean 'photos'?"),
     (["models", "mixer_b61"], 2, "no model is called 'mixer_b61'; did you mean 'mixer_b16'?"),
     (["recipes", "fotos"], 2, "no recipe is called 'fotos'; did you mean 'photos'?"),
 ]
