@@ -124,6 +124,21 @@ class TestLists:
         assert not [line for line in lines[laptop:gpu] if "…" in line]
 
 
+class TestDoctor:
+    def test_the_page_fits_and_leads_to_training(
+        self, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        for number, photo in enumerate(photos):
+            place = tmp_path / "my photos" / ("above" if number % 2 else "below")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
+        lines = mixer_in_terminal("doctor", "my photos", "--workers", "0", columns=80)
+        (train,) = [line for line in lines if line.startswith("Train on them: ")]
+        assert shlex.split(train)[3:] == ["mixer", "train", "photos", "--data.source", str(tmp_path / "my photos")]
+        assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == []
+
+
 class TestPredict:
     @pytest.mark.parametrize("columns", [80, 120])
     def test_the_table_fits(self, columns: int, photos: list[Path], tmp_path: Path):
