@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 import shlex
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -248,7 +250,7 @@ class TestAddresses:
         failures = []
         for name, reason in why.items():
             with pytest.raises(SystemExit) as end:
-                main(["predict", f"{server}/{name}", "--weights", "mixer_clothing"])
+                main(["predict", f"{server}/{name}"])
             out, err = capsys.readouterr()
             if (
                 out
@@ -258,6 +260,15 @@ class TestAddresses:
             ):
                 failures.append((name, out, err))
         assert not failures
+
+    def test_a_list_of_names_names_files_only(
+        self, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        names = io.TextIOWrapper(io.BufferedReader(io.BytesIO(f"{server}/photo.jpg\n".encode())))  # pyright: ignore[reportArgumentType]
+        monkeypatch.setattr(sys, "stdin", names)
+        with pytest.raises(SystemExit):
+            main(["predict", "-"])
+        assert f"skipped: there is no file {server}/photo.jpg" in capsys.readouterr().err
 
     def test_others_are_predicted_all_the_same(self, server: str, capsys: pytest.CaptureFixture[str]):
         main(["predict", f"{server}/nowhere.jpg", f"{server}/photo.jpg", "--json"])
