@@ -68,7 +68,8 @@ def test_one_model_at_another_size(capsys: pytest.CaptureFixture[str]):
 def test_the_ledger(capsys: pytest.CaptureFixture[str]):
     mixer("models", "--weights", "--json")
     entries = json.loads(capsys.readouterr().out)
-    assert all(entry["url"].startswith("https://") and entry["says"] for entry in entries)
+    assert [entry["name"] for entry in entries[:2]] == ["mixer_cifar10", "mixer_clothing"]
+    assert all(entry["url"].startswith("https://") and entry["says"] for entry in entries[2:])
     mixer("models", "mixer_b16", "--weights")
     out = capsys.readouterr().out
     assert "mixer_b16.imagenet21k" in out
@@ -124,7 +125,7 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], says: Says):
         ("evaluate x --out /proc/no/card.json", 2),
         ("runs . --curves /proc/no/curves.svg", 2),
         ("predict", 2),
-        ("predict x.jpg --top 0", 2),
+        (f"predict {PHOTO} --top 0", 2),
         ("train fashion_mnist --data.val= --grid optim.lr=0.1,0.2 --grid optim.lr=0.3", 2),
     ):
         mixer(*line.split(), code=code)
@@ -209,7 +210,7 @@ def test_offline_the_error_names_the_place_for_the_file(
 ):
     monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    mixer("predict", "x.jpg", "--weights", "mixer_b16.imagenet1k", code=1)
+    mixer("predict", str(PHOTO), "--weights", "mixer_b16.imagenet1k", code=1)
     err = capsys.readouterr().err
     says.check(err)
     assert err.count("\n") == 1

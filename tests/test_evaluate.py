@@ -618,11 +618,20 @@ class TestImageNet:
         assert refused(variants=variants).startswith(f"{clothing} is no {title}: 'dress' is no class of ImageNet's;")
 
     def test_a_mistyped_path_is_met_at_the_door(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], says: Says):
-        """Before weights and images are looked for: these are not there either."""
+        """Before weights and images are read."""
         (tmp_path / "theirs").mkdir()
         for name in ("real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-c"):
             with pytest.raises(SystemExit):
-                main(["evaluate", "nowhere.npz", "--data", "nowhere", f"--{name}", str(tmp_path / "thiers")])
+                main(
+                    [
+                        "evaluate",
+                        "mixer_cifar10",
+                        "--data",
+                        "fashion_mnist_small",
+                        f"--{name}",
+                        str(tmp_path / "thiers"),
+                    ]
+                )
             err = capsys.readouterr().err
             assert "did you mean 'theirs'?" in err, name
             says.check(err)

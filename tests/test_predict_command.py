@@ -36,6 +36,7 @@ from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.record import spelled
 from mlpmixer.predict.resume_index import ResumeIndex
 from mlpmixer.predict.writers import JsonLines
+from mlpmixer.weights.bundled import PHOTO
 from mlpmixer.weights.load import load
 
 WEIGHTS = ("--weights", "mixer_clothing", "--precision", "bf16")
@@ -223,14 +224,14 @@ class TestWhatIsWritten:
         (tmp_path / "nothing" / "x.csv").touch()
         for arguments, code in (
             (["nothing"], 1),
-            (["x.jpg", "--json", "--csv"], 2),
-            (["x.jpg", "--resume"], 2),
-            (["x.jpg", "--parquet"], 2),
-            (["x.jpg", "--output", "x.txt"], 2),
-            (["x.jpg", "--output", "nothing/x.csv/y.csv"], 2),
-            (["x.jpg", "--embeddings", "x.csv"], 2),
-            (["x.jpg", "--device", "abacus"], 2),
-            (["x.jpg", "--engine", "onnx", "--precision", "int8", "--device", "cpu"], 2),
+            ([str(PHOTO), "--json", "--csv"], 2),
+            ([str(PHOTO), "--resume"], 2),
+            ([str(PHOTO), "--parquet"], 2),
+            ([str(PHOTO), "--output", "x.txt"], 2),
+            ([str(PHOTO), "--output", "nothing/x.csv/y.csv"], 2),
+            ([str(PHOTO), "--embeddings", "x.csv"], 2),
+            ([str(PHOTO), "--device", "abacus"], 2),
+            ([str(PHOTO), "--engine", "onnx", "--precision", "int8", "--device", "cpu"], 2),
         ):
             mixer(*arguments, code=code)
             said = capsys.readouterr().err
@@ -239,7 +240,7 @@ class TestWhatIsWritten:
 
     def test_a_cluster_that_does_not_answer(self, capsys: pytest.CaptureFixture[str], says: Says):
         pytest.importorskip("ray")
-        mixer("x.jpg", "--ray", "127.0.0.1:1", code=1)
+        mixer(str(PHOTO), "--ray", "127.0.0.1:1", code=1)
         says.check(capsys.readouterr().err)
 
 

@@ -357,7 +357,7 @@ class TestSmallOnes:
 
     @pytest.mark.parametrize(
         ("name", "weights"),
-        [("photos", "mixer_clothing"), ("photos_small", "mixer_cifar10"), ("photos_from_scratch", "")],
+        [("photos_b16", "mixer_clothing"), ("photos", "mixer_cifar10"), ("photos_from_scratch", "")],
     )
     def test_photographs_of_ones_own(self, name: str, weights: str, photos: list[Path], tmp_path: Path):
         for number, photo in enumerate(photos):
@@ -382,7 +382,7 @@ class TestSmallOnes:
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, place)
         quick = ["--train.steps", "1", "--train.batch_size", "2", "--train.precision", "fp32", "--machine.workers", "0"]
-        command = ["train", "photos_small", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
+        command = ["train", "photos", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
         main([*command, "--folder", str(tmp_path / "run")])
         assert re.match(r"val   accuracy \d+\.\d\d% \(3 images\)\n", capsys.readouterr().out)
         main([*command, "--data.val", "20%", "--folder", str(tmp_path / "other")])
@@ -459,7 +459,7 @@ class TestFiles:
             ("[optimizer]\nlr = 1", "my.toml: a recipe has no 'optimizer'; did you mean 'optim'?"),
             ("lr = 1", "my.toml: a recipe has no 'lr'; did you mean 'optim.lr'?"),
             ("[optim]\nepochs = 1", "my.toml: a recipe has no 'optim.epochs'; did you mean 'train.epochs'?"),
-            ("seed = 1", "my.toml: a recipe has no 'seed'; did you mean 'data.seed' or 'train.seed'?"),
+            ("seed = 1", "my.toml: a recipe has no 'seed'; did you mean 'train.seed'?"),
             ("[optim]\nxyz = 1", "my.toml: a recipe has no 'optim.xyz'"),
             ('"a\\nb" = 1', "my.toml: a recipe has no '\"a\\\\nb\"'"),
             ('[optim]\nlr = "0.1"', 'my.toml: optim.lr must be a number, not "0.1"'),
@@ -761,6 +761,9 @@ class TestCommand:
         assert [row["name"] for row in rows] == [*RECIPES]
         assert all(row["description"] and row["command"] and row["hardware"] for row in rows)
         main(["recipes"])
+        out = capsys.readouterr().out
+        assert re.search(r"(?m)^jft_h14 +mixer_h14 on JFT-300M", out)
+        main(["recipes", "jft_h14"])
         out = capsys.readouterr().out
         assert "meant for 8 GPUs; the paper's took 1,010 TPUv3 core-days" in out
         assert "86.32 % on ImageNet after JFT-300M and fine-tuning" in out

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -33,7 +35,9 @@ def doctor(
     strict: bool = False,
     json: bool = False,
 ) -> None:
-    """Check a dataset for problems: broken images, duplicates, leaks between splits, odd sizes, class imbalance.
+    """Check a data set for problems.
+
+    Broken images, duplicates, leaks between splits, odd sizes, class imbalance; each with what to do about it.
 
     Args:
         data: A folder of images, a list, shards, or the name of a built-in data set.
@@ -43,6 +47,9 @@ def doctor(
         json: Print JSON, with all paths.
     """
     from mlpmixer import data as data_sets
+
+    data_sets.require_source(data)
+
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.machine.processes import cores
     from mlpmixer.machine.progress import progress_bar
@@ -86,6 +93,8 @@ def _print_page(found: Examination) -> None:
         near = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of the perceptual hash differ"
         console.print(f"{near}, for the image or its mirror image", style="dim")
     _print_classes(found)
+    if found.usable and Path(data.source).exists():
+        console.print(f"Train on them: mixer train photos --data.source {shlex.quote(printable(data.source))}\n")
     if found.appearance:
         _print_appearance(console, found.appearance, " of train" if "train" in data.splits else "")
 
@@ -149,11 +158,11 @@ def _print_appearance(console: Console, appearance: Appearance, where: str) -> N
     if small == large:
         console.print(f"Size      {small}, all of them")
     else:
-        console.print(f"Size      {small} to {large} by the shorter side, median {median} (width × height)")
+        console.print(f"Size      {small} to {large} by the shorter side, median {median}")
         for title, bars in (("shorter side", appearance.shorter_side), ("shape", appearance.ratio)):
             for name, count in bars.items():
-                if count:
-                    bar = "█" * max(1, round(count / total * 40))
+                if count and count < total:  # a single bar says nothing
+                    bar = "█" * max(1, round(count / total * 30))
                     console.print(f"          {title:12}  {name:14}  {bar} {count:,}")
                     title = ""
     if formats := " · ".join(f"{name} {count:,}" for name, count in appearance.formats.items() if name):
@@ -162,9 +171,9 @@ def _print_appearance(console: Console, appearance: Appearance, where: str) -> N
     mean, std = (
         " ".join(f"{value:.4f}" for value in values[: 1 if gray else 3]) for values in (appearance.mean, appearance.std)
     )
-    console.print(f"Color    mean {mean}, standard deviation {std}")
-    channels = "all images are gray;" if gray else "red, green, blue"
-    console.print(f"          ({channels} from 0 to 1, over all pixels{where}, every image weighing the same)")
+    console.print(f"Color     mean {mean}, standard deviation {std}")
+    channels = "all images are gray" if gray else "red, green, blue"
+    console.print(f"          ({channels}, from 0 to 1; the mean over all images{where})")
     how = appearance.suggested
     console.print("\nSuggested recipe for training from scratch")
     console.print(f"    model.image_size = {list(how.crop)}")

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import one_of
+from mlpmixer.cli.output import one_of, tell
 from mlpmixer.cli.progress import Bar
 from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.errors import UsageError
-from mlpmixer.text import printable
 from mlpmixer.weights.bundled import DEFAULT
+from mlpmixer.weights.locate import require_weights
 
 
 def predict(
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|-...")],
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|URL|-...")],
     /,
     weights: Annotated[str, tyro.conf.arg(metavar="RUN|FILE|NAME")] = DEFAULT,
     top: int = 5,
@@ -40,8 +40,8 @@ def predict(
     """Classify images.
 
     Args:
-        images: Image files, folders with images somewhere below them, or - for paths on standard input, one a
-            line.
+        images: Image files, folders with images somewhere below them, http(s) addresses, or - for paths on standard
+            input, one a line.
         weights: A run folder, a file of weights, or a name from `mixer models --weights`; by default the small model
             that comes with the package, which knows the ten classes of CIFAR-10.
         top: Labels for each image.
@@ -75,6 +75,12 @@ def predict(
     if embeddings is not None and embeddings.suffix != ".npy":
         raise UsageError(f"embeddings are written as .npy, not as '{embeddings.name}'")
 
+    from mlpmixer.predict import paths
+
+    require_weights(weights)
+    if not resume:
+        paths.require_some(images)
+
     from mlpmixer.predict.job import Job
 
     settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": device, "top": top, "tta": tta}
@@ -85,7 +91,7 @@ def predict(
 
         def say(line: object) -> None:
             with bar.aside():
-                print(f"mixer: {printable(line)}", file=sys.stderr)
+                tell(line, wrapped=True)
 
         job.say, job.advance = say, bar.advance
         job.run()

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say, tell
+from mlpmixer.errors import RunError, nearest_path
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
@@ -21,7 +22,9 @@ def report(
     images: bool = False,
     json: bool = False,
 ) -> None:
-    """Write an HTML page of finished runs and studies, in one file without external resources.
+    """Write an HTML page of finished runs and studies.
+
+    One file without external resources.
 
     Args:
         folders: Run folders, and folders of `mixer reproduce`.
@@ -31,6 +34,10 @@ def report(
             are opened, such as cifar10: an untrusted run may name any folder of yours.
         json: Print the page's path and contents as JSON.
     """
+    for folder in folders:
+        if not folder.exists():
+            raise RunError(f"there is no run '{folder}'{nearest_path(str(folder))}")
+
     from mlpmixer.report.report import report
 
     target = out or (folders[0] / "report.html" if folders else Path("report.html"))

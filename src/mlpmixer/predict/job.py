@@ -11,16 +11,20 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from mlpmixer.download import require_address
 from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import DataError, ImageError, RunStopped
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict import cluster, paths
+from mlpmixer.predict.addresses import Address, is_address
 from mlpmixer.predict.gallery import write_gallery
 from mlpmixer.predict.int8_calibration import quantized_for
 from mlpmixer.predict.output import Output, open_output, uninterrupted
 from mlpmixer.predict.predictor import Piece, Predictor
+from mlpmixer.weights.bundled import DEFAULT
 from mlpmixer.weights.load import load
 
+UNSURE = 0.5  # a top score below which a prediction is called unsure
 MANY = 1000  # images for which it pays to find out which engine is the fastest
 
 
@@ -29,7 +33,7 @@ class Job:
     """What `mixer predict` does.
 
     Attributes:
-        names: Image files, folders, or "-" for paths on standard input.
+        names: Image files, folders, http(s) addresses, or "-" for paths on standard input.
         weights: What `load` takes.
         settings: Of the `Predictor`; `batch_size` is 1 for one image, and `measure` follows from how many there are.
         form: One of `FORMATS`.
@@ -58,6 +62,7 @@ class Job:
     say: Callable[[object], object] = print
     advance: Callable[[int], object] = lambda _count: None
     skipped: int = field(default=0, init=False)
+    unsure: int = field(default=0, init=False)
 
     @property
     def endless(self) -> bool:
@@ -72,6 +77,10 @@ class Job:
     def files(self, tell: Callable[[str], object] = lambda _line: None) -> Iterator[str]:
         """The paths of all images, found little by little. `tell` gets what is passed over."""
         for name in self.names:
+            if is_address(name):  # here only: a list of names may come from a stranger
+                require_address(name)
+                yield Address(name)
+                continue
             given = paths.names(sys.stdin.buffer, null=self.null) if name == "-" else [name]
             yield from paths.images(given, tell)
 
@@ -98,12 +107,14 @@ class Job:
                 self.say(note)
             todo = output.still_to_do(chain(some, files), lambda: self.advance(1))
             if self.ray is None:
-                self._write(predictor.pieces(todo), output, lambda: self.say(predictor.choice))
+                self._write(predictor.pieces(todo), output, lambda: self._introduce(predictor, predictor.choice))
             else:
                 pieces = cluster.pieces(todo, predictor.model, settings, address=self.ray, tell=self.say)
-                self._write(pieces, output, lambda: None)
+                self._write(pieces, output, lambda: self._introduce(predictor))
         if not self.one:
             self.say(self._summary(output, time.monotonic() - began))
+        elif self.unsure:
+            self.say(f"unsure: the top score is below {UNSURE:.0%}; it may be of a class that the model does not know")
         if output.writer.rows == 0:
             raise ImageError("no image could be read") if self.skipped else DataError("no names on standard input")
         if self.html is not None and self.output is not None:
@@ -126,11 +137,19 @@ class Job:
                         if good and not begun:
                             begun = True
                             first()
+                        self.unsure += sum(found.score < UNSURE for _, found in good)
                         output.write(good)
                     self.advance(len(piece))
         except KeyboardInterrupt:
             where = "" if output.path is None else f" in {output.path}; run the same command with --resume"
             raise RunStopped(f"stopped after {output.writer.rows:,} images{where}") from None
+
+    def _introduce(self, predictor: Predictor, *lines: object) -> None:
+        if self.weights == DEFAULT:
+            known = predictor.classes
+            self.say(f"{DEFAULT} knows {len(known)} classes: {', '.join(known)}; use --weights for others")
+        for line in lines:
+            self.say(line)
 
     def _quantized(self, files: list[str]) -> tuple[Classifier, str | None]:
         """The model, quantized if it was not, and what to say of that."""
@@ -148,4 +167,5 @@ class Job:
         count = output.writer.rows - before
         parts = [f"{count:,} image{'s' * (count != 1)} in {seconds:,.1f} s, {count / max(seconds, 1e-9):,.0f} a second"]
         parts += [f"{self.skipped:,} skipped"] * bool(self.skipped) + [f"{before:,} done before"] * bool(before)
+        parts += [f"unsure of {self.unsure:,} (top score below {UNSURE:.0%})"] * bool(self.unsure)
         return "; ".join(parts)

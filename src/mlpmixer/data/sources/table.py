@@ -122,7 +122,11 @@ SOURCES: dict[str, Source] = {
 }
 
 
+def source_of(spec: Spec) -> Source | None:
+    """The first that recognizes it."""
+    return next((source for source in SOURCES.values() if spec.text and source.recognizes(spec)), None)
+
+
 def open_spec(spec: Spec) -> DataSet | None:
-    """As the first source that recognizes it opens it; None: there is none."""
-    source = next((source for source in SOURCES.values() if spec.text and source.recognizes(spec)), None)
+    source = source_of(spec)
     return source and source.open(spec)
