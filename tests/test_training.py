@@ -558,7 +558,32 @@ class TestKilled:
             assert_same_run(folder, uninterrupted)
 
 
+class Stopping:
+    """A transform that leaves images as they are, and asks the run to stop once it is armed."""
+
+    armed = False
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if self.armed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return image
+
+    def __str__(self) -> str:
+        return "stopping"
+
+
 class TestStopped:
+    def test_while_the_finished_weights_are_measured(self, small: Recipe, tmp_path: Path, says: Says):
+        transform = Stopping()
+        short = toml.change(small, {"train.steps": 2, "evaluation.every_epochs": 9})
+        wanted = fit(short, tmp_path, transform=transform, quiet=True)
+        (tmp_path / "result.json").unlink()
+        transform.armed = True
+        with says(RunStopped):
+            fit(short, tmp_path, transform=transform, quiet=True)
+        transform.armed = False
+        assert fit(short, tmp_path, transform=transform, quiet=True) == wanted
+
     @pytest.mark.parametrize(
         "asking",
         [
@@ -1112,6 +1137,10 @@ class TestStartingFromWeights:
             (
                 {"model.weights": "mixer_cifar10", "model.options.layers": 12},
                 "model.weights have layers 9, and model.options.layers is 12; --model.grow true makes",
+            ),
+            (
+                {"model.weights": "mixer_cifar10", "model.name": "vit_s16", "model.options": {}},
+                "model.weights are of a Mixer, and model.name is vit_s16, a ViT; change one of them",
             ),
             ({"machine.device": "gpu"}, "a device is cpu, cuda, cuda:N or auto, not 'gpu'"),
             ({"machine.device": "cpu:x"}, "a device is cpu, cuda, cuda:N or auto, not 'cpu:x'"),

@@ -7,11 +7,9 @@ from typing import Annotated, Any
 import tyro
 
 from mlpmixer.cli.output import parse_size, print_lines, print_table, say
-from mlpmixer.models import canonical, list_models
+from mlpmixer.models import canonical, family_name, list_models
 from mlpmixer.models.measured import TABLE_1, measured
 from mlpmixer.text import to_json
-
-FAMILIES = {"mixer": "Mixer, to download", "vit": "ViT, to download", "bit": "BiT (ResNet), to download"}
 
 
 def models(
@@ -24,7 +22,7 @@ def models(
     """List the models with their cost, or pretrained weights.
 
     Args:
-        name: Only this model, such as mixer_b16 or Mixer-B/16.
+        name: Only this model, such as mixer_b16 or Mixer-B/16, or those of a pattern, such as 'vit_*'.
         image_size: Count at this size instead: a side in pixels, or HEIGHTxWIDTH.
         weights: List pretrained weights, in the package and to download, by the names that other commands take; with
             NAME, of this model or checkpoint, in full.
@@ -33,13 +31,13 @@ def models(
     if weights:
         _weights(name, json)
         return
-    chosen = [canonical(name)] if name else list_models()
+    chosen = list_models(name or "*") or [canonical(name or "")]  # (which says what is meant)
     written = {} if image_size else {row["name"]: row for row in measured()}
     rows = [_row(written.get(model) or _measured_now(model, image_size)) for model in chosen]
     if json:
         _print_json(rows)
         return
-    if name:
+    if len(rows) == 1:
         print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
     print_table(
         ["model", "input", "tokens", "parameters", "backbone", "paper", "GMAC", "memory"],
@@ -96,7 +94,7 @@ def _weights(name: str | None, as_json: bool) -> None:
         return
     groups: dict[str, list[list[str]]] = {}
     for row in rows:
-        title = "In the package" if "path" in row else FAMILIES[row["model"].partition("_")[0]]
+        title = "In the package" if "path" in row else f"{family_name(row['model'])}_*, to download"
         top1 = f"{row['top1']:5.2f} %" if row["top1"] else "–"
         groups.setdefault(title, []).append([row["name"], top1, row["measured_on"] or "", row["what"]])
     print_lines(

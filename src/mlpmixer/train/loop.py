@@ -121,7 +121,7 @@ def run_checked(
             for warning in plan.warnings:
                 bar.warn(warning)
             train(plan, run, group, checkpoints, logger, signals)
-            return finish(plan, run, group, logger)
+            return finish(plan, run, group, logger, signals)
 
 
 def train(
@@ -160,8 +160,14 @@ def train(
         checkpoints.finish()
 
 
-def finish(plan: Plan, run: RunFolder, group: Group, logger: RunLogger) -> Result:
+def finish(plan: Plan, run: RunFolder, group: Group, logger: RunLogger, signals: StopSignals) -> Result:
     """The weights that the recipe selects, and what they reach, measured from the file as anybody will read it."""
+
+    def predict(images: Tensor) -> Tensor:
+        if group.any(signals.stop_asked):
+            raise RunStopped("stopped while the finished weights were measured; the same command does that again")
+        return model(images)
+
     images = plan.images
     if plan.recipe.train.select == "best" and images.val is not None:
         if group.is_main:
@@ -173,7 +179,7 @@ def finish(plan: Plan, run: RunFolder, group: Group, logger: RunLogger) -> Resul
     found: dict[str, dict[str, float] | None] = {"val": None, "test": None}
     for name, split in {"val": images.val, "test": images.test}.items():
         if split is not None:
-            found[name] = measured = validate(plan, model, model, split, logger, plan.steps)
+            found[name] = measured = validate(plan, predict, model, split, logger, plan.steps)
             logger.log_split(plan.steps, f"final {name}", measured)
     of = {name: title(images.record, name) for name in found if name in images.record}
     if group.is_main:

@@ -23,7 +23,7 @@ from mlpmixer.data.select import Selection, select
 from mlpmixer.errors import RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
-from mlpmixer.models import create, revise
+from mlpmixer.models import create, family, family_name, revise
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
@@ -203,6 +203,11 @@ def open_weights(recipe: Recipe) -> Checkpoint | None:
             create(wanted.name, num_classes=1, image_size=_size(recipe), **options)
         return None
     stored = open_checkpoint(wanted.weights)
+    if (asked := family_name(wanted.name)) != stored.family.name:
+        raise RecipeError(
+            f"model.weights are of a {stored.family.title}, and model.name is {wanted.name}, a {family(asked).title}; "
+            f"change one of them, such as --model.name {next(iter(stored.family.sizes))}"
+        )
     with _wrong_types_refused():
         revise(stored.config, image_size=_size(recipe), **options)
     for name in GROWS:
