@@ -6,7 +6,7 @@ CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= 2
 BIN = .venv/bin
 
-.PHONY: demo test lint slow check fuzz format wheel bench clean
+.PHONY: demo test lint slow check fuzz format wheel docs bench clean
 
 demo: .venv/used
 	$(BIN)/mixer demo
@@ -44,11 +44,16 @@ wheel: .venv/dev
 	cd dist/alone && .venv/bin/mixer --help && .venv/bin/mixer models
 	cd dist/alone && .venv/bin/mixer predict cat.jpg && .venv/bin/mixer demo
 
+# The site, in site/; a broken link stops it.
+docs: .venv/dev
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/zensical build --strict
+
 bench: .venv/dev
 	$(BIN)/python benchmarks/start.py
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv dist site
 
 .venv/used: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

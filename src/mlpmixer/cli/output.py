@@ -54,8 +54,9 @@ def say(line: object) -> None:
 
 
 def tell(line: object) -> None:
-    """A line on standard error, in which names are harmless."""
-    print(f"mixer: {printable(line)}", file=sys.stderr)
+    """A line on standard error, in which names are harmless; on a terminal an error says where its help is."""
+    topic = getattr(line, "topic", "") if sys.stderr.isatty() else ""
+    print(f"mixer: {printable(line)}{topic and f' [docs/troubleshooting.md#{topic}]'}", file=sys.stderr)
 
 
 def page(**how: Any) -> Console:
