@@ -1,8 +1,8 @@
 """Pages whose code runs: every ```console and ```python block of a page, in order, in one folder.
 
 A console block is commands after `$ ` with what they print. `...` on a line of its own stands for any lines. Figures
-are not compared, since they differ from machine to machine. `python docs/console.py PAGE FOLDER` runs a page in a folder,
-writes into the page what its commands print there, and tells their seconds on standard error.
+are not compared, since they differ from machine to machine. `python docs/console.py PAGE FOLDER` runs a page in a
+folder, writes into the page what its commands print there, and tells their seconds on standard error.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_a_broken_image_among_good_ones(capsys: pytest.CaptureFixture[str], phot
         (["predict"], "give one image or more", 2),
         (["predict", "x.jpg", "--weights"], "Missing value for argument '--weights'", 2),
         (["predict", "x.jpg", "--top", "few"], "Error parsing --top", 2),
-        (["predict", "x.jpg", "--top", "0"], "top and batch_size must be 1 or more", 2),
+        (["predict", str(PHOTO), "--top", "0"], "top and batch_size must be 1 or more", 2),
         (
             [*("train", "fashion_mnist", "--data.val", ""), *("--grid", "optim.lr=0.1,0.2", "--grid", "optim.lr=0.3")],
             "--grid has optim.lr twice; give all of its values at once: --grid optim.lr=0.1,0.2,0.3",
@@ -202,7 +202,7 @@ def test_a_reader_that_leaves_early_is_no_error(words: str):
 
 def test_offline_the_error_names_the_place_for_the_file(tmp_path: Path):
     environment = {**os.environ, "MLPMIXER_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
-    command = [sys.executable, "-m", "mlpmixer", "predict", "x.jpg", "--weights", "mixer_b16.imagenet1k"]
+    command = [sys.executable, "-m", "mlpmixer", "predict", str(PHOTO), "--weights", "mixer_b16.imagenet1k"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert f"place it at {tmp_path}/mixer_b16.imagenet1k.npz" in ended.stderr

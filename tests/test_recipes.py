@@ -359,7 +359,7 @@ class TestSmallOnes:
 
     @pytest.mark.parametrize(
         ("name", "weights"),
-        [("photos", "mixer_clothing"), ("photos_small", "mixer_cifar10"), ("photos_from_scratch", "")],
+        [("photos_b16", "mixer_clothing"), ("photos", "mixer_cifar10"), ("photos_from_scratch", "")],
     )
     def test_photographs_of_ones_own(self, name: str, weights: str, photos: list[Path], tmp_path: Path):
         for number, photo in enumerate(photos):
@@ -384,7 +384,7 @@ class TestSmallOnes:
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, place)
         quick = ["--train.steps", "1", "--train.batch_size", "2", "--train.precision", "fp32", "--machine.workers", "0"]
-        command = ["train", "photos_small", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
+        command = ["train", "photos", "--data.source", str(tmp_path / "photos"), "--quiet", *quick]
         main([*command, "--folder", str(tmp_path / "run")])
         assert re.match(r"val   accuracy \d+\.\d\d% \(3 images\)\n", capsys.readouterr().out)
         main([*command, "--data.val", "20%", "--folder", str(tmp_path / "other")])

@@ -145,11 +145,9 @@ class TestSelect:
         found = select(replace(how, val="val or 10%"))
         assert names(found.val) == ["cat/000.png", "dog/000.png", "dog/001.png"]
         assert (len(found.train), found.left_over) == (40, {})
-        assert found.in_words() == "train: 40 images (train); val: 3 images (val); test: none"
+        assert found.in_words() == "train 40, val 3, test none"
         both = select(replace(how, train="train+val", val="val or 10%"))
-        assert both.in_words() == (
-            "train: 39 images (train+val but what val has of it (seed 0)); val: 4 images (10% of train+val); test: none"
-        )
+        assert both.in_words() == "train 39 (train+val), val 4 (10% of train+val), test none"
 
     def test_only_photos_recipes_name_the_part_a_tenth(self, photos: Photos):
         how = photos(train_cat=20, train_dog=20, test_cat=2, test_dog=2)
@@ -158,7 +156,7 @@ class TestSelect:
     def test_splits_that_stand_by_are_named(self, photos: Photos):
         how = photos(train_cat=20, train_dog=20, val_cat=1, val_dog=2, test_cat=2, test_dog=2)
         found = select(replace(how, val="10%", test=""))
-        assert found.in_words().endswith("; test: none; not used: val (3), test (4)")
+        assert found.in_words().endswith(", test none; not used: val 3, test 4")
         assert title(found.record, "val") == "val (10% of train)"
         assert title(select(how).record, "val") == "val"
         assert title({"val": {"from": "10%"}}, "val") == "val (10%)"  # as older runs have it

@@ -370,8 +370,9 @@ class TestWhatIsSeen:
         out, err = capfd.readouterr()
         assert out == ""
         assert re.fullmatch(
-            r"train: 216 images \(train but what val has of it \(seed 0\)\); val: 24 images \(10% of train\); "
-            r"test: 80 images \(test\)\n"
+            r"recipe  \w+: 2 steps in fp32 on cpu, in .*/run\n"
+            r"model   \w+: 28×28 pixels, 0\.\d\d M parameters\n"
+            r"data    .*, 2 classes: train 216, val 24 \(10% of train\), test 80\n"
             r"epoch 0\.15/0\.15  val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
             r"epoch 0\.15/0\.15  final val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
             r"epoch 0\.15/0\.15  final test: acc \d+\.\d\d %  loss \d\.\d{4}\n",
@@ -428,8 +429,8 @@ class TestWhatIsSeen:
                 seen += part
         os.close(ours)
         text = seen.decode()
-        assert "2/2" in text
-        assert re.search(r"loss 0\.\d{3}  lr 0\.00\d+  [\d,]+ images/s  MFU \d+%", text)
+        assert "step 2/2" in text
+        assert re.search(r"loss 0\.\d{3}  lr 0\.00\d+  (val acc [\d.]+ %  )?[\d,]+ images/s  MFU \d+%", text)
         assert "val: " in text
         assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor comes back
 

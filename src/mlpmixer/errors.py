@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MixerError(Exception):
@@ -101,3 +102,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name closest to `name`, or nothing when none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def nearest_path(path: str) -> str:
+    """The same for the name closest to that of `path` in its folder."""
+    folder, name = Path(path).parent, Path(path).name
+    try:
+        beside = [file.name for file in folder.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(name, beside, n=1)
+    return f"; did you mean '{folder / close[0]}'?" if close else ""

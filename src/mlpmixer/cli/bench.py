@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mlpmixer.cli.output import require_writable
-from mlpmixer.errors import UsageError, nearest
+from mlpmixer.errors import UsageError, nearest, nearest_path
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def bench(
     image: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Benchmark against other frameworks, interleaved in one run.
+    """Measure speed against other frameworks.
 
-    infer: inference by our engines, against timm's model, OpenVINO, ONNX Runtime and Flax, and in % of the machine's
-    peak (roofline). train: training steps, against timm's. data FOLDER: reading and augmenting images, against timm's
-    loader. predict FOLDER: image files into labels, against timm's loader and model. scaling: speed by the number of
-    patches and by the batch size, of Mixers and others.
+    All are interleaved in one run. infer: inference by our engines, against timm's model, OpenVINO, ONNX Runtime and
+    Flax, and in % of the machine's peak (roofline). train: training steps, against timm's. data FOLDER: reading and
+    augmenting images, against timm's loader. predict FOLDER: image files into labels, against timm's loader and model.
+    scaling: speed by the number of patches and by the batch size, of Mixers and others.
 
     Args:
         what: infer, train, data, predict or scaling.
@@ -92,6 +92,8 @@ def bench(
         raise UsageError(f"--images must be 1 or more; got {images}")
     if (folder is None) == usual.folder:
         raise UsageError(f"mixer bench {what} takes {'a FOLDER of images' if usual.folder else 'no folder'}")
+    if folder is not None and not folder.exists():
+        raise UsageError(f"there is no folder {folder}{nearest_path(str(folder))}")
     if image is not None:
         _check(image, what)
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def demo(folder: Path = Path("runs/demo")) -> None:
-    """Train a small Mixer on images that come with the package, about 3 minutes on 2 cores, and show its predictions.
+    """Train a small Mixer on bundled images, in minutes.
 
-    A run that was stopped is resumed.
+    About 3 minutes on 2 cores; then its predictions are shown. A run that was stopped is resumed.
 
     Args:
         folder: The run folder.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -33,7 +35,9 @@ def doctor(
     strict: bool = False,
     json: bool = False,
 ) -> None:
-    """Check a dataset for problems: broken images, duplicates, leaks between splits, odd sizes, class imbalance.
+    """Check a data set for problems.
+
+    Broken images, duplicates, leaks between splits, odd sizes, class imbalance; each with what to do about it.
 
     Args:
         data: A folder of images, a list, shards, or the name of a built-in data set.
@@ -43,6 +47,9 @@ def doctor(
         json: Print JSON, with all paths.
     """
     from mlpmixer import data as data_sets
+
+    data_sets.require_source(data)
+
     from mlpmixer.data.doctor.examine import examine
     from mlpmixer.machine.processes import cores
     from mlpmixer.machine.progress import progress_bar
@@ -86,6 +93,8 @@ def _print_page(found: Examination) -> None:
         near = f"≈: at most {coarse} of the 64 coarsest and {fine} of all 256 bits of the perceptual hash differ"
         console.print(f"{near}, for the image or its mirror image", style="dim")
     _print_classes(found)
+    if found.usable and Path(data.source).exists():
+        console.print(f"Train on them: mixer train photos --data.source {shlex.quote(printable(data.source))}\n")
     if found.appearance:
         _print_appearance(console, found.appearance, " of train" if "train" in data.splits else "")
 

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mlpmixer import data as data_sets
 from mlpmixer.cli.output import one_of, print_table, require_writable, say
 from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import printable, to_json
+from mlpmixer.weights.locate import require_weights
 
 MOST_CLASSES = 20  # of more, those with the lowest F1 are listed
 
@@ -38,9 +40,9 @@ def evaluate(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Evaluate a model on a data set: accuracy with 95 % confidence intervals, per class, calibration, feature quality.
+    """Measure accuracy with 95 % confidence intervals, per class.
 
-    The card of a run is also kept in its folder, in cards/.
+    Calibration and the quality of the features, too. The card of a run is also kept in its folder, in cards/.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
@@ -65,11 +67,15 @@ def evaluate(
         out: A file to write the card to as well, as JSON.
         json: Print the card as JSON.
     """
+    if out is not None:
+        require_writable(out)
+    require_weights(weights)
+    if data is not None:
+        data_sets.require_source(data)
+
     from mlpmixer.evaluation import tables
     from mlpmixer.evaluation.evaluate import evaluate
 
-    if out is not None:
-        require_writable(out)
     folders = {
         "imagenet_v2": imagenet_v2,
         "imagenet_a": imagenet_a,

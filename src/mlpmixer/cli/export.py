@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from mlpmixer import data as data_sets
 from mlpmixer.cli.output import parse_size, print_table, say
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
+from mlpmixer.weights.locate import require_weights
 
 if TYPE_CHECKING:
     from mlpmixer.export.job import Size
@@ -28,10 +30,10 @@ def export(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Export a model to a validated standalone file, with its preprocessing and class names inside.
+    """Write a validated model file: ONNX, OpenVINO, PyTorch.
 
-    The same images go through the model and through the file before the file is kept. A model card (Markdown) is
-    written beside it.
+    Preprocessing and class names are inside. The same images go through the model and through the file before the file
+    is kept. A model card (Markdown) is written beside it.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
@@ -48,6 +50,10 @@ def export(
         force: Replace files that exist.
         json: Print the report as JSON.
     """
+    require_weights(weights)
+    if data is not None:
+        data_sets.require_source(data)
+
     from mlpmixer.export.check import Refused
     from mlpmixer.export.export import export
 

@@ -8,9 +8,10 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say
-from mlpmixer.errors import UsageError
+from mlpmixer.errors import UsageError, nearest_path
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
+from mlpmixer.weights.locate import require_weights
 
 
 def interpret(
@@ -22,7 +23,7 @@ def interpret(
     folder: Path = Path("interpret"),
     json: bool = False,
 ) -> None:
-    """Visualize a model's weights, and explain its prediction for an image.
+    """Visualize a model's weights, and explain a prediction.
 
     Args:
         weights: A run folder, a file of weights, or a name from `mixer models --weights`.
@@ -32,9 +33,13 @@ def interpret(
         folder: Where the page and its figures are written.
         json: Print the figures' values as JSON.
     """
+    require_weights(weights)
+    if image is not None and not image.exists():
+        raise UsageError(f"there is no file {image}{nearest_path(str(image))}")
+    chosen = [_number(text) for text in layers.split(",")] if layers else None
+
     from mlpmixer.report.interpret import interpret
 
-    chosen = [_number(text) for text in layers.split(",")] if layers else None
     with progress_bar() as progress:
         values = interpret(weights, folder, image=image, label=label, layers=chosen, progress=progress)
     if json:

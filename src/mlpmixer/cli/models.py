@@ -19,7 +19,7 @@ def models(
     weights: bool = False,
     json: bool = False,
 ) -> None:
-    """List the models with their cost, or the published weights.
+    """List the models with their cost, or pretrained weights.
 
     Args:
         name: Only this model, such as mixer_b16 or Mixer-B/16.

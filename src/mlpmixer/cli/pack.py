@@ -22,7 +22,7 @@ def pack(
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     json: bool = False,
 ) -> None:
-    """Decode all images of a data set into a folder from which training reads them quickly.
+    """Decode a data set once, to train from it quickly.
 
     Args:
         data: A data set: a built-in name, a folder of images, a list, shards.
@@ -34,6 +34,9 @@ def pack(
         json: Print JSON.
     """
     from mlpmixer import data as data_sets
+
+    data_sets.require_source(data)
+
     from mlpmixer.data.sources.packed import read_manifest
     from mlpmixer.data.sources.packing import pack as write
 

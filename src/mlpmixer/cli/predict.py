@@ -14,6 +14,7 @@ from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.errors import UsageError
 from mlpmixer.text import printable
 from mlpmixer.weights.bundled import DEFAULT
+from mlpmixer.weights.locate import require_weights
 
 
 def predict(
@@ -67,6 +68,12 @@ def predict(
         raise UsageError("--resume continues a file: name it with --output")
     if embeddings is not None and embeddings.suffix != ".npy":
         raise UsageError(f"embeddings are written as .npy, not as '{embeddings.name}'")
+
+    from mlpmixer.predict import paths
+
+    require_weights(weights)
+    if not resume:
+        paths.require_some(images)
 
     from mlpmixer.predict.job import Job
 

@@ -16,7 +16,9 @@ def recipes(
     /,
     json: bool = False,
 ) -> None:
-    """List the recipes, or print one as a file to change and train: mixer recipes NAME > my.toml
+    """List the recipes, or print one as a file.
+
+    To change and train it: `mixer recipes NAME > my.toml`, then `mixer train my.toml`.
 
     Args:
         name: Only this recipe, as TOML with the help of each line.

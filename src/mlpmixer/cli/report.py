@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say, tell
+from mlpmixer.errors import RunError, nearest_path
 from mlpmixer.text import to_json
 
 
@@ -20,7 +21,9 @@ def report(
     images: bool = False,
     json: bool = False,
 ) -> None:
-    """Write an HTML page of finished runs and studies, in one file without external resources.
+    """Write an HTML page of finished runs and studies.
+
+    One file without external resources.
 
     Args:
         folders: Run folders, and folders of `mixer reproduce`.
@@ -30,6 +33,10 @@ def report(
             are opened, such as cifar10: an untrusted run may name any folder of yours.
         json: Print the page's path and contents as JSON.
     """
+    for folder in folders:
+        if not folder.exists():
+            raise RunError(f"there is no run '{folder}'{nearest_path(str(folder))}")
+
     from mlpmixer.report.report import report
 
     target = out or (folders[0] / "report.html" if folders else Path("report.html"))

@@ -31,10 +31,10 @@ def reproduce(
     *,
     changes: dict[str, str],
 ) -> None:
-    """Reproduce an experiment of the paper; each of its runs has its own folder, and an existing run is resumed.
+    """Reproduce an experiment of the paper.
 
-    Without a name, the experiments are listed. Lines of a recipe are flags here, too, and are set in all runs:
-    `--data.source my-large-set --machine.workers 8`.
+    Each of its runs has its own folder, and an existing run is resumed. Without a name, the experiments are listed.
+    Lines of a recipe are flags here, too, and are set in all runs: `--data.source my-large-set --machine.workers 8`.
 
     Args:
         name: The experiment.

@@ -22,7 +22,7 @@ def runs(
     curves: Path | None = None,
     json: bool = False,
 ) -> None:
-    """List the runs below a folder, with the config values that differ.
+    """List the runs below a folder, with what differs in them.
 
     Args:
         folder: Where to look for them.

@@ -9,16 +9,18 @@ from typing import Annotated
 
 import tyro
 
+from mlpmixer import data as data_sets
 from mlpmixer.cli.output import print_table, say
 from mlpmixer.errors import UsageError
 from mlpmixer.text import to_json
+from mlpmixer.weights.locate import require_weights
 
 
 def train(
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|NAME")],
     /,
-    folder: Path | None = None,
-    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    folder: Annotated[Path | None, tyro.conf.arg(metavar="RUN_FOLDER")] = None,
+    grid: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="LINE=VALUE,VALUE,...")] = (),
     quiet: bool = False,
     json: bool = False,
     *,
@@ -30,14 +32,14 @@ def train(
     all, with what they mean.
 
     Args:
-        recipe: A recipe file, or a name from `mixer recipes`.
+        recipe: A recipe file, or a name from `mixer recipes`, such as photos for your own images.
         folder: The run folder; runs/NAME by default. An existing run is resumed.
         grid: Grid search over values such as optim.lr=0.003,0.01,0.03; may be repeated for another line.
         quiet: Show nothing but warnings.
         json: Print the result as JSON.
     """
     from mlpmixer.recipes import RECIPES, find, toml
-    from mlpmixer.train.progress import is_main_process
+    from mlpmixer.recipes.check import check, require_source
 
     if recipe.endswith(".toml") or os.path.isfile(recipe):  # noqa: PTH113
         wanted = toml.read(recipe)
@@ -46,7 +48,16 @@ def train(
     else:
         wanted = find(recipe)
     wanted = toml.change(wanted, changes)
+    require_source(wanted)
     folder = folder or Path("runs") / wanted.name
+    if not grid:  # which may set what is wrong
+        check(wanted)
+    if not grid and not folder.exists():  # a run that is there may be finished, and need no images
+        data_sets.require_source(wanted.data.source)
+        if wanted.model.weights:
+            require_weights(wanted.model.weights)
+    from mlpmixer.train.progress import is_main_process
+
     if grid:
         from mlpmixer.train.grid import search
 

@@ -9,13 +9,15 @@ http). Names of columns may stand behind a list or .parquet: `photos.parquet?ima
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlpmixer.errors import DataError, MixerError, nearest
 
 if TYPE_CHECKING:
     from mlpmixer.data.dataset import DataSet
-    from mlpmixer.data.sources.table import Spec
+    from mlpmixer.data.sources.table import Source, Spec
 
 
 def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
@@ -35,18 +37,36 @@ def open(spec: str | os.PathLike[str], *, strict: bool = True) -> DataSet:
         MissingPackage: It needs an optional package.
     """
     from mlpmixer.data.sources.folder import refuse_loops
-    from mlpmixer.data.sources.table import SOURCES, Spec  # not above: they import this package
 
-    text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
-    asked = Spec(text)
-    try:
-        source = next((source for source in SOURCES.values() if text and source.recognizes(asked)), None)
-        if source is None:
-            raise _unknown(asked)
+    source, asked = require_source(spec)
+    with _explained(asked.text):
         opened = source.open(asked)
         if strict:
             refuse_loops(opened)
         return opened
+
+
+def require_source(spec: str | os.PathLike[str]) -> tuple[Source, Spec]:
+    """Which kind of data set `spec` is; nothing is opened, and torch not imported.
+
+    Raises:
+        DataError: There is no such data set.
+    """
+    from mlpmixer.data.sources.table import SOURCES, Spec  # not above: they import this package
+
+    text = os.path.expanduser(os.fspath(spec))  # noqa: PTH111 (that of Path fails on a ~person who does not exist)
+    asked = Spec(text)
+    with _explained(text):
+        for source in SOURCES.values():
+            if text and source.recognizes(asked):
+                return source, asked
+        raise _unknown(asked)
+
+
+@contextmanager
+def _explained(text: str) -> Iterator[None]:
+    try:
+        yield
     except MixerError:
         raise
     except OSError as error:  # no permission, or a name that is too long

@@ -42,14 +42,17 @@ class Selection:
     left_over: Mapping[str, int]
 
     def in_words(self) -> str:
-        """One line: which images are used for what, and which splits are not used."""
+        """How many images each split has, where they come from unless its name tells, and which splits are not used."""
         parts = []
         for role, split in {"train": self.train, "val": self.val, "test": self.test}.items():
-            what = "none" if split is None else f"{len(split):,} images ({printable(self.record[role]['from'])})"
-            parts.append(f"{role}: {what}")
+            # That train lacks what was held out of it needs no word beside val's.
+            origin = "" if split is None else re.sub(r" but what val .*?\)", "", self.record[role]["from"], count=1)
+            whence = f" ({printable(origin)})" if origin not in ("", role) else ""
+            parts.append(f"{role} {'none' if split is None else f'{len(split):,}'}{whence}")
+        line = ", ".join(parts)
         if self.left_over:
-            parts.append("not used: " + ", ".join(f"{printable(name)} ({n:,})" for name, n in self.left_over.items()))
-        return "; ".join(parts)
+            line += "; not used: " + ", ".join(f"{printable(name)} {n:,}" for name, n in self.left_over.items())
+        return line
 
     def warnings(self) -> list[str]:
         """Warnings of classes without a training image, or with one where others have more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,11 +11,16 @@ import numpy as np
 
 from mlpmixer.data.sources.folder import FolderImages, Folders, entered, lies_in, look
 from mlpmixer.data.sources.naming import EXTENSIONS
-from mlpmixer.errors import DataError, UsageError
+from mlpmixer.errors import DataError, ImageError, UsageError, nearest_path
 
 Tell = Callable[[str], object]
 
+ADDRESS = ("http://", "https://")
 CHUNK = 1 << 16  # bytes; no path is as long
+
+
+def is_address(name: str) -> bool:
+    return name.lower().startswith(ADDRESS)
 
 
 def images(given: Iterable[str], tell: Tell) -> Iterator[str]:
@@ -83,3 +88,15 @@ def _below(folder: str, above: Folders, tell: Tell) -> Iterator[str]:
         yield os.path.join(folder, files.pop())  # noqa: PTH118 (a million Paths are slow)
     for name in folders:
         yield from _below(os.path.join(folder, name), inside, tell)  # noqa: PTH118
+
+
+def require_some(given: Sequence[str]) -> None:
+    """Refuse names of images none of which is there; paths on standard input, and addresses, are not known yet.
+
+    Raises:
+        ImageError: There is no such file.
+    """
+    missing = [name for name in given if name != "-" and not is_address(name) and not os.path.exists(name)]  # noqa: PTH110
+    if missing and len(missing) == len(given):
+        others = f", nor any of the other {len(missing) - 1:,}" if len(missing) > 1 else ""
+        raise ImageError(f"there is no file {missing[0]}{others}{nearest_path(missing[0])}")

@@ -14,7 +14,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10": small.cifar10,
     "cifar100": small.cifar100,
     "photos": small.photos,
-    "photos_small": small.photos_small,
+    "photos_b16": small.photos_b16,
     "photos_from_scratch": small.photos_from_scratch,
     **{name: partial(finetune.fine_tuning, name) for name in finetune.FINE_TUNING},
     "mixer_base16_cifar10": finetune.mixer_base16_cifar10,

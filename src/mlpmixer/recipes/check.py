@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,20 @@ DECIDED = {
     "in_channels": "images have 3",
     "image_size": "model.image_size sets it",
 }
+
+
+def require_source(recipe: Recipe) -> None:
+    """Refuses a recipe whose data set nobody has named yet.
+
+    Raises:
+        RecipeError: Its place is still held by a name such as my-photos.
+    """
+    source = recipe.data.source
+    if source.startswith("my-") and not os.path.exists(source):  # noqa: PTH110 (a Path refuses some names)
+        raise RecipeError(
+            f"{recipe.name} trains on your own images: name their folder with --data.source FOLDER (in it a folder for "
+            f"each class; '{source}' only holds the place)"
+        )
 
 
 def check(recipe: Recipe) -> None:

@@ -19,6 +19,48 @@ from mlpmixer.errors import RecipeError
 from mlpmixer.recipe import About, Machine, Option, Recipe, tables
 from mlpmixer.text import printable
 
+# What other programs call the lines of a recipe.
+ALIASES = {
+    "amp": ["train.precision"],
+    "arch": ["model.name"],
+    "batch": ["train.batch_size"],
+    "bs": ["train.batch_size"],
+    "checkpoint": ["model.weights"],
+    "class_names": ["data.classes"],
+    "clip_grad": ["optim.clip"],
+    "data": ["data.source"],
+    "data_dir": ["data.source"],
+    "dataset": ["data.source"],
+    "dtype": ["train.precision"],
+    "epoch": ["train.epochs"],
+    "finetune": ["model.weights"],
+    "gpu": ["machine.device"],
+    "gradient_clip": ["optim.clip"],
+    "image": ["model.image_size"],
+    "images": ["data.source"],
+    "img_size": ["model.image_size"],
+    "imgsz": ["model.image_size"],
+    "init_lr": ["optim.lr"],
+    "input_size": ["model.image_size"],
+    "label_smoothing": ["loss.smoothing"],
+    "learning_rate": ["optim.lr"],
+    "max_epochs": ["train.epochs"],
+    "max_steps": ["train.steps"],
+    "model": ["model.name"],
+    "num_epochs": ["train.epochs"],
+    "num_workers": ["machine.workers"],
+    "opt": ["optim.name"],
+    "optimizer": ["optim.name"],
+    "pretrained": ["model.weights"],
+    "random_seed": ["train.seed"],
+    "scheduler": ["optim.schedule"],
+    "seed": ["train.seed"],
+    "validation": ["data.val"],
+    "val_split": ["data.val"],
+    "warmup": ["optim.warmup_steps"],
+    "wd": ["optim.weight_decay"],
+}
+
 
 def read(path: str | os.PathLike[str]) -> Recipe:
     try:
@@ -133,6 +175,11 @@ def fields() -> dict[str, tuple[str, Any, str]]:
     return found
 
 
+def meant_by(word: str) -> list[str]:
+    """The lines of a recipe that `word` stands for: by their last name, or by what other programs call them."""
+    return ALIASES.get(word) or [name for name in fields() if name.split(".")[1] == word]
+
+
 def _note(field: dataclasses.Field[Any], kind: Any) -> str:
     """The help of a line, with the words to choose from."""
     doc = field.metadata["doc"]
@@ -166,7 +213,7 @@ def _merged(part: Any, given: Any, prefix: str, read: Callable[[Any, Any, str], 
 def _unknown(name: str, prefix: str, kind: type, key: str) -> str:
     """The message for a line that does not exist: perhaps it stands in another table, or is spelled otherwise."""
     homes = {full: full.split(".")[-1] for full in fields()}
-    meant = [full for full, last in homes.items() if last == key]
+    meant = meant_by(key)
     if not meant and (near := get_close_matches(key, [field.name for field in dataclasses.fields(kind)], n=1)):
         meant = [prefix + near[0]]
     if not meant and (near := get_close_matches(key, homes.values(), n=1)):

@@ -56,6 +56,9 @@ class RunLogger:
         self.recent: deque[float] = deque(maxlen=recipe.machine.log_every)
         self.bad_images = {line["image"] for line in run.bad_images()}
         self.tensorboard = _tensorboard(run, before) if group.is_main else None
+        for _, accuracy in by_epoch(before, "val", "top1")[-1:]:
+            bar.fields["val"] = _val(accuracy)
+        self._at(bar.begun)
         self._reset()
 
     def __enter__(self) -> RunLogger:
@@ -71,7 +74,7 @@ class RunLogger:
         self.norms.append(norm)
         self.indices.append(torch.cat([part.indices for part in parts]))
         self.log_bad_images(step, [pair for part in parts for pair in part.broken])
-        self.bar.at(step)
+        self._at(step)
 
     def log_train(self, step: int, lr: float) -> None:
         """Writes a line about the steps since the last one.
@@ -95,8 +98,14 @@ class RunLogger:
             "mfu": speed * self.flops / self.rate,
         }
         self._write(step, "train", values)
-        skipped = f"  {len(self.bad_images)} unreadable" if self.bad_images else ""
-        self.bar.at(step, f"loss {mean:.3f}  lr {lr:.2g}  {speed:,.0f} images/s  MFU {values['mfu']:.0%}{skipped}")
+        self._at(
+            step,
+            loss=f"loss {mean:.3f}",
+            lr=f"lr {lr:.2g}",
+            speed=f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s",
+            mfu=f"MFU {values['mfu']:.0%}",
+            unreadable=f"{len(self.bad_images):,} unreadable" if self.bad_images else "",
+        )
         self._reset()
 
     def log_split(self, step: int, split: str, values: dict[str, float]) -> None:
@@ -106,8 +115,14 @@ class RunLogger:
         self.bar.say(
             f"epoch {round(epoch, 2):g}/{self.epochs}  {split}: acc {percent:.2f} %  loss {values['cross_entropy']:.4f}"
         )
+        if split == "val":
+            self._at(step, val=_val(values["top1"]))
         if split == "val" and (warning := off_the_curve(about.curve, about.tolerance, epoch, percent)):
             self.bar.warn(warning)
+
+    def _at(self, step: int, **fields: str) -> None:
+        epochs = math.ceil(self.bar.steps / self.per_epoch)
+        self.bar.at(step, epoch=f"epoch {min(int(step / self.per_epoch) + 1, epochs):,}/{epochs:,}", **fields)
 
     def exclude(self, seconds: float) -> None:
         """Time that was not spent on training, left out of the speed."""
@@ -194,6 +209,10 @@ def off_the_curve(curve: Sequence[tuple[float, float]], tolerance: float, epoch:
                 )
             return None
     return None
+
+
+def _val(accuracy: float) -> str:
+    return f"val acc {100 * accuracy:.1f} %"
 
 
 def _short(value: Any) -> Any:

@@ -114,10 +114,10 @@ def run_checked(
             run.begin(plan.begun, toml.dumps(recipe), describe_machine(group), record_of(plan.images, transform))
         group.barrier()
         bar = ProgressBar(plan.steps, plan.begun, quiet or not group.is_main)
+        bar.header(plan.header(run.path))
         flops = 3 * 2e9 * measure(plan.train_step.model.name, **vars(plan.train_step.model.config)).gmacs
         rate = matrix_rate(group.device, DTYPES[recipe.train.precision])
-        with bar, RunLogger(run, recipe, plan.images, (flops, rate), group, checkpoints, bar) as logger:
-            bar.say(plan.images.in_words())
+        with RunLogger(run, recipe, plan.images, (flops, rate), group, checkpoints, bar) as logger, bar:
             for warning in plan.warnings:
                 bar.warn(warning)
             train(plan, run, group, checkpoints, logger, signals)

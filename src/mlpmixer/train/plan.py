@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from mlpmixer.models import create, revise
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
+from mlpmixer.recipes.check import require_source
 from mlpmixer.run.folder import RunFolder
 from mlpmixer.text import first_line
 from mlpmixer.train.checkpoint import Checkpoints
@@ -64,6 +66,21 @@ class Plan:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {**self.train_step.state_dict(), "best": self.best}
+
+    def header(self, folder: Path) -> list[tuple[str, str]]:
+        """What is run in this folder, as (title, text) for the person who runs it."""
+        recipe, model, group = self.recipe, self.train_step.model, self.train_step.group
+        length = f"{recipe.train.epochs:g} epochs" if not recipe.train.steps else f"{self.steps:,} steps"
+        device = f"{group.world_size} × {group.device.type}" if group.world_size > 1 else str(group.device)
+        begun = f", resumed after step {self.begun:,} of {self.steps:,}" if self.begun else ""
+        origin = f" from {recipe.model.weights}" if recipe.model.weights else ""
+        height, width = model.config.image_size
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        return [
+            ("recipe", f"{recipe.name}: {length} in {recipe.train.precision} on {device}, in {folder}{begun}"),
+            ("model", f"{model.name}{origin}: {height}×{width} pixels, {millions:,.2f} M parameters"),
+            ("data", f"{recipe.data.source}, {len(self.images.classes):,} classes: {self.images.in_words()}"),
+        ]
 
     def batches(self) -> Generator[list[Batch]]:
         """This device's share of the batch of each step that is left, in micro-batches."""
@@ -127,6 +144,7 @@ def resolve(
             f"a batch of {recipe.train.batch_size} images cannot be shared evenly by {group.world_size} devices; "
             "change train.batch_size"
         )
+    require_source(recipe)
     stored = open_weights(recipe)
     images = select(recipe.data)
     if moved or checkpoints.newest():

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,10 @@ from mlpmixer.models import canonical, revise, sides
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, head
 from mlpmixer.text import listed
 from mlpmixer.weights.adapters import Scheme, change_resolution
-from mlpmixer.weights.bundled import BUNDLED
 from mlpmixer.weights.checkpoint import Checkpoint, Quirks, lines_of, recognize, settle_shapes
-from mlpmixer.weights.fetch import fetch
 from mlpmixer.weights.files import open_arrays
 from mlpmixer.weights.layouts import OWN
-from mlpmixer.weights.model_zoo import Entry, model_zoo
+from mlpmixer.weights.locate import locate
 
 SHOWN = 4  # names of each kind in a message; a file of another model differs in hundreds
 
@@ -113,7 +110,7 @@ def open_checkpoint(
         UsageError: There is no such file or name, or it is another model than asked for.
         WeightsError: The file is broken, or holds no model that is known here.
     """
-    path, listed = _locate(source)
+    path, listed = locate(source)
     checkpoint = recognize(open_arrays(path, entry), stored_size, heads, listed.preprocessing if listed else None)
     if listed is not None:
         model, checkpoint.gelu = model or listed.model, listed.gelu
@@ -128,28 +125,6 @@ def open_checkpoint(
 def _require_model(checkpoint: Checkpoint, model: str) -> None:
     if canonical(model) != checkpoint.name:
         raise UsageError(f"{checkpoint.path} holds a {checkpoint.name}, not a {canonical(model)}")
-
-
-def _locate(source: str | os.PathLike[str]) -> tuple[Path, Entry | None]:
-    name = os.fspath(source)
-    if (finished := Path(name, "weights.safetensors")).is_file():  # a run folder
-        if finished.is_symlink():
-            raise UsageError(f"{finished} is a link, which may lead anywhere; name the file that it leads to")
-        return finished, None
-    if Path(name, "recipe.toml").is_file():
-        best = Path(name, "best.safetensors")
-        so_far = f"; the best so far is {best}" if best.is_file() else ""
-        raise UsageError(f"the run in {name} is not finished: the same `mixer train` goes on{so_far}")
-    if os.path.exists(name):  # noqa: PTH110 (a Path complains of a name that is too long)
-        return Path(name), None
-    if name.startswith(("http://", "https://")):
-        return fetch(name), None
-    if name in BUNDLED:
-        return BUNDLED[name], None
-    if name in model_zoo():
-        return fetch(name), model_zoo()[name]
-    known = [*BUNDLED, *model_zoo()]
-    raise UsageError(f"there is no file '{name}' and no known checkpoint of that name{nearest(name, known)}")
 
 
 def _check_classes(checkpoint: Checkpoint, asked: int | None, fresh: tuple[str, ...]) -> None:

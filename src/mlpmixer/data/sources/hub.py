@@ -6,8 +6,15 @@ images themselves. The whole data set is brought here and read as Arrow, which i
 
 from __future__ import annotations
 
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,6 +28,7 @@ from mlpmixer.text import first_line
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+PATIENCE = 2.0  # seconds in which the hub must answer
 LABELS = ("label", "labels", "class", "target", "fine_label", "cls")
 
 
@@ -45,16 +53,70 @@ def open_hub(spec: str) -> DataSet:
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not name:
         raise DataError("hf: needs the name of a data set, such as hf:food101")
-    datasets = _library(spec)
+    datasets, silent = _library(spec), ""
     try:
         if (folder := Path(name).expanduser()).is_dir():
             name = str(folder.absolute())
             spec = f"hf:{name}:{config}" if config else f"hf:{name}"
-        # Whatever the environment allows: code that comes with a data set is not run.
-        found = datasets.load_dataset(name, config or None, trust_remote_code=False)
+        elif not folder.exists():
+            silent = why_silent()
+        with _offline() if silent else nullcontext():
+            # Whatever the environment allows: code that comes with a data set is not run.
+            found = datasets.load_dataset(name, config or None, trust_remote_code=False)
     except Exception as error:  # it fails in many ways: no network, no such name, no such config, no access
+        if silent:
+            raise DataError(f"cannot open {spec}: {silent}, and it is not in the cache; try again later") from error
         raise DataError(f"cannot open {spec}: {first_line(error)}") from error
     return _data_set(spec, found)
+
+
+def why_silent() -> str:
+    """Why the hub cannot be reached; empty: it can, or nobody wants it to be asked.
+
+    The library itself asks six times, for half a minute in all, and what is in its cache would be there at once.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return ""
+    host = urlsplit(constants.ENDPOINT).hostname
+    found = [f"no answer from {host} in {PATIENCE:g} seconds"]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+        except urllib.error.HTTPError:  # an answer
+            pass
+        except TimeoutError:
+            return
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                return
+            if not isinstance(reason, ssl.SSLError):  # which the library may see otherwise
+                found[0] = f"no connection to {host} ({getattr(reason, 'strerror', None) or reason})"
+                return
+        found[0] = ""
+
+    # In a thread, since the time limit does not hold for looking up a name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return found[0]
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The library takes what is in its cache, and asks nobody."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def is_saved(path: Path) -> bool:
