@@ -33,11 +33,13 @@ format: .venv/dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Builds the wheel and tries it in a fresh environment, away from the source tree.
+# Builds the sdist, and the wheel from it; checks what PyPI would show of them, and tries the wheel in a fresh
+# environment, away from the source tree.
 wheel: .venv/dev
 	rm -rf dist
 	$(BIN)/pip install --quiet --disable-pip-version-check build
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	rm -rf dist/alone && $(PYTHON) -m venv dist/alone/.venv
 	dist/alone/.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) dist/*.whl
 	cp src/mlpmixer/weights/bundled/cat.jpg dist/alone/

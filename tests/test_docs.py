@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import json
 import os
 import re
@@ -14,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import mlpmixer
 from mlpmixer import errors
+from mlpmixer.weights.bundled import PHOTO
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -104,6 +109,28 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     assert not loaded
     api = (tmp_path / "site" / "reference" / "api.html").read_text()
     assert all(f'id="mlpmixer.{name}"' in api for name in ("create", "evaluate", "fit", "load", "save", "Predictor"))
+
+
+def test_public_names_have_examples_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: list[Path]):
+    """And say what they take, return and raise."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PHOTO, "photo.jpg")
+    for photo in photos[:3]:
+        (tmp_path / "photos" / photo.stem).mkdir(parents=True)
+        shutil.copy(photo, tmp_path / "photos" / photo.stem)
+    wrong = []
+    for name in (name for name in mlpmixer.__all__ if name != "__version__"):
+        public = getattr(mlpmixer, name)
+        doc = public.__doc__ or ""
+        sections = ["Attributes:"] if name == "Recipe" else ["Args:"]
+        if inspect.isfunction(public):
+            sections.append("Returns:")
+        wrong += [f"{name} has no {section}" for section in (*sections, "Examples:") if section not in doc]
+        test = doctest.DocTestParser().get_doctest(doc, {"mlpmixer": mlpmixer, "torch": torch}, name, None, None)
+        runner = doctest.DocTestRunner(verbose=False)
+        runner.run(test, out=wrong.append)
+        assert runner.tries, name
+    assert not wrong, "\n".join(wrong)
 
 
 def test_console_blocks_are_read_and_compared():
