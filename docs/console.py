@@ -71,11 +71,14 @@ def run(step: Step, folder: Path) -> list[str]:
 
 
 def masked(line: str, words: Iterable[str] = ()) -> str:
-    """A line without its figures, and without `words`, such as names of classes."""
+    """A line without what differs between machines: figures, the engine, and `words` such as names of classes."""
     for word in sorted(words, key=len, reverse=True):
         line = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "W", line)
     line = re.sub(r"[-−+]?\d[\d,.:]*(e[-+]?\d+)?", "0", line)
-    return re.sub(r"[\s─━]+", " ", line).strip()
+    line = re.sub(r"^mixer: \w+, \w+ \(.*\)$", "mixer: ENGINE", line)
+    line = re.sub(r"\(of the 0 images that are not tied\)", "", line)
+    line = re.sub(r"[\s─━]+", " ", line).strip()
+    return re.sub(r"^(\S+)( (W|0%?|–))+$", r"\1", line)  # of a row of a table, its name
 
 
 def differences(expected: list[str], found: list[str], words: Iterable[str] = ()) -> list[str]:

@@ -64,7 +64,10 @@ def commands() -> str:
         positional = [usage for usage, _, _ in given if not usage.startswith("-")]
         parts += [f"## {name}", f"```text\nmixer {' '.join([name, *positional, '[OPTIONS]'])}\n```"]
         parts += [doc.short_description or "", doc.long_description or ""]
-        parts.append(table(["Option", "Default", "What it does"], [[code(a), code(b), c] for a, b, c in given]))
+        rows = [
+            [code(usage), f"{text}{f' Default: {code(default)}.' if default else ''}"] for usage, default, text in given
+        ]
+        parts.append(table(["Option", "What it does"], rows))
     return "\n\n".join(filter(None, parts))
 
 
@@ -231,6 +234,20 @@ def _source(entry: Entry) -> str:
     return f"- `{entry.name}`: {entry.says.rstrip('.')}.{top1} `{entry.url}`"
 
 
+RETURNED = (
+    "mlpmixer.predict.predictor.Prediction",
+    "mlpmixer.evaluation.card.Card",
+    "mlpmixer.metrics.metric.Metric",
+    "mlpmixer.train.loop.Result",
+    "mlpmixer.metadata.ModelInfo",
+    "mlpmixer.metadata.Preprocessing",
+)
+
+
+def _documented(name: str, members: str | None = None) -> str:
+    return f"::: {name}" + (f"\n    options:\n      members: {members}" if members else "")
+
+
 def api() -> str:
     names = sorted((name for name in mlpmixer.__all__ if not name.startswith("_")), key=str.lower)
     parts = [
@@ -238,10 +255,9 @@ def api() -> str:
         "`import mlpmixer` imports no torch; a name does when it is first used. All that a user can cause raises a "
         "`mlpmixer.errors.MixerError` ([troubleshooting](../troubleshooting.md)).",
     ]
-    for name in names:
-        inside = "\n    options:\n      members: [label, score, stream]" if name == "Predictor" else ""
-        inside = "\n    options:\n      members: false" if name == "Recipe" else inside
-        parts.append(f"::: mlpmixer.{name}{inside}")
+    members = {"Predictor": "[stream]", "Recipe": "false"}
+    parts += [_documented(f"mlpmixer.{name}", members.get(name)) for name in names]
+    parts += ["## What these return", *map(_documented, RETURNED)]
     return "\n\n".join(parts)
 
 

@@ -145,6 +145,27 @@ def test_console_blocks_are_read_and_compared():
     assert console["differences"](["one"], ["one", "two"]) == ["unexpected: two"]
 
 
+CLASSES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt top", "Trouser"]
+SHORTER = {"mixer train ": " --data.share 0.2 --train.min_steps 0 --train.epochs 2 --machine.workers 0"}
+
+
+@pytest.mark.slow
+def test_every_step_of_the_tutorial_prints_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a folder of images to an ONNX file; the run is shorter than the page's, so figures and labels differ."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    wrong = []
+    for step in console["steps"]((DOCS / "your-own-photos.md").read_text()):
+        more = next((more for command, more in SHORTER.items() if step.command.startswith(command)), "")
+        printed = console["run"](console["Step"](step.command + more, python=step.python), tmp_path)
+        if not step.python:
+            wrong += [f"{step.command}: {line}" for line in console["differences"](step.expected, printed, CLASSES)]
+    assert not wrong, "\n".join(wrong)
+    assert {path.name for path in tmp_path.glob("garments.*")} == {"garments.onnx", "garments.onnx.md"}
+    assert (tmp_path / "runs" / "garments" / "report.html").exists()
+    assert (tmp_path / "why" / "interpret.html").exists()
+
+
 EXECUTE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], as_version=4)
