@@ -75,6 +75,22 @@ def test_the_readme_is_short_and_begins_with_what_counts():
     assert places == sorted(places)
 
 
+def test_the_readme_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PHOTO, "photo.jpg")
+    text = (ROOT / "README.md").read_text()
+    [program] = [step.command for step in console["steps"](text) if step.python]
+    exec(program, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*  # (.+)$", program, flags=re.MULTILINE)
+    tutorial = (DOCS / "your-own-photos.md").read_text()
+    for step in console["steps"](text):
+        if not step.python:
+            assert step.command in tutorial
+            assert all(line in tutorial for line in step.expected), step.command
+
+
 def test_every_error_has_a_heading_in_troubleshooting():
     text = (DOCS / "troubleshooting.md").read_text()
     anchors = {
