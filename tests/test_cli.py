@@ -67,7 +67,8 @@ def test_one_model_at_another_size(capsys: pytest.CaptureFixture[str]):
 def test_the_ledger(capsys: pytest.CaptureFixture[str]):
     mixer("models", "--weights", "--json")
     entries = json.loads(capsys.readouterr().out)
-    assert all(entry["url"].startswith("https://") and entry["says"] for entry in entries)
+    assert [entry["name"] for entry in entries[:2]] == ["mixer_cifar10", "mixer_clothing"]
+    assert all(entry["url"].startswith("https://") and entry["says"] for entry in entries[2:])
     mixer("models", "mixer_b16", "--weights")
     out = capsys.readouterr().out
     assert "mixer_b16.imagenet21k" in out

@@ -634,7 +634,7 @@ class TestPage:
             (["fashion_mnist_small", "--max", "0"], "at least 1 image must be scanned, not 0", 2),
             (["fashion_mnist_small", "--workers", "-1"], "images are scanned by 0 processes or more, not -1", 2),
             (["fashion_mnist_small", "--strickt"], "doctor has no option '--strickt'; did you mean '--strict'?", 2),
-            ([], "Missing from mixer doctor: DATA", 2),
+            ([], "doctor needs DATA: a folder of images, a list", 2),
         ],
     )
     def test_mistakes_get_one_line(

@@ -9,8 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import datasets
 import pytest
+from datasets import config
 from huggingface_hub import constants
 
 from mlpmixer.cli import main
@@ -59,7 +59,7 @@ MISTAKES = [
     (["export", "mixer_cifar10"], 2, "export needs --to onnx|openvino|pt2|safetensors: onnx, for ONNX Runtime;"),
     (["doctor", "photoz"], 1, "there is no data set 'photoz'; did you mean 'photos'?"),
     (["pack", "photoz", "packed"], 1, "there is no data set 'photoz'; did you mean 'photos'?"),
-    (["bench", "data", "photoz"], 2, "there is no folder photoz; did you mean 'photos'?"),
+    (["bench", "data", "photoz"], 2, "photoz is no folder of image files; did you mean 'photos'?"),
     (["models", "mixer_b61"], 2, "no model is called 'mixer_b61'; did you mean 'mixer_b16'?"),
     (["recipes", "fotos"], 2, "no recipe is called 'fotos'; did you mean 'photos'?"),
 ]
@@ -147,7 +147,7 @@ class TestOwnPhotos:
 class TestHubWithoutNetwork:
     @pytest.fixture(autouse=True)
     def _no_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+        monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
         monkeypatch.setattr(hub, "PATIENCE", 0.3)
 
     def test_a_hub_that_refuses(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -173,7 +173,7 @@ class TestHubWithoutNetwork:
             def do_HEAD(self) -> None:
                 self.send_error(503)
 
-            def log_message(self, *_: object) -> None: ...
+            def log_message(self, format: str, *_: object) -> None: ...
 
         with HTTPServer(("127.0.0.1", 0), Answer) as server:
             monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")

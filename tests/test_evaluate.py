@@ -583,11 +583,11 @@ class TestImageNet:
         "name", ["real", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "imagenet_c"]
     )
     def test_a_mistyped_path_is_met_at_the_door(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        """Before weights and images are looked for: these are not there either."""
+        """Before weights and images are read."""
         (tmp_path / "theirs").mkdir()
         option = f"--{name.replace('_', '-')}"
         with pytest.raises(SystemExit):
-            main(["evaluate", "nowhere.npz", "--data", "nowhere", option, str(tmp_path / "thiers")])
+            main(["evaluate", "mixer_cifar10", "--data", "fashion_mnist_small", option, str(tmp_path / "thiers")])
         err = capsys.readouterr().err
         assert f"{tmp_path / 'thiers'}" in err
         assert "did you mean 'theirs'?" in err

@@ -320,7 +320,7 @@ def test_maps_of_many_places_are_tried_too(photos: list[Path], tmp_path: Path):
             ["mixer_clothing", "--image", "{photo}", "--label", "tshirt"],
             "the model has no class 'tshirt'; did you mean 't-shirt'?",
         ),
-        (["nowhere.npz", "--label", "hat"], "label: 'hat' is explained for an image; give one with --image"),
+        (["mixer_clothing", "--label", "hat"], "label: 'hat' is explained for an image; give one with --image"),
     ],
 )
 def test_mistakes_get_one_line(

@@ -31,6 +31,7 @@ from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.record import spelled
 from mlpmixer.predict.resume_index import ResumeIndex
 from mlpmixer.predict.writers import JsonLines
+from mlpmixer.weights.bundled import PHOTO
 from mlpmixer.weights.load import load
 
 WEIGHTS = ("--weights", "mixer_clothing", "--precision", "bf16")
@@ -226,18 +227,18 @@ class TestWhatIsWritten:
         ("arguments", "message"),
         [
             (["nothing"], "there are no images (.jpg"),
-            (["x.jpg", "--json", "--csv"], "--json and --csv exclude each other"),
-            (["x.jpg", "--resume"], "--resume continues a file: name it with --output"),
-            (["x.jpg", "--parquet"], "Parquet is not text: say where with --output"),
-            (["x.jpg", "--output", "x.txt"], "cannot tell the output format from 'x.txt'; end it with .json"),
-            (["x.jpg", "--output", "nothing/x.csv/y.csv"], "nothing/x.csv/y.csv cannot be written: "),
-            (["x.jpg", "--embeddings", "x.csv"], "embeddings are written as .npy, not as 'x.csv'"),
-            (["x.jpg", "--device", "abacus"], "a device is cpu, cuda, cuda:N or auto, not 'abacus'"),
+            ([str(PHOTO), "--json", "--csv"], "--json and --csv exclude each other"),
+            ([str(PHOTO), "--resume"], "--resume continues a file: name it with --output"),
+            ([str(PHOTO), "--parquet"], "Parquet is not text: say where with --output"),
+            ([str(PHOTO), "--output", "x.txt"], "cannot tell the output format from 'x.txt'; end it with .json"),
+            ([str(PHOTO), "--output", "nothing/x.csv/y.csv"], "nothing/x.csv/y.csv cannot be written: "),
+            ([str(PHOTO), "--embeddings", "x.csv"], "embeddings are written as .npy, not as 'x.csv'"),
+            ([str(PHOTO), "--device", "abacus"], "a device is cpu, cuda, cuda:N or auto, not 'abacus'"),
             (
-                ["x.jpg", "--engine", "onnx", "--precision", "int8"],
+                [str(PHOTO), "--engine", "onnx", "--precision", "int8"],
                 "the engine onnx in int8 cannot run this model here",
             ),
-            (["x.jpg", "--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+            ([str(PHOTO), "--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         ],
     )
     def test_mistakes_get_one_line(

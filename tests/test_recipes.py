@@ -461,7 +461,7 @@ class TestFiles:
             ("[optimizer]\nlr = 1", "my.toml: a recipe has no 'optimizer'; did you mean 'optim'?"),
             ("lr = 1", "my.toml: a recipe has no 'lr'; did you mean 'optim.lr'?"),
             ("[optim]\nepochs = 1", "my.toml: a recipe has no 'optim.epochs'; did you mean 'train.epochs'?"),
-            ("seed = 1", "my.toml: a recipe has no 'seed'; did you mean 'data.seed' or 'train.seed'?"),
+            ("seed = 1", "my.toml: a recipe has no 'seed'; did you mean 'train.seed'?"),
             ("[optim]\nxyz = 1", "my.toml: a recipe has no 'optim.xyz'"),
             ('"a\\nb" = 1', "my.toml: a recipe has no '\"a\\\\nb\"'"),
             ('[optim]\nlr = "0.1"', 'my.toml: optim.lr must be a number, not "0.1"'),
@@ -763,6 +763,9 @@ class TestCommand:
         assert [row["name"] for row in rows] == [*RECIPES]
         assert all(row["description"] and row["command"] and row["hardware"] for row in rows)
         main(["recipes"])
+        out = capsys.readouterr().out
+        assert re.search(r"(?m)^jft_h14 +mixer_h14 on JFT-300M", out)
+        main(["recipes", "jft_h14"])
         out = capsys.readouterr().out
         assert "meant for 8 GPUs; the paper's took 1,010 TPUv3 core-days" in out
         assert "86.32 % on ImageNet after JFT-300M and fine-tuning" in out

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -31,7 +32,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemai
 
 from mlpmixer import files
 from mlpmixer.errors import FetchError, MixerError, NotThere, UsageError
-from mlpmixer.text import printable
+from mlpmixer.text import first_line, printable
 
 TRIES = 5  # requests in a row that bring no new byte
 BACK_OFF_S = 1.0  # before asking again; twice as long after each request that brought nothing
@@ -87,6 +88,55 @@ def bring(url: str, path: Path, *, checksum: str | None = None, most: int | None
         part.replace(path)
         download.tag.unlink(missing_ok=True)
     return path
+
+
+def get(url: str, *, most: int, seconds: float) -> bytes:
+    """The bytes behind an address, in memory; asked for once.
+
+    Args:
+        url: An http(s) address.
+        most: Bytes at most.
+        seconds: For all of it, however it comes.
+
+    Raises:
+        FetchError: They do not come; the message is the reason only.
+    """
+    found: list[bytes | Exception] = []
+
+    def work() -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "mlpmixer", "Accept-Encoding": "identity"})
+            with _opener().open(request, timeout=seconds) as answer:
+                if answer.headers.get_content_type() == "text/html":
+                    raise FetchError("it is a web page")
+                data = answer.read(most + 1)
+                if answer.length and len(data) <= most:
+                    raise FetchError("the connection broke")
+                found.append(data)
+        except urllib.error.HTTPError as error:
+            with error:
+                found.append(FetchError(f"the server answers {error.code} {first_line(error.reason)}"))
+        except Exception as error:  # it is raised below, in the thread that waits
+            found.append(error)
+
+    # In a thread, since a server may send a byte now and then for ever, and no limit of the socket's ends that.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    result = found[0] if found else TimeoutError()
+    if isinstance(result, bytes):
+        if len(result) > most:
+            raise FetchError(f"it is larger than {files.size(most)}")
+        return result
+    if isinstance(result, FetchError):
+        raise result
+    if isinstance(result, TimeoutError) or isinstance(getattr(result, "reason", None), TimeoutError):
+        why = f"it is not here after {seconds:g} seconds"
+    elif isinstance(result, urllib.error.URLError):
+        why = f"no connection to {urllib.parse.urlsplit(url).hostname} ({_words(result.reason)})"
+    else:
+        why = f"the connection broke ({_words(result)})"
+    raise FetchError(printable(" ".join(why.split()), 300)) from result
 
 
 def check(path: Path, checksum: str, way_out: str) -> None:

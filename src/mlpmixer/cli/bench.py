@@ -93,7 +93,7 @@ def bench(
     if (folder is None) == usual.folder:
         raise UsageError(f"mixer bench {what} takes {'a FOLDER of images' if usual.folder else 'no folder'}")
     if folder is not None and not folder.exists():
-        raise UsageError(f"there is no folder {folder}{nearest_path(str(folder))}")
+        raise UsageError(f"{folder} is no folder of image files{nearest_path(str(folder))}")
     if image is not None:
         _check(image, what)
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def demo(folder: Path = Path("runs/demo")) -> None:
     """Train a small Mixer on bundled images, in minutes.
 
-    About 3 minutes on 2 cores; then its predictions are shown. A run that was stopped is resumed.
+    About 3 minutes on 2 cores; it gets 89.5 to 90.0 % of the 10,000 test images right, depending on the processor, and
+    shows some of its predictions. A run that was stopped is resumed.
 
     Args:
         folder: The run folder.
@@ -38,8 +39,8 @@ def show(recipe: Recipe, folder: Path) -> None:
     image, example = folder / "image.svg", folder / "example.png"
     if run.result() is None:
         _say(recipe.about.description)
-        how = "is resumed" if run.recipe else "begins; Ctrl-C stops it, and the same command resumes it"
-        _say(f"Its recipe is {recipe.name}, {recipe.train.epochs:g} epochs. The run in {folder} {how}.")
+        how = "is resumed" if run.recipe else "begins; Ctrl-C stops it, the same command resumes it"
+        _say(f"The run in {folder} {how}.")
     result = fit(recipe, folder)
     assert result.test is not None
     score = f"Test accuracy {result.test['top1']:.2%} ({result.test['count']:,.0f} images)"
@@ -49,7 +50,7 @@ def show(recipe: Recipe, folder: Path) -> None:
         _say(f"Its curves and predictions: {image}")
         return
 
-    _say(f"\n{score}. Prediction for one of them, {example}:\n")
+    _say(f"\n{score}.\nPrediction for one of them, {example}:\n")
     _predict(recipe, folder, example)
     write_run_figure(folder)
     _say(f"\nCurves and more predictions, for a browser: {image}\n")

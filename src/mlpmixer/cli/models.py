@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from mlpmixer.cli.output import parse_size, print_table
+from mlpmixer.cli.output import parse_size, print_lines, print_table, say
 from mlpmixer.models import canonical, list_models
 from mlpmixer.models.measured import TABLE_1, measured
 from mlpmixer.text import to_json
+
+FAMILIES = {"mixer": "Mixer, to download", "vit": "ViT, to download", "bit": "BiT (ResNet), to download"}
 
 
 def models(
@@ -24,7 +26,8 @@ def models(
     Args:
         name: Only this model, such as mixer_b16 or Mixer-B/16.
         image_size: Count at this size instead: a side in pixels, or HEIGHTxWIDTH.
-        weights: List the checkpoints that others have published, by the names that other commands take.
+        weights: List pretrained weights, in the package and to download, by the names that other commands take; with
+            NAME, of this model or checkpoint, in full.
         json: Print JSON.
     """
     if weights:
@@ -77,21 +80,37 @@ def _size(size: int | list[int]) -> str:
     return str(size) if isinstance(size, int) else f"{size[0]}×{size[1]}"
 
 
-def _weights(model: str | None, as_json: bool) -> None:
+def _weights(name: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from mlpmixer.weights.bundled import ABOUT, BUNDLED
     from mlpmixer.weights.model_zoo import model_zoo
 
-    entries = [e for e in model_zoo().values() if model is None or e.model == canonical(model)]
+    rows = [{"name": each, **asdict(about), "path": str(BUNDLED[each])} for each, about in ABOUT.items()]
+    rows += [{**asdict(entry), "measured_on": entry.top1 and "ImageNet"} for entry in model_zoo().values()]
+    if name is not None:
+        model = None if name in {row["name"] for row in rows} else canonical(name)
+        rows = [row for row in rows if row["name"] == name or row["model"] == model]
     if as_json:
-        _print_json([asdict(entry) for entry in entries])
+        _print_json(rows)
         return
-    print_table(
-        ["name", "GELU", "top-1 %", "description and address"],
-        [[e.name, e.gelu or "–", f"{e.top1:.2f}" if e.top1 is not None else "", f"{e.what} {e.url}"] for e in entries],
-        note="A name can be given wherever a file of weights can: it is downloaded once and checked. "
-        "--json adds who says so, preprocessing and checksums.",
+    groups: dict[str, list[list[str]]] = {}
+    for row in rows:
+        title = "In the package" if "path" in row else FAMILIES[row["model"].partition("_")[0]]
+        top1 = f"{row['top1']:5.2f} %" if row["top1"] else "–"
+        groups.setdefault(title, []).append([row["name"], top1, row["measured_on"] or "", row["what"]])
+    print_lines(
+        groups,
+        note="Top-1, and the images it was measured on. A name can be given wherever a file of weights can.\n"
+        "`mixer models NAME --weights` says more of one, or of those of a model."
+        if name is None
+        else "",
     )
+    for row in rows if name is not None else ():
+        for key, value in row.items():
+            if value is not None:
+                say(f"{key}: {to_json(value) if isinstance(value, dict) else value}")
+        print()
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:

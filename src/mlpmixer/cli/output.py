@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -53,10 +55,19 @@ def say(line: object) -> None:
     print(printable(line))
 
 
-def tell(line: object) -> None:
-    """A line on standard error, in which names are harmless; on a terminal an error says where its help is."""
-    topic = getattr(line, "topic", "") if sys.stderr.isatty() else ""
-    print(f"mixer: {printable(line)}{topic and f' [docs/troubleshooting.md#{topic}]'}", file=sys.stderr)
+def tell(line: object, wrapped: bool = False) -> None:
+    """A line on standard error, in which names are harmless; on a terminal an error says where its help is.
+
+    wrapped: On a terminal, between words.
+    """
+    text = f"mixer: {printable(line)}"
+    if sys.stderr.isatty():
+        topic = getattr(line, "topic", "")
+        text += topic and f" [docs/troubleshooting.md#{topic}]"
+        if wrapped:
+            width = shutil.get_terminal_size().columns
+            text = textwrap.fill(text, width, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
 
 
 def page(**how: Any) -> Console:
@@ -68,6 +79,22 @@ def page(**how: Any) -> Console:
             raise BrokenPipeError
 
     return Page(**how)
+
+
+def print_lines(groups: Mapping[str, Sequence[Sequence[str]]], note: str = "") -> None:
+    """Rows in groups, each under its title and a line long: on a terminal, the last cell ends where the line does."""
+    from rich.text import Text
+
+    console = page(width=None if sys.stdout.isatty() else 400)
+    for title, rows in groups.items():
+        console.print(Text(title), style="bold")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            line = "  ".join(f"{printable(cell):{width}}" for cell, width in zip(row, widths, strict=True))
+            console.print(Text(line.rstrip()), no_wrap=True, overflow="ellipsis", highlight=False)
+        console.print()
+    for line in note.splitlines():
+        console.print(Text(printable(line)), style="dim")
 
 
 def print_table(head: list[str], rows: list[list[str]], note: str = "") -> None:

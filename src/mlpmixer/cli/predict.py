@@ -8,17 +8,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlpmixer.cli.output import one_of
+from mlpmixer.cli.output import one_of, tell
 from mlpmixer.cli.progress import Bar
 from mlpmixer.engines.table import ENGINES, precisions
 from mlpmixer.errors import UsageError
-from mlpmixer.text import printable
 from mlpmixer.weights.bundled import DEFAULT
 from mlpmixer.weights.locate import require_weights
 
 
 def predict(
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|-...")],
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|URL|-...")],
     /,
     weights: Annotated[str, tyro.conf.arg(metavar="RUN|FILE|NAME")] = DEFAULT,
     top: int = 5,
@@ -40,8 +39,8 @@ def predict(
     """Classify images.
 
     Args:
-        images: Image files, folders with images somewhere below them, or - for paths on standard input, one a
-            line.
+        images: Image files, folders with images somewhere below them, http(s) addresses, or - for paths on standard
+            input, one a line.
         weights: A run folder, a file of weights, or a name from `mixer models --weights`; by default the small model
             that comes with the package, which knows the ten classes of CIFAR-10.
         top: Labels for each image.
@@ -85,7 +84,7 @@ def predict(
 
         def say(line: object) -> None:
             with bar.aside():
-                print(f"mixer: {printable(line)}", file=sys.stderr)
+                tell(line, wrapped=True)
 
         job.say, job.advance = say, bar.advance
         job.run()

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from mlpmixer.cli.output import print_table
+from mlpmixer.cli.output import print_lines
 from mlpmixer.text import to_json
+
+# Titles of the list, and how the hardware begins of those below them.
+GROUPS = {
+    "On a laptop (2 cores, minutes to hours)": ("2 cores", "meant for 2 cores"),
+    "On a GPU": ("meant for a GPU",),
+    "The paper's pre-training (8 GPUs)": ("meant for 8 GPUs",),
+}
 
 
 def recipes(
@@ -35,11 +42,10 @@ def recipes(
     if json:
         print(to_json(rows, indent=2))
         return
-    print_table(
-        ["recipe", "description, hardware, expected result"],
-        [
-            [row["name"], "\n".join(filter(None, (row["description"], row["hardware"], row["expected"])))]
-            for row in rows
-        ],
-        note="`mixer recipes NAME` prints one in full, with the command that runs it.",
+    print_lines(
+        {
+            title: [[row["name"], row["description"]] for row in rows if row["hardware"].startswith(begins)]
+            for title, begins in GROUPS.items()
+        },
+        note="`mixer recipes NAME` prints one in full: hardware, expected result, the command that runs it.",
     )

@@ -54,13 +54,16 @@ def decode(image: ImageInput, limits: Limits | None = None) -> Image.Image:
         return _by_pillow(_read(image, limits), limits)
 
 
-def pixels(image: ImageInput, limits: Limits | None = None) -> np.ndarray:
-    """Decode an image into an array (height, width, 3) of uint8, perhaps read-only; otherwise as `decode`."""
+def pixels(image: ImageInput, limits: Limits | None = None, *, name: str | None = None) -> np.ndarray:
+    """Decode an image into an array (height, width, 3) of uint8, perhaps read-only; otherwise as `decode`.
+
+    name: what messages call it, instead of its path or "the image".
+    """
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return image
     if isinstance(image, np.ndarray | Image.Image):
         return np.asarray(decode(image))
-    with _explained(image):
+    with _explained(image if name is None else name):
         limits = limits or usual_limits()
         data = _read(image, limits)
         quick = quick_jpeg(data, limits)

@@ -12,6 +12,7 @@ from PIL import Image
 from mlpmixer.data.images import ImageInput
 from mlpmixer.errors import ImageError
 from mlpmixer.files import MOST, size
+from mlpmixer.predict.addresses import Address
 from mlpmixer.text import printable
 
 TAKEN = "a path, the bytes of a file, an open binary file, a PIL image, or a uint8 array or tensor"
@@ -41,6 +42,8 @@ def image_of(given: object) -> ImageInput:
     Tensors are (3, H, W) or (1, H, W) as torch has them, or else channels-last: (H, W, 3), or 4 or 1; where both would
     do, the first.
     """
+    if isinstance(given, Address):
+        return given.read()
     if isinstance(given, str | os.PathLike | bytes | Image.Image | np.ndarray):
         return given
     if isinstance(given, bytearray | memoryview):

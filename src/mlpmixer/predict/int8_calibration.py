@@ -18,6 +18,7 @@ from mlpmixer.engines.quantize import quantize
 from mlpmixer.errors import ImageError, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
+from mlpmixer.predict.inputs import image_of
 
 SAMPLE = 128  # images
 AGREEMENT = 0.99  # of their labels must be float32's
@@ -31,7 +32,7 @@ def calibrated(model: Classifier, files: Sequence[str]) -> tuple[Mixer, float, i
     images = []
     for file in files[:: max(1, len(files) // SAMPLE)][:SAMPLE]:
         with suppress(ImageError):  # it is reported when it is predicted
-            images.append(prepare(pixels(file), how))
+            images.append(prepare(pixels(image_of(file)), how))
     if len(images) < FEWEST:
         raise UsageError(
             f"int8 is calibrated on {FEWEST} images or more, and here are {len(images)} that can be read: {INSTEAD}, "

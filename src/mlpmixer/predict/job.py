@@ -18,8 +18,10 @@ from mlpmixer.predict import cluster, paths
 from mlpmixer.predict.int8_calibration import quantized_for
 from mlpmixer.predict.output import Output, open_output, uninterrupted
 from mlpmixer.predict.predictor import Piece, Predictor
+from mlpmixer.weights.bundled import DEFAULT
 from mlpmixer.weights.load import load
 
+UNSURE = 0.5  # a top score below which a prediction is called unsure
 MANY = 1000  # images for which it pays to find out which engine is the fastest
 
 
@@ -28,7 +30,7 @@ class Job:
     """What `mixer predict` does.
 
     Attributes:
-        names: Image files, folders, or "-" for paths on standard input.
+        names: Image files, folders, http(s) addresses, or "-" for paths on standard input.
         weights: What `load` takes.
         settings: Of the `Predictor`; `batch_size` is 1 for one image, and `measure` follows from how many there are.
         form: One of `FORMATS`.
@@ -55,6 +57,7 @@ class Job:
     say: Callable[[object], object] = print
     advance: Callable[[int], object] = lambda _count: None
     skipped: int = field(default=0, init=False)
+    unsure: int = field(default=0, init=False)
 
     @property
     def endless(self) -> bool:
@@ -93,6 +96,9 @@ class Job:
         with contextlib.closing(output):
             if note is not None:
                 self.say(note)
+            if self.weights == DEFAULT:
+                known = predictor.classes
+                self.say(f"{DEFAULT} knows {len(known)} classes: {', '.join(known)}; use --weights for others")
             todo = output.still_to_do(chain(some, files), lambda: self.advance(1))
             if self.ray is None:
                 self._write(predictor.pieces(todo), output, lambda: self.say(predictor.choice))
@@ -101,6 +107,8 @@ class Job:
                 self._write(pieces, output, lambda: None)
         if not self.one:
             self.say(self._summary(output, time.monotonic() - began))
+        elif self.unsure:
+            self.say(f"unsure: the top score is below {UNSURE:.0%}; it may be of a class that the model does not know")
         if output.writer.rows == 0:
             raise ImageError("no image could be read") if self.skipped else DataError("no names on standard input")
         if self.strict and self.skipped:
@@ -120,6 +128,7 @@ class Job:
                         if good and not begun:
                             begun = True
                             first()
+                        self.unsure += sum(found.score < UNSURE for _, found in good)
                         output.write(good)
                     self.advance(len(piece))
         except KeyboardInterrupt:
@@ -142,4 +151,5 @@ class Job:
         count = output.writer.rows - before
         parts = [f"{count:,} image{'s' * (count != 1)} in {seconds:,.1f} s, {count / max(seconds, 1e-9):,.0f} a second"]
         parts += [f"{self.skipped:,} skipped"] * bool(self.skipped) + [f"{before:,} done before"] * bool(before)
+        parts += [f"unsure of {self.unsure:,} (top score below {UNSURE:.0%})"] * bool(self.unsure)
         return "; ".join(parts)

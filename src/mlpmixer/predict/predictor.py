@@ -220,7 +220,7 @@ class Predictor:
         return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
     def _prepared(self, given: Input) -> torch.Tensor:
-        read = pixels(image_of(given))
+        read = pixels(image_of(given), name=given if isinstance(given, str) else None)
         try:
             return views_of(read, self.preprocessing, self.tta)
         except ImageError as error:  # knows only its size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from mlpmixer.errors import DataError, UsageError
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.record import Record, spelled
 from mlpmixer.text import printable
+
+SEPARATOR = ", "  # of other classes
+GAPS = 7  # columns of a table's line that are between its cells
 
 
 class Lines(ABC):
@@ -145,23 +149,25 @@ class Csv(Lines):
 
 
 class Table:
-    """A table for people, as wide as the first rows need it."""
+    """A table for people, as wide as the first rows need it, and on a terminal as wide as that at most: then paths are
+    shortened in the middle, and other classes are left out."""
 
     def __init__(self, stream: TextIO, top: int):
         self.stream, self.top, self.rows = stream, top, 0
+        self._most = shutil.get_terminal_size().columns if stream.isatty() else None
         self._waiting: list[tuple[str, ...]] = []
         self._widths: list[int] = []
 
     def write(self, path: str, found: Prediction) -> None:
-        others = ", ".join(f"{label} {score:.1%}" for label, score in found.top[1:])
-        self._waiting.append((printable(path), printable(found.label), f"{found.score:.1%}", printable(others)))
+        others = [f"{printable(label)} {score:.1%}" for label, score in found.top[1:]]
+        self._waiting.append((printable(path), printable(found.label), f"{found.score:.1%}", SEPARATOR.join(others)))
         self.rows += 1
 
     def flush(self) -> None:
         if self._waiting and not self._widths:
             head = ("image", "label", "score", "other classes")
-            self._widths = [max(map(len, column)) for column in zip(head, *self._waiting, strict=True)]
-            rule = "─" * (sum(self._widths) + 2 * len(head))
+            self._widths = self._fitting([max(map(len, column)) for column in zip(head, *self._waiting, strict=True)])
+            rule = "─" * (sum(self._widths) + GAPS - 1)
             self.stream.write(f"\n{self._line(head)} {rule}\n")
         self.stream.writelines(map(self._line, self._waiting))
         self._waiting = []
@@ -172,9 +178,35 @@ class Table:
         if self.rows:
             self.stream.write("\n")
 
+    def _fitting(self, widths: list[int]) -> list[int]:
+        """The widths of the columns in a terminal: the path takes half of what labels and scores leave, at most."""
+        if self._most is None:
+            return widths
+        path, label, score, others = widths
+        label = min(label, self._most // 3)
+        room = max(0, self._most - label - score - GAPS)
+        path = min(path, max(room // 2, room - others))
+        return [path, label, score, min(others, room - path)]
+
     def _line(self, row: tuple[str, ...]) -> str:
         path, label, score, others = self._widths
-        return f" {row[0]:{path}}  {row[1]:{label}}  {row[2]:>{score}}  {row[3]:{others}}".rstrip() + "\n"
+        cells = [*row]
+        if self._most is not None:
+            cells = [shortened(row[0], path), printable(row[1], label), row[2], _whole(row[3], others)]
+        return f" {cells[0]:{path}}  {cells[1]:{label}}  {cells[2]:>{score}}  {cells[3]:{others}}".rstrip() + "\n"
+
+
+def shortened(path: str, width: int) -> str:
+    """The path in so many characters: its beginning, an ellipsis and its end, which names the file."""
+    if len(path) <= width:
+        return path
+    end = max(0, width - 1 - width // 3)
+    return path[: max(0, width - 1 - end)] + "…"[:width] + path[len(path) - end :]
+
+
+def _whole(others: str, width: int) -> str:
+    """As many of the other classes as fit."""
+    return others if len(others) <= width else others[: others.rfind(SEPARATOR, 0, width + 1)] if width else ""
 
 
 def _open(path: Path, mode: str) -> TextIO:

@@ -21,10 +21,10 @@ def fashion_mnist() -> Recipe:
     return Recipe(
         name="fashion_mnist",
         about=About(
-            description="A Mixer of 0.15 M parameters on Fashion-MNIST, from images that come with the package.",
+            description="A Mixer of 0.15 M parameters on Fashion-MNIST (bundled).",
             command="mixer train fashion_mnist",
             hardware="2 cores; 3 minutes in bf16 where they have AVX-512 BF16, as `mixer demo` sees for itself",
-            expected="89.8 to 90.0 % top-1 on the 10,000 test images (3 seeds, --train.precision bf16)",
+            expected="89.5 to 90.0 % top-1 on the 10,000 test images (by processor and seed, --train.precision bf16)",
             curve=(
                 *((1.0, 74.3), (2.0, 77.7), (3.0, 79.8), (5.0, 82.8), (10.0, 84.2), (15.0, 84.9)),
                 *((20.0, 86.1), (25.0, 87.6), (30.0, 88.7), (35.0, 89.4), (40.0, 89.7)),
@@ -90,8 +90,7 @@ def photos() -> Recipe:
     return Recipe(
         name="photos",
         about=About(
-            description="Your photographs, hundreds or thousands in a folder for each class, from the small model that "
-            "comes with the package.",
+            description="Your own photos, from the small model in the package.",
             command="mixer train photos --data.source my-photos",
             hardware="2 cores; 3 minutes for 3,000 photographs",
             expected="75.9 % top-1 on 372 photographs of clothes, trained on 2,761 (3 seeds); 54.1 % from scratch",
@@ -112,7 +111,7 @@ def photos_b16() -> Recipe:
     return Recipe(
         name="photos_b16",
         about=About(
-            description="Your photographs, hundreds or thousands in a folder for each class, on ImageNet-21k weights.",
+            description="Your own photos, from mixer_b16 of ImageNet-21k.",
             command="mixer train photos_b16 --data.source my-photos",
             hardware="meant for a GPU; 2 cores take hours",
             expected="depends on the photographs; not measured here",
@@ -140,7 +139,7 @@ def photos_from_scratch() -> Recipe:
     return Recipe(
         name="photos_from_scratch",
         about=About(
-            description="Your photographs, some thousands in a folder for each class, from scratch.",
+            description="Your own photos, thousands of them, from scratch.",
             command="mixer train photos_from_scratch --data.source my-photos",
             hardware="2 cores; 13 minutes for 3,000 photographs",
             expected="62.1 % top-1 on 372 photographs of clothes, ten classes, trained on 2,761 (one seed)",

@@ -213,8 +213,9 @@ def _merged(part: Any, given: Any, prefix: str, read: Callable[[Any, Any, str], 
 def _unknown(name: str, prefix: str, kind: type, key: str) -> str:
     """The message for a line that does not exist: perhaps it stands in another table, or is spelled otherwise."""
     homes = {full: full.split(".")[-1] for full in fields()}
-    meant = meant_by(key)
-    if not meant and (near := get_close_matches(key, [field.name for field in dataclasses.fields(kind)], n=1)):
+    near = get_close_matches(key, [field.name for field in dataclasses.fields(kind)], n=1)
+    meant = [] if near and not prefix else meant_by(key)  # a table's name is none of a line
+    if not meant and near:
         meant = [prefix + near[0]]
     if not meant and (near := get_close_matches(key, homes.values(), n=1)):
         meant = [full for full, last in homes.items() if last == near[0]]
