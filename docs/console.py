@@ -83,8 +83,9 @@ def masked(line: str, words: Iterable[str] = ()) -> str:
 
 def differences(expected: list[str], found: list[str], words: Iterable[str] = ()) -> list[str]:
     """The expected lines that do not appear, in order, and lines that appear unexpectedly."""
-    words, rest, wrong, free = [*words], [masked(line, words) for line in found], [], False
-    for line in (masked(line, words) for line in expected):
+    wanted, rest = ([masked(line, [*words]) for line in lines if line.strip()] for lines in (expected, found))
+    free = False
+    for line in wanted:
         if line == "...":
             free = True
         elif free and line in rest:
@@ -92,8 +93,8 @@ def differences(expected: list[str], found: list[str], words: Iterable[str] = ()
         elif not free and rest and rest[0] == line:
             rest = rest[1:]
         else:
-            return [*wrong, f"expected: {line}", f"but found: {rest[0] if rest else 'nothing'}"]
-    return wrong if free or not rest else [f"unexpected: {rest[0]}"]
+            return [f"expected: {line}", f"but found: {rest[0] if rest else 'nothing'}"]
+    return [] if free or not rest else [f"unexpected: {rest[0]}"]
 
 
 def recorded(page: str, printed: Callable[[Step], list[str]]) -> str:

@@ -162,7 +162,7 @@ def test_console_blocks_are_read_and_compared():
 
 
 CLASSES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt top", "Trouser"]
-SHORTER = {"mixer train ": " --data.share 0.2 --train.min_steps 0 --train.epochs 2 --machine.workers 0"}
+SHORTER = {"mixer train ": " --train.min_steps 0 --train.epochs 2"}
 
 
 @pytest.mark.slow
