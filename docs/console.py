@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def run(step: Step, folder: Path) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
-def masked(line: str, words: Iterable[str] = ()) -> str:
+def masked(line: str, words: Sequence[str] = ()) -> str:
     """A line without what differs between machines: figures, the engine, and `words` such as names of classes."""
     for word in sorted(words, key=len, reverse=True):
         line = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "W", line)
@@ -81,7 +81,7 @@ def masked(line: str, words: Iterable[str] = ()) -> str:
     return re.sub(r"^(\S+)( (W|0%?|–))+$", r"\1", line)  # of a row of a table, its name
 
 
-def differences(expected: list[str], found: list[str], words: Iterable[str] = ()) -> list[str]:
+def differences(expected: list[str], found: list[str], words: Sequence[str] = ()) -> list[str]:
     """The expected lines that do not appear, in order, and lines that appear unexpectedly."""
     wanted, rest = ([masked(line, [*words]) for line in lines if line.strip()] for lines in (expected, found))
     free = False
