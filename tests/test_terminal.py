@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 import shlex
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -124,6 +126,21 @@ class TestLists:
         assert not [line for line in lines[laptop:gpu] if "…" in line]
 
 
+class TestDoctor:
+    def test_the_page_fits_and_leads_to_training(
+        self, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        for number, photo in enumerate(photos):
+            place = tmp_path / "my photos" / ("above" if number % 2 else "below")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
+        lines = mixer_in_terminal("doctor", "my photos", "--workers", "0", columns=80)
+        (train,) = [line for line in lines if line.startswith("Train on them: ")]
+        assert shlex.split(train)[3:] == ["mixer", "train", "photos", "--data.source", str(tmp_path / "my photos")]
+        assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == []
+
+
 class TestPredict:
     @pytest.mark.parametrize("columns", [80, 120])
     def test_the_table_fits(self, columns: int, photos: list[Path], tmp_path: Path):
@@ -233,7 +250,7 @@ class TestAddresses:
         failures = []
         for name, reason in why.items():
             with pytest.raises(SystemExit) as end:
-                main(["predict", f"{server}/{name}", "--weights", "mixer_clothing"])
+                main(["predict", f"{server}/{name}"])
             out, err = capsys.readouterr()
             if (
                 out
@@ -243,6 +260,15 @@ class TestAddresses:
             ):
                 failures.append((name, out, err))
         assert not failures
+
+    def test_a_list_of_names_names_files_only(
+        self, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        names = io.TextIOWrapper(io.BufferedReader(io.BytesIO(f"{server}/photo.jpg\n".encode())))  # pyright: ignore[reportArgumentType]
+        monkeypatch.setattr(sys, "stdin", names)
+        with pytest.raises(SystemExit):
+            main(["predict", "-"])
+        assert f"skipped: there is no file {server}/photo.jpg" in capsys.readouterr().err
 
     def test_others_are_predicted_all_the_same(self, server: str, capsys: pytest.CaptureFixture[str]):
         main(["predict", f"{server}/nowhere.jpg", f"{server}/photo.jpg", "--json"])

@@ -158,11 +158,11 @@ def _print_appearance(console: Console, appearance: Appearance, where: str) -> N
     if small == large:
         console.print(f"Size      {small}, all of them")
     else:
-        console.print(f"Size      {small} to {large} by the shorter side, median {median} (width × height)")
+        console.print(f"Size      {small} to {large} by the shorter side, median {median}")
         for title, bars in (("shorter side", appearance.shorter_side), ("shape", appearance.ratio)):
             for name, count in bars.items():
-                if count:
-                    bar = "█" * max(1, round(count / total * 40))
+                if count and count < total:  # a single bar says nothing
+                    bar = "█" * max(1, round(count / total * 30))
                     console.print(f"          {title:12}  {name:14}  {bar} {count:,}")
                     title = ""
     if formats := " · ".join(f"{name} {count:,}" for name, count in appearance.formats.items() if name):
@@ -171,9 +171,9 @@ def _print_appearance(console: Console, appearance: Appearance, where: str) -> N
     mean, std = (
         " ".join(f"{value:.4f}" for value in values[: 1 if gray else 3]) for values in (appearance.mean, appearance.std)
     )
-    console.print(f"Color    mean {mean}, standard deviation {std}")
-    channels = "all images are gray;" if gray else "red, green, blue"
-    console.print(f"          ({channels} from 0 to 1, over all pixels{where}, every image weighing the same)")
+    console.print(f"Color     mean {mean}, standard deviation {std}")
+    channels = "all images are gray" if gray else "red, green, blue"
+    console.print(f"          ({channels}, from 0 to 1; the mean over all images{where})")
     how = appearance.suggested
     console.print("\nSuggested recipe for training from scratch")
     console.print(f"    model.image_size = {list(how.crop)}")

@@ -11,10 +11,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from mlpmixer.download import require_address
 from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import DataError, ImageError, RunStopped
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict import cluster, paths
+from mlpmixer.predict.addresses import Address, is_address
 from mlpmixer.predict.int8_calibration import quantized_for
 from mlpmixer.predict.output import Output, open_output, uninterrupted
 from mlpmixer.predict.predictor import Piece, Predictor
@@ -72,6 +74,10 @@ class Job:
     def files(self, tell: Callable[[str], object] = lambda _line: None) -> Iterator[str]:
         """The paths of all images, found little by little. `tell` gets what is passed over."""
         for name in self.names:
+            if is_address(name):  # here only: a list of names may come from a stranger
+                require_address(name)
+                yield Address(name)
+                continue
             given = paths.names(sys.stdin.buffer, null=self.null) if name == "-" else [name]
             yield from paths.images(given, tell)
 
@@ -96,15 +102,12 @@ class Job:
         with contextlib.closing(output):
             if note is not None:
                 self.say(note)
-            if self.weights == DEFAULT:
-                known = predictor.classes
-                self.say(f"{DEFAULT} knows {len(known)} classes: {', '.join(known)}; use --weights for others")
             todo = output.still_to_do(chain(some, files), lambda: self.advance(1))
             if self.ray is None:
-                self._write(predictor.pieces(todo), output, lambda: self.say(predictor.choice))
+                self._write(predictor.pieces(todo), output, lambda: self._introduce(predictor, predictor.choice))
             else:
                 pieces = cluster.pieces(todo, predictor.model, settings, address=self.ray, tell=self.say)
-                self._write(pieces, output, lambda: None)
+                self._write(pieces, output, lambda: self._introduce(predictor))
         if not self.one:
             self.say(self._summary(output, time.monotonic() - began))
         elif self.unsure:
@@ -134,6 +137,13 @@ class Job:
         except KeyboardInterrupt:
             where = "" if output.path is None else f" in {output.path}; run the same command with --resume"
             raise RunStopped(f"stopped after {output.writer.rows:,} images{where}") from None
+
+    def _introduce(self, predictor: Predictor, *lines: object) -> None:
+        if self.weights == DEFAULT:
+            known = predictor.classes
+            self.say(f"{DEFAULT} knows {len(known)} classes: {', '.join(known)}; use --weights for others")
+        for line in lines:
+            self.say(line)
 
     def _quantized(self, files: list[str]) -> tuple[Classifier, str | None]:
         """The model, quantized if it was not, and what to say of that."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from mlpmixer.data.sources.folder import FolderImages, Folders, entered, lies_in, look
 from mlpmixer.data.sources.naming import EXTENSIONS
-from mlpmixer.download import require_address
 from mlpmixer.errors import DataError, ImageError, UsageError, nearest_path
-from mlpmixer.predict.addresses import Address, is_address
+from mlpmixer.predict.addresses import is_address
 
 Tell = Callable[[str], object]
 
@@ -21,17 +20,12 @@ CHUNK = 1 << 16  # bytes; no path is as long
 
 
 def images(given: Iterable[str], tell: Tell) -> Iterator[str]:
-    """Files, whether they are there or not, addresses, and of each folder the images below it: by name, then folder by
-    folder.
+    """Files, whether they are there or not, and of each folder the images below it: by name, then folder by folder.
 
     Only the names within one folder, and within those that it lies in, are held at a time. `tell` is called with
     folders that cannot be read.
     """
     for path in given:
-        if is_address(path):
-            require_address(path)
-            yield Address(path)
-            continue
         if not os.path.isdir(path):  # noqa: PTH112 (a Path complains of a name that is too long)
             yield path
             continue
