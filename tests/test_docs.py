@@ -159,6 +159,8 @@ def test_console_blocks_are_read_and_compared():
     assert console["differences"](first.expected, ["label 1 %", "x"])
     assert console["differences"](["cat 1"], ["Ankle boot 2"], ["cat", "Ankle boot"]) == []
     assert console["differences"](["one"], ["one", "two"]) == ["unexpected: two"]
+    written = console["recorded"](page, lambda step: [f"printed {len(step.command)}"])
+    assert written == "```console\n$ one\nprinted 3\n$ two \\\n  more\nprinted 12\n```\n"
 
 
 CLASSES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt top", "Trouser"]
