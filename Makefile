@@ -8,7 +8,7 @@ BIN = .venv/bin
 # All tests of a file in one process: what its tests share is made once.
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test lint slow check fuzz format wheel bench clean
+.PHONY: demo test lint slow check fuzz format wheel docs bench clean
 
 demo: .venv/used
 	$(BIN)/mixer demo
@@ -35,22 +35,29 @@ format: .venv/dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Builds the wheel and tries it in a fresh environment, away from the source tree.
+# Builds the sdist, and the wheel from it; checks what PyPI would show of them, and tries the wheel in a fresh
+# environment, away from the source tree.
 wheel: .venv/dev
 	rm -rf dist
 	$(BIN)/pip install --quiet --disable-pip-version-check build
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	rm -rf dist/alone && $(PYTHON) -m venv dist/alone/.venv
 	dist/alone/.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) dist/*.whl
 	cp src/mlpmixer/weights/bundled/cat.jpg dist/alone/
 	cd dist/alone && .venv/bin/mixer --help && .venv/bin/mixer models
 	cd dist/alone && .venv/bin/mixer predict cat.jpg && .venv/bin/mixer demo
 
+# The site, in site/; a broken link stops it.
+docs: .venv/dev
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/zensical build --strict
+
 bench: .venv/dev
 	$(BIN)/python benchmarks/start.py
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv dist site
 
 .venv/used: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

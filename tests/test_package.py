@@ -12,7 +12,6 @@ from messages import Says
 
 import mlpmixer
 from mlpmixer.cli import COMMANDS
-from mlpmixer.models.measured import measured
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "mlpmixer"
@@ -124,11 +123,3 @@ def test_the_ground_floor_needs_the_standard_library_only():
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             allowed = {*sys.stdlib_module_names, "mlpmixer", *others.get(name, ())}
             assert all(module.split(".")[0] in allowed for module in modules)
-
-
-def test_the_readme_table_is_what_is_measured():
-    readme = (ROOT / "README.md").read_text()
-    for row in measured():
-        cells = f"{row['params']:,} | {row['params_without_head']:,} |"
-        assert any(line.startswith(f"| `{row['name']}` |") and cells in line for line in readme.splitlines())
-        assert f"| {row['gmacs']:.3f} |" in readme

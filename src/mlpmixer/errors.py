@@ -15,62 +15,87 @@ class MixerError(Exception):
     """The base class: catch it to catch every error that mlpmixer raises on purpose."""
 
     exit_code = 1
+    topic = "errors"  # its heading in docs/troubleshooting.md
 
 
 class UsageError(MixerError, ValueError):
     """A name, an option or a size that does not exist or does not fit."""
 
     exit_code = 2
+    topic = "usage"
 
 
 class MissingPackage(UsageError):
     """An optional package that is not installed; the message has the command that installs it."""
 
+    topic = "missing-packages"
+
 
 class ImageError(MixerError, ValueError):
     """An image that cannot be read, or not decoded safely."""
+
+    topic = "images"
 
 
 class DataError(MixerError, ValueError):
     """A data set that does not exist, is damaged or does not fit."""
 
+    topic = "data-sets"
+
 
 class RecipeError(UsageError):
     """A recipe with an invalid value or an unknown key."""
+
+    topic = "recipes"
 
 
 class RunError(MixerError):
     """A run that cannot be resumed, or a run folder that cannot be used."""
 
+    topic = "runs"
+
 
 class Diverged(RunError):
     """A run that diverged: its loss is not finite, or far too high."""
+
+    topic = "divergence"
 
 
 class RunStopped(RunError):
     """A run that was stopped by the user and can be resumed."""
 
     exit_code = 130
+    topic = "stopped-runs"
 
 
 class WeightsError(MixerError, ValueError):
     """A checkpoint that cannot be used."""
 
+    topic = "weights"
+
 
 class BrokenFile(WeightsError):
     """A checkpoint file that is damaged or hostile, or not a checkpoint."""
+
+    topic = "damaged-weights"
 
 
 class KeyMismatch(WeightsError):
     """A checkpoint whose arrays are not those of the model: missing, extra or misshapen."""
 
+    topic = "other-arrays-than-the-models"
+
 
 class FetchError(MixerError, OSError):
     """A download that failed or is incomplete."""
 
+    topic = "downloads"
+
 
 class NotThere(FetchError):
     """A file that the server does not have."""
+
+    topic = "missing-downloads"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -187,6 +187,26 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
+    """The frozen description of one run: `mlpmixer.fit` computes what it says. Every part is a frozen dataclass.
+
+    Attributes:
+        name: The name of the recipe, and by default of the run folder.
+        about: For readers: description, command, hardware, expected result.
+        model: Architecture, weights to start from, image size.
+        data: Data set, splits, which of its images.
+        augment: Augmentation of training images.
+        evaluation: Preprocessing in validation and use, and how often there is validation.
+        loss: Loss function, label smoothing, distillation.
+        optim: Optimizer, learning rate and its schedule.
+        train: Length, batch size, precision, seed.
+        machine: How it is executed here; nothing of what is learned depends on it, up to rounding.
+
+    Examples:
+        >>> from mlpmixer.recipes import find, toml
+        >>> toml.change(find("cifar10"), {"optim.lr": 0.003}).optim.lr
+        0.003
+    """
+
     name: str = "recipe"
     about: About = field(default_factory=About)
     model: Model = field(default_factory=Model)

@@ -9,6 +9,7 @@ import tyro
 
 from mlpmixer import data as data_sets
 from mlpmixer.cli.output import parse_size, print_table, say
+from mlpmixer.export import push as pushing
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 from mlpmixer.weights.locate import require_weights
@@ -27,6 +28,7 @@ def export(
     size: str = "dynamic",
     count: int = 1000,
     license: str = "unknown",
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None,
     force: bool = False,
     json: bool = False,
 ) -> None:
@@ -47,12 +49,15 @@ def export(
             file resizes nothing.
         count: Images to validate with at most.
         license: License of the weights, for the model card.
+        push: Upload the files to this repository on the Hugging Face Hub as well, the model card as its README.md.
         force: Replace files that exist.
         json: Print the report as JSON.
     """
     require_weights(weights)
     if data is not None:
         data_sets.require_source(data)
+    if push is not None:
+        pushing.require(push)
 
     from mlpmixer.export.check import Refused
     from mlpmixer.export.export import export
@@ -74,6 +79,8 @@ def export(
     except Refused as refused:
         _show_agreement(refused.report) if not json else print(to_json(refused.report, indent=1))
         raise
+    if push is not None:
+        report["pushed"] = pushing.push([Path(path) for path in report["paths"]], push)
     if json:
         print(to_json(report, indent=1))
         return
@@ -83,6 +90,8 @@ def export(
     print_table(*speed_table(report))
     for path in report["paths"]:
         say(path)
+    if push is not None:
+        say(report["pushed"])
 
 
 def _size(text: str) -> Size:

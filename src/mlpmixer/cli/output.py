@@ -56,11 +56,17 @@ def say(line: object) -> None:
 
 
 def tell(line: object, wrapped: bool = False) -> None:
-    """A line on standard error, in which names are harmless; wrapped: on a terminal, between words."""
+    """A line on standard error, in which names are harmless; on a terminal an error says where its help is.
+
+    wrapped: On a terminal, between words.
+    """
     text = f"mixer: {printable(line)}"
-    if wrapped and sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, width, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False)
+    if sys.stderr.isatty():
+        topic = getattr(line, "topic", "")
+        text += topic and f" [docs/troubleshooting.md#{topic}]"
+        if wrapped:
+            width = shutil.get_terminal_size().columns
+            text = textwrap.fill(text, width, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False)
     print(text, file=sys.stderr)
 
 

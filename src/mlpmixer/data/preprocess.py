@@ -47,6 +47,11 @@ def transform(model: HasMetadata) -> Transform:
     Returns:
         A callable from a PIL image, a uint8 array (height, width[, 3 or 4]), a path or the bytes of a file to a
         normalized float32 tensor (3, height, width).
+
+    Examples:
+        >>> prepare = mlpmixer.transform(mlpmixer.load("mixer_cifar10"))
+        >>> prepare("photo.jpg").shape
+        torch.Size([3, 32, 32])
     """
     return Transform(model.metadata.preprocessing)
 

@@ -49,6 +49,7 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
     provenance = [[plain(name), plain(text)] for name, text in about["provenance"].items()]
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     parts = [
+        front_matter(job, report),
         f"# {plain(Path(files[0]['name']).stem)}",
         f"{job.model.name}, an image classifier of {len(job.classes):,} classes, as {report['format']} in "
         f"{job.precision}. Written and validated by mlpmixer {__version__} on {machine['date']}.",
@@ -79,6 +80,42 @@ def card(job: Job, report: Mapping[str, Any]) -> str:
         ", ".join(f"{i} {plain(name)}" for i, name in enumerate(job.classes)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def front_matter(job: Job, report: Mapping[str, Any]) -> str:
+    """What the Hugging Face Hub reads, in YAML; texts are quoted as in JSON, which YAML contains."""
+    accuracy, images = report["run"] or report["accuracy"], report["images"]
+    known = re.fullmatch(r"[a-z0-9.-]+", job.license.lower())
+    lines = [
+        f"license: {job.license.lower() if known else 'other'}",
+        *([] if known else [f"license_name: {_yaml(job.license)}"]),
+        "pipeline_tag: image-classification",
+        f"library_name: {'mlpmixer' if not FORMATS[report['format']].standalone else report['format']}",
+        "tags:",
+        *(f"- {tag}" for tag in ("image-classification", "mlpmixer", job.model.name, report["format"])),
+        "metrics:",
+        "- accuracy",
+    ]
+    if accuracy is not None:
+        source = str((report["run"] and job.info.provenance.get("data")) or images["source"])
+        lines += [
+            "model-index:",
+            f"- name: {_yaml(Path(report['files'][0]['name']).stem)}",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {_yaml(source)}",
+            f"      type: {_yaml(re.sub(r'[^a-z0-9_.-]+', '-', source.lower()).strip('-') or 'images')}",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {accuracy['value']:.4f}",
+        ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _yaml(text: str) -> str:
+    return json.dumps(printable(text))
 
 
 def plain(text: str) -> str:
@@ -123,7 +160,7 @@ def agreement_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str
     for row in report["agreement"]:
         required = "–" if row["required"] is None else _requirement(row["required"], labeled)
         if row["required"] is not None and row["compared"] < report["images"]["count"]:
-            required += f" (of the {row['compared']:,} images where the model is confident)"
+            required += f" (of the {row['compared']:,} images that are not tied)"
         accuracy = [_percent(row["accuracy"])] if labeled else []
         difference = f"{row['max_difference']:.1e}"
         rows.append([row["runtime"], row["images"], f"{row['same_top1']:.2%}", difference, required, *accuracy])

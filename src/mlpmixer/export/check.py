@@ -58,6 +58,7 @@ REQUIRED = {
 # Other people's resizing may be a level off in some pixels of a hundred, and the scores follow. On images that need no
 # resizing the file is held to what is required.
 RESIZED = 0.1
+TIED = 0.01  # and another top-1 class says nothing where the model's two best scores are no further apart
 # On images that a model is not for, its top-1 class may be a toss-up. Where its two best scores are no further apart
 # than this, another class says nothing against a file; on images of its domain, every image counts.
 UNSURE = 0.1
@@ -78,6 +79,7 @@ class Tally:
         max_difference: Largest difference of a score from the model's.
         correct: Correct top-1 classes.
         not_finite: Whether a score was no number.
+        tied: Images whose two best scores are no further apart than this are not compared; 0: all are.
     """
 
     runtime: str
@@ -90,13 +92,16 @@ class Tally:
     max_difference: float = 0.0
     correct: int = 0
     not_finite: bool = False
+    tied: float = 0.0
 
     def add(
         self, expected: Float[np.ndarray, "N K"], found: Float[np.ndarray, "N K"], labels: np.ndarray, in_domain: bool
     ):
         same = expected.argmax(1) == found.argmax(1)
         ranked = np.sort(expected, axis=1)
-        counts = np.full(len(expected), True) if in_domain else ranked[:, -1] - ranked[:, -2:-1].sum(axis=1) > UNSURE
+        ahead = ranked[:, -1] - ranked[:, -2:-1].sum(axis=1)
+        unsure = self.tied if in_domain else UNSURE
+        counts = ahead > unsure if unsure else np.full(len(expected), True)
         self.count += len(expected)
         self.same += int(same.sum())
         self.compared += int(counts.sum())
@@ -144,8 +149,10 @@ def check(
     """
     first, required = next(iter(runtimes)), REQUIRED[job.precision]
     resizes = resizes and job.size != "prepared"
-    loosened = replace(required, max_difference=required.max_difference and RESIZED) if resizes else required
-    whole = [Tally(runtime, "as they are", loosened if runtime == first else None) for runtime in runtimes]
+    loosened, tied = required, 0.0
+    if resizes and required.max_difference is not None:
+        loosened, tied = replace(required, max_difference=RESIZED), TIED
+    whole = [Tally(runtime, "as they are", loosened if runtime == first else None, tied=tied) for runtime in runtimes]
     ready = Tally(first, "resized beforehand", required)
     correct = done = 0
     for numbers, some in _chunks(images, job.how):

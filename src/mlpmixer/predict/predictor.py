@@ -73,10 +73,12 @@ class Prediction:
 
     @property
     def label(self) -> str:
+        """The likeliest label."""
         return self.top[0][0]
 
     @property
     def score(self) -> float:
+        """Its probability."""
         return self.top[0][1]
 
 
@@ -107,6 +109,13 @@ class Predictor:
 
     Raises:
         UsageError: The model has no labels to predict, or the engine cannot run it here.
+
+    Examples:
+        >>> predictor = mlpmixer.Predictor("mixer_cifar10")
+        >>> predictor("photo.jpg").label
+        'cat'
+        >>> [found.label for found in predictor(["photo.jpg", "photo.jpg"])]
+        ['cat', 'cat']
     """
 
     def __init__(

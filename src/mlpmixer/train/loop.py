@@ -86,6 +86,13 @@ def fit(
         WeightsError: The weights to start from cannot be used.
         RunError: The folder holds another run, or cannot be written; `Diverged`: the loss is not finite or far too
             high; `RunStopped`: Ctrl-C or SIGTERM came, and the same call resumes the run.
+
+    Examples:
+        >>> from mlpmixer.recipes import find, toml
+        >>> recipe = toml.change(find("fashion_mnist"), {"train.steps": 2, "data.share": 0.01, "data.test": ""})
+        >>> run = mlpmixer.fit(recipe, "runs/mine", quiet=True)
+        >>> run.folder.name, run.val["count"]
+        ('mine', 800.0)
     """
     check(recipe)
     return run_checked(recipe, folder, transform=transform, quiet=quiet)

@@ -31,9 +31,17 @@ def create(
         image_size: A side or (height, width), in pixels; weights follow it as `load` says.
         **options: Fields of the family's config, such as `dropout`, `gelu="erf"` or `groups=4`.
 
+    Returns:
+        The model; `model(images)` are logits, `model(images, intermediates=True)` also what is inside.
+
     Raises:
         UsageError: There is no such model, weights or option, or a value does not fit.
         WeightsError: The file of weights is broken.
+
+    Examples:
+        >>> model = mlpmixer.create("mixer_nano", num_classes=5, image_size=64, dropout=0.1)
+        >>> model(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 5])
     """
     if pretrained is False:
         return models.create(name, num_classes=num_classes, image_size=image_size, **options)

@@ -53,9 +53,19 @@ def load(
         stored_size: (height, width) that the file's weights were made for, where their shape does not tell.
         **options: Fields of the family's config that leave shapes as they are, such as `dropout` or `gelu`.
 
+    Returns:
+        The model; `model.metadata` has its classes, its preprocessing and where it comes from.
+
     Raises:
         UsageError: There is no such file or name, or what is asked for does not fit it.
         WeightsError: The file is broken, or its arrays are not exactly those of the model.
+
+    Examples:
+        >>> model = mlpmixer.load("mixer_cifar10")
+        >>> model.metadata.classes[:3]
+        ('airplane', 'automobile', 'bird')
+        >>> mlpmixer.load("mixer_cifar10", num_classes=2, fresh=("head",)).config.num_classes
+        2
     """
     fresh = (fresh,) if isinstance(fresh, str) else tuple(fresh)
     if not isinstance(source, Checkpoint):

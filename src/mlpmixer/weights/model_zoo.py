@@ -79,6 +79,12 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     Returns:
         Names, the paper's Mixers first.
+
+    Examples:
+        >>> mlpmixer.list_models("mixer_b*")
+        ['mixer_b32', 'mixer_b16']
+        >>> mlpmixer.list_models(pretrained=True)[:2]
+        ['mixer_cifar10', 'mixer_clothing']
     """
     if not pretrained:
         return models.list_models(pattern)

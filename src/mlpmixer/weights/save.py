@@ -60,6 +60,13 @@ def save(
 
     Raises:
         UsageError: The layout has no place for this model, the metadata does not fit it, or `path` cannot be written.
+
+    Examples:
+        >>> model = mlpmixer.create("mixer_pico", num_classes=2)
+        >>> mlpmixer.save(model, "mine.safetensors", classes=["cat", "dog"]).name
+        'mine.safetensors'
+        >>> mlpmixer.load("mine.safetensors").metadata.classes
+        ('cat', 'dog')
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
