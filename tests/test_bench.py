@@ -245,6 +245,7 @@ def test_the_best_way_counts_in_each_round():
     assert roofline.best_by_round(ways, times) == [10.0, 10.0]
 
 
+@pytest.mark.slow
 def test_scaling(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     sizes: dict[str, Any] = {"sides": (16, 32, 48, 64), "batch_sizes": (1, 4)}
     image = tmp_path / "curves.svg"
@@ -299,6 +300,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 @leaves_files_open
 @pytest.mark.usefixtures("timm")
 def test_loading_beside_timm(capsys: pytest.CaptureFixture[str], folder: Path):

@@ -138,7 +138,7 @@ def test_public_names_have_examples_that_run(tmp_path: Path, monkeypatch: pytest
     for name in (name for name in mlpmixer.__all__ if name != "__version__"):
         public = getattr(mlpmixer, name)
         doc = public.__doc__ or ""
-        sections = ["Attributes:"] if name == "Recipe" else ["Args:"]
+        sections = {"Recipe": ["Attributes:"], "MixerError": []}.get(name, ["Args:"])
         if inspect.isfunction(public):
             sections.append("Returns:")
         wrong += [f"{name} has no {section}" for section in (*sections, "Examples:") if section not in doc]

@@ -331,6 +331,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_the_same_function():
     """In a process of its own, where types are not checked: the checks do not compile."""
     quick = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_OK": "1"}  # no pool, no trial of the compiler

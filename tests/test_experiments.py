@@ -709,6 +709,7 @@ class TestPareto:
 
 
 class TestVtab:
+    @pytest.mark.slow
     def test_what_is_there_is_run_and_the_rest_is_named(
         self, clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):

@@ -121,8 +121,8 @@ class TestLocks:
             with files.locked(path):
                 thread.start()
                 waiting.wait()
-                path.unlink()
-                another.enter_context(files.locked(path))
+                another.enter_context(files.locked(tmp_path / "new"))
+                (tmp_path / "new").replace(path)
             order.append("another")
         thread.join()
         assert order == ["another", "the one who waited"]

@@ -86,9 +86,10 @@ def test_they_do_whatever_way_their_work_is_cut(tmp_path: Path):
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "count"),
-    [(("tokens", "product"), 4), pytest.param(("product8", "others"), 9, marks=pytest.mark.slow)],
+    [(("tokens", "product"), 4), (("product8", "others"), 9)],
     ids=lambda value: " and ".join(value) if isinstance(value, tuple) else "",
 )
 def test_kernels_compile_for_hopper(which: tuple[str, ...], count: int, tmp_path: Path):

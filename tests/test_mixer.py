@@ -328,6 +328,7 @@ def test_linear_starts_without_bias_too():
     assert Linear(3, 4, bias=False).bias is None
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph_where_types_are_not_checked():
     """In a process of its own: checked types, as in these tests, break the graph and speak before our own errors do."""
     code = (

@@ -70,6 +70,7 @@ def test_bytes_answer_nearly_as_floats(model: Classifier):
     assert all(0 < sensitivity.change < 0.05 for sensitivity in found.sensitivities)
 
 
+@pytest.mark.slow
 def test_islands_make_it_finer(model: Classifier, coarse: Quantized, fine: Quantized):
     assert {sensitivity.kind for sensitivity in coarse.sensitivities} == {"int8"}
     islands = [sensitivity for sensitivity in fine.sensitivities if sensitivity.kind == "bf16"]

@@ -12,7 +12,15 @@ from pathlib import Path
 
 
 class MixerError(Exception):
-    """The base class: catch it to catch every error that mlpmixer raises on purpose."""
+    """The base class: catch it to catch every error that mlpmixer raises on purpose.
+
+    Examples:
+        >>> try:
+        ...     mlpmixer.create("mixer_b61")
+        ... except mlpmixer.MixerError as error:
+        ...     print(error)
+        no model is called 'mixer_b61'; did you mean 'mixer_b16'?
+    """
 
     exit_code = 1
     topic = "errors"  # its heading in docs/troubleshooting.md

@@ -92,7 +92,9 @@ def open_packed(folder: Path) -> DataSet:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What packed.json says, once classes and splits are seen to be such, and all files to have their lengths."""
     manifest = json.loads(read_text(folder / MANIFEST))
-    if (version := int(manifest["version"])) != VERSION:
+    if not isinstance(version := manifest["version"], int):
+        raise ValueError(f"version {version}, and this mlpmixer reads {VERSION}")
+    if version != VERSION:
         made = "an older" if version < VERSION else "a newer"
         raise OtherVersion(
             f"{folder} was packed by {made} mlpmixer (format {version}; this one reads {VERSION}); pack it again"
