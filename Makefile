@@ -14,7 +14,7 @@ demo: .venv/used
 	$(BIN)/mixer demo
 
 test: .venv/dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not docs"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
@@ -25,7 +25,7 @@ slow: .venv/dev
 	$(PYTEST) -m slow
 
 check: lint
-	$(PYTEST) --cov=mlpmixer --cov-branch --cov-report=
+	$(PYTEST) -m "not docs" --cov=mlpmixer --cov-branch --cov-report=
 	$(BIN)/coverage report --format=total
 
 fuzz: .venv/dev
@@ -52,6 +52,7 @@ wheel: .venv/dev
 docs: .venv/dev
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/zensical build --strict
+	$(PYTEST) -m docs
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/start.py

@@ -167,7 +167,7 @@ CLASSES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", 
 SHORTER = {"mixer train ": " --train.min_steps 0 --train.epochs 2"}
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_every_step_of_the_tutorial_prints_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From a folder of images to an ONNX file; the run is shorter than the page's, so figures and labels differ."""
     pytest.importorskip("onnxruntime")
@@ -192,7 +192,7 @@ print("".join(output.get("text", "") for cell in notebook.cells for output in ce
 """
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Path):
     pytest.importorskip("nbclient")
     text = (DOCS / "mlpmixer.ipynb").read_text()

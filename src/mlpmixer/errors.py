@@ -19,7 +19,7 @@ class MixerError(Exception):
         ...     mlpmixer.create("mixer_b61")
         ... except mlpmixer.MixerError as error:
         ...     print(error)
-        no model is called 'mixer_b61'; did you mean 'mixer_b16'?
+        no model is called 'mixer_b61'; did you mean 'mixer_b16'? (`mixer models` lists them)
     """
 
     exit_code = 1
