@@ -49,7 +49,7 @@ class RunLogger:
         self.images = images.train
         self.flops, self.rate = speeds[0], speeds[1] * group.world_size
         self.per_epoch = len(images.train) / recipe.train.batch_size  # steps
-        self.epochs = f"{round(bar.steps / self.per_epoch, 2):g}"
+        self.epochs = f"{round(bar.steps / self.per_epoch, 1):g}"
         self.uniform_loss = math.log(len(images.classes))
         before = run.metrics()
         self.first: float | None = next((loss for _, loss in by_epoch(before, "train", "loss")), None)
@@ -113,7 +113,7 @@ class RunLogger:
         epoch, percent, about = step / self.per_epoch, values["top1"] * 100, self.recipe.about
         self._write(step, split, {"epoch": epoch, **values})
         self.bar.say(
-            f"epoch {round(epoch, 2):g}/{self.epochs}  {split}: acc {percent:.2f} %  loss {values['cross_entropy']:.4f}"
+            f"epoch {round(epoch, 1):g}/{self.epochs}  {split}: acc {percent:.2f} %  loss {values['cross_entropy']:.4f}"
         )
         if split == "val":
             self._at(step, val=_val(values["top1"]))
