@@ -320,7 +320,11 @@ class TestDamage:
             (MANIFEST, lambda content: content[:100], "Unterminated string"),
             (MANIFEST, lambda _: b"[]", "list indices"),
             (MANIFEST, lambda _: b"\xff\xfe", "codec can't decode"),
-            (MANIFEST, lambda content: content.replace(b'"version": 2', b'"version": "x"'), "and this mlpmixer reads 2"),
+            (
+                MANIFEST,
+                lambda content: content.replace(b'"version": 2', b'"version": "x"'),
+                "and this mlpmixer reads 2",
+            ),
             (MANIFEST, lambda content: content.replace(b'"classes"', b'"other"'), "no 'classes'"),
             (MANIFEST, lambda content: content.replace(b'  "b"\n', b"").replace(b'"a",', b'"a"'), "train: labels"),
             ("test.labels.npy", lambda content: content[:-8] + b"\xff" * 8, "test: labels that do not fit"),

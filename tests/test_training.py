@@ -372,9 +372,9 @@ class TestWhatIsSeen:
             r"recipe  \w+: 2 steps in fp32 on cpu, in .*/run\n"
             r"model   \w+: 28×28 pixels, 0\.\d\d M parameters\n"
             r"data    .*, 2 classes: train 216, val 24 \(10% of train\), test 80\n"
-            r"epoch 0\.15/0\.15  val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
-            r"epoch 0\.15/0\.15  final val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
-            r"epoch 0\.15/0\.15  final test: acc \d+\.\d\d %  loss \d\.\d{4}\n",
+            r"epoch 0\.1/0\.1  val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
+            r"epoch 0\.1/0\.1  final val: acc \d+\.\d\d %  loss \d\.\d{4}\n"
+            r"epoch 0\.1/0\.1  final test: acc \d+\.\d\d %  loss \d\.\d{4}\n",
             err,
         )
 
