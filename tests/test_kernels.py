@@ -188,6 +188,7 @@ def test_without_them_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.Monk
             assert why in str(loaded("mixing"))
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_they_can_be_compiled_ahead_of_time(tmp_path: Path):
     """As in a container's image: what runs there later needs no compiler. (One that takes what there is already.)"""

@@ -164,6 +164,7 @@ class TestManifest:
             content = (packed / name).read_bytes()
             assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
+    @pytest.mark.slow
     def test_the_same_images_give_the_same_bytes_whoever_decodes_them(self, folder: Path, packed: Path, tmp_path: Path):
         again = pack(data.open(folder), tmp_path / "again", workers=2)
         assert left_in(again) == left_in(packed)
