@@ -11,6 +11,7 @@ import numpy as np
 
 from mlpmixer.draw import page
 from mlpmixer.errors import RunError
+from mlpmixer.evaluation import tables
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics import accuracy, calibration, few_shot, knn, linear_probe
 from mlpmixer.metrics.calibration import Bin
@@ -176,8 +177,6 @@ class Card:
 
     def _repr_html_(self) -> str:
         """For notebooks: what was measured, the metrics, warnings."""
-        from mlpmixer.evaluation import tables
-
         parts = [page.words(tables.summary(self)), page.table(*tables.metric_table(self))]
         return "".join([*parts, *map(page.words, self.warnings)])
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mlpmixer.evaluation.card import Card, CorruptionErrors
 from mlpmixer.metrics.confusion import ClassFigures
 from mlpmixer.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    from mlpmixer.evaluation.card import Card, CorruptionErrors
 
 LISTED = 20  # classes, or pairs of them, of more than a table can have
 
