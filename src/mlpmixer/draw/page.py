@@ -49,7 +49,8 @@ pre{background:var(--wash);padding:.75rem 1rem;white-space:pre-wrap;overflow-wra
 font-size:.875rem}
 .big{max-width:none;font-size:2.2rem;font-weight:600;line-height:1.1}
 .warn{border-left:3px solid #b3261e;padding-left:.8rem}
-@media(max-width:620px){th,td{white-space:normal;overflow-wrap:anywhere}td.w{min-width:0}
+@media(max-width:620px){th,td{white-space:normal;overflow-wrap:anywhere}
+td:first-child{overflow-wrap:break-word}td.w{min-width:0}
 .stack,.stack tbody,.stack tr{display:block}.stack thead,.stack td:empty{display:none}
 .stack tr{padding:.5rem 0;border-bottom:1px solid var(--rule)}
 .stack td{display:inline-block;padding:0 1rem 0 0;border:0;text-align:left}
