@@ -46,7 +46,7 @@ wheel: .venv/dev
 	dist/alone/.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) dist/*.whl
 	cp src/mlpmixer/weights/bundled/cat.jpg dist/alone/
 	cd dist/alone && .venv/bin/mixer --help && .venv/bin/mixer models
-	cd dist/alone && .venv/bin/mixer predict cat.jpg && .venv/bin/mixer demo
+	cd dist/alone && .venv/bin/mixer predict cat.jpg && .venv/bin/mixer train fashion_mnist --train.steps 100
 
 # The site, in site/; a broken link stops it.
 docs: .venv/dev
