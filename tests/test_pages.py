@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_pictures_of_runs import RECIPE
 
 import mlpmixer
 from mlpmixer.bench.bars import speedup_bars
@@ -25,7 +26,6 @@ from mlpmixer.draw import page
 from mlpmixer.draw.matrix import confusion_chart
 from mlpmixer.predict import gallery
 from mlpmixer.predict.gallery import write_gallery
-from mlpmixer.recipe import About, Augment, Data, Evaluation, Machine, Model, Recipe, Train
 from mlpmixer.recipes import toml
 from mlpmixer.report.interpret import interpret
 from mlpmixer.report.report import report
@@ -38,16 +38,6 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on
 
 SMALLEST = 11  # pixels of text, on a screen of 390
 CLASSES = ("été & <b>", "a very long name of a class that nobody wants to read", "hats")
-RECIPE = Recipe(
-    name="tops",
-    about=About(curve=((1.0, 60.0), (4.0, 90.0)), tolerance=3.0, expected="89.0 to 91.5 % top-1 on the test images"),
-    model=Model(name="mixer_pico", options={"layers": 1}),
-    data=Data(val="val", test="test"),
-    augment=Augment(crop="pad", padding=2),
-    evaluation=Evaluation(resize=28),
-    train=Train(steps=2, batch_size=8, precision="fp32"),
-    machine=Machine(device="cpu", workers=0),
-)
 
 
 @pytest.fixture(scope="module")

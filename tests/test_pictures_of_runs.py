@@ -32,7 +32,7 @@ GREEN, RED = (28, 114, 72), (179, 38, 30)
 
 RECIPE = Recipe(
     name="tops",
-    about=About(curve=((1.0, 60.0), (4.0, 90.0)), tolerance=3.0, expected="89.0 to 91.5 % top-1"),
+    about=About(curve=((1.0, 60.0), (4.0, 90.0)), tolerance=3.0, expected="89.0 to 91.5 % top-1 on the test images"),
     model=Model(name="mixer_pico", options={"layers": 1}),
     data=Data(val="val", test="test"),
     augment=Augment(crop="pad", padding=2),

@@ -281,7 +281,10 @@ class _Inference:
         assert self.engine is not None
         some = np.unique(np.linspace(0, len(split) - 1, AGREEING).round().astype(np.int64))
         batches = replace(self, workers=0, batch_size=AGREEING, unreadable=[]).pixels("engine", Part(split, some))
-        images, labels, indices = next(iter(batches))
+        try:
+            images, labels, indices = next(iter(batches))
+        except DataError:  # just these cannot be read; the pass over all of them says what is to be said
+            return False
         wanted = predict(self.model, [(normalize(images.to(self.device), self.how), labels, indices)])
         column = 1 if self.model.config.num_classes else 0
         found = self.engine(images)[column]
