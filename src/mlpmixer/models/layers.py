@@ -120,11 +120,11 @@ class StochasticDepth(nn.Module):
         self.p = p
         self.rescale = rescale
 
-    def forward(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+    def forward(self, branch: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         scale = self.scale(branch)
-        return branch if scale is None else branch * scale.to(branch.dtype)[:, None, None]
+        return branch if scale is None else branch * scale.to(branch.dtype).view(-1, *(1,) * (branch.ndim - 1))
 
-    def scale(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, " B"] | None:
+    def scale(self, branch: Float[Tensor, "B ..."]) -> Float[Tensor, " B"] | None:
         """What each example's branch is multiplied with, drawn anew; None: nothing is left to chance."""
         if not self.training or self.p == 0:
             return None
