@@ -122,7 +122,7 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], says: Says):
         ("models mixer_b16 --image-size large", 2),
         ("predict x.jpg --weights nowhere.npz", 2),
         ("predict x.jpg", 1),
-        ("evaluate x --out /proc/no/card.json", 2),
+        ("evaluate x --output /proc/no/card.json", 2),
         ("runs . --curves /proc/no/curves.svg", 2),
         ("predict", 2),
         (f"predict {PHOTO} --top 0", 2),

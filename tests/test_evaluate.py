@@ -38,7 +38,7 @@ from mlpmixer.errors import DataError, MixerError, RunError, UsageError
 from mlpmixer.evaluation import imagenet_variants as imagenet_sets
 from mlpmixer.evaluation.card import METRICS, Card, DataRecord, ModelRecord, head_fields, measure
 from mlpmixer.evaluation.card_files import own_card
-from mlpmixer.evaluation.evaluate import evaluate, prepared_by
+from mlpmixer.evaluation.evaluate import AGREEING, evaluate, prepared_by
 from mlpmixer.evaluation.preprocessing_check import mcnemar
 from mlpmixer.evaluation.tables import metric_table
 from mlpmixer.metadata import ModelInfo, Preprocessing
@@ -160,6 +160,19 @@ class TestOwnData:
         card = evaluate(small(10), clothing, workers=0, train_images=0)
         assert card.engine == ("eager, fp32" if off else f"{next(iter(ENGINES))}, fp32")
         assert {origin.engine for origin in card.origins.values()} == {card.engine}
+
+    def test_images_that_cannot_be_read_compare_no_engines(self, clothing: Path, photos: list[Path]):
+        """Of 20 images every other one is broken, and just these are the ones on which engines are compared."""
+        for photo in photos:
+            shutil.copy(photo, clothing / "test" / photo.stem / "a.jpg")
+        split = data.open(clothing).splits["test"]
+        compared = np.unique(np.linspace(0, len(split) - 1, AGREEING).round().astype(np.int64))
+        for index in compared.tolist():
+            Path(split.where(index)).write_bytes(b"no image")
+        card = evaluate(small(10), clothing, workers=0, train_images=0)
+        assert card.engine == "eager, fp32"
+        assert len(card.unreadable) == len(compared)
+        assert card.data.count == 20 - len(compared)
 
     def test_figures_are_those_of_single_images(self, clothing: Path, photos: list[Path]):
         card = evaluate("mixer_clothing", clothing, workers=0, batch_size=3)
@@ -345,7 +358,7 @@ class TestCard:
 
         monkeypatch.setitem(METRICS, "mean_confidence", mean_confidence)
         out = clothing / "card.json"
-        main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--out", str(out)])
+        main(["evaluate", "mixer_clothing", "--data", str(clothing), "--workers", "0", "--output", str(out)])
         card = Card.from_json(json.loads(out.read_text()))
         value = f"{card['mean_confidence'].value:.2%}"
         for text in (capsys.readouterr().out, html.unescape(card_section(card))):
@@ -420,7 +433,7 @@ class TestRuns:
         run = train_on_grays(tmp_path, {"test/dark": 6, "test/pale": 5})
         result = RunFolder(run).result()
         assert result is not None
-        main(["evaluate", str(run), "--workers", "0", "--json", "--out", str(tmp_path / "card.json")])
+        main(["evaluate", str(run), "--workers", "0", "--json", "--output", str(tmp_path / "card.json")])
         card = json.loads(capsys.readouterr().out)
         assert card["metrics"]["top1"]["value"] == result["test"]["top1"]
         assert card["metrics"]["cross_entropy"]["value"] == pytest.approx(result["test"]["cross_entropy"], rel=1e-5)

@@ -234,7 +234,7 @@ def test_a_study_by_its_command(
     again = capsys.readouterr()
     assert again.err == ""  # nothing was run again
     assert json.loads(again.out)["rows"] == record["rows"]
-    main(["report", str(folder), "--out", str(tmp_path / "page.html")])
+    main(["report", str(folder), "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert all(text in page for text in ("Study: resolution, tiny", "cannot be decided", *record["rows"][-1]))
 

@@ -126,9 +126,9 @@ def test_the_weights_are_on_the_page(trained: Path, run_page: Path, tmp_path: Pa
 def test_as_json(trained: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = trained / "grid" / "lr 0.006"
     folders = [str(run), str(study)]
-    main(["report", *folders, "--out", str(tmp_path / "page.html"), "--json"])
+    main(["report", *folders, "--output", str(tmp_path / "page.html"), "--json"])
     said = json.loads(capsys.readouterr().out)
-    main(["report", folders[1], "--out", str(tmp_path / "study.html")])
+    main(["report", folders[1], "--output", str(tmp_path / "study.html")])
     assert capsys.readouterr().out == f"{tmp_path}/study.html\n"
     parts = [
         f"lr 0.006: {part}" for part in ("Summary", "Learning curves", "Evaluation card", "Predictions", "Weights")

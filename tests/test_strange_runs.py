@@ -629,7 +629,7 @@ class TestReport:
         monkeypatch.chdir(tmp_path)
         os.mkfifo("pipe")
         Path("folder").mkdir()
-        assert "cannot write" in fails(["report", str(run), "--out", place], capfd)
+        assert "cannot write" in fails(["report", str(run), "--output", place], capfd)
         assert Path("/dev/full").is_char_device()
 
 

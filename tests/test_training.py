@@ -407,6 +407,18 @@ class TestWhatIsSeen:
             "warning: a single training image: class 'e'; add images, or choose others with data.classes",
         ]
 
+    def test_images_that_are_much_enlarged_are_warned_of(
+        self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        how = {"train.steps": 1, "data.test": "", "model.image_size": (112,), "model.options": {"patch_size": 28}}
+        fit(toml.change(small, how), tmp_path / "run", quiet=True)
+        assert capfd.readouterr().err == (
+            "warning: images of 28×28 pixels are enlarged to 112×112, which takes longer and adds no detail; "
+            "--model.image_size 56 takes less time\n"
+        )
+        fit(toml.change(small, how | {"model.image_size": (84,)}), tmp_path / "other", quiet=True)
+        assert capfd.readouterr().err == ""
+
     def test_quiet_is_quiet_but_for_warnings(self, small: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
         curve = About(curve=((0.0, 10.0), (1.0, 12.0)), tolerance=2.0)
         fit(replace(toml.change(small, {"train.steps": 2}), about=curve), tmp_path / "run", quiet=True)

@@ -37,7 +37,7 @@ def evaluate(
     precision: Annotated[str, one_of(("auto", *precisions()))] = "fp32",
     workers: int = -1,
     batch_size: int = 64,
-    out: Path | None = None,
+    output: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measure accuracy with 95 % confidence intervals, per class.
@@ -65,11 +65,11 @@ def evaluate(
         precision: Numeric precision; int8 is for quantized models.
         workers: Processes that load images; -1: by the number of cores.
         batch_size: Batch size.
-        out: A file to write the card to as well, as JSON.
+        output: A file to write the card to as well, as JSON.
         json: Print the card as JSON.
     """
-    if out is not None:
-        require_writable(out)
+    if output is not None:
+        require_writable(output)
     require_weights(weights)
     if data is not None:
         data_sets.require_source(data)
@@ -101,8 +101,8 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
-    if out is not None:
-        out.write_text(to_json(card.to_json(), indent=1) + "\n", encoding="utf-8")
+    if output is not None:
+        output.write_text(to_json(card.to_json(), indent=1) + "\n", encoding="utf-8")
     if json:
         print(to_json(card.to_json(), indent=1))
         return

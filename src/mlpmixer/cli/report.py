@@ -17,7 +17,7 @@ from mlpmixer.text import to_json
 def report(
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
     /,
-    out: Path | None = None,
+    output: Path | None = None,
     data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
     images: bool = False,
     json: bool = False,
@@ -28,7 +28,7 @@ def report(
 
     Args:
         folders: Run folders, and folders of `mixer reproduce`.
-        out: The page; by default report.html in the first folder.
+        output: The page; by default report.html in the first folder.
         data: Data set to evaluate on and to show, instead of those of the recipes.
         images: Open whatever data set the recipes name: a folder, a list, an address. Without it only builtin ones
             are opened, such as cifar10: an untrusted run may name any folder of yours.
@@ -40,7 +40,7 @@ def report(
 
     from mlpmixer.report.report import report
 
-    target = out or (folders[0] / "report.html" if folders else Path("report.html"))
+    target = output or (folders[0] / "report.html" if folders else Path("report.html"))
     with progress_bar() as progress:
         written = report(folders, target, data=data, images=images, log=tell, progress=progress)
     if json:

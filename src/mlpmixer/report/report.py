@@ -85,7 +85,7 @@ def report(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror}; name another place with --out") from error
+        raise RunError(f"cannot write {target}: {error.strerror}; name another place with --output") from error
     RunFolder(target.parent).write(target.name, page.page(title, [], sections))
     done = tuple(place for place in places if studies[place])
     return Written(target, tuple(runs), done, tuple(section.title for section in sections))

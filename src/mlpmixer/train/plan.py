@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mlpmixer.data.augment import Augmentation
 from mlpmixer.data.dataset import Split
+from mlpmixer.data.images import decode
 from mlpmixer.data.loader import Batch, Share, Transform, all_batches, train_batches, usual_workers
 from mlpmixer.data.mix import mixes
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import Selection, select
-from mlpmixer.errors import RecipeError, RunError
+from mlpmixer.errors import ImageError, RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models import create, family, family_name, revise
@@ -36,6 +38,8 @@ from mlpmixer.train.step import TrainStep
 from mlpmixer.weights.checkpoint import Checkpoint
 from mlpmixer.weights.load import load, open_checkpoint
 from mlpmixer.weights.net2net import GROWS, grow
+
+LOOKED_AT, ENLARGED = 5, 4  # images whose size is looked at; how many times longer sides are worth a warning
 
 
 @dataclass
@@ -172,7 +176,23 @@ def resolve(
             f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "
             "--optim.warmup_share 0.1 makes that a tenth, --train.steps makes the run longer"
         )
+    plan.warnings += much_enlarged(images.train, model.config.image_size)
     return plan
+
+
+def much_enlarged(split: Split, image_size: tuple[int, int]) -> list[str]:
+    """A warning where the model's images are far larger than those of the split, judging by a few of these."""
+    sizes = []
+    for index in np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).round().astype(int)).tolist():
+        with suppress(ImageError):  # the loader says which cannot be read
+            sizes.append(decode(split.read(index)).size)
+    width, height = sorted(sizes)[len(sizes) // 2] if sizes else image_size
+    if min(image_size) < ENLARGED * min(height, width):
+        return []
+    return [
+        f"images of {height}×{width} pixels are enlarged to {image_size[0]}×{image_size[1]}, which takes longer and "
+        f"adds no detail; --model.image_size {2 * max(height, width)} takes less time"
+    ]
 
 
 def length_of(recipe: Recipe, per_epoch: float) -> tuple[int, float]:

@@ -44,7 +44,8 @@ def save(
     """Writes the weights of `model` to `path`, whole or not at all.
 
     The ending chooses the kind of file: `.safetensors` is ours and carries all that is needed to predict, `.npz` is
-    the authors', `.pth` is timm's. Only ours keeps the metadata.
+    the authors', `.pth` is timm's. Only ours keeps the metadata, and options that are no arrays, such as the form of
+    GELU: timm computes the exact one unless told otherwise.
 
     Args:
         model: The model.
