@@ -1,0 +1,274 @@
+"""Lanes: one thread a core, each taking as many waiting jobs as pay and answering them together.
+
+    submit → a queue for each (turn, group) → a free lane takes a batch → answer → `done` of each job
+
+Nothing waits for a batch to fill: a lane that is free takes what is there, so a lone picture is answered at once, and a
+batch grows only while all lanes are busy. Jobs of one batch have the same group, such as a model. Single pictures go
+first; every fourth batch is of those that can wait, such as lists of pictures and heat maps.
+
+The unit of work is a pixel: `cost` says how many pixels a job is worth. The rate at which lanes work them off tells how
+long a new job would wait.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+PATIENT = 4  # every so many batches, jobs that can wait go first
+SMOOTHING = 0.1  # share of a new batch in the measured rate
+LATEST_RATE = 1e7  # pixels a second and lane, until the first batch is measured
+
+
+class Turn(Enum):
+    """When a job is taken.
+
+    Attributes:
+        FIRST: Before all others: a person waits for one picture.
+        LATER: When there is none of the first kind, or every fourth time: a picture of a list.
+        ALONE: As LATER, one at a time over all lanes: a heat map.
+    """
+
+    FIRST = "first"
+    LATER = "later"
+    ALONE = "alone"
+
+
+class LaneError(Exception):
+    """A job that could not be answered: the function that answers raised, or its lane died or hung."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Something to be answered.
+
+    Attributes:
+        payload: What `answer` is given.
+        group: Jobs with the same one may be answered together.
+        cost: In pixels.
+        done: Called once, in some thread, with the result or a `LaneError`; not if the job was cancelled before.
+        turn: When it is taken.
+        cancelled: Whoever asked has gone; a lane skips it.
+        single: It is answered in a batch of its own, since a batch with it failed.
+    """
+
+    payload: Any
+    group: Hashable
+    cost: int
+    done: Callable[[Any], None]
+    turn: Turn = Turn.FIRST
+    cancelled: bool = False
+    single: bool = False
+    number: int = field(default=0, init=False)
+
+    def finish(self, result: Any) -> None:
+        if not self.cancelled:
+            self.done(result)
+
+
+@dataclass(eq=False)
+class Lane:
+    """A thread, and what it works on."""
+
+    thread: threading.Thread | None = None
+    batch: list[Job] = field(default_factory=list)
+    since: float = 0.0  # when the batch was taken
+    retired: bool = False  # replaced: what it may still answer is not wanted
+
+
+class Lanes:
+    """A fixed number of lanes over one queue.
+
+    Args:
+        answer: (group, payloads) → their results, in order; called in lanes. An exception fails the batch.
+        count: Lanes.
+        piece: Jobs that are answered together, at most.
+        budget: Pixels that are answered together; one job may have more.
+        patience: Seconds after which a lane that has not answered counts as hung.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Hashable, list[Any]], Sequence[Any]],
+        *,
+        count: int,
+        piece: int = 4,
+        budget: int = 40_000_000,
+        patience: float = 30.0,
+    ):
+        self.answer, self.piece, self.budget, self.patience = answer, piece, budget, patience
+        self.changed = threading.Condition()
+        self.queues: dict[tuple[Turn, Hashable], deque[Job]] = {}
+        self.waiting = 0  # pixels
+        self.rate = LATEST_RATE  # pixels a second of one lane
+        self.replaced = 0  # lanes that died or hung
+        self.batches = self.numbers = self.idle = 0
+        self.alone = False  # whether a job of the kind ALONE is in work
+        self.closing = False
+        self.lanes = [self._begun(Lane()) for _ in range(count)]
+
+    def _begun(self, lane: Lane) -> Lane:
+        lane.thread = threading.Thread(target=self._work, args=(lane,), name="lane", daemon=True)
+        lane.thread.start()
+        return lane
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Jobs to be answered. They keep their order within their turn and group."""
+        with self.changed:
+            if self.closing:
+                raise LaneError("the service is shutting down")
+            for job in jobs:
+                job.number = self.numbers = self.numbers + 1
+                self.queues.setdefault((job.turn, job.group), deque()).append(job)
+                self.waiting += job.cost
+            self.changed.notify(len(jobs))
+
+    def wait_for(self, cost: int) -> float:
+        """Seconds until a job of this cost, submitted now, would be answered; an estimate."""
+        working = sum(job.cost for lane in self.lanes for job in lane.batch)
+        return (self.waiting + working / 2 + cost) / (self.rate * len(self.lanes))
+
+    def busy(self) -> bool:
+        """Whether anything waits or is in work."""
+        with self.changed:
+            return any(self.queues.values()) or any(lane.batch for lane in self.lanes)
+
+    def hung(self) -> bool:
+        """Whether a lane has worked on one batch for longer than `patience`."""
+        now = time.monotonic()
+        return any(lane.batch and now - lane.since > self.patience for lane in self.lanes)
+
+    def mend(self) -> None:
+        """Replaces lanes that died or hang. What they worked on is asked again, each job by itself; once only."""
+        now = time.monotonic()
+        failed: list[Job] = []
+        with self.changed:
+            for place, lane in enumerate(self.lanes):
+                assert lane.thread is not None
+                dead = not lane.thread.is_alive()
+                if self.closing or not (dead or (lane.batch and now - lane.since > self.patience)):
+                    continue
+                lane.retired = True
+                self.replaced += 1
+                self._released(lane)
+                for job in reversed(lane.batch):
+                    if job.single:
+                        failed.append(job)
+                    else:
+                        self._again(job)
+                self.lanes[place] = self._begun(Lane())
+            self.changed.notify_all()
+        for job in failed:
+            job.finish(LaneError("the lane that answered died or hung"))
+
+    def close(self) -> None:
+        """Ends the lanes when they have answered what they are at; what waits is not answered."""
+        with self.changed:
+            self.closing = True
+            waiting = [job for queue in self.queues.values() for job in queue]
+            self.queues.clear()
+            self.waiting = 0
+            self.changed.notify_all()
+        for job in waiting:
+            job.finish(LaneError("the service is shutting down"))
+
+    # In lanes.
+
+    def _work(self, lane: Lane) -> None:
+        while batch := self._taken(lane):
+            started = time.monotonic()
+            results = self._answered(batch)
+            with self.changed:
+                if lane.retired:
+                    return
+                self._released(lane)
+                lane.batch = []
+                rate = sum(job.cost for job in batch) / max(time.monotonic() - started, 1e-6)
+                self.rate += (rate - self.rate) * (SMOOTHING if self.batches > len(self.lanes) else 1.0)
+                self.changed.notify()
+            for job, result in zip(batch, results, strict=True):
+                job.finish(result)
+
+    def _taken(self, lane: Lane) -> list[Job]:
+        """The next batch, when there is one; none: the lanes are closing."""
+        with self.changed:
+            self.idle += 1
+            try:
+                while not self.closing:
+                    if batch := self._next():
+                        lane.batch, lane.since = batch, time.monotonic()
+                        self.batches += 1
+                        return batch
+                    self.changed.wait()
+            finally:
+                self.idle -= 1
+        return []
+
+    def _next(self) -> list[Job]:
+        turns = (Turn.FIRST, Turn.LATER, Turn.ALONE)
+        if self.batches % PATIENT == PATIENT - 1:
+            turns = (Turn.LATER, Turn.ALONE, Turn.FIRST)
+        if self.alone:
+            turns = tuple(turn for turn in turns if turn is not Turn.ALONE)
+        for turn in turns:
+            oldest = [self._oldest(key) for key in [*self.queues] if key[0] is turn]
+            found = min((job for job in oldest if job is not None), key=lambda job: job.number, default=None)
+            if found is not None:
+                self.alone |= turn is Turn.ALONE
+                return self._batch((turn, found.group))
+        return []
+
+    def _oldest(self, key: tuple[Turn, Hashable]) -> Job | None:
+        """Of a queue, the first job that is still wanted; cancelled ones before it are dropped."""
+        queue = self.queues[key]
+        while queue and queue[0].cancelled:
+            self.waiting -= queue.popleft().cost
+        if not queue:
+            del self.queues[key]
+            return None
+        return queue[0]
+
+    def _batch(self, key: tuple[Turn, Hashable]) -> list[Job]:
+        queue = self.queues[key]
+        share = 1 if key[0] is Turn.ALONE else min(self.piece, math.ceil(len(queue) / self.idle))
+        batch: list[Job] = []
+        cost = 0
+        while len(batch) < share and (job := self._oldest(key)) is not None:
+            if batch and (cost + job.cost > self.budget or job.single or batch[0].single):
+                break
+            batch.append(queue.popleft())
+            cost += job.cost
+        self.waiting -= cost
+        if not queue:
+            self.queues.pop(key, None)
+        return batch
+
+    def _answered(self, batch: list[Job]) -> Sequence[Any]:
+        """Results, one for each job. Where a batch fails, each of its jobs is tried by itself."""
+        group = batch[0].group
+        try:
+            results = self.answer(group, [job.payload for job in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} jobs")
+            return results
+        except Exception as error:
+            if len(batch) == 1:
+                failed = LaneError(f"{type(error).__name__}: {error}")
+                failed.__cause__ = error
+                return [failed]
+        return [self._answered([job])[0] for job in batch]
+
+    def _again(self, job: Job) -> None:
+        job.single = True
+        self.queues.setdefault((job.turn, job.group), deque()).appendleft(job)
+        self.waiting += job.cost
+
+    def _released(self, lane: Lane) -> None:
+        if lane.batch and lane.batch[0].turn is Turn.ALONE:
+            self.alone = False

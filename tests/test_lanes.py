@@ -1,0 +1,267 @@
+"""Lanes, over a function that answers as a test wants it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import pytest
+
+from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
+
+
+class Answers:
+    """A function for lanes that notes its batches, and can be held."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, group: Hashable, payloads: list[Any]) -> list[Any]:
+        self.batches.append([*payloads])
+        self.entered.release()
+        assert self.go.wait(30)
+        if "die" in payloads:
+            raise SystemExit  # ends a thread without a word
+        if "bad" in payloads:
+            raise ValueError("bad")
+        return [(group, payload) for payload in payloads]
+
+
+class Results:
+    """Where jobs put their results."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, Any] = {}
+        self.order: list[Any] = []
+        self.changed = threading.Condition()
+
+    def job(self, payload: Any, group: Hashable = "m", cost: int = 1, turn: Turn = Turn.FIRST) -> Job:
+        def done(result: Any) -> None:
+            with self.changed:
+                assert payload not in self.found, "answered twice"
+                self.found[payload] = result
+                self.order.append(payload)
+                self.changed.notify_all()
+
+        return Job(payload, group, cost, done, turn)
+
+    def wait(self, count: int) -> dict[Any, Any]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.found) >= count, 30), self.found
+            return self.found
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results()
+
+
+@pytest.fixture
+def begun(answers: Answers) -> Iterator[Any]:
+    """Makes lanes, which end with the test."""
+    made: list[Lanes] = []
+
+    def begin(**options: Any) -> Lanes:
+        made.append(Lanes(answers, **({"count": 1} | options)))
+        return made[-1]
+
+    yield begin
+    answers.go.set()
+    for lanes in made:
+        lanes.close()
+
+
+def held(lanes: Lanes, answers: Answers, results: Results) -> None:
+    """Each lane is busy with a job of its own until `answers.go` is set."""
+    answers.go.clear()
+    for number in range(len(lanes.lanes)):
+        lanes.submit([results.job(f"held {number}")])
+        assert answers.entered.acquire(timeout=30)
+
+
+def test_a_lone_job_is_answered_at_once(begun: Any, results: Results):
+    begun(count=2, piece=8).submit([results.job("a")])
+    assert results.wait(1) == {"a": ("m", "a")}
+
+
+def test_what_waits_is_answered_together_in_order(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4)
+    held(lanes, answers, results)
+    lanes.submit([results.job(number) for number in range(6)])
+    answers.go.set()
+    results.wait(7)
+    assert answers.batches[1:] == [[0, 1, 2, 3], [4, 5]]
+    assert results.order[1:] == [*range(6)]
+
+
+def test_idle_lanes_share_what_is_there(begun: Any, answers: Answers, results: Results):
+    lanes = begun(count=2, piece=8)
+    while lanes.idle < 2:
+        time.sleep(0.001)
+    answers.go.clear()
+    lanes.submit([results.job(number) for number in range(6)])
+    for _ in range(2):
+        assert answers.entered.acquire(timeout=30)
+    assert sorted(map(len, answers.batches)) == [3, 3]
+
+
+def test_models_are_not_mixed_and_the_oldest_goes_first(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4)
+    held(lanes, answers, results)
+    lanes.submit([results.job("b1", "B"), results.job("a1", "A"), results.job("b2", "B"), results.job("a2", "A")])
+    answers.go.set()
+    results.wait(5)
+    assert answers.batches[1:] == [["b1", "b2"], ["a1", "a2"]]
+
+
+def test_cancelled_jobs_are_not_computed(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4)
+    held(lanes, answers, results)
+    jobs = [results.job(number, cost=5) for number in range(5)]
+    lanes.submit(jobs)
+    for job in jobs[:4]:
+        job.cancelled = True
+    answers.go.set()
+    results.wait(2)
+    assert answers.batches[1:] == [[4]]
+    assert lanes.waiting == 0
+
+
+def test_a_budget_of_pixels_limits_a_batch(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=8, budget=10)
+    held(lanes, answers, results)
+    lanes.submit(
+        [results.job(name, cost=cost) for name, cost in (("a", 4), ("b", 4), ("c", 4), ("huge", 40), ("d", 1))]
+    )
+    answers.go.set()
+    results.wait(6)
+    assert answers.batches[1:] == [["a", "b"], ["c"], ["huge"], ["d"]]
+
+
+def test_single_pictures_go_first_and_the_others_every_fourth_time(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=1)
+    held(lanes, answers, results)
+    lanes.submit([results.job(f"list {number}", turn=Turn.LATER) for number in range(3)])
+    lanes.submit([results.job(f"one {number}") for number in range(5)])
+    answers.go.set()
+    results.wait(9)
+    assert [name for [name] in answers.batches[1:]] == [
+        *("one 0", "one 1", "list 0", "one 2", "one 3", "one 4"),
+        *("list 1", "list 2"),
+    ]
+
+
+def test_one_heat_map_at_a_time(begun: Any, answers: Answers, results: Results):
+    lanes = begun(count=2, piece=4)
+    answers.go.clear()
+    lanes.submit([results.job(f"map {number}", turn=Turn.ALONE) for number in range(2)])
+    assert answers.entered.acquire(timeout=30)
+    lanes.submit([results.job("picture")])
+    assert answers.entered.acquire(timeout=30)  # the other lane takes it, and not the second map
+    assert answers.batches == [["map 0"], ["picture"]]
+    answers.go.set()
+    assert len(results.wait(3)) == 3
+
+
+def test_a_job_that_raises_hurts_no_other(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4)
+    held(lanes, answers, results)
+    lanes.submit([results.job(name) for name in ("a", "bad", "b")])
+    answers.go.set()
+    found = results.wait(4)
+    assert (found["a"], found["b"]) == (("m", "a"), ("m", "b"))
+    assert isinstance(found["bad"], LaneError)
+    assert "ValueError: bad" in str(found["bad"])
+
+
+def test_too_few_results_are_an_error(results: Results):
+    lanes = Lanes(lambda _group, _payloads: [], count=1)
+    lanes.submit([results.job("a")])
+    assert "0 results for 1 jobs" in str(results.wait(1)["a"])
+    lanes.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lane_that_dies_is_replaced(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4)
+    held(lanes, answers, results)
+    lanes.submit([results.job(name) for name in ("a", "die", "b")])
+    answers.go.set()
+    for _ in range(600):  # the watch of the service does this every second
+        lanes.mend()
+        if len(results.found) == 4:
+            break
+        time.sleep(0.01)
+    found = results.wait(4)
+    assert (found["a"], found["b"]) == (("m", "a"), ("m", "b"))
+    assert isinstance(found["die"], LaneError)
+    assert lanes.replaced == 2  # with the batch, and by itself
+    assert len(lanes.lanes) == 1
+
+
+def test_a_lane_that_hangs_is_replaced(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=4, patience=0.05)
+    held(lanes, answers, results)
+    time.sleep(0.06)
+    assert lanes.hung()
+    lanes.mend()  # asked again by itself, it hangs again
+    assert answers.entered.acquire(timeout=30)
+    time.sleep(0.06)
+    lanes.mend()
+    assert isinstance(results.wait(1)["held 0"], LaneError)
+    answers.go.set()
+    lanes.submit([results.job("next")])
+    assert results.wait(2)["next"] == ("m", "next")
+    assert lanes.replaced == 2
+    assert not lanes.hung()
+
+
+def test_how_long_a_job_would_wait(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=1)
+    held(lanes, answers, results)
+    lanes.rate = 100.0
+    lanes.submit([results.job(number, cost=50) for number in range(4)])
+    assert lanes.wait_for(100) == pytest.approx(3.0, abs=0.02)
+    answers.go.set()
+
+
+def test_closing_answers_what_is_in_work_and_refuses_the_rest(begun: Any, answers: Answers, results: Results):
+    lanes = begun(piece=1)
+    held(lanes, answers, results)
+    lanes.submit([results.job("waits")])
+    lanes.close()
+    assert "shutting down" in str(results.wait(1)["waits"])
+    answers.go.set()
+    assert results.wait(2)["held 0"] == ("m", "held 0")
+    with pytest.raises(LaneError, match="shutting down"):
+        lanes.submit([results.job("late")])
+
+
+def test_thousands_of_jobs_from_many_threads(begun: Any, results: Results):
+    """No job is lost or answered twice, whatever the order of events."""
+    lanes = begun(count=3, piece=4)
+
+    def many(name: str) -> None:
+        for number in range(300):
+            turn = (Turn.FIRST, Turn.LATER, Turn.ALONE)[number % 3]
+            lanes.submit([results.job((name, number), group=number % 2, turn=turn)])
+
+    threads = [threading.Thread(target=many, args=(f"thread {number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = results.wait(1200)
+    assert all(found[name, number] == (number % 2, (name, number)) for name, number in found)
+    assert lanes.waiting == 0
+    assert not lanes.queues
