@@ -1,0 +1,194 @@
+"""Bodies of requests: one picture as it is, or several in a form or in JSON, with the options that stand beside them.
+
+image/*, application/octet-stream    the picture itself; options in the query
+multipart/form-data                  every file is a picture; fields are options
+application/json                     {"images": [base64, …]} or {"image": base64}, and options
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from mlpmixer.serve.problems import Problem, invalid, malformed, too_large
+
+MOST_PARTS = 1_000  # of a form or a list
+FIELD = 1_000  # bytes of an option
+OPTIONS = ("model", "top", "label")
+
+
+@dataclass
+class Asked:
+    """Pictures and options.
+
+    Attributes:
+        pictures: As they came.
+        one: Whether the request was of one picture as it is, so that its answer is not a list.
+        options: Of `OPTIONS`, as text.
+    """
+
+    pictures: list[bytes]
+    one: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole body, in `most` bytes at most.
+
+    Raises:
+        Problem: 413, before anything is read if its length is told; 415 if it is compressed.
+    """
+    if "content-encoding" in request.headers:
+        raise Problem(415, "compressed", "a compressed body is not read here")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise too_large(most)
+    parts: list[bytes] = []
+    read = 0
+    async for part in request.stream():
+        read += len(part)
+        if read > most:
+            raise too_large(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def asked(request: Request, most: int) -> Asked:
+    """The pictures and options of a request.
+
+    Raises:
+        Problem: What it is that is wrong with it.
+    """
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    readers = {b"multipart/form-data": _form, b"application/json": _json}
+    if kind.startswith(b"image/") or kind in (b"application/octet-stream", b""):
+        found = Asked([await read_body(request, most)], one=True)
+    elif kind in readers:
+        found = readers[kind](await read_body(request, most), parameters)
+    else:
+        raise Problem(415, "content_type", "send a picture, multipart/form-data or application/json")
+    for name, text in request.query_params.items():
+        _set(found.options, name, text)
+    if not found.pictures or not all(found.pictures):
+        raise malformed("there is no picture in the request")
+    return found
+
+
+def _set(options: dict[str, str], name: str, text: str) -> None:
+    if name not in OPTIONS:
+        raise invalid(f"an option is not known (there are: {', '.join(OPTIONS)})")
+    options[name] = text
+
+
+def _json(body: bytes, _parameters: Mapping[bytes, bytes]) -> Asked:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise malformed("the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise invalid('the body must be an object: {"images": [base64, …]}')
+    found = dict(found)
+    images: Any = found.pop("images", None)
+    if "image" in found and images is None:
+        images = [found.pop("image")]
+    if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
+        raise invalid("images must be a list of texts in base64")
+    if len(images) > MOST_PARTS:
+        raise invalid(f"a request may have {MOST_PARTS:,} pictures")
+    asked = Asked([])
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise invalid("options are texts or numbers")
+        _set(asked.options, name, str(value))
+    for text in images:
+        try:
+            asked.pictures.append(
+                base64.b64decode(text.partition(",")[2] if text[:5] == "data:" else text, validate=True)
+            )
+        except (binascii.Error, ValueError):
+            raise malformed("an image is not in base64") from None
+    return asked
+
+
+def _form(body: bytes, parameters: Mapping[bytes, bytes]) -> Asked:
+    boundary = parameters.get(b"boundary")
+    if not boundary or len(boundary) > 70:
+        raise malformed("the form has no boundary")
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise malformed("the form is broken") from None
+    if not form.ended:
+        raise malformed("the form ends in the middle")
+    return Asked(form.files, options=form.options)
+
+
+class _Form:
+    """Collects the parts of a form while it is parsed."""
+
+    def __init__(self) -> None:
+        self.files: list[bytes] = []
+        self.options: dict[str, str] = {}
+        self.ended = False
+        self.parts = 0
+
+    def callbacks(self) -> dict[str, Any]:
+        names = (
+            "part_begin",
+            "part_data",
+            "part_end",
+            "header_field",
+            "header_value",
+            "header_end",
+            "headers_finished",
+        )
+        return {**{f"on_{name}": getattr(self, name) for name in names}, "on_end": self.end}
+
+    def part_begin(self) -> None:
+        self.parts += 1
+        if self.parts > MOST_PARTS:
+            raise invalid(f"a request may have {MOST_PARTS:,} pictures")
+        self.headers: dict[bytes, bytes] = {}
+        self.name, self.value = bytearray(), bytearray()
+        self.data = bytearray()
+
+    def header_field(self, data: bytes, start: int, end: int) -> None:
+        self.name += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def header_end(self) -> None:
+        if len(self.headers) < 10:
+            self.headers[bytes(self.name).lower()] = bytes(self.value)
+        self.name, self.value = bytearray(), bytearray()
+
+    def headers_finished(self) -> None:
+        _, self.disposition = parse_options_header(self.headers.get(b"content-disposition", b""))
+
+    def part_data(self, data: bytes, start: int, end: int) -> None:
+        self.data += memoryview(data)[start:end]
+
+    def part_end(self) -> None:
+        if b"filename" in self.disposition:
+            if self.data:  # a form sends a file without a name and a byte where none was chosen
+                self.files.append(bytes(self.data))
+            return
+        if len(self.data) > FIELD:
+            raise invalid("an option is too long")
+        name = self.disposition.get(b"name", b"").decode("utf-8", "replace")
+        _set(self.options, name, bytes(self.data).decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        self.ended = True
