@@ -246,6 +246,10 @@ class Predictor:
         except ImageError as error:  # knows only its size
             raise ImageError(f"{name_of(given)}: {error}") from None
 
+    def prepared(self, given: Input) -> torch.Tensor:
+        """One image as the model sees it, without test-time augmentation: (3, height, width) of uint8."""
+        return self._prepared(given)[0]
+
     def _predictions(self, views: torch.Tensor) -> list[Prediction | None]:
         """None: what the model gives is not a number."""
         features, logits = self._run(views.flatten(0, 1))

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 PATIENT = 4  # every so many batches, jobs that can wait go first
@@ -52,7 +53,7 @@ class Job:
         payload: What `answer` is given.
         group: Jobs with the same one may be answered together.
         cost: In pixels.
-        done: Called once, in some thread, with the result or a `LaneError`; not if the job was cancelled before.
+        done: Called once with the result or a `LaneError`; not if the job was cancelled before.
         turn: When it is taken.
         cancelled: Whoever asked has gone; a lane skips it.
         single: It is answered in a batch of its own, since a batch with it failed.
@@ -67,9 +68,11 @@ class Job:
     single: bool = False
     number: int = field(default=0, init=False)
 
-    def finish(self, result: Any) -> None:
-        if not self.cancelled:
-            self.done(result)
+
+def _finish(jobs: Sequence[Job], results: Sequence[Any]) -> None:
+    for job, result in zip(jobs, results, strict=True):
+        if not job.cancelled:
+            job.done(result)
 
 
 @dataclass(eq=False)
@@ -91,6 +94,8 @@ class Lanes:
         piece: Jobs that are answered together, at most.
         budget: Pixels that are answered together; one job may have more.
         patience: Seconds after which a lane that has not answered counts as hung.
+        hand_over: Runs a function that finishes the jobs of a batch, once a batch, where `done` is to be called; by
+            default in the lane.
     """
 
     def __init__(
@@ -101,8 +106,10 @@ class Lanes:
         piece: int = 4,
         budget: int = 40_000_000,
         patience: float = 30.0,
+        hand_over: Callable[[Callable[[], None]], object] = lambda finish: finish(),
     ):
         self.answer, self.piece, self.budget, self.patience = answer, piece, budget, patience
+        self.hand_over = hand_over
         self.changed = threading.Condition()
         self.queues: dict[tuple[Turn, Hashable], deque[Job]] = {}
         self.waiting = 0  # pixels
@@ -164,8 +171,8 @@ class Lanes:
                         self._again(job)
                 self.lanes[place] = self._begun(Lane())
             self.changed.notify_all()
-        for job in failed:
-            job.finish(LaneError("the lane that answered died or hung"))
+        if failed:
+            self.hand_over(partial(_finish, failed, [LaneError("the lane that answered died or hung")] * len(failed)))
 
     def close(self) -> None:
         """Ends the lanes when they have answered what they are at; what waits is not answered."""
@@ -175,8 +182,8 @@ class Lanes:
             self.queues.clear()
             self.waiting = 0
             self.changed.notify_all()
-        for job in waiting:
-            job.finish(LaneError("the service is shutting down"))
+        if waiting:
+            self.hand_over(partial(_finish, waiting, [LaneError("the service is shutting down")] * len(waiting)))
 
     # In lanes.
 
@@ -192,8 +199,7 @@ class Lanes:
                 rate = sum(job.cost for job in batch) / max(time.monotonic() - started, 1e-6)
                 self.rate += (rate - self.rate) * (SMOOTHING if self.batches > len(self.lanes) else 1.0)
                 self.changed.notify()
-            for job, result in zip(batch, results, strict=True):
-                job.finish(result)
+            self.hand_over(partial(_finish, batch, results))
 
     def _taken(self, lane: Lane) -> list[Job]:
         """The next batch, when there is one; none: the lanes are closing."""

@@ -1,0 +1,198 @@
+"""The routes of the service, as an ASGI application.
+
+Predictions go through endpoints without a framework around them, since a picture is answered in about two milliseconds;
+everything else, and the description of it all in OpenAPI, is FastAPI's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlpmixer.predict.predictor import Prediction
+from mlpmixer.serve.bodies import Asked, asked
+from mlpmixer.serve.metrics import Metrics
+from mlpmixer.serve.problems import Problem, invalid, not_found
+from mlpmixer.serve.served import Served
+from mlpmixer.serve.service import HeatMap, Kind, Service, problem_of
+from mlpmixer.version import __version__
+
+# What a route gives of an answer, as JSON.
+Shown = Callable[[Any, int], dict[str, Any]]
+
+
+def ranked(found: Prediction, top: int) -> dict[str, Any]:
+    return {
+        "label": found.label,
+        "score": found.score,
+        "top": [{"label": label, "score": score} for label, score in found.top[:top]],
+    }
+
+
+def embedding(found: Prediction, _top: int) -> dict[str, Any]:
+    assert found.embedding is not None
+    return {"embedding": found.embedding.tolist()}
+
+
+def explained(found: HeatMap, top: int) -> dict[str, Any]:
+    return {**ranked(found.prediction, top), "explained": found.label, "drops": np.round(found.drops, 5).tolist()}
+
+
+# Route → what lanes are asked, and what is shown of it.
+ANSWERS: dict[str, tuple[Kind, Shown]] = {
+    "predict": ("predict", ranked),
+    "embed": ("predict", embedding),
+    "explain": ("explain", explained),
+}
+
+
+class Answers:
+    """POST /v1/predict, /v1/embed or /v1/explain."""
+
+    def __init__(self, service: Service, metrics: Metrics, name: str):
+        self.service, self.metrics, self.name = service, metrics, name
+        self.kind, self.shown = ANSWERS[name]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request = Request(scope, receive)
+        try:
+            response: Response = await self.answered(request)
+        except Problem as problem:
+            response = problem.response()
+        except ClientDisconnect:
+            return
+        self.metrics.request(self.name, response.status_code, time.perf_counter() - started)
+        await response(scope, receive, send)
+
+    async def answered(self, request: Request) -> Response:
+        await self.service.admit()
+        found = await asked(request, self.service.settings.max_body)
+        served = self.model(found.options.get("model"))
+        top = self.top(served, found)
+        gone = request.scope.get("mlpmixer.jobs")
+        answers = await self.service.ask(served, found.pictures, kind=self.kind, gone=gone)
+        shown = [self.one(answer, top) for answer in answers]
+        self.metrics.pictures.labels(served.name).inc(sum("error" not in one for one in shown))
+        if found.one or all("error" in one for one in shown):
+            problem = problem_of(answers[0])
+            if problem is not None:
+                raise problem
+        answer = {"model": served.name, "version": served.version, "predictions": shown}
+        return JSONResponse(answer)
+
+    def one(self, answer: Any, top: int) -> dict[str, Any]:
+        problem = problem_of(answer)
+        return self.shown(answer, top) if problem is None else problem.body()
+
+    def model(self, name: str | None) -> Served:
+        try:
+            return self.service.models.find(name)
+        except KeyError as error:
+            raise not_found(str(error.args[0])) from None
+
+    @staticmethod
+    def top(served: Served, found: Asked) -> int:
+        most = served.predictor.top
+        text = found.options.get("top", str(most))
+        if not text.isdecimal() or not 1 <= int(text[:9]) <= most:
+            raise invalid(f"top must be between 1 and {most}")
+        return int(text)
+
+
+class Checks:
+    """Around the application: who may ask, under which name, and from which page.
+
+    Any page in a browser can send requests to a service on the same machine, and a name that leads to it can be made
+    to look like its own. So the Host header must be a known one, and where a browser says which page asks, it must be
+    ours.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        problem = self.problem(scope)
+        if problem is not None:
+            await problem.response()(scope, receive, send)
+            return
+        self.service.in_flight += 1
+        try:
+            await self.app(scope, receive, _with_headers(send))
+        finally:
+            self.service.in_flight -= 1
+
+    def problem(self, scope: Scope) -> Problem | None:
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        settings = self.service.settings
+        host = headers.get(b"host", b"").decode("latin-1")
+        if _name(host) not in settings.hosts and "*" not in settings.hosts:
+            return Problem(421, "host", "the service is not known under this name; --host-name adds it")
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin.partition("://")[2] != host:
+            return Problem(403, "origin", "pages of other servers may not ask this one")
+        if settings.token and scope["path"] not in OPEN:
+            kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+            if kind.lower() != "bearer" or not settings.allows(token.strip()):
+                return Problem(401, "token", "a token is needed", {"WWW-Authenticate": "Bearer"})
+        return None
+
+
+OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # asked by those who watch, without a token
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
+        await send(message)
+
+    return sent
+
+
+def app_of(service: Service) -> ASGIApp:
+    """The application of a service."""
+    metrics = Metrics(service)
+    app = FastAPI(title="mlpmixer", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/v1/models", summary="The models, and what they are")
+    def models() -> dict[str, Any]:
+        found = []
+        for slot in service.models.slots.values():
+            if slot.served is not None:
+                found.append({**slot.served.facts(), "reloads": slot.reloads, "reload_error": slot.error or None})
+        return {"models": found}
+
+    @app.get("/healthz", summary="Whether the service works; if not, restart it")
+    def healthz() -> Response:
+        return Response("ok\n" if service.alive else "a lane hangs\n", 200 if service.alive else 503)
+
+    @app.get("/readyz", summary="Whether the service takes requests")
+    def readyz() -> Response:
+        return Response("ready\n" if service.ready else "not ready\n", 200 if service.ready else 503)
+
+    @app.get("/metrics", summary="For Prometheus")
+    def read_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    for name in ANSWERS:
+        app.router.routes.insert(0, Route(f"/v1/{name}", Answers(service, metrics, name), methods=["POST"]))
+    return Checks(app, service)
