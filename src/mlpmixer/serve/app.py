@@ -60,6 +60,7 @@ class Answers:
 
     def __init__(self, service: Service, metrics: Metrics, name: str):
         self.service, self.metrics, self.name = service, metrics, name
+        self.kind: Kind
         self.kind, self.shown = ANSWERS[name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -124,7 +124,7 @@ def _form(body: bytes, parameters: Mapping[bytes, bytes]) -> Asked:
         raise malformed("the form has no boundary")
     form = _Form()
     try:
-        parser = MultipartParser(boundary, form.callbacks())
+        parser = MultipartParser(boundary, form.callbacks())  # pyright: ignore[reportArgumentType] (a dictionary of them)
         parser.write(body)
         parser.finalize()
     except FormParserError:
