@@ -24,7 +24,7 @@ FLOORS = [
     {"models", "data", "recipes", "run"},
     {"weights", "metrics", "interpret", "engines"},
     {"train", "predict", "export", "evaluation"},
-    {"bench"},
+    {"bench", "serve"},
     {"experiments"},
     {"report"},
     {"cli"},

@@ -33,6 +33,7 @@ from mlpmixer.cli.recipes import recipes
 from mlpmixer.cli.report import report
 from mlpmixer.cli.reproduce import reproduce
 from mlpmixer.cli.runs import runs
+from mlpmixer.cli.serve import serve
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
 from mlpmixer.version import __version__
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "predict": predict,
     "export": export,
+    "serve": serve,
     "bench": bench,
 }
 GROUPS = {"data": "doctor", "train": "demo", "evaluate": "evaluate", "use": "models"}  # each with its first command

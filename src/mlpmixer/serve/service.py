@@ -72,9 +72,12 @@ class Service:
 
     # Life.
 
-    def start(self) -> None:
-        """Loads the models and begins the lanes; called in a running event loop, which the results go to."""
+    def load(self) -> None:
+        """Loads and warms up the models; before that, the service is not ready."""
         self.models.load()
+
+    def start(self) -> None:
+        """Begins the lanes; called in a running event loop, which the results go to."""
         first = self.models.find(None)
         loop = asyncio.get_running_loop()
         self.lanes = Lanes(
