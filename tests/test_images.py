@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from messages import Says
 from PIL import Image
 
 from mlpmixer.data import jpeg
+from mlpmixer.data.headers import Header, header_of
 from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.jpeg import quick_jpeg
 from mlpmixer.data.limits import DECODING, Limits, Room, usual_limits
@@ -293,6 +296,37 @@ class TestLimits:
             pixels(JPEGS["usual"], Limits(bytes=100))
         with says(ImageError):
             pixels(saved(NOISE, "GIF"), Limits(formats=("JPEG", "PNG")))
+
+    def test_sizes_are_read_off_headers(self, photos: list[Path]):
+        """As Pillow has them, and not more slowly for files of millions of parts, which it would take minutes for."""
+        big = io.BytesIO()
+        GRADIENT.save(big, "TIFF", big_tiff=True)
+        files = [photo.read_bytes() for photo in photos] + [big.getvalue()]
+        files += [saved(GRADIENT, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+        files += [saved(GRADIENT, "JPEG", progressive=True), saved(NOISE, "TIFF", compression="tiff_lzw")]
+        files += [saved(GRADIENT, "WEBP", lossless=True), saved(GRADIENT, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")]
+        for file in files:
+            with Image.open(io.BytesIO(file)) as opened:
+                assert header_of(file) == Header(opened.format or "", (opened.height, opened.width))
+            for length in range(2, 60):  # damaged ones raise nothing
+                header_of(file[:length])
+        assert header_of(b"<svg/>") is None
+        assert header_of(b"RIFF1234WAVE") is None
+
+    def test_files_of_very_many_parts(self):
+        png, jpeg = saved(GRADIENT, "PNG"), saved(GRADIENT, "JPEG")
+        chunk = struct.pack(">I4s3sI", 3, b"tEXt", b"k\0v", zlib.crc32(b"tEXtk\0v"))
+        tags = ((256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 200_000, 70), (278, 4, 1, 1))
+        strips = struct.pack("<2sHIH", b"II", 42, 8, 6) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        for bomb, says in (
+            (png[:33] + 9_000 * chunk + png[33:], "chunks"),
+            (jpeg[:2] + 9_000 * b"\xff\xe5\0\2" + jpeg[2:], "segments"),
+            (strips + bytes(900_000), "strips"),
+            (strips[:8] + b"\xff\xff" + bytes(900_000), "tags"),
+        ):
+            for read in (pixels, decode):
+                with pytest.raises(ImageError, match=f"the image has more than .* {says}; that is a mistake"):
+                    read(bomb)
 
     def test_large_images_wait_for_each_other(self):
         room, inside, most = Room(10), [], []

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mlpmixer.data.headers import header_of
 from mlpmixer.errors import ImageError, UsageError
 from mlpmixer.files import size
 
@@ -52,6 +53,7 @@ class Limits:
             raise ImageError(f"has {notes:,} blocks of Exif; that is a mistake or an attack")
         if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
             raise ImageError("is a large image in digits; save it as PNG")
+        header_of(data)  # refuses one of too many parts
 
     def check_pixels(self, height: int, width: int) -> None:
         if height * width > self.pixels:

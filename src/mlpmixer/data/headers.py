@@ -1,0 +1,139 @@
+"""The kind and size of an image, read off the bytes of its file; nothing is decoded.
+
+Pillow reads all of a header when it opens a file, part by part, which takes it minutes where there are millions of
+parts. Here no file takes longer than some milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlpmixer.errors import ImageError
+
+PARTS = 1_000  # segments of a JPEG before its pixels, chunks of a PNG beyond one for each KB, tags of a TIFF
+STRIPS = 100_000  # of a TIFF
+
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG
+BARE = (0x01, *range(0xD0, 0xD9))  # markers that have no length
+SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those that begin a frame
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        format: As Pillow calls it.
+        size: Height and width; None where they are not where they usually are, or the file is damaged.
+    """
+
+    format: str
+    size: Size | None
+
+
+def header_of(data: bytes) -> Header | None:
+    """The header of a file; None: its first bytes are of no kind that is known here.
+
+    Raises:
+        ImageError: It has so many parts that reading them would take too long.
+    """
+    for name, start, size in KINDS:
+        if data.startswith(start) and (name != "WEBP" or data[8:12] == b"WEBP"):
+            try:
+                return Header(name, size(data))
+            except (struct.error, IndexError):  # it ends in the middle
+                return Header(name, None)
+    return None
+
+
+def _too_many(what: str) -> ImageError:
+    return ImageError(f"has more than {what}; that is a mistake or an attack")
+
+
+def _jpeg(data: bytes) -> Size | None:
+    at = 2
+    for _ in range(PARTS):
+        found = MARKER.search(data, at)
+        if found is None or (marker := found[1][0]) in (0xD9, 0xDA):  # its end, or pixels
+            return None
+        at = found.end()
+        if marker in SIZED:
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return height, width
+        if marker not in BARE:
+            at += struct.unpack_from(">H", data, at)[0]
+    raise _too_many(f"{PARTS:,} segments")
+
+
+def _png(data: bytes) -> Size:
+    at, most = 8, PARTS + len(data) // 1024
+    for _ in range(most):
+        if at >= len(data):
+            break
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    else:
+        raise _too_many(f"{most:,} chunks")
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _gif(data: bytes) -> Size:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return height, width
+
+
+def _bmp(data: bytes) -> Size:
+    width, height = struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18)
+    return abs(height), abs(width)
+
+
+def _webp(data: bytes) -> Size | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    return None
+
+
+def _tiff(data: bytes) -> Size | None:
+    order = "<" if data[:2] == b"II" else ">"
+    if b"+" in data[2:4]:  # BigTIFF, for files of more than 4 GB
+        (at,) = struct.unpack_from(f"{order}Q", data, 8)
+        entry, start, value = f"{order}HHQ", f"{order}Q", 12
+    else:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        entry, start, value = f"{order}HHI", f"{order}H", 8
+    (count,) = struct.unpack_from(start, data, at)
+    at += struct.calcsize(start)
+    if count > PARTS:
+        raise _too_many(f"{PARTS:,} tags")
+    found: dict[int, int] = {}
+    for _ in range(count):
+        tag, kind, several = struct.unpack_from(entry, data, at)
+        if tag in (273, 324) and several > STRIPS:
+            raise _too_many(f"{STRIPS:,} strips")
+        if tag in (256, 257) and kind in (3, 4):
+            (found[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + value)
+        at += value + (8 if value == 12 else 4)
+    return (found[257], found[256]) if len(found) == 2 else None
+
+
+# Format, first bytes, how its size is found.
+KINDS: tuple[tuple[str, bytes | tuple[bytes, ...], Callable[[bytes], Size | None]], ...] = (
+    ("JPEG", b"\xff\xd8\xff", _jpeg),
+    ("PNG", b"\x89PNG\r\n\x1a\n", _png),
+    ("WEBP", b"RIFF", _webp),
+    ("GIF", (b"GIF87a", b"GIF89a"), _gif),
+    ("BMP", b"BM", _bmp),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"), _tiff),
+)
