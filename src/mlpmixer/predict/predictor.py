@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -32,6 +32,7 @@ from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
 P = TypeVar("P", bound=Input)
+T = TypeVar("T")
 
 PIECE = 16  # images for a thread that computes alone: more are no faster, and at the end others wait for it longer
 
@@ -80,6 +81,19 @@ class Prediction:
     def score(self) -> float:
         """Its probability."""
         return self.top[0][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All that a model says of an image.
+
+    Attributes:
+        probabilities: One for each class, in the order of `Predictor.classes`.
+        embedding: What the model's head is given.
+    """
+
+    probabilities: Float32[np.ndarray, " C"]
+    embedding: Float32[np.ndarray, " D"]
 
 
 Piece: TypeAlias = list[tuple[P, Prediction | ImageError]]  # images that are predicted together
@@ -221,13 +235,31 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[Input]) -> list[Prediction | ImageError]:
         """In this thread, in one go."""
+        return self._answered(images, self._prepared, self._predictions)
+
+    def scores(self, images: Sequence[Input], *, prepared: bool = False) -> list[Scores | ImageError]:
+        """The same with the probability of every class, and the embedding.
+
+        Args:
+            images: What is to be scored.
+            prepared: They are arrays or tensors as `prepared` gives them: (3, height, width) of uint8.
+        """
+        read = torch.as_tensor if prepared else self._prepared
+        return self._answered(images, read, self._scores)
+
+    def _answered(
+        self,
+        images: Sequence[Input],
+        read: Callable[[Any], torch.Tensor],
+        answer: Callable[[torch.Tensor], list[T | None]],
+    ) -> list[T | ImageError]:
         self._require_threads()
         views = torch.empty(len(images), self._views, 3, *self.preprocessing.crop, dtype=torch.uint8)
-        found: list[Prediction | ImageError | None] = []
+        found: list[ImageError | None] = []
         good = 0
         for given in images:
             try:
-                views[good] = self._prepared(given)
+                views[good] = read(given)
             except ImageError as error:
                 found.append(error)
             except (MemoryError, RuntimeError) as error:  # the others are none the worse for it
@@ -235,8 +267,8 @@ class Predictor:
             else:
                 found.append(None)
                 good += 1
-        predictions = iter(self._predictions(views[:good]) if good else ())
-        whole = [next(predictions) if error is None else error for error in found]
+        answers = iter(answer(views[:good]) if good else ())
+        whole = [next(answers) if error is None else error for error in found]
         return [self._no_number(given) if one is None else one for given, one in zip(images, whole, strict=True)]
 
     def _prepared(self, given: Input) -> torch.Tensor:
@@ -250,8 +282,8 @@ class Predictor:
         """One image as the model sees it, without test-time augmentation: (3, height, width) of uint8."""
         return self._prepared(given)[0]
 
-    def _predictions(self, views: torch.Tensor) -> list[Prediction | None]:
-        """None: what the model gives is not a number."""
+    def _outputs(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
+        """Probabilities, features, and whether they are numbers."""
         features, logits = self._run(views.flatten(0, 1))
         several = (-1, self._views)
         chances = logits.softmax(dim=1).unflatten(0, several).mean(dim=1)
@@ -259,15 +291,23 @@ class Predictor:
         finite = chances.isfinite().all(dim=1)
         if self._embeddings:
             finite &= features.isfinite().all(dim=1)
+        return chances, features, finite.tolist()
+
+    def _scores(self, views: torch.Tensor) -> list[Scores | None]:
+        chances, features, finite = self._outputs(views)
+        rows = zip(chances.float().numpy(), features.float().numpy(), finite, strict=True)
+        return [Scores(row, embedding) if good else None for row, embedding, good in rows]
+
+    def _predictions(self, views: torch.Tensor) -> list[Prediction | None]:
+        """None: what the model gives is not a number."""
+        chances, features, finite = self._outputs(views)
         scores, labels = chances.topk(self.top)
         embeddings = features.numpy() if self._embeddings else [None] * len(views)
         return [
             Prediction(tuple((self.classes[i], score) for i, score in zip(row, values, strict=True)), embedding)
             if good
             else None
-            for row, values, embedding, good in zip(
-                labels.tolist(), scores.tolist(), embeddings, finite.tolist(), strict=True
-            )
+            for row, values, embedding, good in zip(labels.tolist(), scores.tolist(), embeddings, finite, strict=True)
         ]
 
     def _run(self, views: torch.Tensor) -> Outputs:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,9 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Asked, asked
 from mlpmixer.serve.metrics import Metrics
-from mlpmixer.serve.problems import Problem, invalid, not_found
+from mlpmixer.serve.openapi import described
+from mlpmixer.serve.problems import Problem, invalid, malformed
 from mlpmixer.serve.served import Served
 from mlpmixer.serve.service import HeatMap, Kind, Service, problem_of
+from mlpmixer.serve.v2 import V2
 from mlpmixer.version import __version__
 
 # What a route gives of an answer, as JSON.
@@ -78,10 +81,11 @@ class Answers:
     async def answered(self, request: Request) -> Response:
         await self.service.admit()
         found = await asked(request, self.service.settings.max_body)
-        served = self.model(found.options.get("model"))
+        served = self.service.model(found.options.get("model"))
         top = self.top(served, found)
         gone = request.scope.get("mlpmixer.jobs")
-        answers = await self.service.ask(served, found.pictures, kind=self.kind, gone=gone)
+        async with self.service.deadline():
+            answers = await self.service.ask(served, found.pictures, kind=self.kind, gone=gone)
         shown = [self.one(answer, top) for answer in answers]
         self.metrics.pictures.labels(served.name).inc(sum("error" not in one for one in shown))
         if found.one or all("error" in one for one in shown):
@@ -94,12 +98,6 @@ class Answers:
     def one(self, answer: Any, top: int) -> dict[str, Any]:
         problem = problem_of(answer)
         return self.shown(answer, top) if problem is None else problem.body()
-
-    def model(self, name: str | None) -> Served:
-        try:
-            return self.service.models.find(name)
-        except KeyError as error:
-            raise not_found(str(error.args[0])) from None
 
     @staticmethod
     def top(served: Served, found: Asked) -> int:
@@ -118,8 +116,8 @@ class Checks:
     ours.
     """
 
-    def __init__(self, app: ASGIApp, service: Service):
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Service, metrics: Metrics):
+        self.app, self.service, self.metrics = app, service, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +125,8 @@ class Checks:
             return
         problem = self.problem(scope)
         if problem is not None:
-            await problem.response()(scope, receive, send)
+            self.metrics.request("refused", problem.status, 0.0)
+            await problem.response(scope["path"])(scope, receive, _with_headers(send))
             return
         self.service.in_flight += 1
         try:
@@ -137,21 +136,26 @@ class Checks:
 
     def problem(self, scope: Scope) -> Problem | None:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        once = [name for name, _ in scope["headers"] if name in ONCE]
+        if len(once) != len(set(once)):
+            return malformed("the request has a header twice")
         settings = self.service.settings
-        host = headers.get(b"host", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1").lower()
         if _name(host) not in settings.hosts and "*" not in settings.hosts:
             return Problem(421, "host", "the service is not known under this name; --host-name adds it")
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:
             return Problem(403, "origin", "pages of other servers may not ask this one")
         if settings.token and scope["path"] not in OPEN:
-            kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-            if kind.lower() != "bearer" or not settings.allows(token.strip()):
+            kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+            if kind.lower() != b"bearer" or not settings.allows(token.strip()):
                 return Problem(401, "token", "a token is needed", {"WWW-Authenticate": "Bearer"})
         return None
 
 
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # asked by those who watch, without a token
+
+ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-length", b"inference-header-content-length")
 
 
 def _name(host: str) -> str:
@@ -169,10 +173,26 @@ def _with_headers(send: Send) -> Send:
     return sent
 
 
+def _unknown(request: Request, error: Exception) -> Response:
+    """Where there is no such route, or not with this method."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    codes = {404: ("not_found", "there is nothing here"), 405: ("method", "this is asked with another method")}
+    code, message = codes.get(status, ("refused", "the request cannot be answered"))
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return Problem(status, code, message, headers).response(request.url.path)
+
+
+def _failed(request: Request, _error: Exception) -> Response:
+    return Problem(500, "failed", "the request could not be answered; the service goes on").response(request.url.path)
+
+
 def app_of(service: Service) -> ASGIApp:
     """The application of a service."""
     metrics = Metrics(service)
-    app = FastAPI(title="mlpmixer", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="mlpmixer", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_exception_handler(HTTPException, _unknown)
+    app.add_exception_handler(Exception, _failed)
+    app.openapi = lambda: described(service.settings)
 
     @app.get("/v1/models", summary="The models, and what they are")
     def models() -> dict[str, Any]:
@@ -196,4 +216,5 @@ def app_of(service: Service) -> ASGIApp:
 
     for name in ANSWERS:
         app.router.routes.insert(0, Route(f"/v1/{name}", Answers(service, metrics, name), methods=["POST"]))
-    return Checks(app, service)
+    app.router.routes[:0] = V2(service, metrics).routes()
+    return Checks(app, service, metrics)

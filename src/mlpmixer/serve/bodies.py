@@ -7,10 +7,13 @@ application/json                     {"images": [base64, …]} or {"image": base
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,9 @@ from starlette.requests import Request
 
 from mlpmixer.serve.problems import Problem, invalid, malformed, too_large
 
+logging.getLogger("python_multipart.multipart").disabled = True  # it logs what it reads
+
+MOST_VALUES = 4_000_000  # of a JSON body: each takes tens of bytes in memory
 MOST_PARTS = 1_000  # of a form or a list
 FIELD = 1_000  # bytes of an option
 OPTIONS = ("model", "top", "label")
@@ -40,16 +46,22 @@ class Asked:
     options: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int, encodings: Sequence[str] = ()) -> bytes:
     """The whole body, in `most` bytes at most.
 
+    Args:
+        request: Of which nothing has been read.
+        most: Bytes, also after decompression.
+        encodings: Of the content that are decompressed, of gzip and deflate.
+
     Raises:
-        Problem: 413, before anything is read if its length is told; 415 if it is compressed.
+        Problem: 413, before anything is read if its length is told; 415 if it is compressed otherwise.
     """
-    if "content-encoding" in request.headers:
-        raise Problem(415, "compressed", "a compressed body is not read here")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", *encodings):
+        raise Problem(415, "compressed", "a body that is compressed in this way is not read here")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
+    if length.isdecimal() and int(length[:20]) > most:
         raise too_large(most)
     parts: list[bytes] = []
     read = 0
@@ -58,7 +70,35 @@ async def read_body(request: Request, most: int) -> bytes:
         if read > most:
             raise too_large(most)
         parts.append(part)
-    return b"".join(parts)
+    body = b"".join(parts)
+    return body if encoding == "identity" else await asyncio.to_thread(_inflated, body, most)
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    """What was compressed by gzip or zlib."""
+    inflating = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    try:
+        whole = inflating.decompress(body, most + 1)
+    except zlib.error:
+        raise malformed("the compressed body is damaged") from None
+    if len(whole) > most:
+        raise too_large(most)
+    if not inflating.eof or inflating.unused_data:
+        raise malformed("the compressed body ends in the middle, or goes on after its end")
+    return whole
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A JSON object of a sane number of values."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
+        raise Problem(413, "too_large", f"a JSON body may have {MOST_VALUES:,} values")
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise malformed("the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise invalid("the body must be an object")
+    return found
 
 
 async def asked(request: Request, most: int) -> Asked:
@@ -89,13 +129,7 @@ def _set(options: dict[str, str], name: str, text: str) -> None:
 
 
 def _json(body: bytes, _parameters: Mapping[bytes, bytes]) -> Asked:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise malformed("the body is no JSON") from None
-    if not isinstance(found, dict):
-        raise invalid('the body must be an object: {"images": [base64, …]}')
-    found = dict(found)
+    found = read_json(body)
     images: Any = found.pop("images", None)
     if "image" in found and images is None:
         images = [found.pop("image")]
@@ -108,14 +142,16 @@ def _json(body: bytes, _parameters: Mapping[bytes, bytes]) -> Asked:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise invalid("options are texts or numbers")
         _set(asked.options, name, str(value))
-    for text in images:
-        try:
-            asked.pictures.append(
-                base64.b64decode(text.partition(",")[2] if text[:5] == "data:" else text, validate=True)
-            )
-        except (binascii.Error, ValueError):
-            raise malformed("an image is not in base64") from None
+    asked.pictures = [from_base64(text) for text in images]
     return asked
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes of a base64 text, which may be a data URL."""
+    try:
+        return base64.b64decode(text.partition(",")[2] if text[:5] == "data:" else text, validate=True)
+    except (binascii.Error, ValueError):
+        raise malformed("an image is not in base64") from None
 
 
 def _form(body: bytes, parameters: Mapping[bytes, bytes]) -> Asked:

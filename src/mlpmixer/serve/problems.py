@@ -1,4 +1,7 @@
-"""What goes wrong in a request, as a status and a JSON body: {"error": {"status", "code", "message"}}."""
+"""What goes wrong in a request, as a status and a JSON body: {"error": {"status", "code", "message"}}.
+
+Under /v2 it is {"error": message}.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,10 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, path: str = "") -> JSONResponse:
+        """As an answer on `path`: the Open Inference Protocol has nothing but a text."""
+        body = {"error": self.message} if path.startswith("/v2") else self.body()
+        return JSONResponse(body, self.status, self.headers)
 
     def body(self) -> dict[str, Any]:
         return {"error": {"status": self.status, "code": self.code, "message": self.message}}

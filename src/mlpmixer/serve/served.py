@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlpmixer.errors import MixerError, UsageError, nearest
+from mlpmixer.errors import MixerError, UsageError
 from mlpmixer.predict.predictor import Predictor
 from mlpmixer.text import first_line
 from mlpmixer.weights.bundled import PHOTO
@@ -120,7 +120,7 @@ class Models:
         """
         slot = self.slots[name or next(iter(self.slots))] if name is None or name in self.slots else None
         if slot is None or slot.served is None:
-            raise KeyError(f"no model is called '{name}'{nearest(name or '', self.slots)}")
+            raise KeyError(f"no model has this name; there are: {', '.join(self.slots)}")
         return slot.served
 
     def reload(self, now: Callable[[], float] = time.time) -> list[str]:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import io
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+import math
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
+from mlpmixer.data.headers import header_of
 from mlpmixer.data.limits import Limits, usual_limits
 from mlpmixer.errors import ImageError
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
-from mlpmixer.serve.problems import Problem, busy, invalid, unreadable
+from mlpmixer.serve.problems import Problem, busy, invalid, not_found, unreadable
 from mlpmixer.serve.served import Models, Served
 
-Kind = Literal["predict", "explain"]
+Kind = Literal["predict", "scores", "prepared", "explain"]
 Tell = Callable[[str], object]
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
 WATCH = 1.0  # seconds between looks at lanes and files
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+OTHERS = 0.6  # of the limit of pixels, for formats other than JPEG: decoding takes four times the memory
 MAP_COST = 40  # a heat map takes as long as so many pictures
 
 
@@ -37,8 +43,9 @@ class Settings:
         max_body: Bytes of a request.
         token: Needed in each request, as `Authorization: Bearer TOKEN`; empty: none.
         hosts: Names under which the service may be asked; others are refused.
-        limits: Of a picture.
+        limits: Of a picture; None: those of `usual_limits`, and only the formats that people send.
         patience: Seconds after which a lane that does not answer is replaced.
+        deadline: Seconds after which a request is given up.
     """
 
     max_latency: float = 2.0
@@ -47,9 +54,10 @@ class Settings:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     limits: Limits | None = None
     patience: float = 30.0
+    deadline: float = 60.0
 
-    def allows(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(), self.token.encode())
+    def allows(self, token: bytes) -> bool:
+        return hmac.compare_digest(token, os.fsencode(self.token))
 
 
 class Service:
@@ -64,11 +72,13 @@ class Service:
 
     def __init__(self, models: Models, settings: Settings, lanes: int = 0, tell: Tell = print):
         self.models, self.settings, self.tell = models, settings, tell
-        self.limits = settings.limits or usual_limits()
+        self.limits = settings.limits or replace(usual_limits(), formats=FORMATS)
         self.count = lanes or torch.get_num_threads()
         self.draining = False
         self.in_flight = 0
         self.lanes: Lanes | None = None
+        self.counts: dict[str, Count] = {}
+        self.counting = threading.Lock()
 
     # Life.
 
@@ -140,7 +150,7 @@ class Service:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Any]] = []
         jobs: list[Job] = []
-        alone = {"predict": Turn.FIRST, "explain": Turn.ALONE}[kind]
+        alone = Turn.ALONE if kind == "explain" else Turn.FIRST
         for picture in pictures:
             future: asyncio.Future[Any] = loop.create_future()
             futures.append(future)
@@ -149,7 +159,7 @@ class Service:
             except ImageError as error:
                 future.set_result(error)
                 continue
-            turn = Turn.LATER if len(pictures) > 1 and kind == "predict" else alone
+            turn = Turn.LATER if len(pictures) > 1 and kind != "explain" else alone
             cost = cost * MAP_COST if kind == "explain" else cost
             jobs.append(Job(picture, (served, kind), cost, future.set_result, turn))
         if gone is not None:
@@ -162,29 +172,91 @@ class Service:
                 job.cancelled = True
             raise
 
-    def cost(self, picture: bytes) -> int:
+    def model(self, name: str | None) -> Served:
+        """The model of a request, by its name; None: the default.
+
+        Raises:
+            Problem: 404.
+        """
+        try:
+            return self.models.find(name)
+        except KeyError as error:
+            raise not_found(str(error.args[0])) from None
+
+    @asynccontextmanager
+    async def deadline(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Gives up what is asked in the block after so many seconds, or those of the settings.
+
+        Raises:
+            Problem: 504.
+        """
+        most = self.settings.deadline
+        try:
+            async with asyncio.timeout(most if seconds is None else min(seconds, most)):
+                yield
+        except TimeoutError:
+            raise Problem(504, "timeout", "the answer took too long, and was given up") from None
+
+    def cost(self, picture: bytes | np.ndarray) -> int:
         """Pixels that a picture is worth, by its bytes alone; nothing is decoded.
 
         Raises:
             ImageError: It is no picture, or one that costs too much.
         """
-        self.limits.check_bytes(picture)
-        try:
-            with Image.open(io.BytesIO(picture), formats=self.limits.formats) as opened:
-                width, height = opened.size
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise ImageError("is no image that can be read") from None
-        self.limits.check_pixels(height, width)
-        scans = self.limits.check_scans(picture, height, width) if picture.startswith(b"\xff\xd8") else 1
-        return max(PICTURE, height * width * max(1, scans // 10))
+        limits = self.limits
+        if isinstance(picture, np.ndarray):
+            return max(PICTURE, picture.size // 3)
+        header = header_of(picture)
+        if header is None or header.format not in limits.formats:
+            raise NoImage(f"is not an image of a known format ({', '.join(limits.formats)})")
+        if header.format != "JPEG":
+            limits = replace(limits, pixels=int(limits.pixels * OTHERS))
+        limits.check_bytes(picture)
+        if header.size is None:  # damaged, or odd: decoding tells
+            return limits.pixels
+        limits.check_pixels(*header.size)
+        pixels = math.prod(header.size)
+        scans = limits.check_scans(picture, *header.size) if header.format == "JPEG" else 1
+        return max(PICTURE, pixels * max(1, scans // 10))
 
     # In lanes.
 
     def answer(self, group: Hashable, pictures: list[Any]) -> Sequence[Any]:
         served, kind = cast("tuple[Served, Kind]", group)
-        if kind == "explain":
-            return [heat_map(served, picture) for picture in pictures]
-        return served.predictor.predict_batch(pictures)
+        started = time.perf_counter()
+        answers = ANSWERERS[kind](served, pictures)
+        good = sum(not isinstance(answer, ImageError) for answer in answers)
+        with self.counting:
+            count = self.counts.setdefault(served.name, Count())
+            count.batches += 1
+            count.answered += good
+            count.failed += len(answers) - good
+            count.seconds += time.perf_counter() - started
+            count.last = time.time()
+        return answers
+
+
+@dataclass
+class Count:
+    """What lanes did for a model.
+
+    Attributes:
+        batches: Calls of the model.
+        answered: Pictures.
+        failed: Pictures that could not be decoded.
+        seconds: Over all lanes, decoding included.
+        last: When, in seconds since 1970.
+    """
+
+    batches: int = 0
+    answered: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    last: float = 0.0
+
+
+class NoImage(ImageError):
+    """Something else than an image, or in a format that is not read here."""
 
 
 PICTURE = 400 * 533  # pixels of the picture by which the speed is measured; a smaller one is not much quicker
@@ -225,11 +297,20 @@ def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
     return HeatMap(found, found.label, drops.float().numpy())
 
 
+# How a lane answers: the model, pictures → an answer or an `ImageError` for each.
+ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
+    "predict": lambda served, pictures: served.predictor.predict_batch(pictures),
+    "scores": lambda served, pictures: served.predictor.scores(pictures),
+    "prepared": lambda served, pictures: served.predictor.scores(pictures, prepared=True),
+    "explain": lambda served, pictures: [heat_map(served, picture) for picture in pictures],
+}
+
+
 def problem_of(error: object) -> Problem | None:
     """The refusal for one picture that could not be answered."""
     if isinstance(error, LaneError):
         return Problem(500, "failed", "the picture could not be answered; the service goes on")
     if isinstance(error, ImageError):
-        text = str(error)
-        return unreadable(text) if "no image" in text or "not an image" in text else invalid(text)
+        text = f"the picture {str(error).removeprefix('the image ')}"
+        return unreadable(text) if isinstance(error, NoImage) else invalid(text)
     return None
