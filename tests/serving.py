@@ -48,7 +48,7 @@ def running(models: Sequence[str], options: dict[str, Any] | None = None, **sett
         assert started.wait(30)
         host, port = server.servers[0].sockets[0].getsockname()
         token = settings.get("token")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         with httpx2.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=60) as client:
             yield Running(service, f"{host}:{port}", client)
     finally:

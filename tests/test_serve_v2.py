@@ -94,9 +94,7 @@ def test_health_and_metadata(client: Any, served: Running):
         ("clothes", "READY"),
     ]
     for wrong in ("other", "../etc", "%2e%2e"):
-        with pytest.raises(
-            http.InferenceServerException, match="no model has this name; there are: mixer_cifar10|nothing here"
-        ):
+        with pytest.raises(http.InferenceServerException, match=r"no model has this name|nothing here"):
             client.get_model_metadata(wrong)
     with pytest.raises(http.InferenceServerException, match=f"no such version; there is {version}"):
         client.get_model_metadata(MODEL, "2")

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.serve.bodies import Asked, asked
+from mlpmixer.serve.bodies import Asked, Hold, asked
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.openapi import described
 from mlpmixer.serve.problems import Problem, invalid, malformed
@@ -70,7 +70,8 @@ class Answers:
         started = time.perf_counter()
         request = Request(scope, receive)
         try:
-            response: Response = await self.answered(request)
+            with self.service.holding() as hold:
+                response: Response = await self.answered(request, hold)
         except Problem as problem:
             response = problem.response()
         except ClientDisconnect:
@@ -78,9 +79,9 @@ class Answers:
         self.metrics.request(self.name, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
 
-    async def answered(self, request: Request) -> Response:
+    async def answered(self, request: Request, hold: Hold) -> Response:
         await self.service.admit()
-        found = await asked(request, self.service.settings.max_body)
+        found = await asked(request, self.service.settings.max_body, hold)
         served = self.service.model(found.options.get("model"))
         top = self.top(served, found)
         gone = request.scope.get("mlpmixer.jobs")
@@ -192,7 +193,7 @@ def app_of(service: Service) -> ASGIApp:
     app = FastAPI(title="mlpmixer", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _unknown)
     app.add_exception_handler(Exception, _failed)
-    app.openapi = lambda: described(service.settings)
+    app.openapi = lambda: described([*service.models.slots], service.settings)
 
     @app.get("/v1/models", summary="The models, and what they are")
     def models() -> dict[str, Any]:
@@ -204,11 +205,11 @@ def app_of(service: Service) -> ASGIApp:
 
     @app.get("/healthz", summary="Whether the service works; if not, restart it")
     def healthz() -> Response:
-        return Response("ok\n" if service.alive else "a lane hangs\n", 200 if service.alive else 503)
+        return PlainTextResponse("ok\n" if service.alive else "a lane hangs\n", 200 if service.alive else 503)
 
     @app.get("/readyz", summary="Whether the service takes requests")
     def readyz() -> Response:
-        return Response("ready\n" if service.ready else "not ready\n", 200 if service.ready else 503)
+        return PlainTextResponse("ready\n" if service.ready else "not ready\n", 200 if service.ready else 503)
 
     @app.get("/metrics", summary="For Prometheus")
     def read_metrics() -> Response:

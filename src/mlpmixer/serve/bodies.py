@@ -13,7 +13,7 @@ import binascii
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,11 @@ from mlpmixer.serve.problems import Problem, invalid, malformed, too_large
 
 logging.getLogger("python_multipart.multipart").disabled = True  # it logs what it reads
 
-MOST_VALUES = 4_000_000  # of a JSON body: each takes tens of bytes in memory
+MOST_VALUES = 2_000_000  # of a JSON body: each takes tens of bytes in memory
 MOST_PARTS = 1_000  # of a form or a list
 FIELD = 1_000  # bytes of an option
-OPTIONS = ("model", "top", "label")
+Hold = Callable[[int], object]  # counts bytes that stay in memory, and refuses too many
+OPTIONS = ("model", "top")
 
 
 @dataclass
@@ -46,12 +47,13 @@ class Asked:
     options: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, most: int, encodings: Sequence[str] = ()) -> bytes:
+async def read_body(request: Request, most: int, hold: Hold, encodings: Sequence[str] = ()) -> bytes:
     """The whole body, in `most` bytes at most.
 
     Args:
         request: Of which nothing has been read.
         most: Bytes, also after decompression.
+        hold: Told of the bytes as they come.
         encodings: Of the content that are decompressed, of gzip and deflate.
 
     Raises:
@@ -69,9 +71,14 @@ async def read_body(request: Request, most: int, encodings: Sequence[str] = ()) 
         read += len(part)
         if read > most:
             raise too_large(most)
+        hold(len(part))
         parts.append(part)
     body = b"".join(parts)
-    return body if encoding == "identity" else await asyncio.to_thread(_inflated, body, most)
+    if encoding == "identity":
+        return body
+    body = await asyncio.to_thread(_inflated, body, most)
+    hold(len(body))
+    return body
 
 
 def _inflated(body: bytes, most: int) -> bytes:
@@ -101,8 +108,8 @@ def read_json(body: bytes) -> dict[str, Any]:
     return found
 
 
-async def asked(request: Request, most: int) -> Asked:
-    """The pictures and options of a request.
+async def asked(request: Request, most: int, hold: Hold) -> Asked:
+    """The pictures and options of a request; the arguments are those of `read_body`.
 
     Raises:
         Problem: What it is that is wrong with it.
@@ -110,9 +117,9 @@ async def asked(request: Request, most: int) -> Asked:
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     readers = {b"multipart/form-data": _form, b"application/json": _json}
     if kind.startswith(b"image/") or kind in (b"application/octet-stream", b""):
-        found = Asked([await read_body(request, most)], one=True)
+        found = Asked([await read_body(request, most, hold)], one=True)
     elif kind in readers:
-        found = readers[kind](await read_body(request, most), parameters)
+        found = readers[kind](await read_body(request, most, hold), parameters)
     else:
         raise Problem(415, "content_type", "send a picture, multipart/form-data or application/json")
     for name, text in request.query_params.items():

@@ -58,3 +58,4 @@ class Metrics:
             failed.add_metric([name], float(bool(slot.error)))
         yield reloads
         yield failed
+        yield GaugeMetricFamily("mixer_held_bytes", "Bodies of requests in memory.", value=self.service.held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
+THING: Schema = {"type": "object"}
+PLAIN: Schema = {"text/plain": {"schema": TEXT}}
 NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 
@@ -33,6 +36,9 @@ def _one_of(*schemas: Schema) -> Schema:
     return {"anyOf": [*schemas]}
 
 
+BASE64: Schema = {"type": "string", "contentEncoding": "base64"}
+# A white PNG.
+SQUARE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQAAAADsdIMmAAAADUlEQVR4nGP4z8SADAEPcQEOqa2awAAAAABJRU5ErkJggg=="
 RANKED = {"label": TEXT, "score": NUMBER, "top": _list(_object({"label": TEXT, "score": NUMBER}))}
 DATA: Schema = {"type": "array", "items": {}, "description": "Values, row-major, flat or nested as the shape."}
 TENSOR = {"name": TEXT, "datatype": TEXT, "shape": _list({"type": "integer"})}
@@ -55,7 +61,7 @@ SCHEMAS: dict[str, Schema] = {
             "precision": TEXT,
             "embedding_size": COUNT,
             "batch_size": COUNT,
-            "provenance": {"type": "object"},
+            "provenance": THING,
             "reloads": COUNT,
             "reload_error": {"type": ["string", "null"]},
         }
@@ -63,12 +69,13 @@ SCHEMAS: dict[str, Schema] = {
     "Images": {
         "type": "object",
         "properties": {
-            "images": _list({"type": "string", "contentEncoding": "base64"}, minItems=1),
-            "image": {"type": "string", "contentEncoding": "base64"},
+            "images": _list(BASE64, minItems=1),
+            "image": BASE64,
             "model": TEXT,
             "top": {"type": "integer", "minimum": 1},
         },
         "additionalProperties": False,
+        "examples": [{"image": SQUARE, "top": 1}],
     },
     "Form": {
         "type": "object",
@@ -76,18 +83,19 @@ SCHEMAS: dict[str, Schema] = {
         "description": "Every file is a picture, whatever its field is called.",
     },
     "Inference": _object(
-        {"inputs": _list(_object(TENSOR, {"parameters": {"type": "object"}, "data": DATA}), minItems=1, maxItems=1)},
-        {
+        examples=[{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [SQUARE]}]}],
+        required={"inputs": _list(_object(TENSOR, {"parameters": THING, "data": DATA}), minItems=1, maxItems=1)},
+        optional={
             "id": TEXT,
-            "parameters": {"type": "object"},
-            "outputs": _list(_object({"name": TEXT}, {"parameters": {"type": "object"}})),
+            "parameters": THING,
+            "outputs": _list(_object({"name": TEXT}, {"parameters": THING})),
         },
     ),
     "Inferred": _object(
         {
             "model_name": TEXT,
             "model_version": TEXT,
-            "outputs": _list(_object(TENSOR, {"data": DATA, "parameters": {"type": "object"}})),
+            "outputs": _list(_object(TENSOR, {"data": DATA, "parameters": THING})),
         },
         {"id": TEXT},
     ),
@@ -143,27 +151,23 @@ def _answers(summary: str, schema: str) -> Schema:
     }
 
 
-def _get(summary: str, answer: Schema, *refusals: int, schema: str = "Problem", path: tuple[str, ...] = ()) -> Schema:
-    got: Schema = {"summary": summary, "responses": {"200": answer, **_refusals(*CHECKED, *refusals, schema=schema)}}
-    if path:
-        got["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in path]
-    return {"get": got}
+def _get(summary: str, answer: Schema, *refusals: int, schema: str = "Problem") -> Schema:
+    return {"get": {"summary": summary, "responses": {"200": answer, **_refusals(*CHECKED, *refusals, schema=schema)}}}
 
 
-def _watched(summary: str) -> Schema:
+def _watched(summary: str, content: Schema | None = None, schema: str = "ProblemV2") -> Schema:
     """Of /healthz and its like, which those ask who watch over the service."""
-    plain = {"text/plain": {"schema": TEXT}}
+    more = {"content": content} if content else {}
     answers = {
-        "200": {"description": "Yes", "content": plain},
-        "503": {"description": "No", "content": plain},
-        **_refusals(400, 403, 421),
+        "200": {"description": "Yes", **more},
+        "503": {"description": "No", **more},
+        **_refusals(400, 403, 421, schema=schema),
     }
     return {"get": {"summary": summary, "responses": answers}}
 
 
-def _v2() -> dict[str, Schema]:
+def _v2(models: Sequence[str]) -> dict[str, Schema]:
     """Of the Open Inference Protocol."""
-    thing: Schema = {"type": "object"}
     named: Schema = _object({"name": TEXT}, additionalProperties=True)
     binary: Schema = {"schema": {"type": "string", "format": "binary"}}
     index: Schema = {
@@ -176,24 +180,31 @@ def _v2() -> dict[str, Schema]:
         "/v2/health/live": _watched("Whether the service works"),
         "/v2/health/ready": _watched("Whether the service takes requests"),
         "/v2/repository/index": {"post": index},
-        "/v2/models/stats": _get("What was answered, over all models", _json(thing), schema="ProblemV2"),
+        "/v2/models/stats": _get("What was answered, over all models", _json(THING), schema="ProblemV2"),
     }
-    for base, path in (
-        ("/v2/models/{model}", ("model",)),
-        ("/v2/models/{model}/versions/{version}", ("model", "version")),
+    model: Schema = {"type": "string", "enum": [*models]}
+    version: Schema = {
+        "type": "string",
+        "description": "Of the model's file; 1: whichever is there.",
+        "examples": ["1"],
+    }
+    for base, names in (
+        ("/v2/models/{model}", {"model": model}),
+        ("/v2/models/{model}/versions/{version}", {"model": model, "version": version}),
     ):
+        path = [{"name": name, "in": "path", "required": True, "schema": kind} for name, kind in names.items()]
         for route, summary, answer in (
             ("", "Inputs and outputs", _json(named)),
             ("/ready", "Whether the model takes requests", {"description": "Yes"}),
             ("/config", "The model as Triton configures one", _json(named)),
-            ("/stats", "What was answered", _json(thing)),
+            ("/stats", "What was answered", _json(THING)),
         ):
-            found[base + route] = _get(summary, answer, 404, 503, schema="ProblemV2", path=path)
+            found[base + route] = {**_get(summary, answer, 404, 503, schema="ProblemV2"), "parameters": path}
         found[f"{base}/infer"] = {
+            "parameters": path,
             "post": {
                 "summary": "Labels, probabilities and embeddings, from files or arrays",
                 "parameters": [
-                    *({"name": name, "in": "path", "required": True, "schema": TEXT} for name in path),
                     {
                         "name": "Inference-Header-Content-Length",
                         "in": "header",
@@ -216,13 +227,13 @@ def _v2() -> dict[str, Schema]:
                     },
                     **_refusals(*CHECKED, 404, 413, 415, 429, 500, 503, 504, schema="ProblemV2"),
                 },
-            }
+            },
         }
     return found
 
 
-def described(settings: Settings) -> dict[str, Any]:
-    """The whole document."""
+def described(models: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """The whole document, of a service of these models."""
     components: Schema = {"schemas": SCHEMAS}
     found: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -236,10 +247,10 @@ def described(settings: Settings) -> dict[str, Any]:
             "/v1/embed": _answers("Embeddings of pictures", "Embedding"),
             "/v1/explain": _answers("What a prediction depends on: a heat map", "Explanation"),
             "/v1/models": _get("The models, and what they are", _json(_object({"models": _list(_ref("Model"))}))),
-            "/healthz": _watched("Whether the service works; if not, restart it"),
-            "/readyz": _watched("Whether the service takes requests"),
-            "/metrics": _get("For Prometheus", {"description": "OK", "content": {"text/plain": {"schema": TEXT}}}),
-            **_v2(),
+            "/healthz": _watched("Whether the service works; if not, restart it", PLAIN, "Problem"),
+            "/readyz": _watched("Whether the service takes requests", PLAIN, "Problem"),
+            "/metrics": _get("For Prometheus", {"description": "OK", "content": PLAIN}),
+            **_v2(models),
         },
         "components": components,
     }

@@ -8,8 +8,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from mlpmixer.data.headers import header_of
 from mlpmixer.data.limits import Limits, usual_limits
 from mlpmixer.errors import ImageError
 from mlpmixer.predict.predictor import Prediction
+from mlpmixer.serve.bodies import Hold
 from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
 from mlpmixer.serve.problems import Problem, busy, invalid, not_found, unreadable
 from mlpmixer.serve.served import Models, Served
@@ -41,6 +42,7 @@ class Settings:
     Attributes:
         max_latency: Seconds that a picture may have to wait; more is refused.
         max_body: Bytes of a request.
+        max_held: Bytes of all requests together that are being read or answered.
         token: Needed in each request, as `Authorization: Bearer TOKEN`; empty: none.
         hosts: Names under which the service may be asked; others are refused.
         limits: Of a picture; None: those of `usual_limits`, and only the formats that people send.
@@ -50,6 +52,7 @@ class Settings:
 
     max_latency: float = 2.0
     max_body: int = 64_000_000
+    max_held: int = 512_000_000
     token: str = ""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     limits: Limits | None = None
@@ -75,7 +78,7 @@ class Service:
         self.limits = settings.limits or replace(usual_limits(), formats=FORMATS)
         self.count = lanes or torch.get_num_threads()
         self.draining = False
-        self.in_flight = 0
+        self.in_flight = self.held = 0
         self.lanes: Lanes | None = None
         self.counts: dict[str, Count] = {}
         self.counting = threading.Lock()
@@ -171,6 +174,27 @@ class Service:
             for job in jobs:
                 job.cancelled = True
             raise
+
+    @contextmanager
+    def holding(self) -> Iterator[Hold]:
+        """A function to be told of the bytes of a request, which count until the block ends.
+
+        Raises:
+            Problem: 429 if all requests together have too many.
+        """
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self.held + count > max(self.settings.max_held, self.settings.max_body):
+                raise busy(0)
+            self.held += count
+            held += count
+
+        try:
+            yield hold
+        finally:
+            self.held -= held
 
     def model(self, name: str | None) -> Served:
         """The model of a request, by its name; None: the default.

@@ -34,7 +34,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlpmixer.predict.predictor import Scores
-from mlpmixer.serve.bodies import MOST_PARTS, from_base64, read_body, read_json
+from mlpmixer.serve.bodies import MOST_PARTS, Hold, from_base64, read_body, read_json
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.problems import Problem, malformed, not_found
 from mlpmixer.serve.served import Served
@@ -173,8 +173,10 @@ class V2:
         return await self.ready(request)
 
     async def index(self, request: Request) -> Response:
-        body = await read_body(request, most=65_536)
-        only_ready = bool(body) and read_json(body).get("ready", False) is True
+        body = await read_body(request, 65_536, lambda _: None)
+        only_ready = read_json(body).get("ready", False) if body else False
+        if not isinstance(only_ready, bool):
+            raise malformed("ready must be true or false")
         found = [
             {
                 "name": name,
@@ -233,9 +235,13 @@ class V2:
     # Inference.
 
     async def infer(self, request: Request) -> Response:
+        with self.service.holding() as hold:
+            return await self.inferred(request, hold)
+
+    async def inferred(self, request: Request, hold: Hold) -> Response:
         await self.service.admit()
         served = self.find(request)
-        body = await read_body(request, self.service.settings.max_body, tuple(COMPRESS))
+        body = await read_body(request, self.service.settings.max_body, hold, tuple(COMPRESS))
         asked = self.read(served, request.headers.get(LENGTH), body)
         gone = request.scope.get("mlpmixer.jobs")
         async with self.service.deadline(asked.timeout):
