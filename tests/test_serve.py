@@ -338,6 +338,14 @@ def test_bytes(served: Running):
     assert answer.status_code == 200
 
 
+def wait_for(happened: Callable[[], bool]) -> None:
+    for _ in range(3_000):
+        if happened():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen")
+
+
 def test_bytes_of_many_requests():
     """Together they may take so much memory and no more; one that has gone gives back what it had."""
     with running(["mixer_cifar10"], max_body=1_000_000, max_held=1_500_000) as served:
@@ -345,6 +353,7 @@ def test_bytes_of_many_requests():
         host, _, port = served.address.partition(":")
         with socket.create_connection((host, int(port)), timeout=30) as slow:
             slow.sendall(head + bytes(900_000))
+            wait_for(lambda: served.service.held == 900_000)
             with socket.create_connection((host, int(port)), timeout=30) as second:
                 second.sendall(head + bytes(900_000))
                 assert second.recv(65_536).startswith(b"HTTP/1.1 429")
@@ -352,10 +361,7 @@ def test_bytes_of_many_requests():
                 assert served.client.post(path, content=bytes(900_000)).status_code == 429
             assert goes_on(served)  # a small one still fits
             assert "mixer_held_bytes 900000.0" in served.client.get("/metrics").text
-        for _ in range(1_000):  # until the service has seen that the client has gone
-            if served.service.held == 0:
-                break
-            time.sleep(0.01)
+        wait_for(lambda: served.service.held == 0)  # the service has seen that the client has gone
         assert served.client.post("/v1/predict", content=bytes(900_000)).status_code == 415
         assert served.service.held == 0
 
