@@ -233,6 +233,11 @@ def test_how_long_a_job_would_wait(begun: Any, answers: Answers, results: Result
     lanes.rate = 100.0
     lanes.submit([results.job(number, cost=50) for number in range(4)])
     assert lanes.wait_for(100) == pytest.approx(3.0, abs=0.02)
+    # What can wait is in nobody's way but that of its like, which has every fourth batch.
+    lanes.submit([results.job(f"list {number}", cost=1000, turn=Turn.LATER) for number in range(10)])
+    assert lanes.wait_for(100) == pytest.approx(3.67, abs=0.02)
+    assert lanes.wait_for(100, Turn.LATER) == pytest.approx(103, abs=0.02)
+    assert lanes.wait_for(100, Turn.ALONE) == 1.0
     answers.go.set()
 
 

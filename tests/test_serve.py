@@ -34,6 +34,7 @@ from serving import Running, running
 import mlpmixer
 from mlpmixer.predict.predictor import Prediction, Predictor
 from mlpmixer.serve.app import app_of
+from mlpmixer.serve.lanes import Turn
 from mlpmixer.serve.served import Models
 from mlpmixer.serve.service import FORMATS, Service, Settings
 from mlpmixer.weights.bundled import PHOTO
@@ -305,9 +306,14 @@ def test_what_would_wait_too_long_is_refused_on_its_head(served: Running):
             answer = heads(served, f"POST {path} HTTP/1.1\nHost: {served.address}\nContent-Length: 1000000")
             assert answer.startswith(b"HTTP/1.1 429")
             assert b"\r\nretry-after: 6\r\n" in answer  # five until it would be taken, rounded up
+        lanes.rate = rate
+        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 10**12  # maps and lists: single pictures go first
+        assert goes_on(served)
+        assert served.client.post("/v1/explain", content=GOOD).status_code == 429
     finally:
         lanes.rate = rate
-    assert goes_on(served)
+        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 0
+    assert served.client.post("/v1/explain", content=GOOD).status_code == 200
 
 
 def test_what_takes_too_long_is_given_up(served: Running, monkeypatch: pytest.MonkeyPatch):

@@ -80,7 +80,7 @@ class Answers:
         await response(scope, receive, send)
 
     async def answered(self, request: Request, hold: Hold) -> Response:
-        await self.service.admit()
+        await self.service.admit(self.kind)
         found = await asked(request, self.service.settings.max_body, hold)
         served = self.service.model(found.options.get("model"))
         top = self.top(served, found)

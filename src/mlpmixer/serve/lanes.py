@@ -112,7 +112,7 @@ class Lanes:
         self.hand_over = hand_over
         self.changed = threading.Condition()
         self.queues: dict[tuple[Turn, Hashable], deque[Job]] = {}
-        self.waiting = 0  # pixels
+        self.pixels = dict.fromkeys(Turn, 0)  # that wait
         self.rate = LATEST_RATE  # pixels a second of one lane
         self.replaced = 0  # lanes that died or hung
         self.batches = self.numbers = self.idle = 0
@@ -133,13 +133,23 @@ class Lanes:
             for job in jobs:
                 job.number = self.numbers = self.numbers + 1
                 self.queues.setdefault((job.turn, job.group), deque()).append(job)
-                self.waiting += job.cost
+                self.pixels[job.turn] += job.cost
             self.changed.notify(len(jobs))
 
-    def wait_for(self, cost: int) -> float:
-        """Seconds until a job of this cost, submitted now, would be answered; an estimate."""
+    @property
+    def waiting(self) -> int:
+        """Pixels."""
+        return sum(self.pixels.values())
+
+    def wait_for(self, cost: int, turn: Turn = Turn.FIRST) -> float:
+        """Seconds until a job of this cost and turn, submitted now, would be answered; an estimate."""
+        if turn is Turn.ALONE:
+            return (self.pixels[turn] + cost) / self.rate
         working = sum(job.cost for lane in self.lanes for job in lane.batch)
-        return (self.waiting + working / 2 + cost) / (self.rate * len(self.lanes))
+        before = self.waiting
+        if turn is Turn.FIRST:  # the others have one batch in four
+            before = min(before, self.pixels[turn] * PATIENT / (PATIENT - 1))
+        return (before + working / 2 + cost) / (self.rate * len(self.lanes))
 
     def busy(self) -> bool:
         """Whether anything waits or is in work."""
@@ -180,7 +190,7 @@ class Lanes:
             self.closing = True
             waiting = [job for queue in self.queues.values() for job in queue]
             self.queues.clear()
-            self.waiting = 0
+            self.pixels = dict.fromkeys(Turn, 0)
             self.changed.notify_all()
         if waiting:
             self.hand_over(partial(_finish, waiting, [LaneError("the service is shutting down")] * len(waiting)))
@@ -234,7 +244,7 @@ class Lanes:
         """Of a queue, the first job that is still wanted; cancelled ones before it are dropped."""
         queue = self.queues[key]
         while queue and queue[0].cancelled:
-            self.waiting -= queue.popleft().cost
+            self.pixels[key[0]] -= queue.popleft().cost
         if not queue:
             del self.queues[key]
             return None
@@ -250,7 +260,7 @@ class Lanes:
                 break
             batch.append(queue.popleft())
             cost += job.cost
-        self.waiting -= cost
+        self.pixels[key[0]] -= cost
         if not queue:
             self.queues.pop(key, None)
         return batch
@@ -273,7 +283,7 @@ class Lanes:
     def _again(self, job: Job) -> None:
         job.single = True
         self.queues.setdefault((job.turn, job.group), deque()).appendleft(job)
-        self.waiting += job.cost
+        self.pixels[job.turn] += job.cost
 
     def _released(self, lane: Lane) -> None:
         if lane.batch and lane.batch[0].turn is Turn.ALONE:

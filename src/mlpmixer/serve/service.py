@@ -125,15 +125,16 @@ class Service:
 
     # Requests.
 
-    async def admit(self) -> None:
-        """Before a body is read.
+    async def admit(self, kind: Kind = "predict") -> None:
+        """Before a body is read, of which nobody knows yet whether it has one picture or many.
 
         Raises:
             Problem: 503 if it is not ready, 429 if a picture would have to wait too long.
         """
         if not self.ready or self.lanes is None:
             raise Problem(503, "not_ready", "the service is starting or stopping", {"Retry-After": "5"})
-        wait = self.lanes.wait_for(PICTURE)
+        turn, cost = (Turn.ALONE, 0) if kind == "explain" else (Turn.FIRST, PICTURE)
+        wait = self.lanes.wait_for(cost, turn)
         if wait > self.settings.max_latency:
             await asyncio.sleep(HELD)
             raise busy(wait - self.settings.max_latency)
