@@ -9,8 +9,9 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -98,7 +99,7 @@ class Service:
             count=self.count,
             piece=first.piece,
             patience=self.settings.patience,
-            hand_over=loop.call_soon_threadsafe,
+            hand_over=partial(_handed_over, loop),
         )
         self.lanes.rate = PICTURE / first.seconds
 
@@ -259,6 +260,11 @@ class Service:
             count.seconds += time.perf_counter() - started
             count.last = time.time()
         return answers
+
+
+def _handed_over(loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and nobody waits for the answer
+        loop.call_soon_threadsafe(finish)
 
 
 @dataclass
