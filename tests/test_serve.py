@@ -20,6 +20,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Running, running
 
 import mlpmixer
-from mlpmixer.predict.predictor import Prediction, Predictor
+from mlpmixer.predict.predictor import Prediction, Predictor, Scores
+from mlpmixer.serve import service
 from mlpmixer.serve.app import app_of
 from mlpmixer.serve.lanes import Turn
 from mlpmixer.serve.served import Models
@@ -144,6 +146,46 @@ def test_many_at_once_get_their_own_answers(served: Running, expected: dict[str,
     assert not failures
 
 
+@pytest.mark.slow
+def test_five_hundred_pictures_by_every_route(served: Running):
+    """Whatever they are answered together with, and by however many at once."""
+    rng = np.random.default_rng(0)
+    pictures: list[bytes] = []
+    for file in itertools.islice(itertools.cycle(FILES[:11]), 500):
+        with Image.open(io.BytesIO(file)) as opened:
+            left, top, width, height = rng.uniform((0, 0, 0.3, 0.3), (0.3, 0.3, 0.7, 0.7)) * (2 * opened.size)
+            crop = opened.convert("RGB").crop((int(left), int(top), int(left + width), int(top + height)))
+        pictures.append(saved(crop.resize((70, 60)), "JPEG", quality=85))
+    predictor = Predictor("mixer_clothing", embeddings=True)
+    expected = [found for _, found in predictor.stream(pictures) if isinstance(found, Prediction)]
+    wanted, embeddings = [ranked(found) for found in expected], [embedded(found) for found in expected]
+    chosen = {"model": "clothes"}
+    assert len(expected) == 500
+
+    def alone(client: httpx2.Client, file: bytes) -> dict[str, Any]:
+        return client.post("/v1/predict", params=chosen, content=file).json()["predictions"][0]
+
+    def slowly(start: int) -> list[dict[str, Any]]:
+        with httpx2.Client(base_url=f"http://{served.address}", timeout=60) as client:
+            return [alone(client, file) for file in pictures[start::16]]
+
+    with ThreadPoolExecutor(16) as threads:
+        for start, found in enumerate(threads.map(slowly, range(16))):
+            assert found == wanted[start::16]
+    for sent in (form(pictures, **chosen), in_base64(pictures, **chosen)):
+        for route, rows in (("predict", wanted), ("embed", embeddings)):
+            answer = served.client.post(f"/v1/{route}", **sent).raise_for_status()
+            assert answer.json()["predictions"] == rows
+    data = b"".join(struct.pack("<I", len(file)) + file for file in pictures)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [500], "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "embedding"}, {"name": "label"}]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    answer = served.client.post("/v2/models/clothes/infer", content=head + data, headers=headers).raise_for_status()
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    assert outputs["label"] == [found.label for found in expected]
+    assert outputs["embedding"] == [value for row in embeddings for value in row["embedding"]]
+
+
 def test_a_heat_map_is_of_what_the_label_depends_on(served: Running, expected: dict[str, list[Prediction]]):
     answer = served.client.post("/v1/explain", content=GOOD).raise_for_status().json()
     [found] = answer["predictions"]
@@ -156,12 +198,19 @@ def test_a_heat_map_is_of_what_the_label_depends_on(served: Running, expected: d
     image = predictor.prepared(GOOD).numpy()
     place = predictor.classes.index(found["label"])
     gray = np.round(np.array(predictor.preprocessing.mean) * 255).astype(np.uint8)[:, None, None]
+    spread = getattr(service, "SPREAD", 0)  # squares on each side that are gray as well
     for row, column in ((0, 0), (7, 7), divmod(int(drops.argmax()), 14)):
         hidden = image.copy()
-        rows, columns = (slice(at * 32 // 14, (at + 1) * 32 // 14) for at in (row, column))
+        rows, columns = (
+            slice(max(0, at - spread) * 32 // 14, min(14, at + spread + 1) * 32 // 14) for at in (row, column)
+        )
         hidden[:, rows, columns] = gray
-        scores = [one.probabilities[place] for one in predictor.scores([image, hidden], prepared=True)]  # pyright: ignore
-        assert drops[row, column] == pytest.approx(np.log(scores[0]) - np.log(scores[1]), abs=1e-4)
+        before, after = (
+            float(np.log(one.probabilities[place]))
+            for one in predictor.scores([image, hidden], prepared=True)
+            if isinstance(one, Scores)
+        )
+        assert drops[row, column] == pytest.approx(before - after, abs=1e-4)
 
 
 def test_options(served: Running, expected: dict[str, list[Prediction]]):
@@ -254,10 +303,10 @@ def test_metrics_add_up():
 
 def test_before_it_is_ready_and_after():
     """503 with a time, and not a byte of the body read; those who watch are told the same."""
-    service = Service(Models(["mixer_cifar10"], {}), Settings(), lanes=1)
+    unready = Service(Models(["mixer_cifar10"], {}), Settings(), lanes=1)
 
     async def ask() -> None:
-        transport = httpx2.ASGITransport(app=app_of(service))
+        transport = httpx2.ASGITransport(app=app_of(unready))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
             async def refused() -> None:
@@ -275,14 +324,14 @@ def test_before_it_is_ready_and_after():
             assert index.json() == [{"name": "mixer_cifar10", "version": "", "state": "UNAVAILABLE", "reason": ""}]
             assert (await client.post("/v2/repository/index", json={"ready": True})).json() == []
             assert (await client.get("/v2/models/mixer_cifar10")).status_code == 404
-            service.load()
-            service.start()
+            unready.load()
+            unready.start()
             assert (await client.post("/v1/predict", content=GOOD)).status_code == 200
-            service.draining = True
+            unready.draining = True
             await refused()
 
     asyncio.run(ask())
-    service.close()
+    unready.close()
 
 
 def heads(served: Running, head: str) -> bytes:
