@@ -241,9 +241,9 @@ class Service:
         if header.size is None:  # damaged, or odd: decoding tells
             return limits.pixels
         limits.check_pixels(*header.size)
-        pixels = math.prod(header.size)
+        size = math.prod(header.size)
         scans = limits.check_scans(picture, *header.size) if header.format == "JPEG" else 1
-        return max(PICTURE, pixels * max(1, scans // 10))
+        return max(PICTURE, size * max(1, scans // 10))
 
     # In lanes.
 
