@@ -251,7 +251,7 @@ def test_one_bad_picture_hurts_no_other(served: Running, expected: dict[str, lis
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unreadable")
     answer = served.client.post("/v1/predict", content=bad["invalid"])
     assert answer.status_code == 422
-    assert answer.json()["error"]["message"] == "the picture is not a readable image (OSError)"
+    assert answer.json()["error"]["message"] == "the image is not a readable image (OSError)"
 
 
 def test_models_are_described(served: Running):
@@ -291,7 +291,7 @@ def test_metrics_add_up():
         assert of("mixer_requests_total") == 9
         assert of("mixer_request_seconds_count", route="predict") == 6
         assert of("mixer_request_seconds_bucket", le="+Inf", route="predict") == 6
-        assert of("mixer_pictures_total", model="mixer_cifar10") == 3 + 4 + 1 + 1
+        assert of("mixer_images_total", model="mixer_cifar10") == 3 + 4 + 1 + 1
         assert 6 <= of("mixer_batches_total") <= 9
         assert of("mixer_ready") == 1
         assert of("mixer_lanes") == 2

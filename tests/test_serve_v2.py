@@ -211,7 +211,7 @@ def test_statistics(client: Any):
 
     before = of()
     client.infer(MODEL, [image_input(FILES)])
-    with pytest.raises(http.InferenceServerException, match="element 1 of the input: the picture is not a readable"):
+    with pytest.raises(http.InferenceServerException, match="element 1 of the input: the image is not a readable"):
         client.infer(MODEL, [image_input([FILES[0], FILES[1][:900]])])
     after = of()
     assert after["inference_count"] - before["inference_count"] == 4

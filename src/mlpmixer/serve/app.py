@@ -86,9 +86,9 @@ class Answers:
         top = self.top(served, found)
         gone = request.scope.get("mlpmixer.jobs")
         async with self.service.deadline():
-            answers = await self.service.ask(served, found.pictures, kind=self.kind, gone=gone)
+            answers = await self.service.ask(served, found.images, kind=self.kind, gone=gone)
         shown = [self.one(answer, top) for answer in answers]
-        self.metrics.pictures.labels(served.name).inc(sum("error" not in one for one in shown))
+        self.metrics.images.labels(served.name).inc(sum("error" not in one for one in shown))
         if found.one or all("error" in one for one in shown):
             problem = problem_of(answers[0])
             if problem is not None:

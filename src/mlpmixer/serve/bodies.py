@@ -1,7 +1,7 @@
-"""Bodies of requests: one picture as it is, or several in a form or in JSON, with the options that stand beside them.
+"""Bodies of requests: one image as it is, or several in a form or in JSON, with the options that stand beside them.
 
-image/*, application/octet-stream    the picture itself; options in the query
-multipart/form-data                  every file is a picture; fields are options
+image/*, application/octet-stream    the image itself; options in the query
+multipart/form-data                  every file is an image; fields are options
 application/json                     {"images": [base64, …]} or {"image": base64}, and options
 """
 
@@ -34,15 +34,15 @@ OPTIONS = ("model", "top")
 
 @dataclass
 class Asked:
-    """Pictures and options.
+    """Images and options.
 
     Attributes:
-        pictures: As they came.
-        one: Whether the request was of one picture as it is, so that its answer is not a list.
+        images: As they came.
+        one: Whether the request was of one image as it is, so that its answer is not a list.
         options: Of `OPTIONS`, as text.
     """
 
-    pictures: list[bytes]
+    images: list[bytes]
     one: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 async def asked(request: Request, most: int, hold: Hold) -> Asked:
-    """The pictures and options of a request; the arguments are those of `read_body`.
+    """The images and options of a request; the arguments are those of `read_body`.
 
     Raises:
         Problem: What it is that is wrong with it.
@@ -121,11 +121,11 @@ async def asked(request: Request, most: int, hold: Hold) -> Asked:
     elif kind in readers:
         found = readers[kind](await read_body(request, most, hold), parameters)
     else:
-        raise Problem(415, "content_type", "send a picture, multipart/form-data or application/json")
+        raise Problem(415, "content_type", "send an image, multipart/form-data or application/json")
     for name, text in request.query_params.items():
         _set(found.options, name, text)
-    if not found.pictures or not all(found.pictures):
-        raise malformed("there is no picture in the request")
+    if not found.images or not all(found.images):
+        raise malformed("there is no image in the request")
     return found
 
 
@@ -143,13 +143,13 @@ def _json(body: bytes, _parameters: Mapping[bytes, bytes]) -> Asked:
     if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
         raise invalid("images must be a list of texts in base64")
     if len(images) > MOST_PARTS:
-        raise invalid(f"a request may have {MOST_PARTS:,} pictures")
+        raise invalid(f"a request may have {MOST_PARTS:,} images")
     asked = Asked([])
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise invalid("options are texts or numbers")
         _set(asked.options, name, str(value))
-    asked.pictures = [from_base64(text) for text in images]
+    asked.images = [from_base64(text) for text in images]
     return asked
 
 
@@ -201,7 +201,7 @@ class _Form:
     def part_begin(self) -> None:
         self.parts += 1
         if self.parts > MOST_PARTS:
-            raise invalid(f"a request may have {MOST_PARTS:,} pictures")
+            raise invalid(f"a request may have {MOST_PARTS:,} images")
         self.headers: dict[bytes, bytes] = {}
         self.name, self.value = bytearray(), bytearray()
         self.data = bytearray()

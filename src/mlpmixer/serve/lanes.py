@@ -2,9 +2,9 @@
 
     submit → a queue for each (turn, group) → a free lane takes a batch → answer → `done` of each job
 
-Nothing waits for a batch to fill: a lane that is free takes what is there, so a lone picture is answered at once, and a
-batch grows only while all lanes are busy. Jobs of one batch have the same group, such as a model. Single pictures go
-first; every fourth batch is of those that can wait, such as lists of pictures and heat maps.
+Nothing waits for a batch to fill: a lane that is free takes what is there, so a lone image is answered at once, and a
+batch grows only while all lanes are busy. Jobs of one batch have the same group, such as a model. Single images go
+first; every fourth batch is of those that can wait, such as lists of images and heat maps.
 
 The unit of work is a pixel: `cost` says how many pixels a job is worth. The rate at which lanes work them off tells how
 long a new job would wait.
@@ -31,8 +31,8 @@ class Turn(Enum):
     """When a job is taken.
 
     Attributes:
-        FIRST: Before all others: a person waits for one picture.
-        LATER: When there is none of the first kind, or every fourth time: a picture of a list.
+        FIRST: Before all others: a person waits for one image.
+        LATER: When there is none of the first kind, or every fourth time: an image of a list.
         ALONE: As LATER, one at a time over all lanes: a heat map.
     """
 

@@ -31,7 +31,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.pictures = Counter("mixer_pictures", "Pictures that were answered.", ["model"], registry=self.registry)
+        self.images = Counter("mixer_images", "Images that were answered.", ["model"], registry=self.registry)
         self.registry.register(self)  # pyright: ignore[reportArgumentType] (it has `collect`)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -47,7 +47,7 @@ class Metrics:
             yield CounterMetricFamily("mixer_lanes_replaced", "Lanes that died or hung.", value=lanes.replaced)
             yield CounterMetricFamily("mixer_batches", "Batches that lanes took.", value=lanes.batches)
             yield GaugeMetricFamily(
-                "mixer_wait_seconds", "How long a new picture would wait; scale on this.", value=lanes.wait_for(0)
+                "mixer_wait_seconds", "How long a new image would wait; scale on this.", value=lanes.wait_for(0)
             )
         reloads = CounterMetricFamily("mixer_reloads", "Replaced models that were loaded.", labels=["model"])
         failed = GaugeMetricFamily(

@@ -80,7 +80,7 @@ SCHEMAS: dict[str, Schema] = {
     "Form": {
         "type": "object",
         "properties": {"image": {"type": "string", "format": "binary"}, "model": TEXT, "top": TEXT},
-        "description": "Every file is a picture, whatever its field is called.",
+        "description": "Every file is an image, whatever its field is called.",
     },
     "Inference": _object(
         examples=[{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [SQUARE]}]}],
@@ -243,8 +243,8 @@ def described(models: Sequence[str], settings: Settings) -> dict[str, Any]:
             "description": f"Image classification. A request may have {settings.max_body:,} bytes.",
         },
         "paths": {
-            "/v1/predict": _answers("The likeliest labels of pictures", "Prediction"),
-            "/v1/embed": _answers("Embeddings of pictures", "Embedding"),
+            "/v1/predict": _answers("The likeliest labels of images", "Prediction"),
+            "/v1/embed": _answers("Embeddings of images", "Embedding"),
             "/v1/explain": _answers("What a prediction depends on: a heat map", "Explanation"),
             "/v1/models": _get("The models, and what they are", _json(_object({"models": _list(_ref("Model"))}))),
             "/healthz": _watched("Whether the service works; if not, restart it", PLAIN, "Problem"),

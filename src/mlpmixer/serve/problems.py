@@ -56,4 +56,4 @@ def malformed(message: str) -> Problem:
 
 def busy(seconds: float) -> Problem:
     wait = max(1, round(seconds + 0.5))
-    return Problem(429, "busy", f"too many pictures are waiting; try again in {wait} s", {"Retry-After": str(wait)})
+    return Problem(429, "busy", f"too many images are waiting; try again in {wait} s", {"Retry-After": str(wait)})

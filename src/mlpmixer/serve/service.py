@@ -340,8 +340,8 @@ ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
 def problem_of(error: object) -> Problem | None:
     """The refusal for one picture that could not be answered."""
     if isinstance(error, LaneError):
-        return Problem(500, "failed", "the picture could not be answered; the service goes on")
+        return Problem(500, "failed", "the image could not be answered; the service goes on")
     if isinstance(error, ImageError):
-        text = f"the picture {str(error).removeprefix('the image ')}"
+        text = f"the image {str(error).removeprefix('the image ')}"
         return unreadable(text) if isinstance(error, NoImage) else invalid(text)
     return None

@@ -97,14 +97,14 @@ class Inference:
 
     Attributes:
         kind: What lanes are asked.
-        pictures: Files or arrays.
+        images: Files or arrays.
         outputs: In the order of the answer.
         id: Given back.
         timeout: Seconds; None: those of the service.
     """
 
     kind: Kind
-    pictures: list[Any]
+    images: list[Any]
     outputs: list[Output]
     id: str | None = None
     timeout: float | None = None
@@ -245,13 +245,13 @@ class V2:
         asked = self.read(served, request.headers.get(LENGTH), body)
         gone = request.scope.get("mlpmixer.jobs")
         async with self.service.deadline(asked.timeout):
-            answers = await self.service.ask(served, asked.pictures, kind=asked.kind, gone=gone)
+            answers = await self.service.ask(served, asked.images, kind=asked.kind, gone=gone)
         for number, answer in enumerate(answers):
             problem = problem_of(answer)
             if problem is not None:
                 status = 500 if problem.status == 500 else 400
                 raise Problem(status, problem.code, f"element {number} of the input: {problem.message}")
-        self.metrics.pictures.labels(served.name).inc(len(answers))
+        self.metrics.images.labels(served.name).inc(len(answers))
         head, data = written(served, asked, answers)
         headers = {LENGTH: str(len(head))} if data is not None else {}
         kind = "application/json" if data is None else "application/octet-stream"
@@ -270,7 +270,7 @@ class V2:
             raise malformed(f"{LENGTH} must be the length of the JSON in the body")
         if int(length) == 0:
             if not body:
-                raise malformed("there is no picture in the request")
+                raise malformed("there is no image in the request")
             return Inference("scores", [body], [Output(name, binary=True) for name in OUTPUTS])
         at = int(length)
         return read_inference(served, read_json(body[:at]), body[at:], self.service.limits.pixels)
@@ -308,10 +308,10 @@ def read_inference(served: Served, found: Mapping[str, Any], data: bytes, most: 
     name = given[0].get("name")
     if not isinstance(name, str) or name not in INPUTS:
         raise malformed(f"the model has no such input; it has {', '.join(INPUTS)}")
-    pictures = _tensor(given[0], name, shapes(served)[name], data, most)
+    images = _tensor(given[0], name, shapes(served)[name], data, most)
     outputs = _outputs(found.get("outputs"), parameters.get("binary_data_output", False))
     # A timeout of more than a day is as good as none, and the others fit into a float.
-    return Inference(INPUTS[name][1], pictures, outputs, identity, min(timeout, 10**11) / 1e6 if timeout else None)
+    return Inference(INPUTS[name][1], images, outputs, identity, min(timeout, 10**11) / 1e6 if timeout else None)
 
 
 def _tensor(given: Mapping[str, Any], name: str, expected: Sequence[int], data: bytes, most: int) -> list[Any]:
@@ -327,7 +327,7 @@ def _tensor(given: Mapping[str, Any], name: str, expected: Sequence[int], data: 
     if len(shape) != len(expected) or any(b not in (-1, a) for a, b in zip(shape, expected, strict=True)):
         raise malformed(f"the input {name} must have the shape {[*expected]}, where -1 is any number")
     if shape[0] > MOST_PARTS:
-        raise malformed(f"a request may have {MOST_PARTS:,} pictures")
+        raise malformed(f"a request may have {MOST_PARTS:,} images")
     if math.prod(shape[1:]) > 3 * most:
         raise malformed(f"an image may have {most:,} pixels")
     parameters = _object(given.get("parameters"), "parameters of an input")
