@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from starlette.requests import ClientDisconnect
 
 from mlpmixer.data.limits import Limits, usual_limits
 from mlpmixer.errors import ImageError
@@ -22,6 +23,7 @@ from mlpmixer.serve.served import Models, Served
 
 Kind = Literal["predict", "explain"]
 Tell = Callable[[str], object]
+Gone = list[Callable[[], object]]  # what to call when the client has gone
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
 WATCH = 1.0  # seconds between looks at lanes and files
@@ -126,7 +128,7 @@ class Service:
             raise busy(wait - self.settings.max_latency)
 
     async def ask(
-        self, served: Served, pictures: Sequence[bytes], *, kind: Kind = "predict", gone: list[Job] | None = None
+        self, served: Served, pictures: Sequence[bytes], *, kind: Kind = "predict", gone: Gone | None = None
     ) -> list[Any]:
         """The answers of a model, in order: a `Prediction`, a heat map, or what is wrong with the picture.
 
@@ -134,7 +136,10 @@ class Service:
             served: The model.
             pictures: Files.
             kind: What is asked.
-            gone: Where the jobs are put, for the connection to cancel them when it is lost.
+            gone: Gets a function that cancels the jobs, to be called when the connection is lost.
+
+        Raises:
+            ClientDisconnect: It was called.
         """
         assert self.lanes is not None
         loop = asyncio.get_running_loop()
@@ -152,15 +157,24 @@ class Service:
             turn = Turn.LATER if len(pictures) > 1 and kind == "predict" else alone
             cost = cost * MAP_COST if kind == "explain" else cost
             jobs.append(Job(picture, (served, kind), cost, future.set_result, turn))
-        if gone is not None:
-            gone.extend(jobs)
-        self.lanes.submit(jobs)
-        try:
-            return list(await asyncio.gather(*futures))
-        except asyncio.CancelledError:
+        answers = asyncio.gather(*futures)
+
+        def cancel() -> None:
             for job in jobs:
                 job.cancelled = True
-            raise
+            answers.cancel()
+
+        if gone is not None:
+            gone.append(cancel)
+        self.lanes.submit(jobs)
+        try:
+            return list(await answers)
+        except asyncio.CancelledError:
+            cancel()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the server, not by `gone`
+                raise
+            raise ClientDisconnect from None
 
     def cost(self, picture: bytes) -> int:
         """Pixels that a picture is worth, by its bytes alone; nothing is decoded.
