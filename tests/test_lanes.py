@@ -72,7 +72,7 @@ def begun(answers: Answers) -> Iterator[Any]:
     made: list[Lanes] = []
 
     def begin(**options: Any) -> Lanes:
-        made.append(Lanes(answers, **({"count": 1} | options)))
+        made.append(Lanes(answers, count=options.pop("count", 1), **options))
         return made[-1]
 
     yield begin

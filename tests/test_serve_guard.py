@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -416,6 +417,17 @@ def test_who_does_not_read_the_answer_is_closed(quick: Running):
         wait_until(lambda: not quick.server.server_state.connections)
 
 
+def test_who_reads_slowly_gets_the_whole_answer(quick: Running):
+    """The last one of a connection, too, which is closed when all of it has gone out."""
+    with quick.connect() as client:
+        client.send(f"GET /big HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n")
+        count = 0
+        while part := client.socket.recv(1_000_000):
+            count += len(part)
+            time.sleep(0.01)
+        assert count > 50_000_000
+
+
 def test_slow_connections_are_shed_while_others_are_answered(quick: Running):
     """400 of 400, as slowhttptest sends them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -456,6 +468,14 @@ def test_who_goes_on_sending_after_the_answer_is_closed(quick: Running):
     quick.answers()
 
 
+def test_who_waits_for_100_and_is_refused(usual: Running, caplog: pytest.LogCaptureFixture):
+    with usual.connect() as client:
+        client.send(CHUNKED.replace(HOST, f"{HOST}Expect: 100-continue\r\n") + "x\r\n")
+        assert client.refused() == (400, "malformed")
+    usual.answers()
+    assert "Exception" not in caplog.text
+
+
 def test_a_refusal_is_read_by_who_still_sends(usual: Running):
     with usual.connect() as client:
         client.send(f"POST / HTTP/1.1\r\n{HOST}Content-Length: -1\r\n\r\n")
@@ -479,6 +499,50 @@ def test_who_hangs_up_within_a_body(usual: Running):
         wait_until(lambda: usual.server.server_state.tasks)
     assert usual.toy.left.acquire(timeout=MINUTE)
     usual.answers()
+
+
+PIECES = [
+    *(b"\r\n", b"\n", b"\0", b":", b" ", b"0", b"ffffffff", b"\xff", b"/refuse", b"HTTP/1.0", b"Host: b\r\n"),
+    *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"),
+    *(b"Connection: upgrade\r\nUpgrade: x\r\n", b"Expect: 100-continue\r\n"),
+]
+
+
+def damaged(random: Random) -> bytes:
+    """Up to three requests, one after another, with some bytes missing, wrong or too many."""
+    sound = [SMALL.encode(), post(b"abc"), post(b"abc", "/refuse"), f"{CHUNKED}1\r\nx\r\n0\r\n\r\n".encode()]
+    seeds = [*sound, *sound, *(text.encode("latin-1") for text in MALFORMED.values())]
+    data = b"".join(random.choices(seeds, k=random.choice((1, 1, 2, 3))))
+    for _ in range(random.choice((0, 1, 2, 5))):
+        place = random.randrange(len(data) + 1)
+        middle = random.choice((b"", bytes([random.randrange(256)]), random.choice(PIECES)))
+        data = data[:place] + middle + data[place + random.choice((0, 1, 5)) :]
+    return data
+
+
+def test_damaged_requests(quick: Running, caplog: pytest.LogCaptureFixture):
+    """Each connection ends, with no answer of 500 and nothing left behind."""
+    random = Random(0)
+    for _ in range(5):
+        clients = []
+        for _ in range(40):
+            client, data = quick.connect(), damaged(random)
+            cut = random.randrange(len(data) + 1)
+            with suppress(OSError):
+                client.send(data[:cut])
+                client.send(data[cut:])
+            if random.random() < 0.2:
+                client.socket.close()
+            else:
+                clients.append(client)
+        for client in clients:
+            assert b" 500 " not in client.ends()
+            client.socket.close()
+    quick.answers()
+    wait_until(lambda: not quick.server.server_state.connections and not quick.server.server_state.tasks)
+    assert not quick.guard.idle
+    assert "Exception" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_the_longest_idle_connection_gives_way():

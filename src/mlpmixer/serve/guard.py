@@ -40,8 +40,8 @@ class ConnectionLimits:
         fields: Header fields.
         head_seconds: From the first byte of a head, or from the connection, to the head's end.
         body_seconds: From the head's end to the body's.
-        body_rate: Bytes a second of a body, on average, after as many seconds as a head may take.
-        answer_seconds: Without any progress in taking an answer.
+        body_rate: Bytes a second of a body, on average, after as many seconds as a head may take; and of an answer.
+        answer_seconds: Over which the rate of an answer is looked at.
         idle_seconds: Between an answer and the next request. More than what proxies have, so that they close first.
         linger_seconds: For the client to read an error while it still sends; what it sends is dropped.
         connections: At the same time.
@@ -80,11 +80,18 @@ class Guard:
     Args:
         limits: Of each.
         refused: Counts of what was refused or ended, by the code of the error.
+        tell: Gets the code of each.
     """
 
-    def __init__(self, limits: ConnectionLimits | None = None, refused: Counter[str] | None = None):
+    def __init__(
+        self,
+        limits: ConnectionLimits | None = None,
+        refused: Counter[str] | None = None,
+        tell: Callable[[str], object] | None = None,
+    ):
         self.limits = limits or ConnectionLimits()
         self.refused: Counter[str] = Counter() if refused is None else refused
+        self.tell = tell
         self.idle: dict[Guarded, None] = {}  # those without a request in work, the longest idle first
         self.draining = False  # an answer is the last of its connection
 
@@ -92,12 +99,17 @@ class Guard:
         """A connection; for `uvicorn.Config(http=…)`."""
         return Guarded(self, **options)
 
+    def count(self, code: str) -> None:
+        self.refused[code] += 1
+        if self.tell is not None:
+            self.tell(code)
+
     def make_room(self) -> bool:
         """Ends the connection that has been idle for the longest; whether there was one."""
         oldest = next(iter(self.idle), None)
         if oldest is None:
             return False
-        self.refused["idle"] += 1
+        self.count("idle")
         oldest.leave()
         oldest.connections.discard(oldest)
         return True
@@ -142,7 +154,7 @@ class Guarded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_reading()
-        self.resume_writing()
+        self.stop_awaiting_reader()
         self._unset_keepalive_if_required()
         self.disconnect()
         super().connection_lost(exc)
@@ -152,16 +164,18 @@ class Guarded(HttpToolsProtocol):
         running = self.running
         if running is not None and not running.response_complete:
             running.disconnected = True
+            running.waiting_for_100_continue = False
             running.message_event.set()
             for cancel in self.jobs:
                 cancel()
         self.jobs.clear()
 
     def leave(self) -> None:
-        """Closes the connection when what was written has gone out, and at the latest after a moment."""
+        """Closes the connection when what was written has gone out, or nobody takes it."""
         self.stop_reading()
         self.transport.close()
-        self.loop.call_later(self.limits.linger_seconds, self.transport.abort)
+        if self.stalled is None and (size := self.transport.get_write_buffer_size()):
+            self.await_reader(size)
 
     def stop_reading(self) -> None:
         self.ended = True
@@ -294,7 +308,7 @@ class Guarded(HttpToolsProtocol):
         if self.loop.time() < self.until():
             self.await_client()
         elif self.reading is Reading.IDLE or (self.reading is Reading.BODY and self.cycle.response_complete):
-            self.guard.refused["silent"] += 1
+            self.guard.count("silent")
             self.leave()
         else:
             self.refuse(Problem(408, "slow", "the request took too long"))
@@ -304,20 +318,25 @@ class Guarded(HttpToolsProtocol):
         self.await_reader(self.transport.get_write_buffer_size())
 
     def await_reader(self, size: int) -> None:
-        """An answer of which so many bytes wait to go out: the client must take some of it in time."""
+        """An answer of which so many bytes wait to go out: the client must take enough of it in time."""
+        allowed = size - self.limits.body_rate * self.limits.answer_seconds
 
         def look() -> None:
             now = self.transport.get_write_buffer_size()
-            if now < size:
+            if now <= max(0, allowed):
                 self.await_reader(now)
             else:
-                self.guard.refused["unread"] += 1
+                self.guard.count("unread")
                 self.transport.abort()
 
         self.stalled = self.loop.call_later(self.limits.answer_seconds, look)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if not self.transport.is_closing():
+            self.stop_awaiting_reader()
+
+    def stop_awaiting_reader(self) -> None:
         if self.stalled is not None:
             self.stalled.cancel()
             self.stalled = None
@@ -362,7 +381,7 @@ class Guarded(HttpToolsProtocol):
 
     def refuse(self, problem: Problem) -> None:
         """Tells the client, if nothing else is being told, and ends the connection."""
-        self.guard.refused[problem.code] += 1
+        self.guard.count(problem.code)
         running = self.running
         if running is not None and not running.response_complete:
             if running is not self.cycle or self.reading is not Reading.BODY:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -26,7 +27,6 @@ Tell = Callable[[str], object]
 Gone = list[Callable[[], object]]  # what to call when the client has gone
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
-WATCH = 1.0  # seconds between looks at lanes and files
 MAP_COST = 40  # a heat map takes as long as so many pictures
 
 
@@ -41,6 +41,7 @@ class Settings:
         hosts: Names under which the service may be asked; others are refused.
         limits: Of a picture.
         patience: Seconds after which a lane that does not answer is replaced.
+        watch: Seconds between looks at lanes and files.
     """
 
     max_latency: float = 2.0
@@ -49,6 +50,7 @@ class Settings:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     limits: Limits | None = None
     patience: float = 30.0
+    watch: float = 1.0
 
     def allows(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self.token.encode())
@@ -70,6 +72,7 @@ class Service:
         self.count = lanes or torch.get_num_threads()
         self.draining = False
         self.in_flight = 0
+        self.refused: Counter[str] = Counter()  # connections, by the reason
         self.lanes: Lanes | None = None
 
     # Life.
@@ -91,11 +94,23 @@ class Service:
         )
         self.lanes.rate = PICTURE / first.seconds
 
+    def lines(self) -> Iterator[str]:
+        """What there is when it is ready, for the operator."""
+        for slot in self.models.slots.values():
+            assert slot.served is not None
+            facts = slot.served.facts()
+            yield (
+                f"model {slot.served.name}: {facts['architecture']}, {len(facts['classes']):,} classes, "
+                f"{facts['engine']} {facts['precision']}, {slot.served.seconds * 1000:.2g} ms a picture, "
+                f"up to {slot.served.piece} at once"
+            )
+        yield f"ready: {self.count} {'lane' if self.count == 1 else 'lanes'}"
+
     async def watch(self) -> None:
         """Looks after lanes and files, for as long as the service runs."""
         assert self.lanes is not None
         while True:
-            await asyncio.sleep(WATCH)
+            await asyncio.sleep(self.settings.watch)
             self.lanes.mend()
             for line in await asyncio.to_thread(self.models.reload):
                 self.tell(line)
