@@ -72,7 +72,8 @@ def begun(answers: Answers) -> Iterator[Any]:
     made: list[Lanes] = []
 
     def begin(**options: Any) -> Lanes:
-        made.append(Lanes(answers, count=options.pop("count", 1), **options))
+        settings: dict[str, Any] = {"count": 1, **options}
+        made.append(Lanes(answers, **settings))
         return made[-1]
 
     yield begin

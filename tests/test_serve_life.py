@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Process:
     def metric(self, name: str) -> float:
         lines = self.ask("/metrics")[1].splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def memory(self) -> int:
+        """Bytes that the process has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def wait_ready(self) -> None:
         wait_until(lambda: self.ask("/readyz")[0] == 200)
@@ -127,14 +132,14 @@ def wait_until(holds: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def upload(port: int) -> socket.socket:
-    """A request of which the last byte is missing."""
+def upload(port: int, end: int = -1) -> socket.socket:
+    """A request of which the last byte is missing, or the whole body."""
     data = PHOTO.read_bytes()
     client = socket.create_connection(("127.0.0.1", port), timeout=MINUTE)
     head = (
         f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n"
     )
-    client.sendall(f"{head}\r\n".encode() + data[:-1])
+    client.sendall(f"{head}\r\n".encode() + data[:end])
     return client
 
 
@@ -217,6 +222,41 @@ def test_clients_that_hung_up_are_not_computed(tmp_path: Path):
         assert first.result() == 200
         assert process.predict() == 200
         assert process.computed.value == 2
+
+
+def test_bodies_that_are_too_large(tmp_path: Path):
+    """They are refused by what they say of themselves, or at the first byte too many, and are not kept."""
+    with begun(CIFAR, log=tmp_path / "log", max_body=100_000) as process:
+        process.wait_ready()
+        before = process.memory()
+        fields = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        with socket.create_connection(("127.0.0.1", process.port), timeout=MINUTE) as client:
+            client.sendall(f"{fields}Content-Length: 10000000000\r\n\r\n".encode())
+            assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+        with socket.create_connection(("127.0.0.1", process.port), timeout=MINUTE) as client:
+            client.sendall(f"{fields}Transfer-Encoding: chunked\r\n\r\n".encode())
+            chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+            with suppress(OSError):  # it may have had enough before
+                for _ in range(300 * 16):
+                    client.sendall(chunk)
+            with suppress(ConnectionResetError):
+                assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+        assert process.memory() - before < 50_000_000
+        assert process.predict() == 200
+
+
+def test_overload_is_refused_by_the_head_alone(tmp_path: Path):
+    with begun(CIFAR, log=tmp_path / "log", max_latency=0) as process:
+        process.wait_ready()
+        with upload(process.port, 0) as client:
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+            assert json.loads(answer.read())["error"]["code"] == "busy"
+            client.sendall(PHOTO.read_bytes())  # it is dropped, and the connection stays
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert process.computed.value == 0
 
 
 def test_a_lane_that_hangs(tmp_path: Path):
