@@ -31,7 +31,7 @@ from mlpmixer.recipes import toml
 
 M_ARENA_MAX = -8  # as malloc.h has it
 SERVER = multiprocessing.get_context("forkserver")
-ROOMS = ("cli", "train.loop", "data.augment", "predict.job", "engines.kernels")
+ROOMS = ("cli", "train.loop", "data.augment", "predict.job", "engines.kernels", "serve.server")
 SERVER.set_forkserver_preload(["torch._dynamo", *(f"mlpmixer.{room}" for room in ROOMS), "in_processes"])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from typing import Annotated, Any
 
 import tyro
@@ -13,7 +15,8 @@ from mlpmixer.errors import UsageError
 from mlpmixer.packages import require
 from mlpmixer.weights.bundled import DEFAULT
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+VARIABLE = "MLPMIXER_TOKEN"
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def serve(
@@ -30,6 +33,7 @@ def serve(
     precision: Annotated[str, one_of(("auto", *precisions()))] = "auto",
     device: str = "auto",
     lanes: int = 0,
+    json_log: bool = False,
 ) -> None:
     """Serve models over HTTP.
 
@@ -38,10 +42,10 @@ def serve(
     Args:
         models: Run folders, files of weights, or names from `mixer models --weights`; the first is the default of
             requests. By default the small model that comes with the package.
-        host: Address to listen on. Others than this machine's own need a token.
+        host: Address to listen on. Others than 127.0.0.1 and ::1, which only this machine reaches, need a token.
         port: Port to listen on; 0: a free one.
         token: Required in each request, as `Authorization: Bearer TOKEN`; by default what MLPMIXER_TOKEN has.
-        host_name: Names under which the service may be asked, besides the host.
+        host_name: Names under which the service may be asked, besides its address and localhost; '*': any.
         max_latency_ms: A picture that would have to wait longer is refused, with the time to try again.
         max_body: Bytes that a request may have.
         top: Labels for each picture, at most.
@@ -49,29 +53,43 @@ def serve(
         precision: Numeric precision.
         device: auto, cpu or cuda.
         lanes: Threads that answer; 0: as many as there are cores.
+        json_log: Write a line of JSON for each request and event to standard output.
     """
+    least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "lanes": (lanes, 0)}
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}; it is {value}")
     for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(package, extra="serve", what="mixer serve")
-    token = token or os.environ.get("MLPMIXER_TOKEN", "")
+    token = token or os.environ.get(VARIABLE, "")
     if host not in LOOPBACK and not token:
-        raise UsageError(f"a service on {host} can be reached by others, and needs a token: --token, or MLPMIXER_TOKEN")
+        raise UsageError(f"a service on {host} can be reached by others, and needs a token: --token, or {VARIABLE}")
+    if token and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise UsageError("a token has letters of ASCII, digits and any of - . _ ~ + / = only")
 
+    from mlpmixer.serve.log import Log
     from mlpmixer.serve.served import Models
-    from mlpmixer.serve.server import listen, run
+    from mlpmixer.serve.server import address_of, listen, run
     from mlpmixer.serve.service import Service, Settings
 
     options: dict[str, Any] = {"engine": engine, "precision": precision, "device": device, "top": top}
+    log = Log() if json_log else None
     service = Service(
         Models(models or (DEFAULT,), options),
         Settings(
             max_latency=max_latency_ms / 1000,
             max_body=max_body,
             token=token,
-            hosts=(*Settings().hosts, host, *host_name),
+            hosts=(*Settings().hosts, host.lower(), *(name.lower() for name in host_name)),
         ),
         lanes=lanes,
-        tell=tell,
+        tell=log.tell if log else tell,
     )
     listener = listen(host, port)
-    say(f"http://{host}:{listener.getsockname()[1]}/")
-    run(service, listener, tell)
+    address = address_of(host, listener)
+    if log:
+        log.line("listening", address=address)
+    else:
+        say(address)
+        sys.stdout.flush()
+    run(service, listener, log=log)

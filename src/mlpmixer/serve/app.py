@@ -142,7 +142,8 @@ class Checks:
             return malformed("the request has a header twice")
         settings = self.service.settings
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if _name(host) not in settings.hosts and "*" not in settings.hosts:
+        own = (scope.get("server") or ("",))[0]  # its address is no name that anyone could have made lead here
+        if not {_name(host), "*"} & {*settings.hosts} and _name(host).strip("[]") != own:
             return Problem(421, "host", "the service is not known under this name; --host-name adds it")
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:

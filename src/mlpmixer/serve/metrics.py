@@ -42,6 +42,11 @@ class Metrics:
         """What is read off the service."""
         lanes = self.service.lanes
         yield GaugeMetricFamily("mixer_ready", "1 if requests are taken.", value=float(self.service.ready))
+        yield GaugeMetricFamily("mixer_in_flight", "Requests in work.", value=self.service.in_flight)
+        refused = CounterMetricFamily("mixer_connections_refused", "Connections, by the reason.", labels=["reason"])
+        for reason, count in self.service.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
         if lanes is not None:
             yield GaugeMetricFamily("mixer_lanes", "Lanes.", value=len(lanes.lanes))
             yield CounterMetricFamily("mixer_lanes_replaced", "Lanes that died or hung.", value=lanes.replaced)

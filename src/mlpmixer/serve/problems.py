@@ -35,7 +35,7 @@ class Problem(Exception):
 
 
 def too_large(most: int) -> Problem:
-    return Problem(413, "too_large", f"a request may have {most:,} bytes", {"Connection": "close"})
+    return Problem(413, "too_large", f"a request may have {most:,} bytes")
 
 
 def not_found(message: str) -> Problem:

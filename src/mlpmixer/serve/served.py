@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlpmixer.errors import MixerError, UsageError
+from mlpmixer.errors import UsageError
 from mlpmixer.predict.predictor import Predictor
 from mlpmixer.text import first_line
 from mlpmixer.weights.bundled import PHOTO
@@ -77,7 +77,7 @@ class Slot:
     stamp: tuple[int, ...] = ()
     served: Served | None = None
     error: str = ""
-    failed: tuple[int, ...] = ()  # the stamp of the file that could not be loaded
+    failed: tuple[int, ...] | None = None  # the stamp of the file that could not be loaded
     reloads: int = 0
 
 
@@ -135,17 +135,20 @@ class Models:
         try:
             for name, slot in self.slots.items():
                 stamp = stamp_of(slot.path)
-                if stamp in (slot.stamp, slot.failed) or (stamp and now() - stamp[0] / 1e9 < SETTLED):
+                if stamp == slot.stamp:  # perhaps it is there again
+                    slot.failed, slot.error = None, ""
+                    continue
+                if stamp == slot.failed or (stamp and now() - stamp[0] / 1e9 < SETTLED):
                     continue
                 try:
                     if not stamp:
                         raise UsageError(f"{slot.source} is not there any more")
                     served = self._served(name, slot)
-                except (MixerError, OSError) as error:
+                except Exception as error:
                     slot.failed, slot.error = stamp, first_line(error)
                     told.append(f"model {name} stays at version {self.find(name).version}: {slot.error}")
                     continue
-                slot.served, slot.stamp, slot.failed, slot.error = served, stamp, (), ""
+                slot.served, slot.stamp, slot.failed, slot.error = served, stamp, None, ""
                 slot.reloads += 1
                 told.append(f"model {name} is now version {served.version}")
         finally:

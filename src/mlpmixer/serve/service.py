@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from starlette.requests import ClientDisconnect
 
 from mlpmixer.data.headers import header_of
 from mlpmixer.data.limits import Limits, usual_limits
@@ -28,9 +30,9 @@ from mlpmixer.serve.served import Models, Served
 
 Kind = Literal["predict", "scores", "prepared", "explain"]
 Tell = Callable[[str], object]
+Gone = list[Callable[[], object]]  # what to call when the client has gone
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
-WATCH = 1.0  # seconds between looks at lanes and files
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 OTHERS = 0.6  # of the limit of pixels, for formats other than JPEG: decoding takes four times the memory
 MAP_COST = 40  # a heat map takes as long as so many pictures
@@ -49,6 +51,7 @@ class Settings:
         limits: Of a picture; None: those of `usual_limits`, and only the formats that people send.
         patience: Seconds after which a lane that does not answer is replaced.
         deadline: Seconds after which a request is given up.
+        watch: Seconds between looks at lanes and files.
     """
 
     max_latency: float = 2.0
@@ -59,6 +62,7 @@ class Settings:
     limits: Limits | None = None
     patience: float = 30.0
     deadline: float = 60.0
+    watch: float = 1.0
 
     def allows(self, token: bytes) -> bool:
         return hmac.compare_digest(token, os.fsencode(self.token))
@@ -80,6 +84,7 @@ class Service:
         self.count = lanes or torch.get_num_threads()
         self.draining = False
         self.in_flight = self.held = 0
+        self.refused: Counter[str] = Counter()  # connections, by the reason
         self.lanes: Lanes | None = None
         self.counts: dict[str, Count] = {}
         self.counting = threading.Lock()
@@ -103,11 +108,23 @@ class Service:
         )
         self.lanes.rate = PICTURE / first.seconds
 
+    def lines(self) -> Iterator[str]:
+        """What there is when it is ready, for the operator."""
+        for slot in self.models.slots.values():
+            assert slot.served is not None
+            facts = slot.served.facts()
+            yield (
+                f"model {slot.served.name}: {facts['architecture']}, {len(facts['classes']):,} classes, "
+                f"{facts['engine']} {facts['precision']}, {slot.served.seconds * 1000:.2g} ms a picture, "
+                f"up to {slot.served.piece} at once"
+            )
+        yield f"ready: {self.count} {'lane' if self.count == 1 else 'lanes'}"
+
     async def watch(self) -> None:
         """Looks after lanes and files, for as long as the service runs."""
         assert self.lanes is not None
         while True:
-            await asyncio.sleep(WATCH)
+            await asyncio.sleep(self.settings.watch)
             self.lanes.mend()
             for line in await asyncio.to_thread(self.models.reload):
                 self.tell(line)
@@ -141,7 +158,7 @@ class Service:
             raise busy(wait - self.settings.max_latency)
 
     async def ask(
-        self, served: Served, pictures: Sequence[bytes], *, kind: Kind = "predict", gone: list[Job] | None = None
+        self, served: Served, pictures: Sequence[bytes], *, kind: Kind = "predict", gone: Gone | None = None
     ) -> list[Any]:
         """The answers of a model, in order: a `Prediction`, a heat map, or what is wrong with the picture.
 
@@ -149,7 +166,10 @@ class Service:
             served: The model.
             pictures: Files.
             kind: What is asked.
-            gone: Where the jobs are put, for the connection to cancel them when it is lost.
+            gone: Gets a function that cancels the jobs, to be called when the connection is lost.
+
+        Raises:
+            ClientDisconnect: It was called.
         """
         assert self.lanes is not None
         loop = asyncio.get_running_loop()
@@ -167,15 +187,24 @@ class Service:
             turn = Turn.LATER if len(pictures) > 1 and kind != "explain" else alone
             cost = cost * MAP_COST if kind == "explain" else cost
             jobs.append(Job(picture, (served, kind), cost, future.set_result, turn))
-        if gone is not None:
-            gone.extend(jobs)
-        self.lanes.submit(jobs)
-        try:
-            return list(await asyncio.gather(*futures))
-        except asyncio.CancelledError:
+        answers = asyncio.gather(*futures)
+
+        def cancel() -> None:
             for job in jobs:
                 job.cancelled = True
-            raise
+            answers.cancel()
+
+        if gone is not None:
+            gone.append(cancel)
+        self.lanes.submit(jobs)
+        try:
+            return list(await answers)
+        except asyncio.CancelledError:
+            cancel()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the server, not by `gone`
+                raise
+            raise ClientDisconnect from None
 
     @contextmanager
     def holding(self) -> Iterator[Hold]:
