@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Asked, asked
 from mlpmixer.serve.metrics import Metrics
+from mlpmixer.serve.page import page_route
 from mlpmixer.serve.problems import Problem, invalid, not_found
 from mlpmixer.serve.served import Served
 from mlpmixer.serve.service import HeatMap, Kind, Service, problem_of
@@ -44,7 +45,12 @@ def embedding(found: Prediction, _top: int) -> dict[str, Any]:
 
 
 def explained(found: HeatMap, top: int) -> dict[str, Any]:
-    return {**ranked(found.prediction, top), "explained": found.label, "drops": np.round(found.drops, 5).tolist()}
+    return {
+        **ranked(found.prediction, top),
+        "explained": found.label,
+        "region": found.region,
+        "drops": np.round(found.drops, 5).tolist(),
+    }
 
 
 # Route → what lanes are asked, and what is shown of it.
@@ -151,7 +157,8 @@ class Checks:
         return None
 
 
-OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # asked by those who watch, without a token
+# Without a token: the page, which asks for it, and what those ask who watch over the service.
+OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 
 def _name(host: str) -> str:
@@ -196,4 +203,5 @@ def app_of(service: Service) -> ASGIApp:
 
     for name in ANSWERS:
         app.router.routes.insert(0, Route(f"/v1/{name}", Answers(service, metrics, name), methods=["POST"]))
+    app.router.routes.append(page_route(service.settings))
     return Checks(app, service)

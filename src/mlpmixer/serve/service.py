@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from mlpmixer.data.images import pixels
 from mlpmixer.data.limits import Limits, usual_limits
+from mlpmixer.data.preprocess import visible_region
 from mlpmixer.errors import ImageError
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
@@ -198,6 +200,7 @@ class HeatMap:
     prediction: Prediction
     label: str
     drops: np.ndarray  # (rows, columns) float32
+    region: list[float]  # of the upright image that the squares cover: left, top, right, bottom, as shares of its sides
 
 
 GRID = 14  # squares each way
@@ -206,10 +209,14 @@ GRID = 14  # squares each way
 def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
     """By occlusion: the model sees the image once for each square."""
     predictor = served.predictor
-    [found] = predictor.predict_batch([picture])
+    try:
+        whole = pixels(picture)  # (height, width, 3)
+    except ImageError as error:
+        return error
+    [found] = predictor.predict_batch([whole])
     if isinstance(found, ImageError):
         return found
-    image = predictor.prepared(picture)  # (3, H, W)
+    image = predictor.prepared(whole)  # (3, H, W)
     rows, columns = (min(GRID, side) for side in image.shape[1:])
     gray = torch.tensor(predictor.preprocessing.mean).mul(255).round().to(torch.uint8)[:, None, None]
     views = image.repeat(1 + rows * columns, 1, 1, 1)
@@ -222,7 +229,8 @@ def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
     label = predictor.classes.index(found.label)
     scores = torch.cat([predictor.engine(part)[1].log_softmax(1)[:, label] for part in views.split(32)])
     drops = (scores[0] - scores[1:]).reshape(rows, columns)
-    return HeatMap(found, found.label, drops.float().numpy())
+    region = visible_region(*whole.shape[:2], predictor.preprocessing)
+    return HeatMap(found, found.label, drops.float().numpy(), [round(share, 5) for share in region])
 
 
 def problem_of(error: object) -> Problem | None:
