@@ -229,7 +229,7 @@ def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
     label = predictor.classes.index(found.label)
     scores = torch.cat([predictor.engine(part)[1].log_softmax(1)[:, label] for part in views.split(32)])
     drops = (scores[0] - scores[1:]).reshape(rows, columns)
-    region = visible_region(*whole.shape[:2], predictor.preprocessing)
+    region = visible_region(whole.shape[0], whole.shape[1], predictor.preprocessing)
     return HeatMap(found, found.label, drops.float().numpy(), [round(share, 5) for share in region])
 
 

@@ -356,7 +356,7 @@ class Card {
 
   strengthen() {
     const { value } = this.find("input");
-    this.find("output").textContent = `${value} %`;
+    this.find(".value").textContent = `${value} %`;
     this.find("input").setAttribute("aria-valuetext", `${value} %`);
     this.find(".frame").style.setProperty("--strength", value / 100);
   }
