@@ -195,7 +195,7 @@ PICTURE = 400 * 533  # pixels of the picture by which the speed is measured; a s
 @dataclass(frozen=True)
 class HeatMap:
     """What a prediction depends on: for each square of the prepared image, by how much the label's log probability
-    falls when the square is gray."""
+    falls when it and the squares around it are gray."""
 
     prediction: Prediction
     label: str
@@ -204,6 +204,7 @@ class HeatMap:
 
 
 GRID = 14  # squares each way
+SPREAD = 1  # squares on each side that are gray as well: one alone changes little but noise
 
 
 def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
@@ -223,14 +224,19 @@ def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
     height, width = image.shape[1:]
     for row in range(rows):
         for column in range(columns):
-            down = slice(row * height // rows, (row + 1) * height // rows)
-            along = slice(column * width // columns, (column + 1) * width // columns)
+            down, along = _around(row, rows, height), _around(column, columns, width)
             views[1 + row * columns + column, :, down, along] = gray
     label = predictor.classes.index(found.label)
     scores = torch.cat([predictor.engine(part)[1].log_softmax(1)[:, label] for part in views.split(32)])
     drops = (scores[0] - scores[1:]).reshape(rows, columns)
     region = visible_region(whole.shape[0], whole.shape[1], predictor.preprocessing)
     return HeatMap(found, found.label, drops.float().numpy(), [round(share, 5) for share in region])
+
+
+def _around(at: int, count: int, pixels: int) -> slice:
+    """The pixels of one of `count` squares and of its neighbors, along a side."""
+    first, last = max(0, at - SPREAD), min(count, at + SPREAD + 1)
+    return slice(first * pixels // count, last * pixels // count)
 
 
 def problem_of(error: object) -> Problem | None:

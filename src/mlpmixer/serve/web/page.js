@@ -389,19 +389,18 @@ function colored(canvas, drops) {
   const pixels = new ImageData(canvas.width, canvas.height);
   drops.flat().forEach((drop, place) => {
     const color = drop > 0 ? [168, 72, 12] : [10, 91, 176];
-    pixels.data.set([...color, 255 * Math.abs(drop / strongest) ** 0.7], 4 * place);
+    pixels.data.set([...color, 255 * Math.abs(drop / strongest)], 4 * place);
   });
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-// Where the squares lie that raise the label most, in words: of three by three parts.
+// Where the label depends most, in words: in one of three by three parts.
 function place(drops) {
-  const sums = Array.from({ length: 9 }, () => 0);
-  drops.forEach((row, y) => row.forEach((drop, x) => {
-    sums[3 * Math.floor((3 * y) / drops.length) + Math.floor((3 * x) / row.length)] += Math.max(0, drop);
-  }));
-  const most = sums.indexOf(Math.max(...sums));
-  const [down, along] = [["upper", "", "lower"][Math.floor(most / 3)], ["left", "", "right"][most % 3]];
+  const most = drops.flat().indexOf(Math.max(...drops.flat()));
+  const third = (at, count) => Math.floor((3 * (at + 0.5)) / count);
+  const [row, column] = [Math.floor(most / drops[0].length), most % drops[0].length];
+  const down = ["upper", "", "lower"][third(row, drops.length)];
+  const along = ["left", "", "right"][third(column, drops[0].length)];
   if (!down && !along) return "the center";
   return `the ${[down, along].filter(Boolean).join(" ")}${down && along ? "" : " middle"}`;
 }
