@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -226,6 +227,10 @@ def test_chosen_images_get_their_labels_or_what_is_wrong_with_them(open_page: Op
     bad = tab.card(HOSTILE)
     expect(bad.get_by_role("heading")).to_have_text(HOSTILE)
     expect(bad.locator(".answer > .error")).to_contain_text("image")
+    bad.get_by_role("button", name=f"Remove {HOSTILE}").click()
+    tab.says(f"{HOSTILE} is removed.")
+    tab.choose((HOSTILE, b"nothing"))
+    tab.says(re.compile(rf"^{re.escape(HOSTILE)}: .*image"))
     expect(bad.get_by_text("This browser cannot show the image.")).to_be_visible()
     expect(bad.get_by_role("button", name="Try again")).to_be_hidden()  # it would be refused again
     assert tab.page.locator("[src=x]").count() == 0
@@ -442,6 +447,27 @@ def test_a_service_that_loads_and_images_that_are_too_many_or_too_large(open_pag
     expect(tab.card("large.tif").locator(".answer > .error")).to_have_text(
         "The image has 65.0 MB, and the service takes 64.0 MB."
     )
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl on this machine")
+def test_the_docs_show_what_the_service_answers(service: Service, tmp_path: Path):
+    pytest.importorskip("mlpmixer.serve.v2")
+    pytest.importorskip("tritonclient.http")
+    root = Path(__file__).parent
+    console = runpy.run_path(str(root.parent / "docs" / "console.py"))
+    shutil.copy(root / "photos" / "outwear.jpg", tmp_path / "photo.jpg")
+    shutil.copy(root / "photos" / "shirt.jpg", tmp_path / "second.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
+    url: str = service.url  # pyright: ignore[reportAttributeAccessIssue]
+    text = (root.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    wrong: list[str] = []
+    for step in console["steps"](text.replace("http://127.0.0.1:8000/", url).replace("127.0.0.1:8000", url[7:-1])):
+        found = console["run"](step, tmp_path)
+        if step.python:
+            wrong += [] if found == re.findall(r"^print.*  # (.+)$", step.command, flags=re.MULTILINE) else found
+        else:
+            wrong += console["differences"](step.expected, found)
+    assert not wrong, "\n".join(wrong)
 
 
 @needs_browser

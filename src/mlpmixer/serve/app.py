@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect, Request
@@ -49,7 +48,7 @@ def explained(found: HeatMap, top: int) -> dict[str, Any]:
         **ranked(found.prediction, top),
         "explained": found.label,
         "region": found.region,
-        "drops": np.round(found.drops, 5).tolist(),
+        "drops": found.drops.astype(float).round(5).tolist(),
     }
 
 

@@ -131,7 +131,7 @@ function describe() {
   find("#facts").replaceChildren(
     ...Object.entries(facts).flatMap(([name, value]) => {
       const [term, text] = [document.createElement("dt"), document.createElement("dd")];
-      term.textContent = name;
+      term.textContent = name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
       text.textContent = typeof value === "object" ? JSON.stringify(value) : value;
       return [term, text];
     }),
@@ -286,7 +286,8 @@ class Card {
 
   // An image that is refused is refused again; a service that is busy, broken or not there may answer later.
   fail(message, status = 422) {
-    this.error = this.said = message;
+    this.error = message;
+    this.said = `${this.file.name}: ${message}`;
     show(this.find(".state"), "");
     show(this.find(".answer > .error"), message);
     this.find(".again").hidden = status >= 400 && status < 500 && status !== 429;
