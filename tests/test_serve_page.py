@@ -259,6 +259,7 @@ def test_images_are_dropped_and_pasted(open_page: Open, photo: bytes):
     tab.page.evaluate(DROP, [[], ["text/uri-list", "https://example.org/cat.jpg"]])
     tab.says("That is an address.")  # which nobody fetches
     tab.page.evaluate(COPY, text)
+    tab.page.locator("#files").focus()  # where it is after images were chosen
     tab.page.keyboard.press("Control+V")
     tab.says(re.compile(r"image\.png: \w+, "))
     tab.page.evaluate(PASTE, "some words")

@@ -455,7 +455,7 @@ addEventListener("drop", (event) => {
 });
 
 addEventListener("paste", (event) => {
-  if (event.target.closest?.("input")) return;
+  if (event.target.id === "token") return;
   const { files } = event.clipboardData;
   if (files.length) add(files);
   else say("There is no image on the clipboard.");
