@@ -273,9 +273,10 @@ def test_a_camera_takes_photos_where_it_may(open_page: Open):
     tab.page.get_by_role("button", name="Take a photo").click()
     dialog = tab.page.get_by_role("dialog", name="Take a photo")
     expect(dialog).to_be_visible()
+    expect(tab.page.locator("video")).not_to_have_js_property("srcObject", None)
     tab.page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert tab.page.evaluate("document.querySelector('video').srcObject") is None  # the camera is off
+    expect(tab.page.locator("video")).to_have_js_property("srcObject", None)  # the camera is off
     tab.page.get_by_role("button", name="Take a photo").click()
     expect(tab.page.locator("video")).to_have_js_property("readyState", 4)
     dialog.get_by_role("button", name="Take the photo").click()
