@@ -66,11 +66,21 @@ def prepare(image: Image.Image | np.ndarray, how: Preprocessing) -> UInt8[Tensor
     array = np.asarray(image)
     height, width = array.shape[:2]
     require_proportions(height, width, how.resize)
-    size = (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
+    size = _resized(height, width, how)
     rows, columns = how.crop
     if rows > size[0] or columns > size[1]:
         return center_crop(resize(array, size, how.interpolation), how.crop).contiguous()
     return resize(array, size, how.interpolation, (*_middle(size, how.crop), rows, columns))
+
+
+def visible_region(height: int, width: int, how: Preprocessing) -> tuple[float, float, float, float]:
+    """The part of an image that a model is given: left, top, right, bottom, as shares of the image's sides.
+
+    Below 0 or above 1 where black is added around it.
+    """
+    size = _resized(height, width, how)
+    (top, left), (rows, columns) = _middle(size, how.crop), how.crop
+    return left / size[1], top / size[0], (left + columns) / size[1], (top + rows) / size[0]
 
 
 def normalize(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Tensor, "*B 3 H W"]:
@@ -80,6 +90,10 @@ def normalize(pixels: UInt8[Tensor, "*B 3 H W"], how: Preprocessing) -> Float[Te
     """
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (how.mean, how.std))
     return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def _resized(height: int, width: int, how: Preprocessing) -> tuple[int, int]:
+    return (how.resize, how.resize) if how.shape == "stretch" else short_side(height, width, how.resize)
 
 
 def short_side(height: int, width: int, pixels: int) -> tuple[int, int]:

@@ -14,11 +14,14 @@ from mlpmixer.draw.svg import Drawing, escaped
 
 LONG = 40  # letters in a cell
 
-STYLE = """
+PALETTE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1d22;--soft:#5a616c;--rule:#e2e5ea;--wash:#f5f6f8;--link:#0a5bb0}
 @media(prefers-color-scheme:dark){:root{--paper:#16181d;--ink:#e9ebef;--soft:#a5adb9;--rule:#2f343c;--wash:#1e2127;
 --link:#7db8ff}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
+"""
+STYLE = (
+    PALETTE
+    + """*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}
 main{max-width:1120px;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.7rem;line-height:1.2;margin:0 0 .4rem}
 h2{font-size:1.25rem;margin:2.8rem 0 .6rem;padding-top:1rem;border-top:1px solid var(--rule)}
@@ -57,6 +60,7 @@ td:first-child{overflow-wrap:break-word}td.w{min-width:0}
 .stack td::before{content:attr(data-label) " ";color:var(--soft)}
 .stack td:first-child{display:block;font-weight:600}.stack td:first-child::before{content:none}}
 """
+)
 STACKED = 4  # columns from which a table's rows become blocks on a phone
 
 

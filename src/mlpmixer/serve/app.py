@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -23,6 +22,7 @@ from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Asked, Hold, asked
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.openapi import described
+from mlpmixer.serve.page import page_route
 from mlpmixer.serve.problems import Problem, invalid, malformed
 from mlpmixer.serve.served import Served
 from mlpmixer.serve.service import HeatMap, Kind, Service, problem_of
@@ -47,7 +47,12 @@ def embedding(found: Prediction, _top: int) -> dict[str, Any]:
 
 
 def explained(found: HeatMap, top: int) -> dict[str, Any]:
-    return {**ranked(found.prediction, top), "explained": found.label, "drops": np.round(found.drops, 5).tolist()}
+    return {
+        **ranked(found.prediction, top),
+        "explained": found.label,
+        "region": found.region,
+        "drops": found.drops.astype(float).round(5).tolist(),
+    }
 
 
 # Route → what lanes are asked, and what is shown of it.
@@ -155,7 +160,8 @@ class Checks:
         return None
 
 
-OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # asked by those who watch, without a token
+# Without a token: the page, which asks for it, and what those ask who watch over the service.
+OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-length", b"inference-header-content-length")
 
@@ -219,4 +225,5 @@ def app_of(service: Service) -> ASGIApp:
     for name in ANSWERS:
         app.router.routes.insert(0, Route(f"/v1/{name}", Answers(service, metrics, name), methods=["POST"]))
     app.router.routes[:0] = V2(service, metrics).routes()
+    app.router.routes.append(page_route(service.settings))
     return Checks(app, service, metrics)
