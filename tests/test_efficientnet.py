@@ -109,9 +109,9 @@ class TestTheNetwork:
         assert logits.shape == (2, 5)
 
     def test_configs_that_cannot_be(self):
-        for options in ({"width": 0.0}, {"depth": float("inf")}, {"width": float("nan")}, {"dropout": 1.5}):
-            with pytest.raises(UsageError, match=f"{next(iter(options))} must be"):
-                mlpmixer.create("efficientnet_b0", **options)
+        for option, value in (("width", 0.0), ("depth", float("inf")), ("width", float("nan")), ("dropout", 1.5)):
+            with pytest.raises(UsageError, match=f"{option} must be"):
+                small(**{option: value})
 
 
 class TestFiles:

@@ -65,13 +65,14 @@ class EfficientNetConfig(ClassifierConfig):
 
     top: bool = True  # the last 1×1 convolution; ALIGN's trunk has none
     dropout: float = 0.0  # of the head's input; the paper's rises from 0.2 (B0) to 0.5 (B7)
+    norm_momentum: float = 0.01  # how much of the running averages a batch replaces; short runs want 0.1
     stochastic_depth: float = 0.0  # chance to skip a block, rising evenly from 0 to nearly this; the paper's is 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in ("width", "depth"):
             require(option, 0 < getattr(self, option) <= 100, "above 0, and 100 at most", getattr(self, option))
-        self.require_chance("dropout", "stochastic_depth")
+        self.require_chance("dropout", "norm_momentum", "stochastic_depth")
 
     def scaled(self, channels: int) -> int:
         """So many channels of B0, as many as this network has: the nearest multiple of 8 that is not below 90 %."""
@@ -132,9 +133,10 @@ def conv_norm(
     groups: int = 1,
     activation: Callable[[Tensor], Tensor] | None = F.silu,
 ) -> ConvNorm:
-    """With TensorFlow's ε, and its momentum 0.99 as PyTorch counts it."""
-    conv = SameConv(in_channels, out_channels, kernel, stride, groups)
-    return ConvNorm(conv, BatchNorm(out_channels, eps=1e-3, momentum=0.01), activation)
+    """With TensorFlow's ε."""
+    return ConvNorm(
+        SameConv(in_channels, out_channels, kernel, stride, groups), BatchNorm(out_channels, eps=1e-3), activation
+    )
 
 
 class SqueezeExcite(nn.Module):
@@ -192,6 +194,9 @@ class EfficientNet(Classifier[EfficientNetConfig]):
             before += count
         self.top = conv_norm(channels, self.num_features, 1) if config.top else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
+        for norm in self.modules():
+            if isinstance(norm, BatchNorm):
+                norm.momentum = config.norm_momentum
         self.head = head(self.num_features, config.num_classes, config.head_bias)
 
     def forward_features(
