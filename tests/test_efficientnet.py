@@ -10,13 +10,16 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from conftest import shaken
+from conftest import noted, shaken
+from in_processes import together
 
 import mlpmixer
 from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.efficientnet import SIZES, EfficientNetConfig, MBConv, SameConv, Stage
 from mlpmixer.models.measured import MEASURED
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
 
 PARAMETERS = {
     "efficientnet_b0": 5_288_548,
@@ -201,3 +204,59 @@ class TestFiles:
             file.write_bytes(length.to_bytes(8, "little") + changed[8:])
             with pytest.raises(error, match=words):
                 mlpmixer.load(file)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return toml.change(
+        Recipe(name="small"),
+        {
+            "model.name": "efficientnet_b0",
+            "model.image_size": 28,
+            **{f"model.options.{name}": value for name, value in {"width": 0.25, "depth": 0.1}.items()},
+            "model.options.norm_momentum": 0.3,
+            "data.source": "fashion_mnist_small",
+            "data.classes": "Bag,Coat",
+            "data.shots": 60,
+            "data.val": "5%",
+            "data.test": "",
+            "augment.crop": "pad",
+            "optim.name": "sgd",
+            "optim.lr": 0.1,
+            "optim.ema": 0.5,
+            "train.steps": 4,
+            "train.batch_size": 16,
+            "train.precision": "fp32",
+            "machine.workers": 0,
+            "machine.save_every": 2,
+            "machine.log_every": 1,
+        },
+    )
+
+
+class TestTraining:
+    def test_it_learns(self):
+        model = mlpmixer.create("efficientnet_b0", **{**SMALL, "image_size": 32}, norm_momentum=0.5)
+        images, labels = torch.randn(10, 3, 32, 32), torch.arange(10) % 5
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        for _ in range(20):
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert (model.eval()(images).argmax(1) == labels).all()  # by running averages, too
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("sharpness", ["none", "sam"])
+    def test_two_devices_learn_what_one_does(self, sharpness: str, recipe: Recipe, tmp_path: Path):
+        """Each has half of a batch, and all have the statistics of the whole."""
+        recipe = toml.change(recipe, {"optim.sharpness": sharpness})
+        mlpmixer.fit(recipe, tmp_path / "one", quiet=True)
+        ways = [tmp_path / way for way in ("ddp", "fsdp")]
+        together(2, [(toml.change(recipe, {"machine.parallel": way.name}), way) for way in ways])
+        one = mlpmixer.load(tmp_path / "one").state_dict()
+        for way in ways:
+            for line, wanted in zip(noted(way), noted(tmp_path / "one"), strict=True):
+                losses = [json.loads(text).get("loss", 0.0) for text in (line, wanted)]
+                assert losses[0] == pytest.approx(losses[1], abs=2e-5), (way, line)
+            for name, array in mlpmixer.load(way).state_dict().items():
+                torch.testing.assert_close(array, one[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
