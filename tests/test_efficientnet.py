@@ -118,17 +118,19 @@ class TestTheNetwork:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("side", [64, (75, 50)])
-    def test_timm_computes_the_same(self, side: Any, timm: Any, tmp_path: Path):
-        """In TensorFlow's variant, at even sides and at odd ones."""
-        model = shaken(mlpmixer.create("efficientnet_b0", image_size=side))
-        peer = timm.create_model("tf_efficientnet_b0").eval()
-        timm.models.load_checkpoint(peer, str(mlpmixer.save(model, tmp_path / "model.pth")))
-        images = torch.randn(2, 3, *model.config.image_size)
-        with torch.no_grad():
-            found, wanted = model(images), peer(images)
-        assert float(wanted.std()) > 0.1
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    def test_timm_computes_the_same(self, timm: Any, tmp_path: Path):
+        """In TensorFlow's variant and in PyTorch's, at even sides and at odd ones."""
+        model = shaken(mlpmixer.create("efficientnet_b0"))
+        file = mlpmixer.save(model, tmp_path / "model.pth")
+        for theirs, tensorflow in (("tf_efficientnet_b0", True), ("efficientnet_b0", False)):
+            peer, model = timm.create_model(theirs).eval(), mlpmixer.load(file, tensorflow=tensorflow)
+            timm.models.load_checkpoint(peer, str(file))
+            for size in ((64, 64), (75, 50)):
+                images = torch.randn(2, 3, *size)
+                with torch.no_grad():
+                    found, wanted = model(images), peer(images)
+                assert float(wanted.std()) > 0.1
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
     def test_timms_file_comes_back_bit_for_bit(self, timm: Any, tmp_path: Path):
         peer = shaken(timm.models.efficientnet._gen_efficientnet("peer", 0.5, 0.4, num_classes=7))

@@ -65,6 +65,7 @@ class EfficientNetConfig(ClassifierConfig):
 
     top: bool = True  # the last 1×1 convolution; ALIGN's trunk has none
     dropout: float = 0.0  # of the head's input; the paper's rises from 0.2 (B0) to 0.5 (B7)
+    tensorflow: bool = True  # its padding, and ε = 1e-3; otherwise PyTorch's, as timm's without `tf_` have both
     norm_momentum: float = 0.01  # how much of the running averages a batch replaces; short runs want 0.1
     stochastic_depth: float = 0.0  # chance to skip a block, rising evenly from 0 to nearly this; the paper's is 0.2
 
@@ -108,7 +109,9 @@ SIZES = {
 
 class SameConv(nn.Conv2d):
     """A convolution with TensorFlow's padding: ⌈side / stride⌉ rows and columns come out, and of the zeros that this
-    takes, the odd one is at the end. Without stride, or at odd sides, that is the usual padding."""
+    takes, the odd one is at the end. Without stride, or at odd sides, that is the usual padding, as `symmetric` is."""
+
+    symmetric = False
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
@@ -116,13 +119,19 @@ class SameConv(nn.Conv2d):
         nn.init.normal_(self.weight, std=math.sqrt(2 * groups / (kernel**2 * out_channels)))
 
     def forward(self, input: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B out_channels H_out W_out"]:
-        (rows, columns), kernel, stride = map(int, input.shape[2:]), self.kernel_size[0], self.stride[0]
-        down, right = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in (rows, columns))
+        down, right = (self.zeros_for(int(side)) for side in input.shape[2:])
         if down % 2 == right % 2 == 0:
             padding = (down // 2, right // 2)
             return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
         padded = F.pad(input, (right // 2, right - right // 2, down // 2, down - down // 2))
         return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+    def zeros_for(self, side: int) -> int:
+        """How many rows or columns of zeros are put around so many."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if self.symmetric:
+            return kernel // 2 * 2
+        return max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
 
 
 def conv_norm(
@@ -133,10 +142,8 @@ def conv_norm(
     groups: int = 1,
     activation: Callable[[Tensor], Tensor] | None = F.silu,
 ) -> ConvNorm:
-    """With TensorFlow's ε."""
-    return ConvNorm(
-        SameConv(in_channels, out_channels, kernel, stride, groups), BatchNorm(out_channels, eps=1e-3), activation
-    )
+    conv = SameConv(in_channels, out_channels, kernel, stride, groups)
+    return ConvNorm(conv, BatchNorm(out_channels), activation)
 
 
 class SqueezeExcite(nn.Module):
@@ -194,9 +201,11 @@ class EfficientNet(Classifier[EfficientNetConfig]):
             before += count
         self.top = conv_norm(channels, self.num_features, 1) if config.top else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        for norm in self.modules():
-            if isinstance(norm, BatchNorm):
-                norm.momentum = config.norm_momentum
+        for layer in self.modules():
+            if isinstance(layer, BatchNorm):
+                layer.momentum, layer.eps = config.norm_momentum, 1e-3 if config.tensorflow else 1e-5
+            elif isinstance(layer, SameConv):
+                layer.symmetric = not config.tensorflow
         self.head = head(self.num_features, config.num_classes, config.head_bias)
 
     def forward_features(
