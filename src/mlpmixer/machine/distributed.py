@@ -72,9 +72,8 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(_, gradient)
 
 
-@torch.compiler.disable()
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum over all processes, on their devices and with a gradient; within what is compiled, too."""
+    """The sum over all processes, on their devices and with a gradient."""
     return _Sum.apply(values)  # pyright: ignore[reportReturnType]
 
 

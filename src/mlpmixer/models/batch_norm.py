@@ -85,6 +85,11 @@ class ConvNorm(nn.Module):
         return self.activation(self.norm(self.conv(x)))
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether the images of a batch interact in training."""
+    return any(isinstance(layer, BatchNorm) for layer in model.modules())
+
+
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module) -> None:
     """For inference: the normalization of each `ConvNorm` becomes part of its convolution."""

@@ -24,7 +24,7 @@ from mlpmixer.errors import RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models import create, family, family_name, revise
-from mlpmixer.models.batch_norm import BatchNorm
+from mlpmixer.models.batch_norm import has_batch_norm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
@@ -169,7 +169,11 @@ def resolve(
         )
     plan.warnings += images.warnings()
     at_once, share = recipe.machine.micro_batch, recipe.train.batch_size // group.world_size
-    if 0 < at_once < share and any(isinstance(layer, BatchNorm) for layer in model.modules()):
+    if recipe.machine.compile and group.world_size > 1 and has_batch_norm(model):
+        plan.warnings.append(
+            f"{model.name} runs uncompiled: machine.compile cannot have its batch normalization over several devices"
+        )
+    if 0 < at_once < share and has_batch_norm(model):
         plan.warnings.append(
             f"{model.name} normalizes over the images of a forward pass: machine.micro_batch {at_once} makes that "
             f"{at_once * group.world_size:,} of the {recipe.train.batch_size:,} of a batch, and changes what is learned"

@@ -30,7 +30,7 @@ from mlpmixer.engines import trainable
 from mlpmixer.machine.devices import DTYPES
 from mlpmixer.machine.distributed import Group, sum_over_processes
 from mlpmixer.models import family_of
-from mlpmixer.models.batch_norm import BatchNorm
+from mlpmixer.models.batch_norm import BatchNorm, has_batch_norm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
@@ -233,7 +233,8 @@ def fastest_local(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
     sharded = group.world_size > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
         return trainable.Trainable(cast(Mixer, model), low_memory=machine.low_memory)
-    if machine.compile:
+    # Compiled in parts, between the sums over devices, torch 2.13 takes one layer's strides for another's.
+    if machine.compile and not (group.world_size > 1 and has_batch_norm(model)):
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
             model.compile()
