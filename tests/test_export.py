@@ -196,6 +196,7 @@ def test_preprocessing_in_bfloat16():
                 ("mixer_pico", {"layers": 1, "image_size": 30}, "dynamic"),  # is padded within the model
                 ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
                 ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
+                ("efficientnet_b0", {"width": 0.25, "depth": 0.1, "image_size": 33}, "dynamic"),
             )
         ),
     ],

@@ -47,6 +47,10 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "efficientnet": Row(
+        "mlpmixer.models.efficientnet",
+        (*(f"efficientnet_b{n}" for n in range(8)), "efficientnet_b6_wide", "efficientnet_l2"),
+    ),
 }
 
 
