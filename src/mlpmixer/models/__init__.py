@@ -47,6 +47,13 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "nfnet": Row(
+        "mlpmixer.models.nfnet",
+        (
+            *("nfnet_f0", "nfnet_f1", "nfnet_f2", "nfnet_f3", "nfnet_f4", "nfnet_f5", "nfnet_f6"),
+            *("nfnet_f4plus", "nfnet_f4plus_released"),
+        ),
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from mlpmixer.weights.quantized import widened
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
 VERSION = 4  # 4: "metadata" and "layer_precisions" (0.2.0)
-MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
+MAX_LAYERS = 500  # the deepest model here has 84, and more would not fit into files.MAX_ARRAYS
 
 
 @dataclass

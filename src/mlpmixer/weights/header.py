@@ -18,7 +18,7 @@ from mlpmixer.text import first_line
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 COUNTS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # beside weights of others
 MAX_HEADER = 4_000_000  # bytes; the largest model here needs under 200,000, and its class names a million
-MAX_ARRAYS = 5_000  # the largest has under 700
+MAX_ARRAYS = 5_000  # the largest has under 1,500
 MAX_NAME = 100  # letters; the longest has 82
 MAX_SIDES = 8  # of an array; the most are 4
 MAX_EXPANSION = 20  # a compressed file may claim this many times its size; real weights compress by a tenth
