@@ -23,6 +23,8 @@ from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.layers import SameConv2d, same_padding
 from mlpmixer.models.measured import measured
 from mlpmixer.models.nfnet import GAMMA, SIZES, NFNet, NFNetConfig, ScaledStandardizedConv, SqueezeExcite
+from mlpmixer.recipe import Model
+from mlpmixer.recipes import find
 
 SMALL: dict[str, Any] = {
     "depths": (1, 2),
@@ -271,3 +273,43 @@ def test_it_is_listed(capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr().out
     assert all(name in printed for name in mlpmixer.list_models("nfnet_*"))
     assert len(mlpmixer.list_models("nfnet_*")) == 9
+
+
+def test_recipes_say_what_the_paper_says():
+    """Its tables 1 and 3, and appendix A."""
+    rows = {
+        "f0": (192, 5, 0.2, "83.6"),
+        "f1": (224, 10, 0.3, "84.7"),
+        "f2": (256, 10, 0.4, "85.1"),
+        "f3": (320, 15, 0.4, "85.7"),
+        "f4": (384, 15, 0.5, "85.9"),
+        "f5": (416, 15, 0.5, "86.0"),
+        "f6": (448, 15, 0.5, "86.5"),
+    }
+    activations = {row["name"]: row["activation_mb"] / row["image_size"][0] ** 2 for row in measured()}
+    for size, (side, magnitude, dropout, top1) in rows.items():
+        recipe = find(f"imagenet_nfnet_{size}")
+        optim, augment = recipe.optim, recipe.augment
+        assert recipe.model == Model(
+            name=f"nfnet_{size}", image_size=(side,), options={"dropout": dropout, "stochastic_depth": 0.25}
+        )
+        assert (augment.policy, augment.policy_layers, augment.policy_magnitude) == ("rand_augment", 4, magnitude)
+        assert (augment.mixup, augment.cutmix, recipe.loss.smoothing) == (0.2, 1.0, 0.1)
+        assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.precision) == (360, 4096, "bf16")
+        assert optim.lr == 0.1 * 4096 / 256
+        assert optim.warmup_steps == round(5 * 1_281_167 / 4096)
+        assert (optim.name, optim.momentum, optim.nesterov, optim.weight_decay) == ("sgd", 0.9, True, 2e-5)
+        assert (optim.agc, optim.clip, optim.schedule, optim.final_lr_ratio) == (0.01, 0, "cosine", 0)
+        assert (optim.ema, optim.ema_warmup) == (0.99999, True)
+        assert (optim.sharpness == "sam") == (size == "f6")
+        assert recipe.evaluation.resize == side + 32
+        tested = SIZES[f"nfnet_{size}"].image_size[0]
+        assert recipe.about.expected.startswith(f"{top1} % on ImageNet at {tested} pixels")
+        assert 8_000 < activations[f"nfnet_{size}"] * side**2 * recipe.machine.micro_batch <= 16_000
+    before, after = find("jft_nfnet_f4plus"), find("finetune_imagenet_nfnet_f4plus")
+    assert (before.model.image_size, before.train.batch_size, before.optim.weight_decay) == ((224,), 4096, 1e-6)
+    assert (before.augment.policy, before.augment.mixup, before.augment.cutmix, before.optim.ema) == ("none", 0, 0, 0)
+    assert (after.train.steps, after.train.batch_size, after.optim.lr) == (15_000, 2048, 0.1)
+    assert (after.optim.warmup_steps, after.optim.sharpness, after.optim.rho) == (5_000, "sam", 0.05)
+    assert (after.optim.weight_decay, after.optim.ema) == (1e-5, 0.99999)
+    assert after.model.options == {"dropout": 0.25, "stochastic_depth": 0.1}
