@@ -144,8 +144,9 @@ class SameConv2d(nn.Conv2d):
         self, x: Float[Tensor, "B in_channels H W"], kernels: Float[Tensor, "out_channels in_group K K"]
     ) -> Float[Tensor, "B out_channels H_out W_out"]:
         """With these kernels."""
-        (height, width), kernel, stride = x.shape[2:], self.kernel_size[0], self.stride[0]
-        (top, bottom), (left, right) = same_padding(height, kernel, stride), same_padding(width, kernel, stride)
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        # Tracing, as OpenVINO and ONNX do it, has tensors for sides.
+        (top, bottom), (left, right) = (same_padding(int(side), kernel, stride) for side in x.shape[2:])
         if (top, left) == (bottom, right):  # which the convolution does itself
             return F.conv2d(x, kernels, self.bias, self.stride, (top, left), groups=self.groups)
         return F.conv2d(F.pad(x, (left, right, top, bottom)), kernels, self.bias, self.stride, groups=self.groups)

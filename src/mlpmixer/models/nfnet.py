@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
-from mlpmixer.models.layers import Gelu, GeluForm, Linear, SameConv2d, StochasticDepth, standardized
+from mlpmixer.models.layers import Gelu, GeluForm, Linear, SameConv2d, StochasticDepth, lecun_normal_, standardized
 
 ALPHA = 0.2  # α, by which each branch is multiplied
 GAMMA = 1.7015043497085571  # γ as in the authors' code; to six digits, that of the exact gelu is 1.70093
@@ -102,7 +102,7 @@ class ScaledStandardizedConv(SameConv2d):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups)
         self.kernel_eps = config.kernel_eps
         self.gain = nn.Parameter(torch.ones(out_channels))
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        lecun_normal_(self.weight, self.weight[0].numel())  # theirs is not cut off; standardized, it hardly matters
         nn.init.zeros_(self.bias)  # pyright: ignore[reportArgumentType] (there is a bias)
 
     def kernel(self) -> Float[Tensor, "out_channels in_group K K"]:
