@@ -24,7 +24,7 @@ from mlpmixer.models.layers import SameConv2d, same_padding
 from mlpmixer.models.measured import measured
 from mlpmixer.models.nfnet import GAMMA, SIZES, NFNet, NFNetConfig, ScaledStandardizedConv, SqueezeExcite
 from mlpmixer.recipe import Model
-from mlpmixer.recipes import find
+from mlpmixer.recipes import RECIPES, find
 
 SMALL: dict[str, Any] = {
     "depths": (1, 2),
@@ -273,6 +273,9 @@ def test_it_is_listed(capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr().out
     assert all(name in printed for name in mlpmixer.list_models("nfnet_*"))
     assert len(mlpmixer.list_models("nfnet_*")) == 9
+    main(["recipes"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in RECIPES if "nfnet" in name)
 
 
 def test_recipes_say_what_the_paper_says():

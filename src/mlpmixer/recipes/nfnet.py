@@ -128,7 +128,7 @@ def jft_nfnet_f4plus() -> Recipe:
         about=About(
             description=f"nfnet_f4plus on {source.title}, 20 epochs.",
             command=command_of("jft_nfnet_f4plus", source),
-            hardware="meant for very many GPUs; the paper's took 1,860 TPUv3 core-days",
+            hardware="meant for 8 GPUs or many more; the paper's took 1,860 TPUv3 core-days",
             expected="89.2 % on ImageNet after fine-tuning (the NFNet paper; not measured here)",
         ),
         model=Model(name="nfnet_f4plus", image_size=(224,), options=recipe.model.options),
@@ -151,7 +151,7 @@ def finetune_imagenet_nfnet_f4plus() -> Recipe:
         about=About(
             description="nfnet_f4plus of JFT-300M or another large set on ImageNet, at 384 pixels by SAM.",
             command="mixer train finetune_imagenet_nfnet_f4plus --data.source imagenet",
-            hardware="meant for many GPUs, by torchrun",
+            hardware="meant for 8 GPUs or more, by torchrun",
             expected="89.2 % on ImageNet at 512 pixels (the NFNet paper; not measured here)",
         ),
         model=Model(
