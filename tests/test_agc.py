@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,17 +10,19 @@ import torch
 from conftest import shaken
 from hypothesis import given
 from hypothesis import strategies as st
+from in_processes import finish, torchrun
 from torch import Tensor, nn
 
-from mlpmixer import create
+from mlpmixer import create, load
 from mlpmixer.data.loader import Batch
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.recipe import Optim, Recipe
+from mlpmixer.recipe import Model, Optim, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.check import check
 from mlpmixer.train.agc import EPS, clip_units, norms
+from mlpmixer.train.loop import fit
 from mlpmixer.train.optim import ema_decay_at, optimizer_of
 from mlpmixer.train.step import TrainStep
 
@@ -193,3 +196,39 @@ def test_what_makes_no_sense_is_refused():
     ):
         with pytest.raises(Exception, match=words):
             check(toml.change(Recipe(), changes))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path):
+    """A network with kernels, gains and single numbers, replicated and sharded."""
+    sizes = {"depths": (1, 2), "widths": (16, 32), "inner": (6, 12), "group_width": 6}
+    recipe = toml.change(
+        Recipe(name="nfnet", model=Model(name="nfnet_f0", image_size=(28,), options=dict(sizes))),
+        {
+            "data.classes": "Bag,Coat,Trouser",
+            "data.shots": 20,
+            "data.val": "",
+            "data.test": "",
+            "optim.name": "sgd",
+            "optim.nesterov": True,
+            "optim.lr": 0.5,
+            "optim.agc": SHARE,
+            "optim.clip": 0.0,
+            "optim.ema": 0.9,
+            "optim.ema_warmup": True,
+            "train.steps": 4,
+            "train.batch_size": 12,
+            "train.precision": "fp32",
+            "machine.workers": 0,
+            "machine.log_every": 1,
+        },
+    )
+    ways = ("ddp", "fsdp")
+    jobs = [(toml.change(recipe, {"machine.parallel": way}), tmp_path / way) for way in ways]
+    finish(torchrun(2, jobs, tmp_path))
+    fit(recipe, tmp_path / "local", quiet=True)
+    started = create("nfnet_f0", num_classes=3, image_size=28, **sizes).state_dict()
+    local = load(tmp_path / "local").state_dict()
+    assert any(not torch.equal(local[name], array) for name, array in started.items() if name.endswith("skip_gain"))
+    for way in ways:
+        torch.testing.assert_close(load(tmp_path / way).state_dict(), local, rtol=1e-4, atol=1e-6)
