@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from mlpmixer.errors import UsageError, WeightsError
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.layers import SameConv2d, same_padding
 from mlpmixer.models.measured import measured
-from mlpmixer.models.nfnet import GAMMA, SIZES, NFNet, NFNetConfig, ScaledStandardizedConv, SqueezeExcite
+from mlpmixer.models.nfnet import FAMILY, GAMMA, SIZES, NFNet, NFNetConfig, ScaledStandardizedConv, SqueezeExcite
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import RECIPES, find
 
@@ -97,8 +99,7 @@ def test_our_file_gives_the_same_model(tmp_path: Path):
     larger = load(tmp_path / "m.safetensors", image_size=(45, 36))
     images = torch.randn(2, 3, 45, 36)
     assert torch.equal(larger(images), model(images))
-    named = create("nfnet_f4plus_released", depths=(1, 1, 1, 1), widths=SIZES["nfnet_f0"].widths)
-    assert named.name == "nfnet_f4plus_released"
+    assert [FAMILY.size_of(config) for config in SIZES.values()] == [*SIZES]
 
 
 def test_files_are_loaded_strictly(tmp_path: Path):
@@ -120,6 +121,24 @@ def test_files_are_loaded_strictly(tmp_path: Path):
         with pytest.raises(WeightsError) as caught:
             load(tmp_path / f"{name}.safetensors")
         assert len(str(caught.value).splitlines()) == 1, name
+    ours = save(small(), tmp_path / "ours.safetensors")
+    with safetensors.safe_open(ours, "pt") as file:
+        header = file.metadata()
+    for change in (
+        {"widths": [32 * 10**9, 64 * 10**9]},
+        {"depths": [1, 10**9]},
+        {"depths": [0] * 10**5},
+        {"inner": [10**15, 10**15]},
+        {"group_width": 0},
+    ):
+        record = json.loads(header["mlpmixer"])
+        record["config"] |= change
+        arrays = safetensors.torch.load_file(ours)
+        safetensors.torch.save_file(arrays, tmp_path / "claims.safetensors", {"mlpmixer": json.dumps(record)})
+        with pytest.raises(WeightsError) as caught:
+            load(tmp_path / "claims.safetensors")
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 1500
     for options in (
         {"depths": (1, 2, 3)},
         {"depths": (0, 1)},

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.layers import Gelu, GeluForm, Linear, SameConv2d, StochasticDepth, lecun_normal_, standardized
+from mlpmixer.text import listed
 
 ALPHA = 0.2  # α, by which each branch is multiplied
 GAMMA = 1.7015043497085571  # γ as in the authors' code; to six digits, that of the exact gelu is 1.70093
@@ -60,11 +61,11 @@ class NFNetConfig(ClassifierConfig):
         for option in ("depths", "widths", "inner"):
             given = getattr(self, option)
             sound = len(given) == len(self.widths) > 0 and all(isinstance(n, int) and n >= 1 for n in given)
-            require(option, sound, "a whole number, 1 or more, for each stage", given)
+            require(option, sound, "a whole number, 1 or more, for each stage", listed(given, 8))
         self.require_positive("group_width")
-        require("widths", min(self.widths) >= 2, "2 or more", self.widths)
+        require("widths", min(self.widths) >= 2, "2 or more", listed(self.widths, 8))
         fits = all(channels % self.groups(channels) == 0 for channels in self.inner)
-        require("inner", fits, f"below {self.group_width}, or whole groups of about as many", self.inner)
+        require("inner", fits, f"below {self.group_width}, or whole groups of about as many", listed(self.inner, 8))
         require("kernel_eps", self.kernel_eps in ("floor", "added"), '"floor" or "added"', repr(self.kernel_eps))
         self.require_chance("dropout", "stochastic_depth")
 
