@@ -197,6 +197,7 @@ def test_preprocessing_in_bfloat16():
                 ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
                 ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
                 ("efficientnet_b0", {"width": 0.25, "depth": 0.1, "image_size": 33}, "dynamic"),
+                ("nfnet_f0", {"depths": (1, 1), "widths": (32, 64), "inner": (16, 32), "image_size": 33}, "dynamic"),
             )
         ),
     ],

@@ -51,6 +51,13 @@ FAMILIES: dict[str, Row] = {
         "mlpmixer.models.efficientnet",
         (*(f"efficientnet_b{n}" for n in range(8)), "efficientnet_b6_wide", "efficientnet_l2"),
     ),
+    "nfnet": Row(
+        "mlpmixer.models.nfnet",
+        (
+            *("nfnet_f0", "nfnet_f1", "nfnet_f2", "nfnet_f3", "nfnet_f4", "nfnet_f5", "nfnet_f6"),
+            *("nfnet_f4plus", "nfnet_f4plus_released"),
+        ),
+    ),
 }
 
 

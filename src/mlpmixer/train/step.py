@@ -34,9 +34,10 @@ from mlpmixer.models.batch_norm import BatchNorm, has_batch_norm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
+from mlpmixer.train.agc import clip_units
 from mlpmixer.train.errors import is_out_of_memory, suggest_micro_batch
 from mlpmixer.train.loss import as_targets, distance_to, loss_of
-from mlpmixer.train.optim import lr_at, optimizer_of
+from mlpmixer.train.optim import ema_decay_at, lr_at, optimizer_of
 from mlpmixer.train.sharpness import gradients_of, sharpness_aware
 from mlpmixer.train.teacher import Teacher
 
@@ -98,15 +99,17 @@ class TrainStep:
         if how.sharpness != "none":
             sharpness_aware([*self.model.parameters()], lambda: self.gradients_only(number, parts), how, lr)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = left = self.gradient_norm()
+        if how.agc:
+            clip_units(self.model, how.agc)
+            left = self.gradient_norm() if how.clip else norm
         if how.clip:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, norm)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, left)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.average:
-            blend, now = get_ema_multi_avg_fn(how.ema), weights_of(self.model)
+            blend, now = get_ema_multi_avg_fn(ema_decay_at(number, how)), weights_of(self.model)
             for sharded in (True, False):  # the two do not mix in one call
                 names = [name for name, weight in now.items() if isinstance(weight, DTensor) is sharded]
                 if names:
@@ -141,6 +144,11 @@ class TrainStep:
         self.gradients(number, parts)
         for average, value in before:
             average.copy_(value)
+
+    def gradient_norm(self) -> Tensor:
+        """Of all weights together."""
+        norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def loss(self, logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """For each image, the teacher's term included."""
