@@ -16,6 +16,7 @@ The letters: b block, h halo, w window, d channels of a head's queries, D channe
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -78,11 +79,12 @@ class HaloAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % self.block, 0, -height % self.block))
-        query, (key, value) = self.blocks(self.query(x)), self.windows(self.key_value(x))
+        rows, columns = math.ceil(height / self.block), math.ceil(width / self.block)
+        x = F.pad(x, (0, columns * self.block - width, 0, rows * self.block - height))
+        query, (key, value) = self.blocks(self.query(x)), self.windows(self.key_value(x), rows, columns)
         logits = query * query.shape[4] ** -0.5 @ key.transpose(3, 4) + self.positions(query)
-        out = self.joined(logits.softmax(dim=4).to(value.dtype) @ value, x.shape[3] // self.block)
-        return out[:, :, : -(-height // self.stride), : -(-width // self.stride)]
+        out = self.joined(logits.softmax(dim=4).to(value.dtype) @ value, columns)
+        return out[:, :, : math.ceil(height / self.stride), : math.ceil(width / self.stride)]
 
     def blocks(self, query: Float[Tensor, "B C H W"]) -> Float[Tensor, "B heads blocks queries d"]:
         side = self.block // self.stride
@@ -90,11 +92,16 @@ class HaloAttention(nn.Module):
         return query.permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5).flatten(2, 3)
 
     def windows(
-        self, key_value: Float[Tensor, "B C H W"]
+        self, key_value: Float[Tensor, "B C H W"], rows: int, columns: int
     ) -> tuple[Float[Tensor, "B heads blocks keys d"], Float[Tensor, "B heads blocks keys D"]]:
         around = F.pad(key_value, (self.halo,) * 4)
-        windows = around.unfold(2, self.window, self.block).unfold(3, self.window, self.block)
-        windows = windows.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 5, 6, 2).flatten(4, 5).flatten(2, 3)
+        # Rows of pixels, then columns, each as often as windows have it. (ONNX's exporter has no unfold after a pad.)
+        of_block = torch.arange(self.window, device=around.device)
+        down = self.block * torch.arange(rows, device=around.device)[:, None] + of_block
+        along = self.block * torch.arange(columns, device=around.device)[:, None] + of_block
+        windows = around.index_select(2, down.flatten()).index_select(3, along.flatten())
+        windows = windows.unflatten(3, along.shape).unflatten(2, down.shape).unflatten(1, (self.heads, -1))
+        windows = windows.permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5).flatten(2, 3)
         key, value = windows.split([self.row.shape[1], windows.shape[4] - self.row.shape[1]], dim=4)
         return key, value
 
