@@ -47,6 +47,13 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "halonet": Row(
+        "mlpmixer.models.halonet",
+        (
+            *("halonet_h0", "halonet_h1", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6"),
+            *("halonet_h7", "halonet_h4_base128"),
+        ),
+    ),
 }
 
 
