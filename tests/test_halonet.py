@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from conftest import shaken
 from messages import Says
 from torch import Tensor, nn
 
+from mlpmixer import create, list_models, load, save
 from mlpmixer.errors import UsageError
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.measured import measured
 from mlpmixer.models.operators.halo import HaloAttention
 
 
@@ -133,6 +137,157 @@ class TestAttention:
         assert same == {(offsets, zeros): offsets == "pixels" or zeros for offsets, zeros in same}
 
     def test_what_cannot_be_is_refused(self, says: Says):
-        for options in ({"heads": 3}, {"block": 5, "stride": 2}, {"offsets": "blocks"}):
+        for options in ({"heads": 3}, {"block": 5, "stride": 2}):
             with says(UsageError):
                 attention(**options)
+
+
+# The network
+
+
+def small(**options: Any) -> Classifier:
+    usual = {"blocks": (2, 1), "channels": 8, "block_size": 4, "halo": 1, "heads": (2,), "image_size": 32}
+    return shaken(create("halonet_h1", **{**usual, "num_classes": 5, **options}))
+
+
+def test_counts_are_the_papers():
+    """In millions 5.5, 8.1, 9.4, 11.8, 19.1, 30.7, 43.4 and 67.4. `tests/test_cost.py` holds what is written down."""
+    exact = [5_500_952, 8_100_056, 9_404_312, 11_841_304, 19_101_976, 30_717_272, 43_456_792, 67_433_240]
+    rows = [row for row in measured() if row["name"].startswith("halonet_")]
+    assert [row["name"] for row in rows] == list_models("halonet_*")
+    assert [row["params"] for row in rows[:8]] == exact
+    assert round(rows[8]["params"] / 1e6) == 87
+    # Of keras_cv_attention_models, which counts a little else besides, and H7 at 640 pixels.
+    published = [2.40, 3.04, 3.37, 6.30, 12.17, 32.61, 53.20]
+    assert all(0.96 < row["gmacs"] / gmacs < 1 for row, gmacs in zip(rows[:7], published, strict=True))
+
+
+def test_blocks_fit_all_grids():
+    """Of each size at its own resolution, but for H7 at the paper's 600 pixels; of the variant at 512 pixels, too."""
+    unfit = []
+    for row in measured():
+        if row["name"].startswith("halonet_"):
+            block = row["dimensions"]["block_size"]
+            for side in {row["image_size"][0], 512 if "base128" in row["name"] else 640 if "h7" in row["name"] else 0}:
+                first = 2 if "base128" in row["name"] else 0  # stages before it have no attention
+                # The first block of a stage reads the grid of the stage before.
+                grids = [side // 4 >> stage for stage in range(max(first - 1, 0), 4)]
+                if any(grid % block for grid in grids) or side // 32 * 32 != side:
+                    unfit.append((row["name"], side))
+    assert unfit == [("halonet_h7", 600)]
+
+
+def test_intermediates_and_shapes():
+    logits, found = small(final_channels=24)(torch.randn(2, 3, 32, 32), intermediates=True)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
+        "stem": (2, 64, 8, 8),
+        "stage0/block0": (2, 8, 8, 8),
+        "stage0/block1": (2, 8, 8, 8),
+        "stage0": (2, 8, 8, 8),
+        "stage1/block0": (2, 16, 4, 4),
+        "stage1": (2, 16, 4, 4),
+        "features": (2, 24, 4, 4),
+        "pre_logits": (2, 24),
+        "logits": (2, 5),
+    }
+    assert torch.equal(found["logits"], logits)
+
+
+def test_any_size_runs_and_blocks_start_as_their_shortcuts():
+    for size in ((28, 28), (33, 70), (1, 1), (64, 32)):
+        model = small(image_size=size, value_ratio=1.5, output_ratio=2.5, conv_stages=1)
+        assert bool(model(torch.randn(1, 3, *size)).isfinite().all())
+    fresh = create("halonet_h1", blocks=(2,), channels=8, heads=(2,), image_size=32).eval()
+    found = fresh(torch.randn(1, 3, 32, 32), intermediates=True)[1]
+    assert torch.equal(found["stage0/block1"], F.silu(found["stage0/block0"]))
+
+
+class TestFiles:
+    def test_timms_halonet_h1_comes_back_bit_for_bit(self, timm: Any, tmp_path: Path):
+        """Whole, so its depth counts too; its logits on a small image."""
+        peer = shaken(timm.create_model("halonet_h1", num_classes=13))
+        state = peer.state_dict()
+        torch.save(state, tmp_path / "first.pth")
+        model = load(tmp_path / "first.pth")
+        assert model.name == "halonet_h1"
+        images = torch.randn(1, 3, 64, 128)  # 2×4 pixels in the last stage: its blocks are of 8, so timm refuses
+        with pytest.raises(AssertionError):
+            peer(images)
+        assert model(images).shape == (1, 13)
+        kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        again = torch.load(save(model, tmp_path / "second.pth", layout="timm"), weights_only=True)
+        assert again.keys() == kept.keys()
+        assert all(torch.equal(again[name], value) for name, value in kept.items())
+
+    def test_timms_logits_are_ours(self, timm: Any, tmp_path: Path):
+        """Two stages, and the 1×1 convolution that timm's halonet_h1 has no use for."""
+        from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # pyright: ignore[reportMissingImports]
+
+        model = shaken(
+            create("halonet_h3", blocks=(2, 1), activation="relu", offsets="queries", image_size=80, num_classes=5)
+        )
+        blocks = [ByoBlockCfg("self_attn", d, c, s, br=2 / 3) for d, c, s in ((2, 96, 1), (1, 192, 2))]
+        config = ByoModelCfg(
+            blocks=tuple(blocks),
+            stem_chs=64,
+            stem_type="7x7",
+            stem_pool="maxpool",
+            num_features=1024,
+            self_attn_layer="halo",
+            self_attn_kwargs={"block_size": 10, "halo_size": 3},
+        )
+        peer = ByobNet(config, num_classes=5).eval()
+        file = save(model, tmp_path / "model.safetensors", layout="timm")
+        timm.models.load_checkpoint(peer, str(file))
+        images = torch.randn(2, 3, 80, 80)
+        with torch.no_grad():
+            expected, got = peer(images), model(images)
+        assert float(expected.abs().max()) > 0.1
+        assert float((got - expected).abs().max()) <= 1e-4
+        loaded = load(file)
+        assert (loaded.name, loaded.config.image_size) == ("halonet", (256, 256))
+        with torch.no_grad():
+            assert torch.equal(loaded(images), got)
+
+    def test_our_own_files(self, tmp_path: Path):
+        for options in ({}, {"conv_stages": 1, "value_ratio": 1.5, "final_channels": 12, "activation": "relu"}):
+            model = small(**options)
+            loaded = load(save(model, tmp_path / "m.safetensors"))
+            assert loaded.config == model.config
+            images = torch.randn(2, 3, 32, 32)
+            assert torch.equal(loaded(images), model(images))
+            larger = load(tmp_path / "m.safetensors", image_size=(48, 40))
+            assert larger.config.image_size == (48, 40)
+            more = torch.randn(2, 3, 48, 40)
+            assert torch.equal(larger(more), model(more))
+
+    def test_what_timm_does_not_have_is_refused(self, tmp_path: Path, says: Says):
+        cases: list[dict[str, Any]] = [{}, {"conv_stages": 1}, {"value_ratio": 2.0}]
+        for options in cases:
+            with says(UsageError):
+                save(small(**options), tmp_path / "m.pth")
+        file = save(small(offsets="queries", block_size=6), tmp_path / "m.pth")
+        with says(UsageError):
+            load(file)  # a window that no size has
+
+    def test_configs_that_cannot_be_are_refused(self, says: Says):
+        cases: list[dict[str, Any]] = [
+            {"blocks": ()},
+            {"blocks": (1,) * 9},
+            {"blocks": (1, 0)},
+            {"block_size": 7},
+            {"halo": -1},
+            {"heads": (3,)},
+            {"heads": (2, 2, 2)},
+            {"heads": (0,)},
+            {"value_ratio": 0.3},
+            {"value_ratio": float("nan")},
+            {"output_ratio": float("inf")},
+            {"output_ratio": -1.0},
+            {"conv_stages": 3},
+            {"final_channels": -1},
+        ]
+        for options in cases:
+            with says(UsageError) as error:
+                small(**options)
+            assert "\n" not in str(error.value)

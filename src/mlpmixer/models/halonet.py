@@ -21,7 +21,9 @@ comments below say.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ from mlpmixer.models.family import Family
 from mlpmixer.models.operators.halo import HaloAttention, Offsets
 
 STEM_CHANNELS = 64
+MAX_STAGES = 8  # more would halve feature maps to nothing; a file that claims thousands is none of ours
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU}
 
@@ -56,19 +59,21 @@ class HaloNetConfig(ClassifierConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_positive("channels", "block_size")
-        require("blocks", len(self.blocks) > 0 and min(self.blocks) >= 1, "1 or more for each stage", self.blocks)
+        stages = len(self.blocks)
+        require("blocks", 1 <= stages <= MAX_STAGES, f"numbers for 1 to {MAX_STAGES} stages", stages)
+        require("blocks", min(self.blocks) >= 1, "1 or more for each stage", self.blocks)
         require("block_size", self.block_size % 2 == 0, "even, for the stride of 2", self.block_size)
         require("halo", self.halo >= 0, "0 or more", self.halo)
         require("final_channels", self.final_channels >= 0, "0 (none) or more", self.final_channels)
-        stages = len(self.blocks)
         require("conv_stages", 0 <= self.conv_stages <= stages, f"between 0 and {stages} stages", self.conv_stages)
         require("activation", self.activation in ACTIVATIONS, '"silu" or "relu"', repr(self.activation))
         require("offsets", self.offsets in ("pixels", "queries"), '"pixels" or "queries"', repr(self.offsets))
-        require("heads", len(self.heads) > 0 and min(self.heads) >= 1, "1 or more for each stage", self.heads)
         for option in ("value_ratio", "output_ratio"):
             ratio = getattr(self, option)
-            whole = 0 < ratio < float("inf") and self.channels * ratio == int(self.channels * ratio)
-            require(option, whole, f"above 0, and make whole numbers of {self.channels} channels", ratio)
+            whole = 0 < ratio < math.inf and (self.channels * Fraction(ratio)).denominator == 1
+            require(option, whole, f"above 0, and make a whole number of {self.channels} channels", ratio)
+        require("heads", 1 <= len(self.heads) <= stages, f"numbers for 1 to {stages} stages", len(self.heads))
+        require("heads", min(self.heads) >= 1, "1 or more", self.heads)
         for stage in range(self.conv_stages, stages):
             width, values, heads = self.width(stage), self.values(stage), self.heads_of(stage)
             fits = width % heads == 0 and values % heads == 0
@@ -79,11 +84,12 @@ class HaloNetConfig(ClassifierConfig):
         return self.channels * 2**stage
 
     def values(self, stage: int) -> int:
-        return int(self.channels * self.value_ratio) * 2**stage
+        """r_v · c, channels of attention's output."""
+        return int(self.width(stage) * Fraction(self.value_ratio))
 
     def outputs(self, stage: int) -> int:
-        """Channels between the blocks of a stage."""
-        return int(self.channels * self.output_ratio) * 2**stage
+        """r_b · c, channels between the blocks of a stage."""
+        return int(self.width(stage) * Fraction(self.output_ratio))
 
     def heads_of(self, stage: int) -> int:
         return self.heads[min(stage, len(self.heads) - 1)]
@@ -159,18 +165,13 @@ class HaloNetBlock(nn.Module):
             values = width
             self.spatial = conv_norm(width, width, 3, stride, self.activation)
         else:
+            heads, b, h = config.heads_of(stage), config.block_size, config.halo
             attention = HaloAttention(
-                width,
-                values,
-                stride=stride,
-                heads=config.heads_of(stage),
-                block=config.block_size,
-                halo=config.halo,
-                offsets=config.offsets,
+                width, values, stride=stride, heads=heads, block=b, halo=h, offsets=config.offsets
             )
             self.spatial = AttentionNorm(attention, BatchNorm(values), self.activation)
         self.widen = conv_norm(values, out_channels, 1)
-        nn.init.zeros_(self.widen.norm.weight)  # each block starts as its shortcut, as is usual for ResNets
+        nn.init.zeros_(self.widen.get_parameter("norm.weight"))  # a block starts as its shortcut: usual for ResNets
         reshapes = in_channels != out_channels or stride > 1
         self.shortcut = conv_norm(in_channels, out_channels, 1, stride) if reshapes else nn.Identity()
 
@@ -179,9 +180,9 @@ class HaloNetBlock(nn.Module):
 
 
 class HaloNet(Classifier[HaloNetConfig]):
-    """The whole network, for images of any size. Feature maps are padded to whole blocks where attention needs it, and
-    cut to their size again; where blocks fit, as at the sizes' own resolution (but for 600 pixels in halonet_h7),
-    nothing is added.
+    """The whole network, for images of any size. Attention pads feature maps with zeros to whole blocks, and cuts its
+    output to their size again. Where blocks fit, nothing is added: at the resolution of each size but halonet_h7, whose
+    blocks of 10 do not fit the paper's 600 pixels (they fit 640).
 
     Its intermediates: `stem`, `stage{i}/block{j}` and `stage{i}`, `features` (B, C, H/32, W/32), `pre_logits`,
     `logits`.
