@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,22 @@ from conftest import shaken
 from messages import Says
 from torch import Tensor, nn
 
-from mlpmixer import create, list_models, load, save
+import mlpmixer
+from mlpmixer import create, list_models, load, packages, save
+from mlpmixer.data.preprocess import normalize
+from mlpmixer.engines.engine import Engine
+from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import UsageError
+from mlpmixer.evaluation.evaluate import evaluate
+from mlpmixer.export.export import export
+from mlpmixer.export.formats import FORMATS
+from mlpmixer.metadata import Preprocessing
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.measured import measured
 from mlpmixer.models.operators.halo import HaloAttention
+from mlpmixer.recipe import Model
+from mlpmixer.recipes import find, toml
+from mlpmixer.report.report import report
 
 
 def attention(**options: Any) -> HaloAttention:
@@ -291,3 +303,32 @@ class TestFiles:
             with says(UsageError) as error:
                 small(**options)
             assert "\n" not in str(error.value)
+
+
+def test_engines_agree():
+    """The compiled one is in `tests/test_mixer.py`: types that are checked, as here, break its graph."""
+    model, how = small(image_size=28, conv_stages=1), Preprocessing()
+    pixels = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = model(normalize(pixels, how))
+    for name, precision, within in (("eager", "bf16", 0.02), ("openvino", "fp32", 1e-4), ("onnx", "fp32", 1e-4)):
+        if not packages.missing(*ENGINES[name].packages):
+            found = Engine(model, how, name, precision, batch=4, device=torch.device("cpu"))(pixels)
+            assert (found.logits - expected).abs().max() <= within * expected.abs().max(), name
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_exported_and_reported(tmp_path: Path):
+    options = {"blocks": (1, 1), "channels": 16, "heads": (2,), "block_size": 4, "halo": 1}
+    recipe = toml.change(
+        replace(find("fashion_mnist"), model=Model(name="halonet_h1", image_size=(28,), options=options)),
+        {
+            **{"data.classes": "Bag,Coat", "data.shots": 60, "train.steps": 30, "train.batch_size": 16},
+            **{"optim.lr": 0.003, "optim.warmup_steps": 2, "machine.workers": 0},
+        },
+    )
+    mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
+    assert evaluate(tmp_path / "run", train_images=0, workers=0)["top1"].value > 0.8
+    for to in ("onnx", "openvino", "pt2", "safetensors"):  # each refuses what does not answer as the model does
+        export(tmp_path / "run", to, output=tmp_path / f"file{FORMATS[to].endings[0]}", count=20)
+    assert "halonet_h1" in report([tmp_path / "run"], tmp_path / "page.html").page.read_text(encoding="utf-8")

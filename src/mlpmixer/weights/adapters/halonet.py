@@ -32,7 +32,7 @@ TIMM = [
     *both("head", "head.fc"),
 ]
 
-LAYOUTS = (Layout("timm", TIMM, ("stem.conv1.conv.weight", "stages.0.0.self_attn.pos_embed.height_rel")),)
+LAYOUTS = (Layout("timm", TIMM, ("stem.conv1.conv.weight", "stages.0.0.self_attn.kv.weight")),)
 
 
 def refuses(config: HaloNetConfig) -> str | None:
