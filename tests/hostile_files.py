@@ -616,7 +616,7 @@ RANGE = {"low": -1e308, "high": 1e308}
 
 
 def halonet(changes: dict[str, Any]) -> Build:
-    sizes = {"channels": 8, "blocks": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
+    sizes = {"channels": 8, "units": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
     return ours({"family": "halonet", "config": {**sizes, "value_ratio": 1.0, "output_ratio": 1.0, **changes}})
 
 
@@ -647,8 +647,8 @@ HEADERS: dict[str, Build] = {
     "10^6 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 10**6, "width": 1}}),
     "400 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 400, "width": 1}}),
     "10^18 times as wide a BiT": ours({"family": "bit", "config": {"units": [1], "width": 10**18}}),
-    "10^9 blocks of HaloNet": halonet({"blocks": [10**9]}),
-    "10^6 stages of HaloNet": halonet({"blocks": [1] * 10**6}),
+    "10^9 units of HaloNet": halonet({"units": [10**9]}),
+    "10^6 stages of HaloNet": halonet({"units": [1] * 10**6}),
     "10^400 channels of HaloNet": halonet({"channels": 10**400}),
     "halo of 10^18 pixels": halonet({"halo": 10**18}),
     "block of 10^30 pixels": halonet({"block_size": 10**30}),

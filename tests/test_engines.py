@@ -80,7 +80,7 @@ def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tupl
         ("vit_ti32", {"layers": 2, "pool": "token"}),
         ("vit_ti32", {"layers": 2, "pool": "mean", "representation": 32}),
         ("bit_r50x1", {"units": (1, 1), "image_size": 64}),
-        ("halonet_h1", {"blocks": (1, 1), "image_size": 36, "conv_stages": 1}),
+        ("halonet_h1", {"units": (1, 1), "image_size": 36, "conv_stages": 1}),
     ],
 )
 @pytest.mark.parametrize("in_rows", [False, True])

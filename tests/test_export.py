@@ -196,7 +196,7 @@ def test_preprocessing_in_bfloat16():
                 ("mixer_pico", {"layers": 1, "image_size": 30}, "dynamic"),  # is padded within the model
                 ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
                 ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
-                ("halonet_h1", {"blocks": (1, 1), "image_size": 36}, "dynamic"),  # its maps are padded to whole blocks
+                ("halonet_h1", {"units": (1, 1), "image_size": 36}, "dynamic"),  # its maps are padded to whole blocks
             )
         ),
     ],

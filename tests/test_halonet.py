@@ -66,12 +66,12 @@ class TestAttention:
     def test_is_a_loop_over_pixels(self):
         cases: list[tuple[dict[str, Any], tuple[int, int]]] = [
             ({}, (8, 4)),
-            ({"out_channels": 20, "query_channels": 6, "halo": 2}, (4, 4)),
-            ({"stride": 2}, (8, 8)),
-            ({"stride": 2, "offsets": "queries"}, (8, 8)),
+            ({"out_channels": 20, "query_channels": 6, "block": 2, "halo": 2}, (2, 4)),
+            ({"stride": 2}, (8, 4)),
+            ({"stride": 2, "offsets": "queries"}, (8, 4)),
             ({"stride": 4, "halo": 0}, (4, 8)),
-            ({"halo": 5}, (4, 8)),  # wider than the block, and than the image
-            ({}, (5, 6)),  # padded to whole blocks
+            ({"block": 2, "halo": 3}, (2, 4)),  # wider than the block, and than the image
+            ({}, (5, 3)),  # padded to whole blocks
             ({"stride": 2}, (5, 7)),
             ({"stride": 2}, (1, 3)),
         ]
@@ -159,7 +159,7 @@ class TestAttention:
 
 
 def small(**options: Any) -> Classifier:
-    usual = {"blocks": (2, 1), "channels": 8, "block_size": 4, "halo": 1, "heads": (2,), "image_size": 32}
+    usual = {"units": (2, 1), "channels": 8, "block_size": 4, "halo": 1, "heads": (2,), "image_size": 32}
     return shaken(create("halonet_h1", **{**usual, "num_classes": 5, **options}))
 
 
@@ -182,7 +182,7 @@ def test_blocks_fit_all_grids():
         sides = {"halonet_h7": (600, 640), "halonet_h4_base128": (256, 512)}.get(name, describe(name).image_size[:1])
         for side in sides:
             with torch.device("meta"):
-                model = create(name, image_size=side, blocks=(1, 1, 1, 1)).eval()
+                model = create(name, image_size=side, units=(1, 1, 1, 1)).eval()
             for layer in model.modules():
                 if isinstance(layer, HaloAttention):
                     layer.register_forward_pre_hook(
@@ -198,10 +198,10 @@ def test_intermediates_and_shapes():
     logits, found = small(final_channels=24)(torch.randn(2, 3, 32, 32), intermediates=True)
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
         "stem": (2, 64, 8, 8),
-        "stage0/block0": (2, 8, 8, 8),
-        "stage0/block1": (2, 8, 8, 8),
+        "stage0/unit0": (2, 8, 8, 8),
+        "stage0/unit1": (2, 8, 8, 8),
         "stage0": (2, 8, 8, 8),
-        "stage1/block0": (2, 16, 4, 4),
+        "stage1/unit0": (2, 16, 4, 4),
         "stage1": (2, 16, 4, 4),
         "features": (2, 24, 4, 4),
         "pre_logits": (2, 24),
@@ -210,13 +210,13 @@ def test_intermediates_and_shapes():
     assert torch.equal(found["logits"], logits)
 
 
-def test_any_size_runs_and_blocks_start_as_their_shortcuts():
+def test_any_size_runs_and_units_start_as_their_shortcuts():
     for size in ((28, 28), (33, 70), (1, 1), (64, 32)):
         model = small(image_size=size, value_ratio=1.5, output_ratio=2.5, conv_stages=1)
         assert bool(model(torch.randn(1, 3, *size)).isfinite().all())
-    fresh = create("halonet_h1", blocks=(2,), channels=8, heads=(2,), image_size=32).eval()
+    fresh = create("halonet_h1", units=(2,), channels=8, heads=(2,), image_size=32).eval()
     found = fresh(torch.randn(1, 3, 32, 32), intermediates=True)[1]
-    assert torch.equal(found["stage0/block1"], F.silu(found["stage0/block0"]))
+    assert torch.equal(found["stage0/unit1"], F.silu(found["stage0/unit0"]))
 
 
 class TestFiles:
@@ -241,7 +241,7 @@ class TestFiles:
         from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # pyright: ignore[reportMissingImports]
 
         model = shaken(
-            create("halonet_h3", blocks=(2, 1), activation="relu", offsets="queries", image_size=80, num_classes=5)
+            create("halonet_h3", units=(2, 1), activation="relu", offsets="queries", image_size=80, num_classes=5)
         )
         blocks = [ByoBlockCfg("self_attn", d, c, s, br=2 / 3) for d, c, s in ((2, 96, 1), (1, 192, 2))]
         config = ByoModelCfg(
@@ -289,9 +289,9 @@ class TestFiles:
 
     def test_configs_that_cannot_be_are_refused(self, says: Says):
         cases: list[dict[str, Any]] = [
-            {"blocks": ()},
-            {"blocks": (1,) * 9},
-            {"blocks": (1, 0)},
+            {"units": ()},
+            {"units": (1,) * 9},
+            {"units": (1, 0)},
             {"block_size": 7},
             {"halo": -1},
             {"heads": (3,)},
@@ -324,7 +324,7 @@ def test_engines_agree():
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_exported_and_reported(tmp_path: Path):
-    options = {"blocks": (1, 1), "channels": 16, "heads": (2,), "block_size": 4, "halo": 1}
+    options = {"units": (1, 1), "channels": 16, "heads": (2,), "block_size": 4, "halo": 1}
     recipe = toml.change(
         replace(find("fashion_mnist"), model=Model(name="halonet_h1", image_size=(28,), options=options)),
         {

@@ -132,7 +132,7 @@ class TestOptimizers:
             (create("mixer_pico", num_classes=3, untied=True), {"norm"}),
             (create("vit_ti32", num_classes=3, image_size=64), {"norm", "position", "class_token"}),
             (create("bit_r50x1", num_classes=3, image_size=32), {"norm"}),
-            (create("halonet_h1", num_classes=3, blocks=(1,)), {"norm", ".row", ".column"}),
+            (create("halonet_h1", num_classes=3, units=(1,)), {"norm", ".row", ".column"}),
         ],
         ids=["mixer", "untied", "vit", "bit", "halonet"],
     )

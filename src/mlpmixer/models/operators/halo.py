@@ -7,9 +7,9 @@ pixels more on each side, w = b + 2h. For the query at (y, x) of its block and t
 
     logit = q · k / √d + q · (row[i − y] + column[j − x])          output = softmax(logits) · v
 
-`row` and `column` are tables of d numbers for each offset. A block thus reads w² keys for its b² queries, where one
-window for each pixel would read b² times as many. Outside the image k = v = 0: such a key is not masked, and takes
-part in the softmax with the logit of its position.
+`row` and `column` are tables with a vector of d numbers for each offset; all heads share them. The b² queries of a
+block together read w² keys: with a window for each of them, they would read b² times as many. Outside the image
+k = v = 0; such a key is not masked, so it takes part in the softmax with the logit of its position.
 
 The letters: b block, h halo, w window, d channels of a head's queries, D channels of a head's values.
 """

@@ -47,7 +47,7 @@ def refuses(config: HaloNetConfig) -> str | None:
 def config_of(_layout: Layout, shapes: Shapes, hints: Hints) -> HaloNetConfig:
     """timm's halonet_h1 has ReLU, and so have others of its layout here. Blocks and halos can only be told apart by
     their window and the widths that usually go with them."""
-    blocks = tuple(blocks_in(shapes, f"stages.{stage}") for stage in range(blocks_in(shapes, "stages")))
+    units = tuple(blocks_in(shapes, f"stages.{stage}") for stage in range(blocks_in(shapes, "stages")))
     channels = shape(shapes, "stages.0.0.narrow.conv.weight", 4)[0]
     output_ratio = shape(shapes, "stages.0.0.widen.conv.weight", 4)[0] / channels
     rows, _ = shape(shapes, "stages.0.0.spatial.attention.row", 2)
@@ -59,11 +59,11 @@ def config_of(_layout: Layout, shapes: Shapes, hints: Hints) -> HaloNetConfig:
     if len(usual) != 1:
         raise UsageError(f"tables of {rows} offsets do not tell block and halo of this HaloNet; save as .safetensors")
     (block_size, halo) = usual.pop()
-    widths = [shape(shapes, f"stages.{stage}.0.spatial.attention.row", 2)[1] for stage in range(len(blocks))]
+    widths = [shape(shapes, f"stages.{stage}.0.spatial.attention.row", 2)[1] for stage in range(len(units))]
     heads = tuple(channels * 2**stage // width for stage, width in enumerate(widths))
     return HaloNetConfig(
         channels=channels,
-        blocks=blocks,
+        units=units,
         block_size=block_size,
         halo=halo,
         value_ratio=1.0,
