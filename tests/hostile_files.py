@@ -614,6 +614,12 @@ PTH: dict[str, Build] = {
 
 RANGE = {"low": -1e308, "high": 1e308}
 
+
+def halonet(changes: dict[str, Any]) -> Build:
+    sizes = {"channels": 8, "units": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
+    return ours({"family": "halonet", "config": {**sizes, "value_ratio": 1.0, "output_ratio": 1.0, **changes}})
+
+
 HEADERS: dict[str, Build] = {
     "10^9 layers": ours({"config.layers": 10**9}),
     "10^9 layers of ViT": ours({"config.layers": 10**9}, "vit_ti32"),
@@ -641,6 +647,15 @@ HEADERS: dict[str, Build] = {
     "10^6 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 10**6, "width": 1}}),
     "400 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 400, "width": 1}}),
     "10^18 times as wide a BiT": ours({"family": "bit", "config": {"units": [1], "width": 10**18}}),
+    "10^9 units of HaloNet": halonet({"units": [10**9]}),
+    "10^6 stages of HaloNet": halonet({"units": [1] * 10**6}),
+    "10^400 channels of HaloNet": halonet({"channels": 10**400}),
+    "halo of 10^18 pixels": halonet({"halo": 10**18}),
+    "block of 10^30 pixels": halonet({"block_size": 10**30}),
+    "values 10^300 times as wide": halonet({"value_ratio": 1e300}),
+    "values NaN times as wide": halonet({"value_ratio": math.nan}),
+    "activation unknown": halonet({"activation": "exact"}),
+    "10^30 heads": halonet({"heads": [10**30]}),
     "field unknown": ours({"config.shortcut": True}),
     "field missing": lambda folder: OURS(folder).replace(b'\\"channels\\"', b'\\"flannels\\"'),
     "config null": ours({"config": None}),
@@ -705,6 +720,11 @@ def foreign(arrays: Mapping[str, tuple[int, ...]]) -> Build:
 
 
 BIT = {"stem.conv.weight": (64, 3, 7, 7), "stages.0.blocks.0.conv1.weight": (64, 64, 1, 1)}
+HALONET = {
+    **{"stem.conv1.conv.weight": (64, 3, 7, 7), "stages.0.0.self_attn.kv.weight": (16, 8, 1, 1)},
+    **{"stages.0.0.conv1_1x1.conv.weight": (8, 64, 1, 1), "stages.0.0.conv3_1x1.conv.weight": (8, 8, 1, 1)},
+    "stages.0.0.self_attn.pos_embed.height_rel": (27, 2),
+}
 BLOCK = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0"
 
 FOREIGN: dict[str, Build] = {
@@ -742,6 +762,11 @@ FOREIGN: dict[str, Build] = {
             "resnet/root_block/standardized_conv2d/kernel": (7, 7, 3, 64),
             "resnet/root_block/standardized_conv2d_3/kernel": (7, 7, 3, 64),
         }
+    ),
+    "HaloNet of 70 stages": foreign(HALONET | {f"stages.{i}.0.post_attn.weight": (1,) for i in range(70)}),
+    "HaloNet whose tables have no sides": foreign(HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": ()}),
+    "HaloNet with a window of 10^4 pixels": foreign(
+        HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": (10**4, 2)}
     ),
     "ViT of 200 channels": foreign(
         {
