@@ -118,5 +118,6 @@ def shaken(model: Module) -> Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
         for average in model.buffers():  # of a batch normalization: upwards, since a variance stays above zero
-            average.add_(torch.rand_like(average), alpha=0.1)
+            if average.is_floating_point():
+                average.add_(torch.rand_like(average), alpha=0.1)
     return model.eval()

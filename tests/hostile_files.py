@@ -646,7 +646,7 @@ HEADERS: dict[str, Build] = {
     "config null": ours({"config": None}),
     "config a list": ours({"config": [1, 2, 3]}),
     "config of another family": ours({"family": "vit"}),
-    "family unknown": ours({"family": "resnet"}),
+    "family unknown": ours({"family": "perceptron"}),
     "family a list": ours({"family": ["mixer"]}),
     "version of the future": ours({"version": VERSION + 1}),
     "version text": ours({"version": "1"}),

@@ -47,6 +47,7 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "resnet": Row("mlpmixer.models.resnet", ("resnet50", "depthwise_resnet50")),
 }
 
 
