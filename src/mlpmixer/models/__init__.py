@@ -48,6 +48,10 @@ FAMILIES: dict[str, Row] = {
         ),
     ),
     "resnet": Row("mlpmixer.models.resnet", ("resnet50", "depthwise_resnet50")),
+    "isotropic": Row(
+        "mlpmixer.models.isotropic",
+        ("isotropic_s16", "isotropic_b16", "isotropic_pico", "isotropic_nano"),
+    ),
 }
 
 
