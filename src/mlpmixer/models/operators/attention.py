@@ -45,7 +45,7 @@ class BottleneckAttention(nn.Module):
         self.heads = heads
         self.qkv = nn.Conv2d(channels, 3 * out_channels, 1, bias=False)
         self.positions = RelativePositions(grid, out_channels // heads)
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         lecun_normal_(self.qkv.weight, channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:

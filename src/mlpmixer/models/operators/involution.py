@@ -40,7 +40,7 @@ class Involution(nn.Module):
         require("reduction", channels % reduction == 0, f"a divisor of {channels} channels", reduction)
         hidden = channels // reduction
         self.window, self.group, self.stride = window, group, stride
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.reduce = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=False), BatchNorm(hidden), F.relu)
         self.span = nn.Conv2d(hidden, channels // group * window**2, 1)
         lecun_normal_(self.reduce.conv.weight, channels)

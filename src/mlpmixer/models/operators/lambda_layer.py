@@ -64,7 +64,7 @@ class LambdaLayer(nn.Module):
         self.norm_query = BatchNorm(heads * keys)
         self.norm_value = BatchNorm(depth * values)
         self.positions = PositionConv(depth, keys, scope) if grid is None else PositionTable(depth, keys, grid)
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         lecun_normal_(self.qkv.weight, channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:

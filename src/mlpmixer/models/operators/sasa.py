@@ -47,7 +47,7 @@ class StandAloneAttention(nn.Module):
         half = out_channels // heads // 2
         self.row = nn.Parameter(torch.empty(heads, window, half).normal_(std=half**-0.5))
         self.column = nn.Parameter(torch.empty(heads, window, half).normal_(std=half**-0.5))
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         lecun_normal_(self.qkv.weight, channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
