@@ -614,6 +614,7 @@ PTH: dict[str, Build] = {
 
 RANGE = {"low": -1e308, "high": 1e308}
 
+RESNET = {"units": [1], "channels": 32, "operator": "convolution"}
 HEADERS: dict[str, Build] = {
     "10^9 layers": ours({"config.layers": 10**9}),
     "10^9 layers of ViT": ours({"config.layers": 10**9}, "vit_ti32"),
@@ -641,6 +642,15 @@ HEADERS: dict[str, Build] = {
     "10^6 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 10**6, "width": 1}}),
     "400 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 400, "width": 1}}),
     "10^18 times as wide a BiT": ours({"family": "bit", "config": {"units": [1], "width": 10**18}}),
+    "10^9 units of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [10**9]}}),
+    "400 stages of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [1] * 400}}),
+    "10^18 channels of ResNet": ours({"family": "resnet", "config": {**RESNET, "channels": 32 * 10**18}}),
+    "operator unknown": ours({"family": "resnet", "config": {**RESNET, "operator": "convolutoin"}}),
+    "operator in 10^18 units": ours({"family": "resnet", "config": {**RESNET, "operator_units": [10**18]}}),
+    "window of 10^9": ours({"family": "resnet", "config": {**RESNET, "operator": "lambda", "window": 10**9 + 1}}),
+    "positions of an image of 10^18 pixels": ours(
+        {"family": "resnet", "config": {**RESNET, "operator": "lambda_table", "image_size": [10**9, 10**9]}}
+    ),
     "field unknown": ours({"config.shortcut": True}),
     "field missing": lambda folder: OURS(folder).replace(b'\\"channels\\"', b'\\"flannels\\"'),
     "config null": ours({"config": None}),
@@ -742,6 +752,20 @@ FOREIGN: dict[str, Build] = {
             "resnet/root_block/standardized_conv2d/kernel": (7, 7, 3, 64),
             "resnet/root_block/standardized_conv2d_3/kernel": (7, 7, 3, 64),
         }
+    ),
+    "ResNet of 70 stages": foreign(
+        {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv3.weight": (256, 64, 1, 1), "fc.weight": (3, 9)}
+        | {f"layer{i + 1}.0.bn1.weight": (1,) for i in range(70)}
+    ),
+    "ResNet without positions": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (192, 64, 1, 1)}
+    ),
+    "ResNet whose table of positions has no sides": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (144, 64, 1, 1), "stages.0.0.self_attn.pos_emb": ()}
     ),
     "ViT of 200 channels": foreign(
         {

@@ -47,7 +47,10 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
-    "resnet": Row("mlpmixer.models.resnet", ("resnet50", "depthwise_resnet50")),
+    "resnet": Row(
+        "mlpmixer.models.resnet",
+        ("resnet50", "sasa_resnet50", "botnet50", "lambda_resnet50", "rednet50", "depthwise_resnet50"),
+    ),
     "isotropic": Row(
         "mlpmixer.models.isotropic",
         ("isotropic_s16", "isotropic_b16", "isotropic_pico", "isotropic_nano"),
