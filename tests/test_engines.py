@@ -80,6 +80,8 @@ def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tupl
         ("vit_ti32", {"layers": 2, "pool": "token"}),
         ("vit_ti32", {"layers": 2, "pool": "mean", "representation": 32}),
         ("bit_r50x1", {"units": (1, 1), "image_size": 64}),
+        ("resnet50", {"units": (1, 1), "channels": 32, "image_size": 64}),
+        ("botnet50", {"units": (1, 1), "channels": 32, "operator_units": (0, 1), "image_size": 64}),
     ],
 )
 @pytest.mark.parametrize("in_rows", [False, True])

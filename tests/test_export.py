@@ -196,6 +196,10 @@ def test_preprocessing_in_bfloat16():
                 ("mixer_pico", {"layers": 1, "image_size": 30}, "dynamic"),  # is padded within the model
                 ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
                 ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
+                *(
+                    ("resnet50", {"operator": operator, "units": (1, 1), "channels": 32, "image_size": 32}, "dynamic")
+                    for operator in ("convolution", "sasa", "attention", "lambda", "lambda_table", "involution")
+                ),
             )
         ),
     ],

@@ -132,8 +132,9 @@ class TestOptimizers:
             (create("mixer_pico", num_classes=3, untied=True), {"norm"}),
             (create("vit_ti32", num_classes=3, image_size=64), {"norm", "position", "class_token"}),
             (create("bit_r50x1", num_classes=3, image_size=32), {"norm"}),
+            (create("botnet50", num_classes=3, image_size=32), {"norm", "positions"}),
         ],
-        ids=["mixer", "untied", "vit", "bit"],
+        ids=["mixer", "untied", "vit", "bit", "botnet"],
     )
     def test_only_kernels_are_decayed(self, model: Classifier, others: set[str]):
         names = {parameter: name for name, parameter in model.named_parameters()}
