@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,13 +12,20 @@ import torch
 from conftest import shaken
 from messages import Says
 
+import mlpmixer
 from mlpmixer import create, load, save
 from mlpmixer.errors import KeyMismatch, UsageError
+from mlpmixer.evaluation.evaluate import evaluate
+from mlpmixer.export.export import export
+from mlpmixer.export.formats import FORMATS
 from mlpmixer.models import resnet
 from mlpmixer.models.batch_norm import BatchNorm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.measure import counted
 from mlpmixer.models.measured import measured
+from mlpmixer.recipe import Model
+from mlpmixer.recipes import find, toml
+from mlpmixer.report.report import report
 from mlpmixer.weights.adapters.resnet import change_resolution
 
 # Parameters and GMAC at 224 pixels. That `measured` is right, test_cost.py says.
@@ -282,3 +290,21 @@ def test_timm_loads_a_botnet(timm: Any, tmp_path: Path):  # noqa: ARG001 (brings
     with torch.no_grad():
         torch.testing.assert_close(peer.eval()(images), model(images), atol=1e-4, rtol=1e-4)
     assert load(file).config == model.config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["attention", "lambda"])
+def test_a_run_is_evaluated_exported_and_reported(operator: str, tmp_path: Path):
+    options = {"operator": operator, "units": (1, 1), "channels": 16}
+    recipe = toml.change(
+        replace(find("fashion_mnist"), model=Model(name="resnet50", image_size=(28,), options=options)),
+        {
+            **{"data.classes": "Bag,Coat", "data.shots": 60, "train.steps": 30, "train.batch_size": 16},
+            **{"optim.lr": 0.003, "optim.warmup_steps": 2, "machine.workers": 0},
+        },
+    )
+    mlpmixer.fit(recipe, tmp_path / "run", quiet=True)
+    assert evaluate(tmp_path / "run", train_images=0, workers=0)["top1"].value > 0.8
+    for to in ("onnx", "openvino", "pt2", "safetensors"):  # each refuses what does not answer as the model does
+        export(tmp_path / "run", to, output=tmp_path / f"file{FORMATS[to].endings[0]}", count=20)
+    assert "resnet50" in report([tmp_path / "run"], tmp_path / "page.html").page.read_text(encoding="utf-8")
