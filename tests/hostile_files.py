@@ -614,6 +614,7 @@ PTH: dict[str, Build] = {
 
 RANGE = {"low": -1e308, "high": 1e308}
 
+RESNET = {"units": [1], "channels": 32, "operator": "convolution"}
 
 def halonet(changes: dict[str, Any]) -> Build:
     sizes = {"channels": 8, "units": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
@@ -656,12 +657,21 @@ HEADERS: dict[str, Build] = {
     "values NaN times as wide": halonet({"value_ratio": math.nan}),
     "activation unknown": halonet({"activation": "exact"}),
     "10^30 heads": halonet({"heads": [10**30]}),
+    "10^9 units of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [10**9]}}),
+    "400 stages of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [1] * 400}}),
+    "10^18 channels of ResNet": ours({"family": "resnet", "config": {**RESNET, "channels": 32 * 10**18}}),
+    "operator unknown": ours({"family": "resnet", "config": {**RESNET, "operator": "convolutoin"}}),
+    "operator in 10^18 units": ours({"family": "resnet", "config": {**RESNET, "operator_units": [10**18]}}),
+    "window of 10^9": ours({"family": "resnet", "config": {**RESNET, "operator": "lambda", "window": 10**9 + 1}}),
+    "positions of an image of 10^18 pixels": ours(
+        {"family": "resnet", "config": {**RESNET, "operator": "lambda_table", "image_size": [10**9, 10**9]}}
+    ),
     "field unknown": ours({"config.shortcut": True}),
     "field missing": lambda folder: OURS(folder).replace(b'\\"channels\\"', b'\\"flannels\\"'),
     "config null": ours({"config": None}),
     "config a list": ours({"config": [1, 2, 3]}),
     "config of another family": ours({"family": "vit"}),
-    "family unknown": ours({"family": "resnet"}),
+    "family unknown": ours({"family": "perceptron"}),
     "family a list": ours({"family": ["mixer"]}),
     "version of the future": ours({"version": VERSION + 1}),
     "version text": ours({"version": "1"}),
@@ -767,6 +777,20 @@ FOREIGN: dict[str, Build] = {
     "HaloNet whose tables have no sides": foreign(HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": ()}),
     "HaloNet with a window of 10^4 pixels": foreign(
         HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": (10**4, 2)}
+    ),
+    "ResNet of 70 stages": foreign(
+        {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv3.weight": (256, 64, 1, 1), "fc.weight": (3, 9)}
+        | {f"layer{i + 1}.0.bn1.weight": (1,) for i in range(70)}
+    ),
+    "ResNet without positions": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (192, 64, 1, 1)}
+    ),
+    "ResNet whose table of positions has no sides": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (144, 64, 1, 1), "stages.0.0.self_attn.pos_emb": ()}
     ),
     "ViT of 200 channels": foreign(
         {

@@ -83,6 +83,8 @@ def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tupl
         ("efficientnet_b0", {"width": 0.25, "depth": 0.5, "image_size": 64}),
         ("nfnet_f0", {"depths": (1, 1), "widths": (32, 64), "inner": (16, 32), "image_size": 33}),
         ("halonet_h1", {"units": (1, 1), "image_size": 36, "conv_stages": 1}),
+        ("resnet50", {"units": (1, 1), "channels": 32, "image_size": 64}),
+        ("botnet50", {"units": (1, 1), "channels": 32, "operator_units": (0, 1), "image_size": 64}),
     ],
 )
 @pytest.mark.parametrize("in_rows", [False, True])

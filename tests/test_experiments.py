@@ -38,6 +38,7 @@ from mlpmixer.experiments import (
     paper,
     pareto,
     permutation,
+    throughput,
     transfer,
     vtab,
 )
@@ -62,6 +63,8 @@ from mlpmixer.experiments.study import (
 )
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.metric import Metric
+from mlpmixer.models import FAMILIES, describe, family_name
+from mlpmixer.models.measure import measure
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipes import check, toml
 from mlpmixer.run.folder import RunFolder
@@ -505,6 +508,11 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         assert err.count("\n") == 1
 
 
+def test_throughput_is_of_all_families():
+    for scale in ("tiny", "small", "paper"):
+        assert {family_name(name) for name in throughput.MODELS[scale]} == {*FAMILIES}
+
+
 def test_measurements_have_no_runs():
     assert all(
         costs(study, "paper") == ([], 330e12) for name in STUDIES if isinstance(study := find(name), Measurement)
@@ -590,16 +598,48 @@ class TestTransfer:
         whole = [replace(run, plan=plan, card=card_of(top1=0.9)) for plan in plans]
         assert transfer.TABLE3.summarize(whole).rows[0][-3] == "88.33 (+1.67)"
 
-    def test_models_of_others_stand_in_table_2(self, tmp_path: Path):
+    def test_all_systems_stand_in_table_2(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(transfer, "images_per_second", lambda *_: 7.0)  # some have a billion parameters
+        monkeypatch.setattr(transfer, "create", lambda *_, **__: None)
         plans = [p for p in transfer.TABLE2.plan_runs("paper") if p.cell["model"].startswith("Mixer-H")]
         outcome = transfer.TABLE2.summarize([replace(trained(tmp_path), plan=plan) for plan in plans])
-        last = dict(zip(outcome.columns, outcome.rows[-1], strict=True))
+        first, *others = (dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows)
+        assert first["model"] == "Mixer-H/14, JFT-300M, 14 epochs at 448"
+        assert (first["parameters"], first["GMAC"], first["memory, MB"]) == ("589,723,368", "645.02", "2,858")
+        assert [row["model"] for row in others] == [
+            f"{row.said}, {row.data}" for row in (*paper.TABLE_2, *paper.OTHERS) if row.model != "mixer_h14"
+        ]
+        vit = next(row for row in others if row["model"] == "ViT-H/14, JFT-300M")
+        assert (vit["imagenet, %"], vit["images/s"], vit["GMAC"]) == ("–", "7", "1016.72")
+        last = others[-1]
         assert (last["model"], last["ImageNet, paper"], last["core-days, paper"]) == (
             "ALIGN, weakly labeled",
             "88.64",
             "14,820",
         )
-        assert len(outcome.rows) == 1 + len(paper.OTHERS)
+
+    def test_at_small_scales_they_stand_without_speed(self, tmp_path: Path):
+        finished = self.finished(tmp_path)
+        outcome = transfer.TABLE2.summarize(finished)
+        rows = [dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows]
+        ours, theirs = rows[: -len(paper.TABLE_2 + paper.OTHERS)], rows[-len(paper.TABLE_2 + paper.OTHERS) :]
+        assert ours[0]["model"] == "Mixer, pre-trained"
+        assert (ours[0]["parameters"], ours[0]["ImageNet, paper"]) == (f"{measure('mixer_pico').params:,}", "–")
+        assert {row["images/s"] for row in theirs} == {"–"}
+        assert (theirs[0]["model"], theirs[0]["ImageNet, paper"]) == ("Mixer-L/16, ImageNet-21k", "84.15")
+
+    @pytest.mark.slow
+    def test_what_table_2_says_of_cost(self):
+        """Mixers as their tiles make them: K² times as many hidden units for K² times as many tokens."""
+        for (name, size), cost in paper.COSTS.items():
+            tiles = (size // 224) ** 2
+            wider = {"token_hidden": describe(name).dimensions()["token_hidden"] * tiles} if "mixer" in name else {}
+            found = measure(name, image_size=size, **wider)
+            assert (found.params, round(found.gmacs, 3), round(found.activation_mb, 1)) == (
+                cost.params,
+                cost.gmacs,
+                cost.activation_mb,
+            ), name
 
     @pytest.mark.parametrize(("study", "shape"), [("table2", "stretch"), ("table3", "short_side")])
     def test_as_the_paper_measures_and_searches(self, study: str, shape: str):
@@ -679,8 +719,14 @@ class TestPareto:
     def test_of_the_papers_own_table(self, tmp_path: Path):
         run = trained(tmp_path)
         finished = [replace(run, plan=plan, hours=1.0) for plan in pareto.plan_runs("tiny")]
-        best = "Mixer-H/14 (JFT-300M), HaloNet-H4 (ImageNet-21k), NFNet-F4+ (JFT-300M), MPL (weakly labeled)"
-        assert f"of the models of Table 2, {best} are on the frontier" in pareto.summarize(finished).paper
+        best = "Mixer-H/14, JFT-300M; HaloNet-H4, ImageNet-21k; NFNet-F4+, JFT-300M; MPL, weakly labeled"
+        outcome = pareto.summarize(finished)
+        assert f"of the models of Table 2, {best} are on the frontier" in outcome.paper
+        rows = {row[0]: row[1:] for row in outcome.rows}
+        assert rows["ViT-H/14, JFT-300M"] == (*["–"] * 5, "88.55", "2,300", "no", "15", "no")
+        assert rows["NFNet-F4+, JFT-300M"] == (*["–"] * 5, "89.2", "1,860", "yes", "46", "yes")
+        assert rows["MPL, weakly labeled"][5:] == ("90.0", "20,480", "yes", "–", "–")
+        assert {*pareto.SYSTEMS} <= {*rows}
 
     def test_its_runs_at_each_scale(self):
         assert [plan.folder for plan in pareto.plan_runs("small")] == [
@@ -701,10 +747,11 @@ class TestPareto:
             if plan.cell["task"] in ("pre-training", "imagenet")
         ]
         outcome = pareto.summarize(finished)
-        assert [(row[0].split(",")[0], row[2], row[3]) for row in outcome.rows] == [
-            ("Mixer-H/14", "2.00", "yes"),
-            ("ViT-H/14", "3.00", "no"),
+        assert [(row[0].split(",")[0], row[2], row[3], row[6]) for row in outcome.rows[:2]] == [
+            ("Mixer-H/14", "2.00", "yes", "87.94"),
+            ("ViT-H/14", "3.00", "no", "88.55"),
         ]
+        assert len(outcome.rows) == len(pareto.SYSTEMS)
         assert outcome.claims[0].holds is True
 
 

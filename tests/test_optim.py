@@ -134,8 +134,9 @@ class TestOptimizers:
             (create("bit_r50x1", num_classes=3, image_size=32), {"norm"}),
             (create("nfnet_f0", num_classes=3, depths=(1,), widths=(8,), inner=(4,)), {"gain"}),
             (create("halonet_h1", num_classes=3, units=(1,)), {"norm", ".row", ".column"}),
+            (create("botnet50", num_classes=3, image_size=32), {"norm", "positions"}),
         ],
-        ids=["mixer", "untied", "vit", "bit", "nfnet", "halonet"],
+        ids=["mixer", "untied", "vit", "bit", "nfnet", "halonet", "botnet"],
     )
     def test_only_kernels_are_decayed(self, model: Classifier, others: set[str]):
         names = {parameter: name for name, parameter in model.named_parameters()}

@@ -23,6 +23,15 @@ class Row:
     core_days: int | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of a model, as `models.measure` counts it: parameters, GMAC and MB of activations for each image."""
+
+    params: int
+    gmacs: float
+    activation_mb: float
+
+
 _imagenet = partial(Row, data="ImageNet", epochs=300)
 _21k = partial(Row, data="ImageNet-21k", epochs=300)
 _jft = partial(Row, data="JFT-300M")
@@ -91,3 +100,12 @@ OTHERS = (
     _other("MPL", "weakly labeled", imagenet=90.0, real=91.12, core_days=20480),
     _other("ALIGN", "weakly labeled", imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
 )
+
+# Of Table 2's models at the size at which they are fine-tuned: (model, pixels) → cost. Mixers grow by tiles there.
+COSTS = {
+    ("mixer_l16", 448): Cost(280_500_584, 237.378, 1331.0),
+    ("vit_l16", 512): Cost(305_174_504, 361.986, 3033.2),
+    ("bit_r152x4", 480): Cost(936_533_224, 839.254, 3093.9),
+    ("mixer_h14", 448): Cost(589_723_368, 645.017, 2857.9),
+    ("vit_h14", 518): Cost(633_470_440, 1016.717, 7001.1),
+}

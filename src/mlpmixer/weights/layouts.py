@@ -83,6 +83,7 @@ class Layout:
         marks: Keys that no other layout has together, or none that stands before it.
         gelu: The form that the layout's own code computes.
         squeezed: In some files, arrays with this in their names have sides of length 1 besides.
+        fits: (config) → whether it has a place for such a model; for families that have several of one name.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Layout:
     marks: tuple[str, ...]
     gelu: GeluForm = "tanh"
     squeezed: str = ""
+    fits: Callable[[Any], bool] = lambda _: True
 
 
 OWN = Layout("mlpmixer", [], ())
