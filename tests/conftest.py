@@ -117,4 +117,6 @@ def shaken(model: Module) -> Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        for average in model.buffers():  # of a batch normalization: upwards, since a variance stays above zero
+            average.add_(torch.rand_like(average), alpha=0.1)
     return model.eval()

@@ -21,7 +21,7 @@ from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.family import Family
 from mlpmixer.text import first_line
 from mlpmixer.weights import adapters, layouts
-from mlpmixer.weights.header import ArrayFile
+from mlpmixer.weights.header import COUNTER, ArrayFile
 from mlpmixer.weights.layouts import OWN, Layout, Line
 from mlpmixer.weights.quantized import widened
 
@@ -125,6 +125,9 @@ def _others(
     theirs = quirks.strip(file.claims)
     if len(theirs) != len(file.claims):
         raise KeyMismatch(f"{file.path} holds two arrays for one place in the model")
+    for name in [name.removesuffix(COUNTER) for name in theirs if name.endswith(COUNTER)]:
+        if f"{name}.running_mean" in theirs:
+            del theirs[name + COUNTER]
     found = adapters.recognize(theirs)
     if found is None:
         *some, last = [one.title for one, _ in adapters.adapters()]

@@ -67,6 +67,12 @@ def both(ours: str, theirs: str) -> list[Line]:
     return [line(f"{ours}.weight", f"{theirs}.weight", SAME), line(f"{ours}.bias", f"{theirs}.bias", SAME)]
 
 
+def batch_norm(ours: str, theirs: str) -> list[Line]:
+    """A batch normalization of PyTorch. It also counts its batches, which is not read."""
+    averages = ("running_mean", "running_var")
+    return [*both(ours, theirs), *(line(f"{ours}.{name}", f"{theirs}.{name}", SAME) for name in averages)]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How others name and shape a family's arrays.
