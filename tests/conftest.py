@@ -12,7 +12,7 @@ import jaxtyping
 
 from mlpmixer.models import FAMILIES
 
-OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional", "batch_norm")]
+OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional", "batch_norm", "operators")]
 jaxtyping.install_import_hook([*(row.module for row in FAMILIES.values()), *OTHERS], "beartype.beartype")
 
 import hypothesis  # noqa: E402

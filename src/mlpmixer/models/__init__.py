@@ -47,6 +47,10 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "isotropic": Row(
+        "mlpmixer.models.isotropic",
+        ("isotropic_s16", "isotropic_b16", "isotropic_pico", "isotropic_nano"),
+    ),
 }
 
 
