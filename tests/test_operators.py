@@ -391,7 +391,7 @@ def test_all_keep_the_map_and_reach_all_of_their_weights():
 def test_options_that_do_not_fit(says: Says):
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("attention", {"heads": 5}),
-        ("sasa", {"heads": 32}),
+        ("sasa", {"heads": 64}),
         ("sasa", {"window": 4}),
         ("lambda", {"queries": 3}),
         ("lambda", {"keys": 0}),

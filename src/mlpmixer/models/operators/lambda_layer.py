@@ -92,7 +92,7 @@ class PositionConv(nn.Module):
         nn.init.zeros_(self.conv.bias)  # pyright: ignore[reportArgumentType] (there is a bias)
 
     def forward(self, value: Float[Tensor, "B u v H W"]) -> Float[Tensor, "B v k S"]:
-        return self.conv(value.transpose(1, 2).flatten(0, 1)).flatten(2).unflatten(0, value.shape[:3:2])
+        return self.conv(value.transpose(1, 2).flatten(0, 1)).flatten(2).unflatten(0, (-1, value.shape[2]))
 
 
 class PositionTable(nn.Module):
