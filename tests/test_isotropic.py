@@ -158,7 +158,6 @@ class TestModel:
             {"halo": -1},
             {"token_hidden": 0},
             {"stochastic_depth": 2.0},
-            {"gelu": "relu"},
         ]
         for options in wrong:
             with says(UsageError):
