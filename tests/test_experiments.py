@@ -280,11 +280,10 @@ def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pyte
     rows = {row[0]: dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows}
     assert rows.keys() == {*few}
     assert [rows[name]["cost ~ patches to the power"] for name in few] == ["1.00", "1.00", "–"]
-    assert rows["identity"]["top-1, %"] == rows["identity"]["top-1, patches permuted, %"]  # it cannot tell
-    assert "The cost of lambda grows linearly with the patches." in [claim.statement for claim in outcome.claims]
-    assert not any(
-        "few_shot" in name for name in json.loads((tmp_path / "relatives.study.json").read_text())["columns"]
-    )
+    statements = [claim.statement for claim in outcome.claims]
+    assert "The cost of lambda grows linearly with the patches." in statements
+    assert "mixer learns as well from patches in another order." in statements
+    assert "lambda loses by another order of the patches." in statements
 
 
 def test_cost_of_relatives_against_patches():
