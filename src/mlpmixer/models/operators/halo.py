@@ -7,15 +7,16 @@ pixels more on each side, w = b + 2h. For the query at (y, x) of its block and t
 
     logit = q · k / √d + q · (row[i − y] + column[j − x])          output = softmax(logits) · v
 
-`row` and `column` are tables of d numbers for each offset. A block thus reads w² keys for its b² queries, where one
-window for each pixel would read b² times as many. Outside the image k = v = 0: such a key is not masked, and takes
-part in the softmax with the logit of its position.
+`row` and `column` are tables with a vector of d numbers for each offset; all heads share them. The b² queries of a
+block together read w² keys: with a window for each of them, they would read b² times as many. Outside the image
+k = v = 0; such a key is not masked, so it takes part in the softmax with the logit of its position.
 
 The letters: b block, h halo, w window, d channels of a head's queries, D channels of a head's values.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -78,35 +79,41 @@ class HaloAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % self.block, 0, -height % self.block))
-        query, (key, value) = self.blocks(self.query(x)), self.windows(self.key_value(x))
-        logits = query * query.shape[4] ** -0.5 @ key.transpose(3, 4) + self.positions(query)
-        out = self.joined(logits.softmax(dim=4).to(value.dtype) @ value, x.shape[3] // self.block)
-        return out[:, :, : -(-height // self.stride), : -(-width // self.stride)]
+        rows, columns = math.ceil(height / self.block), math.ceil(width / self.block)
+        x = F.pad(x, (0, columns * self.block - width, 0, rows * self.block - height))
+        query, (key, value) = self.blocks(self.query(x)), self.windows(self.key_value(x), rows, columns)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.positions(query))
+        out = self.joined(out, rows, columns)
+        return out[:, :, : math.ceil(height / self.stride), : math.ceil(width / self.stride)]
 
-    def blocks(self, query: Float[Tensor, "B C H W"]) -> Float[Tensor, "B heads blocks queries d"]:
+    # Between map and map, N = heads · blocks: attention of each head in each block is a matter of its own.
+
+    def blocks(self, query: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N queries d"]:
         side = self.block // self.stride
         query = query.unflatten(3, (-1, side)).unflatten(2, (-1, side)).unflatten(1, (self.heads, -1))
-        return query.permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5).flatten(2, 3)
+        return query.permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5).flatten(1, 3)
 
     def windows(
-        self, key_value: Float[Tensor, "B C H W"]
-    ) -> tuple[Float[Tensor, "B heads blocks keys d"], Float[Tensor, "B heads blocks keys D"]]:
+        self, key_value: Float[Tensor, "B C H W"], rows: int, columns: int
+    ) -> tuple[Float[Tensor, "B N keys d"], Float[Tensor, "B N keys D"]]:
         around = F.pad(key_value, (self.halo,) * 4)
-        windows = around.unfold(2, self.window, self.block).unfold(3, self.window, self.block)
-        windows = windows.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 5, 6, 2).flatten(4, 5).flatten(2, 3)
-        key, value = windows.split([self.row.shape[1], windows.shape[4] - self.row.shape[1]], dim=4)
+        # Pixels of each window by their index: their channels lie side by side, and ONNX has no unfold after a pad.
+        of_window = torch.arange(self.window, device=around.device)
+        down = self.block * torch.arange(rows, device=around.device)[:, None] + of_window
+        along = self.block * torch.arange(columns, device=around.device)[:, None] + of_window
+        places = down[:, None, :, None] * around.shape[3] + along[:, None]  # (rows, columns, w, w)
+        pixels = around.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3).contiguous()
+        windows = pixels.index_select(2, places.flatten()).unflatten(2, (-1, self.window**2)).flatten(1, 2)
+        key, value = windows.split([self.row.shape[1], windows.shape[3] - self.row.shape[1]], dim=3)
         return key, value
 
-    def positions(
-        self, query: Float[Tensor, "B heads blocks queries d"]
-    ) -> Float[Tensor, "B heads blocks queries keys"]:
+    def positions(self, query: Float[Tensor, "B N queries d"]) -> Float[Tensor, "B N queries keys"]:
         """q · (row[i − y] + column[j − x]): a number for each row of the window and one for each column, added."""
         side = self.block // self.stride
-        query = query.unflatten(3, (side, side))  # (B, heads, blocks, y, x, d)
-        rows = torch.einsum("bhnyxd,yid->bhnyxi", query, self.row[self.places()])
-        columns = torch.einsum("bhnyxd,xjd->bhnyxj", query, self.column[self.places()])
-        return (rows.unsqueeze(6) + columns.unsqueeze(5)).flatten(5, 6).flatten(3, 4)
+        query = query.unflatten(2, (side, side))  # (B, N, y, x, d)
+        rows = torch.einsum("bnyxd,yid->bnyxi", query, self.row[self.places()])
+        columns = torch.einsum("bnyxd,xjd->bnyxj", query, self.column[self.places()])
+        return (rows.unsqueeze(5) + columns.unsqueeze(4)).flatten(4, 5).flatten(2, 3)
 
     def places(self) -> Int[Tensor, "side w"]:
         """Where the tables have the offset from each query of a block to each key of its window, along one side."""
@@ -115,11 +122,10 @@ class HaloAttention(nn.Module):
         return torch.arange(self.window, device=self.row.device) - query[:, None] + self.window - 1
 
     def joined(
-        self, out: Float[Tensor, "B heads blocks queries D"], columns: int
+        self, out: Float[Tensor, "B N queries D"], rows: int, columns: int
     ) -> Float[Tensor, "B C_out H_out W_out"]:
-        """The map whose blocks are `out`, so many in a row."""
         side = self.block // self.stride
-        out = out.unflatten(3, (side, side)).unflatten(2, (-1, columns))  # (B, heads, rows, columns, y, x, D)
+        out = out.unflatten(2, (side, side)).unflatten(1, (self.heads, rows, columns))
         return out.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
     def extra_repr(self) -> str:
