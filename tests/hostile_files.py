@@ -616,6 +616,7 @@ RANGE = {"low": -1e308, "high": 1e308}
 
 RESNET = {"units": [1], "channels": 32, "operator": "convolution"}
 
+
 def halonet(changes: dict[str, Any]) -> Build:
     sizes = {"channels": 8, "units": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
     return ours({"family": "halonet", "config": {**sizes, "value_ratio": 1.0, "output_ratio": 1.0, **changes}})

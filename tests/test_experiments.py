@@ -38,6 +38,7 @@ from mlpmixer.experiments import (
     paper,
     pareto,
     permutation,
+    relatives,
     throughput,
     transfer,
     vtab,
@@ -66,6 +67,7 @@ from mlpmixer.metrics.metric import Metric
 from mlpmixer.models import FAMILIES, describe, family_name
 from mlpmixer.models.measure import measure
 from mlpmixer.models.mixer import Mixer
+from mlpmixer.models.operators import OPERATORS
 from mlpmixer.recipes import check, toml
 from mlpmixer.run.folder import RunFolder
 
@@ -246,7 +248,7 @@ def test_a_study_by_its_command(
 @pytest.mark.parametrize(
     # (table2 is table3 at this scale, and model-scale has the runs of pareto.)
     "name",
-    [name for name in TRAINING if name not in ("table2", "model-scale", "vtab", "resolution")],
+    [name for name in TRAINING if name not in ("table2", "model-scale", "vtab", "resolution", "relatives")],
 )
 def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(base_recipes.SEEDS, "tiny", (0,))
@@ -267,6 +269,33 @@ def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path, 
     again = run_study(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True, log=lines.append)
     assert again.rows == outcome.rows or name in ("pareto", "table3")  # which measure throughput anew
     assert lines == []  # nothing was run again
+
+
+def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The floor, the Mixer, and one whose running averages are learned as well; each with both orders of patches."""
+    monkeypatch.setitem(relatives.SEEDS, "tiny", (0,))
+    study = training("relatives")
+    few = ("mixer", "lambda", "identity")
+    plans = [plan for plan in study.plan_runs("tiny") if plan.cell["token mixing"] in few]
+    changes = {**FEW, "data.source": str(clothes), "data.classes": "Bag,Coat", "model.options.layers": 1}
+    one = replace(study, plan_runs=lambda _scale: plans)
+    outcome = run_study(one, "tiny", tmp_path, changes=changes, quiet=True)
+    rows = {row[0]: dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows}
+    assert rows.keys() == {*few}
+    assert [rows[name]["cost ~ patches to the power"] for name in few] == ["1.00", "1.00", "–"]
+    statements = [claim.statement for claim in outcome.claims]
+    assert "The cost of lambda grows linearly with the patches." in statements
+    assert "mixer learns as well from patches in another order." in statements
+    assert "lambda loses by another order of the patches." in statements
+
+
+def test_cost_of_relatives_against_patches():
+    """As `LINEAR` says, of the network of the scale tiny."""
+    for name in OPERATORS:
+        if name != relatives.FLOOR:
+            model = relatives.MODELS["tiny"]
+            power = relatives.growth(replace(model, options={**model.options, "token_operator": name}))
+            assert (power == pytest.approx(1, abs=0.02)) == (name in relatives.LINEAR), name
 
 
 def thrifty_plans(name: str, plans: list[PlannedRun]) -> list[PlannedRun]:

@@ -130,7 +130,7 @@ def _others(
             del theirs[name + COUNTER]
     found = adapters.recognize(theirs)
     if found is None:
-        *some, last = [one.title for one, _ in adapters.adapters()]
+        *some, last = [one.title for one, adapter in adapters.adapters() if adapter.layouts]
         shown = ", ".join(list(file.claims)[:4])
         raise KeyMismatch(
             f"{file.path} is no {', '.join(some)} or {last} in a layout known here; its arrays begin with {shown}"
