@@ -36,6 +36,7 @@ from mlpmixer.models.measure import counted
 from mlpmixer.models.operators import OPERATORS
 from mlpmixer.recipe import Model
 from mlpmixer.recipes import toml
+from mlpmixer.weights.load import load
 
 SEEDS: dict[Scale, tuple[int, ...]] = {"tiny": (0, 1, 2), "small": (0, 1, 2), "paper": (0,)}
 MODELS: dict[Scale, Model] = {
@@ -82,7 +83,7 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
     top1 = {key: [one.top1 for one in found] for key, found in runs.items()}
     first = {name: runs[name, "original"][0] for name in names}
     costs = {name: _counted(first[name].plan.recipe.model) for name in names}
-    speeds = {name: images_per_second(first[name]) for name in names}
+    speeds = {name: _speed(first[name]) for name in names}
     growths = {name: growth(first[name].plan.recipe.model) for name in names if name != FLOOR}
     mean = {name: float(np.mean(top1[name, "original"])) for name in names}
     best = frontier({name: (mean[name], -costs[name]) for name in names})
@@ -155,6 +156,10 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
         paper="Section 4 names these relatives and has no figures of them.",
         curves={name: first[name].curve for name in names},
     )
+
+
+def _speed(one: FinishedRun) -> float:
+    return images_per_second(load(one.folder), one.plan.recipe.machine.device)
 
 
 def growth(model: Model) -> float:

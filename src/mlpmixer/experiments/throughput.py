@@ -15,10 +15,10 @@ BATCHES: dict[Scale, tuple[int, ...]] = {
 }
 # Of all families; at the small scales, what a CPU answers within seconds.
 RESNETS = ("resnet50", "depthwise_resnet50", "botnet50", "lambda_resnet50", "rednet50", "sasa_resnet50")
-TINY = ("mixer_s32", "vit_s32", "bit_r50x1", "resnet50", "isotropic_s16")
+TINY = ("mixer_s32", "vit_s32", "bit_r50x1", "halonet_h0", "nfnet_f0", "efficientnet_b0", "resnet50", "isotropic_s16")
 SMALL = (
     *("mixer_s32", "mixer_s16", "mixer_b32", "mixer_b16", "isotropic_s16", "vit_s32", "vit_s16", "vit_b32", "vit_b16"),
-    *("bit_r50x1", *RESNETS),
+    *("bit_r50x1", "halonet_h0", "nfnet_f0", "efficientnet_b0", *RESNETS),
 )
 MODELS: dict[Scale, tuple[str, ...]] = {
     "tiny": TINY,

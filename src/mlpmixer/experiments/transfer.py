@@ -30,6 +30,7 @@ from mlpmixer.models.measure import measure
 from mlpmixer.recipe import Model, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import BIT_SIDES_OF_LARGEST, TASKS, Row, bit_hyper_rule, of_row
+from mlpmixer.recipes.nfnet import finetune_imagenet_nfnet_f4plus, jft_nfnet_f4plus
 from mlpmixer.recipes.pretrain import like
 from mlpmixer.weights.load import load
 
@@ -52,6 +53,7 @@ PUBLIC = {
     ("vit_l16", "ImageNet-21k"): "vit_l16.imagenet21k",
     ("bit_r152x4", "ImageNet-21k"): "bit_r152x4.m_imagenet21k",
 }
+IMAGENET_ALONE = ("halonet", "nfnet")  # families of which Table 2 has no other task
 SETS = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
 
 
@@ -90,7 +92,7 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
         public = PUBLIC.get((row.model, row.data), "")
         tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
         family = family_name(row.model)
-        for task in tasks:
+        for task in tasks if family not in IMAGENET_ALONE else ("imagenet",):
             how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expected="")
             recipe = toml.change(of_row("transfer", how), {"evaluation.shape": measured})
             if row.size != 224 and family != "mixer":  # tiles are the Mixer's
@@ -100,6 +102,9 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
             if family == "bit" and row.size != 224:  # BiT's own, that the paper quotes
                 side = 32 if task.startswith("cifar") else row.size
                 recipe = bit_hyper_rule(recipe, IMAGES[task], side, BIT_SIDES_OF_LARGEST)
+                rates = (recipe.optim.lr,)
+            if family == "nfnet":
+                recipe = toml.change(finetune_imagenet_nfnet_f4plus(), {"model.weights": how.weights})
                 rates = (recipe.optim.lr,)
             tuned[task] = (recipe, rates)
         name = f"{row.said}, {row.data}{epochs}{size}"
@@ -111,6 +116,8 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
 
 
 def pre_training(row: paper.Row) -> Recipe:
+    if row.model == "nfnet_f4plus":
+        return jft_nfnet_f4plus()
     recipe = like(SETS[row.data], Model(name=row.model), options_of(row.model))
     return replace(recipe, train=replace(recipe.train, epochs=float(row.epochs or recipe.train.epochs)))
 
@@ -259,7 +266,7 @@ def summarize(
         if row in printed.values():
             continue
         speed = NOTHING
-        if printed and row.model:  # models as large as these are measured at the paper's scale alone
+        if printed:  # models as large as these are measured at the paper's scale alone
             model = create(row.model, image_size=row.size)
             speed = f"{images_per_second(model, finished[0].plan.recipe.machine.device):,.0f}"
         figures = [speed, NOTHING, *_counted(_cost_in(row))]
@@ -279,14 +286,12 @@ def _cost(row: paper.Row) -> list[str]:
     return [NOTHING if figure is None else f"{figure:,}" for figure in (row.speed, row.core_days)]
 
 
-def _counted(cost: paper.Cost | None) -> list[str]:
-    if cost is None:
-        return [NOTHING] * len(COUNTED)
+def _counted(cost: paper.Cost) -> list[str]:
     return [f"{cost.params:,}", f"{cost.gmacs:.2f}", f"{cost.activation_mb:,.0f}"]
 
 
-def _cost_in(row: paper.Row) -> paper.Cost | None:
-    return paper.COSTS.get((row.model, row.size))
+def _cost_in(row: paper.Row) -> paper.Cost:
+    return paper.COSTS[row.model, row.size]
 
 
 def _cost_of(one: FinishedRun) -> paper.Cost:
