@@ -327,12 +327,15 @@ import torch, mlpmixer
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines.engine import Engine
 from mlpmixer.metadata import Preprocessing
-model, how = mlpmixer.create("mixer_pico", layers=1, image_size=8, num_classes=4).eval(), Preprocessing()
-torch.nn.init.normal_(model.head.weight)
-pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
-with torch.inference_mode():
-    torch.testing.assert_close(found.logits, model(normalize(pixels, how)), rtol=1e-4, atol=1e-4)
+how, pixels = Preprocessing(), torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+relatives = (("isotropic_pico", {"token_operator": operator}) for operator in ("attention", "lambda"))
+for name, options in (("mixer_pico", {}), *relatives):
+    model = mlpmixer.create(name, layers=1, image_size=16, num_classes=4, **options).eval()
+    torch.nn.init.normal_(model.head.weight)
+    with torch.inference_mode():
+        wanted = model(normalize(pixels, how))
+    found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
+    torch.testing.assert_close(found.logits, wanted, rtol=1e-4, atol=1e-4)
 """
 
 

@@ -299,7 +299,6 @@ def test_a_rewritten_network_is_the_same_function():
         ("onnx", ("sasa", "lambda")),
         pytest.param("onnx", (*OPERATORS,), marks=pytest.mark.slow),
         pytest.param("openvino", (*OPERATORS,), marks=pytest.mark.slow),
-        pytest.param("compiled", ("attention", "sasa", "lambda", "involution"), marks=pytest.mark.slow),
     ],
 )
 def test_engines_answer_as_the_model(engine: str, operators: tuple[str, ...]):
