@@ -18,7 +18,7 @@ def report(
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
     /,
     output: Path | None = None,
-    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
+    data: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None,
     images: bool = False,
     json: bool = False,
 ) -> None:
