@@ -90,6 +90,21 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(layer, BatchNorm) for layer in model.modules())
 
 
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    activation: Callable[[Tensor], Tensor] | None = F.relu,
+) -> ConvNorm:
+    """As ResNets have it; a side of the map becomes ⌈side / stride⌉. Initialized as by He and others (1502.01852)."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return ConvNorm(conv, BatchNorm(out_channels), activation)
+
+
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module) -> None:
     """For inference: the normalization of each `ConvNorm` becomes part of its convolution."""

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.batch_norm import BatchNorm, ConvNorm, fold_batch_norms
+from mlpmixer.models.batch_norm import BatchNorm, conv_norm, fold_batch_norms
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.operators.halo import HaloAttention, Offsets
@@ -127,15 +127,6 @@ SIZES = {
 }
 
 
-def conv_norm(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, act: nn.Module | None = None
-) -> ConvNorm:
-    """Convolution, batch normalization, activation; initialized as ResNets are, since the paper does not say how."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return ConvNorm(conv, BatchNorm(out_channels), act)
-
-
 class AttentionNorm(nn.Module):
     """Halo attention, batch normalization, and an activation."""
 
@@ -156,20 +147,20 @@ class HaloNetUnit(nn.Module):
         super().__init__()
         width, values, out_channels = config.width(stage), config.values(stage), config.outputs(stage)
         self.activation = ACTIVATIONS[config.activation]()
-        self.narrow = conv_norm(in_channels, width, 1, act=self.activation)
+        self.narrow = conv_norm(in_channels, width, 1, activation=self.activation)
         if stage < config.conv_stages:
             values = width
-            self.spatial = conv_norm(width, width, 3, stride, self.activation)
+            self.spatial = conv_norm(width, width, 3, stride, activation=self.activation)
         else:
             heads, b, h = config.heads_of(stage), config.block_size, config.halo
             attention = HaloAttention(
                 width, values, stride=stride, heads=heads, block=b, halo=h, offsets=config.offsets
             )
             self.spatial = AttentionNorm(attention, BatchNorm(values), self.activation)
-        self.widen = conv_norm(values, out_channels, 1)
+        self.widen = conv_norm(values, out_channels, 1, activation=None)
         nn.init.zeros_(self.widen.get_parameter("norm.weight"))  # a unit starts as its shortcut: usual for ResNets
         reshapes = in_channels != out_channels or stride > 1
-        self.shortcut = conv_norm(in_channels, out_channels, 1, stride) if reshapes else nn.Identity()
+        self.shortcut = conv_norm(in_channels, out_channels, 1, stride, activation=None) if reshapes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         return self.activation(self.shortcut(x) + self.widen(self.spatial(self.narrow(x))))
@@ -188,7 +179,7 @@ class HaloNet(Classifier[HaloNetConfig]):
         last = config.outputs(len(config.units) - 1)
         super().__init__(config, name, num_features=config.final_channels or last)
         activation = ACTIVATIONS[config.activation]()
-        self.stem = conv_norm(config.in_channels, STEM_CHANNELS, 7, 2, activation)
+        self.stem = conv_norm(config.in_channels, STEM_CHANNELS, 7, 2, activation=activation)
         self.stages = nn.ModuleList()
         channels = STEM_CHANNELS
         for stage, units in enumerate(config.units):
@@ -198,7 +189,7 @@ class HaloNet(Classifier[HaloNetConfig]):
                 nn.ModuleList(HaloNetUnit(config, stage, w, s) for w, s in zip(widths, strides, strict=True))
             )
             channels = config.outputs(stage)
-        self.final = conv_norm(last, config.final_channels, 1, act=activation) if config.final_channels else None
+        self.final = conv_norm(last, config.final_channels, 1, activation=activation) if config.final_channels else None
         self.head = head(self.num_features, config.num_classes, config.head_bias)
 
     def forward_features(

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.batch_norm import BatchNorm, ConvNorm, fold_batch_norms
+from mlpmixer.models.batch_norm import BatchNorm, conv_norm, fold_batch_norms
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.operators.attention import BottleneckAttention
@@ -121,15 +121,6 @@ SIZES = {
 }
 
 
-def conv_norm(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1, relu: bool = True
-) -> ConvNorm:
-    """A convolution with batch normalization and usually ReLU; a side of the map becomes ⌈side / stride⌉."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as He and others (arXiv 1502.01852)
-    return ConvNorm(conv, BatchNorm(out_channels), F.relu if relu else None)
-
-
 class Mix(nn.Module):
     """A token operator with batch normalization and ReLU."""
 
@@ -204,11 +195,13 @@ class Bottleneck(nn.Module):
         out_channels = 4 * at.channels
         self.reduce = conv_norm(in_channels, at.channels, 1)
         self.mix = OPERATORS[operator](config, at)
-        self.expand = conv_norm(at.channels, out_channels, 1, relu=False)
+        self.expand = conv_norm(at.channels, out_channels, 1, activation=None)
         if config.zero_init:
             nn.init.zeros_(self.expand.norm.weight)  # pyright: ignore[reportArgumentType] (not folded yet)
         reshapes = in_channels != out_channels or at.stride > 1
-        self.shortcut = conv_norm(in_channels, out_channels, 1, at.stride, relu=False) if reshapes else nn.Identity()
+        self.shortcut = (
+            conv_norm(in_channels, out_channels, 1, at.stride, activation=None) if reshapes else nn.Identity()
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         return F.relu(self.expand(self.mix(self.reduce(x))) + self.shortcut(x))
