@@ -29,7 +29,7 @@ check: lint
 	$(BIN)/coverage report --format=total
 
 fuzz: .venv/dev
-	$(BIN)/python -m fuzz
+	$(BIN)/python -m fuzz $(FUZZ)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix

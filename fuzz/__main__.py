@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1200, help="at most; each reader has a share")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--count", type=int, help="inputs of each reader; by default as many as its row says")
+    parser.add_argument("--share", type=float, default=1.0, help="of the inputs that a reader's row says")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where the files of findings are kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -51,7 +52,8 @@ def main() -> None:
 
     names = args.readers or list(READERS)
     share = args.seconds * args.jobs / len(names)
-    campaigns = [Campaign(name, args.first, args.count or READERS[name].inputs, share, args.keep) for name in names]
+    counts = {name: args.count or max(1, round(args.share * READERS[name].inputs)) for name in names}
+    campaigns = [Campaign(name, args.first, counts[name], share, args.keep) for name in names]
     waiting, running, done = campaigns[:], [], []
     try:
         while waiting or running:

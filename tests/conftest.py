@@ -12,7 +12,7 @@ import jaxtyping
 
 from mlpmixer.models import FAMILIES
 
-OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional", "batch_norm")]
+OTHERS = [f"mlpmixer.models.{name}" for name in ("layers", "classifier", "convolutional", "batch_norm", "operators")]
 jaxtyping.install_import_hook([*(row.module for row in FAMILIES.values()), *OTHERS], "beartype.beartype")
 
 import hypothesis  # noqa: E402
@@ -117,4 +117,7 @@ def shaken(model: Module) -> Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        for average in model.buffers():  # of a batch normalization: upwards, since a variance stays above zero
+            if average.is_floating_point():
+                average.add_(torch.rand_like(average), alpha=0.1)
     return model.eval()

@@ -614,6 +614,14 @@ PTH: dict[str, Build] = {
 
 RANGE = {"low": -1e308, "high": 1e308}
 
+RESNET = {"units": [1], "channels": 32, "operator": "convolution"}
+
+
+def halonet(changes: dict[str, Any]) -> Build:
+    sizes = {"channels": 8, "units": [1], "block_size": 4, "halo": 1, "final_channels": 0, "image_size": [8, 8]}
+    return ours({"family": "halonet", "config": {**sizes, "value_ratio": 1.0, "output_ratio": 1.0, **changes}})
+
+
 HEADERS: dict[str, Build] = {
     "10^9 layers": ours({"config.layers": 10**9}),
     "10^9 layers of ViT": ours({"config.layers": 10**9}, "vit_ti32"),
@@ -641,12 +649,30 @@ HEADERS: dict[str, Build] = {
     "10^6 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 10**6, "width": 1}}),
     "400 stages of BiT": ours({"family": "bit", "config": {"units": [1] * 400, "width": 1}}),
     "10^18 times as wide a BiT": ours({"family": "bit", "config": {"units": [1], "width": 10**18}}),
+    "10^9 units of HaloNet": halonet({"units": [10**9]}),
+    "10^6 stages of HaloNet": halonet({"units": [1] * 10**6}),
+    "10^400 channels of HaloNet": halonet({"channels": 10**400}),
+    "halo of 10^18 pixels": halonet({"halo": 10**18}),
+    "block of 10^30 pixels": halonet({"block_size": 10**30}),
+    "values 10^300 times as wide": halonet({"value_ratio": 1e300}),
+    "values NaN times as wide": halonet({"value_ratio": math.nan}),
+    "activation unknown": halonet({"activation": "exact"}),
+    "10^30 heads": halonet({"heads": [10**30]}),
+    "10^9 units of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [10**9]}}),
+    "400 stages of ResNet": ours({"family": "resnet", "config": {**RESNET, "units": [1] * 400}}),
+    "10^18 channels of ResNet": ours({"family": "resnet", "config": {**RESNET, "channels": 32 * 10**18}}),
+    "operator unknown": ours({"family": "resnet", "config": {**RESNET, "operator": "convolutoin"}}),
+    "operator in 10^18 units": ours({"family": "resnet", "config": {**RESNET, "operator_units": [10**18]}}),
+    "window of 10^9": ours({"family": "resnet", "config": {**RESNET, "operator": "lambda", "window": 10**9 + 1}}),
+    "positions of an image of 10^18 pixels": ours(
+        {"family": "resnet", "config": {**RESNET, "operator": "lambda_table", "image_size": [10**9, 10**9]}}
+    ),
     "field unknown": ours({"config.shortcut": True}),
     "field missing": lambda folder: OURS(folder).replace(b'\\"channels\\"', b'\\"flannels\\"'),
     "config null": ours({"config": None}),
     "config a list": ours({"config": [1, 2, 3]}),
     "config of another family": ours({"family": "vit"}),
-    "family unknown": ours({"family": "resnet"}),
+    "family unknown": ours({"family": "perceptron"}),
     "family a list": ours({"family": ["mixer"]}),
     "version of the future": ours({"version": VERSION + 1}),
     "version text": ours({"version": "1"}),
@@ -705,6 +731,11 @@ def foreign(arrays: Mapping[str, tuple[int, ...]]) -> Build:
 
 
 BIT = {"stem.conv.weight": (64, 3, 7, 7), "stages.0.blocks.0.conv1.weight": (64, 64, 1, 1)}
+HALONET = {
+    **{"stem.conv1.conv.weight": (64, 3, 7, 7), "stages.0.0.self_attn.kv.weight": (16, 8, 1, 1)},
+    **{"stages.0.0.conv1_1x1.conv.weight": (8, 64, 1, 1), "stages.0.0.conv3_1x1.conv.weight": (8, 8, 1, 1)},
+    "stages.0.0.self_attn.pos_embed.height_rel": (27, 2),
+}
 BLOCK = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0"
 
 FOREIGN: dict[str, Build] = {
@@ -742,6 +773,25 @@ FOREIGN: dict[str, Build] = {
             "resnet/root_block/standardized_conv2d/kernel": (7, 7, 3, 64),
             "resnet/root_block/standardized_conv2d_3/kernel": (7, 7, 3, 64),
         }
+    ),
+    "HaloNet of 70 stages": foreign(HALONET | {f"stages.{i}.0.post_attn.weight": (1,) for i in range(70)}),
+    "HaloNet whose tables have no sides": foreign(HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": ()}),
+    "HaloNet with a window of 10^4 pixels": foreign(
+        HALONET | {"stages.0.0.self_attn.pos_embed.height_rel": (10**4, 2)}
+    ),
+    "ResNet of 70 stages": foreign(
+        {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv3.weight": (256, 64, 1, 1), "fc.weight": (3, 9)}
+        | {f"layer{i + 1}.0.bn1.weight": (1,) for i in range(70)}
+    ),
+    "ResNet without positions": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (192, 64, 1, 1)}
+    ),
+    "ResNet whose table of positions has no sides": foreign(
+        {"stem.conv1.conv.weight": (24, 3, 3, 3), "stem.conv2.conv.weight": (32, 24, 3, 3)}
+        | {"stem.conv3.conv.weight": (64, 32, 3, 3), "stages.0.0.conv1_1x1.conv.weight": (64, 64, 1, 1)}
+        | {"stages.0.0.self_attn.qkv.weight": (144, 64, 1, 1), "stages.0.0.self_attn.pos_emb": ()}
     ),
     "ViT of 200 channels": foreign(
         {

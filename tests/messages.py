@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpmixer.models import FAMILIES, family
+from mlpmixer.weights.adapters import adapters
 
 GOLDEN = Path(__file__).with_name("messages.txt")
 REPOSITORY = Path(__file__).parents[1]
@@ -53,8 +53,8 @@ class Says:
 
 @cache
 def families() -> str:
-    """All that have an adapter, listed: another one should change no message here."""
-    *some, last = [row.title for row in map(family, FAMILIES) if row.adapter]
+    """All that others have a layout of, listed: another one should change no message here."""
+    *some, last = [one.title for one, adapter in adapters() if adapter.layouts]
     return f"{', '.join(some)} (and|or) {last}"
 
 

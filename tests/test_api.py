@@ -88,6 +88,7 @@ def test_pretrained_weights_with_a_new_head():
         ("mixer_pico", {"image_size": 28}, (2, 49, 64)),
         ("vit_ti32", {"image_size": 64, "layers": 1, "representation": 24}, (2, 5, 192)),
         ("bit_r50x1", {"image_size": 64, "units": (1, 1)}, (2, 512, 8, 8)),
+        ("halonet_h3", {"image_size": 64, "units": (1, 1)}, (2, 1024, 8, 8)),
     ],
 )
 def test_features_and_head_are_the_two_halves_of_a_model(name: str, options: dict[str, Any], shape: tuple[int, ...]):

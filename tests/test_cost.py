@@ -13,7 +13,7 @@ from mlpmixer import create, list_models
 from mlpmixer.models.measure import measure
 from mlpmixer.models.measured import TABLE_1, measured
 
-SMALL = ["mixer_s32", "mixer_nano", "vit_ti16", "bit_r50x1"]  # one of each family, and other patches
+SMALL = ["mixer_s32", "mixer_nano", "vit_ti16", "bit_r50x1", "nfnet_f0"]  # one of each family, and other patches
 REST = [name for name in list_models() if not name.startswith("bit_r") or name == "bit_r50x3"]
 
 

@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "sam": {"optim.sharpness": "sam", "optim.rho": 0.2},
     "gsam": {"optim.sharpness": "gsam", "optim.rho": 0.2, "machine.micro_batch": 3},
     "lamb": {"optim.name": "lamb"},
+    "agc": {"optim.name": "sgd", "optim.lr": 0.5, "optim.nesterov": True, "optim.agc": 0.01, "optim.clip": 0.05},
 }
 
 
@@ -70,7 +71,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     )
 
 
-QUICK, REST = ("adamw",), ("sam", "gsam", "lamb")
+QUICK, REST = ("adamw", "agc"), ("sam", "gsam", "lamb")
 
 
 def locally(recipe: Recipe, kinds: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -172,9 +173,10 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 class TestTheSame:
-    def test_by_two(self, way: str, local: dict[str, Path], by_two: dict[str, Path]):
-        assert_same_losses(by_two[f"adamw {way}"], local["adamw"])
-        assert_same_weights(by_two[f"adamw {way}"], local["adamw"])
+    @pytest.mark.parametrize("kind", QUICK)
+    def test_by_two(self, kind: str, way: str, local: dict[str, Path], by_two: dict[str, Path]):
+        assert_same_losses(by_two[f"{kind} {way}"], local[kind])
+        assert_same_weights(by_two[f"{kind} {way}"], local[kind])
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", REST)

@@ -54,7 +54,7 @@ MISTAKES = [
     (["predict", "photo.jpg", "--weights", "runs"], 1, "runs is a folder, but no run; give a run folder, or the check"),
     (["interpret", "runs/none.pth"], 2, "there is no file 'runs/none.pth'"),
     (["interpret", "mixer_cifar10", "--image", "phto.jpg"], 2, "there is no file phto.jpg; did you mean 'photo.jpg'?"),
-    (["report", "runs/none"], 1, "there is no run 'runs/none'; did you mean 'runs/nine'?"),
+    (["report", "runs/none"], 2, "there is no run 'runs/none'; did you mean 'runs/nine'?"),
     (["export", "runs/none", "--to", "onnx"], 2, "there is no run 'runs/none'; did you mean 'runs/nine'?"),
     (["export", "mixer_cifar10"], 2, "export needs --to onnx|openvino|pt2|safetensors: onnx, for ONNX Runtime;"),
     (["doctor", "photoz"], 1, "there is no data set 'photoz'; did you mean 'photos'?"),

@@ -80,6 +80,11 @@ def answers(model: Classifier, pixels: Tensor, how: Preprocessing = HOW) -> tupl
         ("vit_ti32", {"layers": 2, "pool": "token"}),
         ("vit_ti32", {"layers": 2, "pool": "mean", "representation": 32}),
         ("bit_r50x1", {"units": (1, 1), "image_size": 64}),
+        ("efficientnet_b0", {"width": 0.25, "depth": 0.5, "image_size": 64}),
+        ("nfnet_f0", {"depths": (1, 1), "widths": (32, 64), "inner": (16, 32), "image_size": 33}),
+        ("halonet_h1", {"units": (1, 1), "image_size": 36, "conv_stages": 1}),
+        ("resnet50", {"units": (1, 1), "channels": 32, "image_size": 64}),
+        ("botnet50", {"units": (1, 1), "channels": 32, "operator_units": (0, 1), "image_size": 64}),
     ],
 )
 @pytest.mark.parametrize("in_rows", [False, True])
@@ -322,12 +327,15 @@ import torch, mlpmixer
 from mlpmixer.data.preprocess import normalize
 from mlpmixer.engines.engine import Engine
 from mlpmixer.metadata import Preprocessing
-model, how = mlpmixer.create("mixer_pico", layers=1, image_size=8, num_classes=4).eval(), Preprocessing()
-torch.nn.init.normal_(model.head.weight)
-pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
-with torch.inference_mode():
-    torch.testing.assert_close(found.logits, model(normalize(pixels, how)), rtol=1e-4, atol=1e-4)
+how, pixels = Preprocessing(), torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+relatives = (("isotropic_pico", {"token_operator": operator}) for operator in ("attention", "lambda"))
+for name, options in (("mixer_pico", {}), *relatives):
+    model = mlpmixer.create(name, layers=1, image_size=16, num_classes=4, **options).eval()
+    torch.nn.init.normal_(model.head.weight)
+    with torch.inference_mode():
+        wanted = model(normalize(pixels, how))
+    found = Engine(model, how, "compiled", "fp32", batch=4, device=torch.device("cpu"))(pixels)
+    torch.testing.assert_close(found.logits, wanted, rtol=1e-4, atol=1e-4)
 """
 
 

@@ -38,6 +38,8 @@ from mlpmixer.experiments import (
     paper,
     pareto,
     permutation,
+    relatives,
+    throughput,
     transfer,
     vtab,
 )
@@ -62,7 +64,10 @@ from mlpmixer.experiments.study import (
 )
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.metric import Metric
+from mlpmixer.models import FAMILIES, describe, family_name
+from mlpmixer.models.measure import measure
 from mlpmixer.models.mixer import Mixer
+from mlpmixer.models.operators import OPERATORS
 from mlpmixer.recipes import check, toml
 from mlpmixer.run.folder import RunFolder
 
@@ -243,7 +248,7 @@ def test_a_study_by_its_command(
 @pytest.mark.parametrize(
     # (table2 is table3 at this scale, and model-scale has the runs of pareto.)
     "name",
-    [name for name in TRAINING if name not in ("table2", "model-scale", "vtab", "resolution")],
+    [name for name in TRAINING if name not in ("table2", "model-scale", "vtab", "resolution", "relatives")],
 )
 def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(base_recipes.SEEDS, "tiny", (0,))
@@ -264,6 +269,33 @@ def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path, 
     again = run_study(thrifty, "tiny", tmp_path / "study", changes=changes, quiet=True, log=lines.append)
     assert again.rows == outcome.rows or name in ("pareto", "table3")  # which measure throughput anew
     assert lines == []  # nothing was run again
+
+
+def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The floor, the Mixer, and one whose running averages are learned as well; each with both orders of patches."""
+    monkeypatch.setitem(relatives.SEEDS, "tiny", (0,))
+    study = training("relatives")
+    few = ("mixer", "lambda", "identity")
+    plans = [plan for plan in study.plan_runs("tiny") if plan.cell["token mixing"] in few]
+    changes = {**FEW, "data.source": str(clothes), "data.classes": "Bag,Coat", "model.options.layers": 1}
+    one = replace(study, plan_runs=lambda _scale: plans)
+    outcome = run_study(one, "tiny", tmp_path, changes=changes, quiet=True)
+    rows = {row[0]: dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows}
+    assert rows.keys() == {*few}
+    assert [rows[name]["cost ~ patches to the power"] for name in few] == ["1.00", "1.00", "–"]
+    statements = [claim.statement for claim in outcome.claims]
+    assert "The cost of lambda grows linearly with the patches." in statements
+    assert "mixer learns as well from patches in another order." in statements
+    assert "lambda loses by another order of the patches." in statements
+
+
+def test_cost_of_relatives_against_patches():
+    """As `LINEAR` says, of the network of the scale tiny."""
+    for name in OPERATORS:
+        if name != relatives.FLOOR:
+            model = relatives.MODELS["tiny"]
+            power = relatives.growth(replace(model, options={**model.options, "token_operator": name}))
+            assert (power == pytest.approx(1, abs=0.02)) == (name in relatives.LINEAR), name
 
 
 def thrifty_plans(name: str, plans: list[PlannedRun]) -> list[PlannedRun]:
@@ -505,6 +537,11 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         assert err.count("\n") == 1
 
 
+def test_throughput_is_of_all_families():
+    for scale in ("tiny", "small", "paper"):
+        assert {family_name(name) for name in throughput.MODELS[scale]} == {*FAMILIES}
+
+
 def test_measurements_have_no_runs():
     assert all(
         costs(study, "paper") == ([], 330e12) for name in STUDIES if isinstance(study := find(name), Measurement)
@@ -590,16 +627,48 @@ class TestTransfer:
         whole = [replace(run, plan=plan, card=card_of(top1=0.9)) for plan in plans]
         assert transfer.TABLE3.summarize(whole).rows[0][-3] == "88.33 (+1.67)"
 
-    def test_models_of_others_stand_in_table_2(self, tmp_path: Path):
+    def test_all_systems_stand_in_table_2(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(transfer, "images_per_second", lambda *_: 7.0)  # some have a billion parameters
+        monkeypatch.setattr(transfer, "create", lambda *_, **__: None)
         plans = [p for p in transfer.TABLE2.plan_runs("paper") if p.cell["model"].startswith("Mixer-H")]
         outcome = transfer.TABLE2.summarize([replace(trained(tmp_path), plan=plan) for plan in plans])
-        last = dict(zip(outcome.columns, outcome.rows[-1], strict=True))
+        first, *others = (dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows)
+        assert first["model"] == "Mixer-H/14, JFT-300M, 14 epochs at 448"
+        assert (first["parameters"], first["GMAC"], first["memory, MB"]) == ("589,723,368", "645.02", "2,858")
+        assert [row["model"] for row in others] == [
+            f"{row.said}, {row.data}" for row in (*paper.TABLE_2, *paper.OTHERS) if row.model != "mixer_h14"
+        ]
+        vit = next(row for row in others if row["model"] == "ViT-H/14, JFT-300M")
+        assert (vit["imagenet, %"], vit["images/s"], vit["GMAC"]) == ("–", "7", "1016.72")
+        last = others[-1]
         assert (last["model"], last["ImageNet, paper"], last["core-days, paper"]) == (
             "ALIGN, weakly labeled",
             "88.64",
             "14,820",
         )
-        assert len(outcome.rows) == 1 + len(paper.OTHERS)
+
+    def test_at_small_scales_they_stand_without_speed(self, tmp_path: Path):
+        finished = self.finished(tmp_path)
+        outcome = transfer.TABLE2.summarize(finished)
+        rows = [dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows]
+        ours, theirs = rows[: -len(paper.TABLE_2 + paper.OTHERS)], rows[-len(paper.TABLE_2 + paper.OTHERS) :]
+        assert ours[0]["model"] == "Mixer, pre-trained"
+        assert (ours[0]["parameters"], ours[0]["ImageNet, paper"]) == (f"{measure('mixer_pico').params:,}", "–")
+        assert {row["images/s"] for row in theirs} == {"–"}
+        assert (theirs[1]["model"], theirs[1]["ImageNet, paper"]) == ("Mixer-L/16, ImageNet-21k", "84.15")
+
+    @pytest.mark.slow
+    def test_what_table_2_says_of_cost(self):
+        """Mixers as their tiles make them: K² times as many hidden units for K² times as many tokens."""
+        for (name, size), cost in paper.COSTS.items():
+            tiles = (size // 224) ** 2
+            wider = {"token_hidden": describe(name).dimensions()["token_hidden"] * tiles} if "mixer" in name else {}
+            found = measure(name, image_size=size, **wider)
+            assert (found.params, round(found.gmacs, 3), round(found.activation_mb, 1)) == (
+                cost.params,
+                cost.gmacs,
+                cost.activation_mb,
+            ), name
 
     @pytest.mark.parametrize(("study", "shape"), [("table2", "stretch"), ("table3", "short_side")])
     def test_as_the_paper_measures_and_searches(self, study: str, shape: str):
@@ -679,8 +748,14 @@ class TestPareto:
     def test_of_the_papers_own_table(self, tmp_path: Path):
         run = trained(tmp_path)
         finished = [replace(run, plan=plan, hours=1.0) for plan in pareto.plan_runs("tiny")]
-        best = "Mixer-H/14 (JFT-300M), HaloNet-H4 (ImageNet-21k), NFNet-F4+ (JFT-300M), MPL (weakly labeled)"
-        assert f"of the models of Table 2, {best} are on the frontier" in pareto.summarize(finished).paper
+        best = "HaloNet-H4, ImageNet-21k; NFNet-F4+, JFT-300M; Mixer-H/14, JFT-300M; MPL, weakly labeled"
+        outcome = pareto.summarize(finished)
+        assert f"of the models of Table 2, {best} are on the frontier" in outcome.paper
+        rows = {row[0]: row[1:] for row in outcome.rows}
+        assert rows["ViT-H/14, JFT-300M"] == (*["–"] * 5, "88.55", "2,300", "no", "15", "no")
+        assert rows["NFNet-F4+, JFT-300M"] == (*["–"] * 5, "89.2", "1,860", "yes", "46", "yes")
+        assert rows["MPL, weakly labeled"][5:] == ("90.0", "20,480", "yes", "–", "–")
+        assert {*pareto.SYSTEMS} <= {*rows}
 
     def test_its_runs_at_each_scale(self):
         assert [plan.folder for plan in pareto.plan_runs("small")] == [
@@ -701,10 +776,11 @@ class TestPareto:
             if plan.cell["task"] in ("pre-training", "imagenet")
         ]
         outcome = pareto.summarize(finished)
-        assert [(row[0].split(",")[0], row[2], row[3]) for row in outcome.rows] == [
-            ("Mixer-H/14", "2.00", "yes"),
-            ("ViT-H/14", "3.00", "no"),
+        assert [(row[0].split(",")[0], row[2], row[3], row[6]) for row in outcome.rows[:2]] == [
+            ("Mixer-H/14", "2.00", "yes", "87.94"),
+            ("ViT-H/14", "3.00", "no", "88.55"),
         ]
+        assert len(outcome.rows) == len(pareto.SYSTEMS)
         assert outcome.claims[0].holds is True
 
 

@@ -196,6 +196,13 @@ def test_preprocessing_in_bfloat16():
                 ("mixer_pico", {"layers": 1, "image_size": 30}, "dynamic"),  # is padded within the model
                 ("vit_ti32", {"layers": 1, "image_size": 64}, "dynamic"),
                 ("bit_r50x1", {"units": (1,), "image_size": 32}, "dynamic"),
+                ("efficientnet_b0", {"width": 0.25, "depth": 0.1, "image_size": 33}, "dynamic"),
+                ("nfnet_f0", {"depths": (1, 1), "widths": (32, 64), "inner": (16, 32), "image_size": 33}, "dynamic"),
+                ("halonet_h1", {"units": (1, 1), "image_size": 36}, "dynamic"),  # its maps are padded to whole blocks
+                *(
+                    ("resnet50", {"operator": operator, "units": (1, 1), "channels": 32, "image_size": 32}, "dynamic")
+                    for operator in ("convolution", "sasa", "attention", "lambda", "lambda_table", "involution")
+                ),
             )
         ),
     ],

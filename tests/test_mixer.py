@@ -336,6 +336,7 @@ def test_compiles_into_one_graph_where_types_are_not_checked():
         "try: mlpmixer.create('mixer_pico', gelu='exact')\n"
         'except ValueError as error: assert \'must be "tanh" or "erf"; got\' in str(error)\n'
         "small = {'mixer_pico': {'layers': 1}, 'vit_ti32': {'layers': 1}, 'bit_r50x1': {'units': (1,)}}\n"
+        "small['halonet_h1'] = {'units': (1, 1)}\n"
         "for name, options in small.items():\n"
         "    model = mlpmixer.create(name, image_size=32, num_classes=3, **options).train()\n"
         "    graph = torch.compile(model, fullgraph=True, backend='aot_eager')\n"

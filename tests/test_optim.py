@@ -132,8 +132,11 @@ class TestOptimizers:
             (create("mixer_pico", num_classes=3, untied=True), {"norm"}),
             (create("vit_ti32", num_classes=3, image_size=64), {"norm", "position", "class_token"}),
             (create("bit_r50x1", num_classes=3, image_size=32), {"norm"}),
+            (create("nfnet_f0", num_classes=3, depths=(1,), widths=(8,), inner=(4,)), {"gain"}),
+            (create("halonet_h1", num_classes=3, units=(1,)), {"norm", ".row", ".column"}),
+            (create("botnet50", num_classes=3, image_size=32), {"norm", "positions"}),
         ],
-        ids=["mixer", "untied", "vit", "bit"],
+        ids=["mixer", "untied", "vit", "bit", "nfnet", "halonet", "botnet"],
     )
     def test_only_kernels_are_decayed(self, model: Classifier, others: set[str]):
         names = {parameter: name for name, parameter in model.named_parameters()}

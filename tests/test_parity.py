@@ -66,6 +66,12 @@ FAMILIES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         {"units": (1, 2), "image_size": 64},
         {"layers": (1, 2), "width_factor": 3, "channels": (256, 512)},
     ),
+    (
+        "nfnet_f0",
+        "dm_nfnet_f0",
+        {"depths": (1, 2), "widths": (256, 64), "inner": (128, 32), "group_width": 32, "kernel_eps": "added"},
+        {"depths": (1, 2), "channels": (256, 64), "group_size": 32, "num_features": 128},
+    ),
 ]
 
 
@@ -276,6 +282,7 @@ def test_a_head_that_attends_is_refused_by_name(tmp_path: Path, says: Says):
         ("mixer_s32_224", "mixer_s32", ("pth", "safetensors")),
         ("vit_tiny_patch16_224", "vit_ti16", ("pth",)),
         ("resnetv2_50x1_bit", "bit_r50x1", ("safetensors",)),
+        pytest.param("dm_nfnet_f0", "nfnet_f0", ("safetensors",), marks=pytest.mark.slow),
     ],
 )
 def test_a_file_that_timm_wrote_comes_back_bit_for_bit(
@@ -316,6 +323,7 @@ TIMMS_NAMES = {
         )
     },
     **{f"bit_r{size}": f"resnetv2_{size}_bit" for size in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")},
+    **{f"nfnet_{size}": f"dm_nfnet_{size}" for size in ("f0", "f1")},
 }
 
 

@@ -98,6 +98,8 @@ class TestEveryRecipe:
             assert side is None or config.image_size == (side, side)
             if wanted.weights in BUNDLED:
                 assert open_checkpoint(wanted.weights).name == wanted.name
+            elif wanted.weights.startswith("runs/"):  # of another recipe
+                assert find(wanted.weights.removeprefix("runs/")).model.name == wanted.name
             elif wanted.weights:
                 entry = model_zoo()[wanted.weights]
                 assert entry.model == wanted.name
@@ -154,7 +156,8 @@ class TestEveryRecipe:
             expected = find(name).about.expected
             assert expected == "no published figure" or expected.endswith(" not measured here)")
 
-        assert not failures([*pretrain.TABLE_4, *finetune.FINE_TUNING], holds)
+        of_nfnets = [name for name in RECIPES if "nfnet" in name]
+        assert not failures([*pretrain.TABLE_4, *finetune.FINE_TUNING, *of_nfnets], holds)
 
     def test_an_unknown_name_gets_the_nearest(self, says: Says):
         with says(RecipeError):

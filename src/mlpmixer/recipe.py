@@ -130,8 +130,14 @@ class Optim:
         (0.9, 0.999), "decay of the running means of gradients and squared gradients (adam, adamw, lamb)"
     )
     momentum: float = setting(0.9, "momentum of sgd")
+    nesterov: bool = setting(False, "Nesterov's form of that momentum")
     weight_decay: float = setting(
         0.1, "weight decay of kernels; decoupled and times lr in adamw and lamb, part of the gradient in sgd and adam"
+    )
+    agc: float = setting(
+        0.0,
+        "adaptive gradient clipping, before `clip`: largest norm of the gradient of a unit (a row or a kernel), as a "
+        "share of the norm of its weights; 0: off",
     )
     clip: float = setting(1.0, "largest global gradient norm; 0: no clipping")
     warmup_steps: int = setting(0, "steps over which lr rises linearly from 0")
@@ -144,6 +150,7 @@ class Optim:
         (0.3, 0.6, 0.9), 'shares of the run after which the "steps" schedule divides lr by 10'
     )
     ema: float = setting(0.0, "decay of the moving average of weights, which is evaluated and saved; 0: off")
+    ema_warmup: bool = setting(False, "limit that decay to (1 + t) / (10 + t) in step t, counted from 0")
     sharpness: Literal["none", "sam", "gsam"] = setting("none", "sharpness-aware minimization; two passes per step")
     rho: float = setting(0.05, "SAM, GSAM: radius of the perturbation of the weights")
     rho_min: float = setting(0.0, "GSAM: radius at the end of the run; it falls as lr does")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import Annotated, Any
 
 import tyro
@@ -38,7 +40,8 @@ def models(
         _print_json(rows)
         return
     if len(rows) == 1:
-        print(" · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items()))
+        dimensions = " · ".join(f"{key} {value}" for key, value in rows[0]["dimensions"].items())
+        print(textwrap.fill(dimensions, shutil.get_terminal_size().columns))
     print_table(
         ["model", "input", "tokens", "parameters", "backbone", "paper", "GMAC", "memory"],
         [

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from mlpmixer.cli.output import say, tell
-from mlpmixer.errors import RunError, nearest_path
+from mlpmixer.errors import UsageError, nearest_path
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.text import to_json
 
@@ -18,7 +18,7 @@ def report(
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
     /,
     output: Path | None = None,
-    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None,
+    data: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None,
     images: bool = False,
     json: bool = False,
 ) -> None:
@@ -36,7 +36,7 @@ def report(
     """
     for folder in folders:
         if not folder.exists():
-            raise RunError(f"there is no run '{folder}'{nearest_path(str(folder))}")
+            raise UsageError(f"there is no run '{folder}'{nearest_path(str(folder))}")
 
     from mlpmixer.report.report import report
 

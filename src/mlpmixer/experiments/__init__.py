@@ -29,6 +29,7 @@ STUDIES = {
     "model-scale": (".model_scale", "STUDY", "what does a larger model gain? (Fig. 3)"),
     "permutation": (".permutation", "STUDY", "what accuracy is lost when pixels are permuted? (section 3.4, Fig. 4)"),
     "ablations": (".ablations", "STUDY", "what do other forms of token mixing gain? (appendix A.1)"),
+    "relatives": (".relatives", "STUDY", "how do other token operators compare in the Mixer's frame? (section 4)"),
     "resolution": (".resolution", "STUDY", "what does fine-tuning at a higher resolution gain? (appendix C)"),
     "throughput": (".throughput", "STUDY", "how many images a second? (Table 3)"),
     "complexity": (".complexity", "STUDY", "how does the cost grow with the number of patches? (section 2)"),

@@ -23,14 +23,25 @@ class Row:
     core_days: int | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of a model, as `models.measure` counts it: parameters, GMAC and MB of activations for each image."""
+
+    params: int
+    gmacs: float
+    activation_mb: float
+
+
 _imagenet = partial(Row, data="ImageNet", epochs=300)
 _21k = partial(Row, data="ImageNet-21k", epochs=300)
 _jft = partial(Row, data="JFT-300M")
 
 TABLE_2 = (
+    Row("halonet_h4_base128", "HaloNet-H4", "ImageNet-21k", None, 512, 85.8, speed=120, core_days=100),
     Row("mixer_l16", "Mixer-L/16", "ImageNet-21k", 300, 448, 84.15, 87.86, 93.91, 74.95, 105, 410),
     Row("vit_l16", "ViT-L/16", "ImageNet-21k", 300, 512, 85.30, 88.62, 94.39, 72.72, 32, 180),
     Row("bit_r152x4", "BiT-R152x4", "ImageNet-21k", None, 480, 85.39, None, 94.04, 70.64, 26, 940),
+    Row("nfnet_f4plus", "NFNet-F4+", "JFT-300M", 20, 512, 89.2, speed=46, core_days=1860),
     Row("mixer_h14", "Mixer-H/14", "JFT-300M", 14, 448, 87.94, 90.18, 95.71, 75.33, 40, 1010),
     Row("bit_r152x4", "BiT-R152x4", "JFT-300M", 40, 480, 87.54, 90.54, 95.33, 76.29, 26, 9900),
     Row("vit_h14", "ViT-H/14", "JFT-300M", 14, 518, 88.55, 90.72, 95.97, 77.63, 15, 2300),
@@ -82,12 +93,23 @@ TABLE_3 = (
     _jft("vit_h14", "ViT-H/14", epochs=14, size=518, imagenet=88.55, real=90.72, five=95.97, speed=15, core_days=2300),
 )
 
-# Models of others that Table 2 lists as well, which are not built here.
-_other = partial(Row, "", epochs=None)
+# The other rows of Table 2: methods whose networks are built here, and whose training is not.
+_weak = partial(Row, data="weakly labeled", epochs=None)
 
 OTHERS = (
-    _other("HaloNet-H4", "ImageNet-21k", imagenet=85.8, speed=120, core_days=100),
-    _other("NFNet-F4+", "JFT-300M", imagenet=89.2, speed=46, core_days=1860),
-    _other("MPL", "weakly labeled", imagenet=90.0, real=91.12, core_days=20480),
-    _other("ALIGN", "weakly labeled", imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
+    _weak("efficientnet_b6_wide", "MPL", size=512, imagenet=90.0, real=91.12, core_days=20480),
+    _weak("efficientnet_l2", "ALIGN", size=600, imagenet=88.64, vtab=79.99, speed=15, core_days=14820),
 )
+
+# Of Table 2's models at the size at which they are fine-tuned: (model, pixels) → cost. Mixers grow by tiles there.
+COSTS = {
+    ("halonet_h4_base128", 512): Cost(87_040_552, 88.054, 1783.0),
+    ("mixer_l16", 448): Cost(280_500_584, 237.378, 1331.0),
+    ("vit_l16", 512): Cost(305_174_504, 361.986, 3033.2),
+    ("bit_r152x4", 480): Cost(936_533_224, 839.254, 3093.9),
+    ("nfnet_f4plus", 512): Cost(527_033_076, 367.414, 3916.1),
+    ("mixer_h14", 448): Cost(589_723_368, 645.017, 2857.9),
+    ("vit_h14", 518): Cost(633_470_440, 1016.717, 7001.1),
+    ("efficientnet_b6_wide", 512): Cost(316_649_180, 131.993, 5821.3),
+    ("efficientnet_l2", 600): Cost(480_309_308, 273.092, 12924.0),
+}

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from mlpmixer.experiments import model_scale, paper, transfer
 from mlpmixer.experiments.study import Claim, FinishedRun, Outcome, PlannedRun, Scale, Study, group_by_cell, mean_ci
+from mlpmixer.experiments.transfer import NOTHING
+from mlpmixer.weights.load import load
 
 # Of each model by name: test accuracy with each seed, hours of training, one of the runs.
 Figures = tuple[dict[str, list[float]], dict[str, float], dict[str, FinishedRun]]
@@ -27,20 +29,27 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
         _fine_tuned(finished) if any("task" in one.plan.cell for one in finished) else _from_scratch(finished)
     )
     mean = {name: sum(values) / len(values) for name, values in accuracy.items()}
-    speeds = {name: transfer.images_per_second(first[name]) for name in accuracy}
+    speeds = {
+        name: transfer.images_per_second(load(one.folder), one.plan.recipe.machine.device)
+        for name, one in first.items()
+        if name in accuracy
+    }
     cheap = frontier({name: (mean[name], -hours[name]) for name in accuracy})
     fast = frontier({name: (mean[name], speeds[name]) for name in accuracy})
+    theirs = _papers()
     rows = [
         (
             name,
             mean_ci(accuracy[name]),
             f"{hours[name]:.2f}",
-            "yes" if name in cheap else "no",
+            _whether(name in cheap),
             f"{speeds[name]:,.0f}",
-            "yes" if name in fast else "no",
+            _whether(name in fast),
+            *theirs.pop(_as_printed(name), [NOTHING] * 5),
         )
         for name in sorted(accuracy, key=lambda name: hours[name])
     ]
+    rows += [(name, *[NOTHING] * 5, *figures) for name, figures in theirs.items()]
     return Outcome(
         columns=(
             "model",
@@ -49,13 +58,18 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
             "on the cost frontier",
             "images/s",
             "on the throughput frontier",
+            "top-1, paper",
+            "core-days, paper",
+            "on its cost frontier",
+            "images/s/core, paper",
+            "on its throughput frontier",
         ),
         rows=rows,
         claims=[
             _mixers("Mixers are on the frontier of accuracy and training cost.", cheap),
             _mixers("Mixers are on the frontier of accuracy and throughput.", fast),
         ],
-        paper=f"Fig. 2, left: of the models of Table 2, {', '.join(_papers())} are on the frontier of accuracy on "
+        paper=f"Fig. 2, left: of the models of Table 2, {'; '.join(_cheapest())} are on the frontier of accuracy on "
         "ImageNet and core-days of pre-training.",
     )
 
@@ -94,14 +108,53 @@ def _mixers(statement: str, best: Sequence[str]) -> Claim:
     return Claim(statement, bool(mixers), ", ".join(mixers) or "none")
 
 
-def _papers() -> list[str]:
-    rows = {f"{row.said} ({row.data})": row for row in (*paper.TABLE_2, *paper.OTHERS)}
-    known = {
-        name: (row.imagenet, -row.core_days)
-        for name, row in rows.items()
-        if row.imagenet is not None and row.core_days is not None
+# Table 2 by name, as entries of `table2` begin.
+SYSTEMS = {f"{row.said}, {row.data}": row for row in (*paper.TABLE_2, *paper.OTHERS)}
+
+
+def _as_printed(name: str) -> str:
+    """The row of Table 2 that an entry is, such as "ViT-H/14, JFT-300M, 14 epochs at 518"."""
+    return ", ".join(name.split(" at ")[0].split(", ")[:2])
+
+
+def _cheapest() -> list[str]:
+    """The paper's frontier of accuracy and core-days."""
+    return frontier(
+        {
+            name: (row.imagenet, -row.core_days)
+            for name, row in SYSTEMS.items()
+            if row.imagenet is not None and row.core_days is not None
+        }
+    )
+
+
+def _papers() -> dict[str, list[str]]:
+    """The paper's figures of each system, and whether it is on the frontiers of these."""
+    fast = frontier(
+        {
+            name: (row.imagenet, row.speed)
+            for name, row in SYSTEMS.items()
+            if row.imagenet is not None and row.speed is not None
+        }
+    )
+    return {
+        name: [
+            _figure(row.imagenet),
+            _figure(row.core_days),
+            _whether(name in _cheapest()),
+            _figure(row.speed),
+            NOTHING if row.speed is None else _whether(name in fast),
+        ]
+        for name, row in SYSTEMS.items()
     }
-    return frontier(known)
+
+
+def _figure(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def _whether(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 STUDY = Study(

@@ -51,6 +51,7 @@ class PlannedRun:
         real: ReaL's label file, if its test images are ImageNet's.
         few_shot_source: the data set of few-shot evaluation; empty: the run's own.
         transform: applied to every image, in training and evaluation.
+        train_images: that few-shot accuracy, k-NN and linear probes are fitted on; 0: without these metrics.
     """
 
     cell: Mapping[str, str]
@@ -59,6 +60,7 @@ class PlannedRun:
     real: Path | None = None
     few_shot_source: str = ""
     transform: Transform | None = None
+    train_images: int = 10_000
 
     @property
     def folder(self) -> str:
@@ -298,7 +300,7 @@ def finish(plan: PlannedRun, root: Path, *, quiet: bool = False) -> FinishedRun:
     }
     card = own_card(folder)
     if card is None or (plan.real is not None and "real" not in card):
-        card = evaluate(folder, real=plan.real, **how)
+        card = evaluate(folder, real=plan.real, train_images=plan.train_images, **how)
     few_shot_card = None
     if plan.few_shot_source:  # measured once and kept; anew where it is of an older version
         name, run = "few_shots.json", RunFolder(folder)

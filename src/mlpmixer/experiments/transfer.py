@@ -24,10 +24,13 @@ from mlpmixer.experiments.cost import IMAGES
 from mlpmixer.experiments.study import Claim, FinishedRun, Outcome, PlannedRun, Scale, Study, mean_ci
 from mlpmixer.machine.devices import device_of
 from mlpmixer.metadata import Preprocessing
-from mlpmixer.models import family_name, options_of
+from mlpmixer.models import create, family_name, options_of
+from mlpmixer.models.classifier import Classifier
+from mlpmixer.models.measure import measure
 from mlpmixer.recipe import Model, Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.recipes.finetune import BIT_SIDES_OF_LARGEST, TASKS, Row, bit_hyper_rule, of_row
+from mlpmixer.recipes.nfnet import finetune_imagenet_nfnet_f4plus, jft_nfnet_f4plus
 from mlpmixer.recipes.pretrain import like
 from mlpmixer.weights.load import load
 
@@ -40,6 +43,7 @@ ROUNDS = 3
 PRE_TRAINING = "pre-training"
 FROM_SCRATCH = "from scratch"
 NOTHING = "–"
+COUNTED = ("parameters", "GMAC", "memory, MB")  # of one image; memory: activations for the backward pass
 
 # Where public weights are what a row of the paper was pre-trained to; otherwise it is pre-trained here.
 PUBLIC = {
@@ -49,6 +53,7 @@ PUBLIC = {
     ("vit_l16", "ImageNet-21k"): "vit_l16.imagenet21k",
     ("bit_r152x4", "ImageNet-21k"): "bit_r152x4.m_imagenet21k",
 }
+IMAGENET_ALONE = ("halonet", "nfnet")  # families of which Table 2 has no other task
 SETS = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
 
 
@@ -87,7 +92,7 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
         public = PUBLIC.get((row.model, row.data), "")
         tuned: dict[str, tuple[Recipe, tuple[float, ...]]] = {}
         family = family_name(row.model)
-        for task in tasks:
+        for task in tasks if family not in IMAGENET_ALONE else ("imagenet",):
             how = Row(task=task, weights=public or f"{row.model}.", image_size=row.size, expected="")
             recipe = toml.change(of_row("transfer", how), {"evaluation.shape": measured})
             if row.size != 224 and family != "mixer":  # tiles are the Mixer's
@@ -97,6 +102,9 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
             if family == "bit" and row.size != 224:  # BiT's own, that the paper quotes
                 side = 32 if task.startswith("cifar") else row.size
                 recipe = bit_hyper_rule(recipe, IMAGES[task], side, BIT_SIDES_OF_LARGEST)
+                rates = (recipe.optim.lr,)
+            if family == "nfnet":
+                recipe = toml.change(finetune_imagenet_nfnet_f4plus(), {"model.weights": how.weights})
                 rates = (recipe.optim.lr,)
             tuned[task] = (recipe, rates)
         name = f"{row.said}, {row.data}{epochs}{size}"
@@ -108,6 +116,8 @@ def _papers(table: Sequence[paper.Row], tasks: Sequence[str], measured: Shape) -
 
 
 def pre_training(row: paper.Row) -> Recipe:
+    if row.model == "nfnet_f4plus":
+        return jft_nfnet_f4plus()
     recipe = like(SETS[row.data], Model(name=row.model), options_of(row.model))
     return replace(recipe, train=replace(recipe.train, epochs=float(row.epochs or recipe.train.epochs)))
 
@@ -215,14 +225,14 @@ def summarize(
     finished: Sequence[FinishedRun],
     words: str,
     printed: Mapping[str, paper.Row],
-    others: Sequence[paper.Row] = (),
+    systems: Sequence[paper.Row] = (),
 ) -> Outcome:
     """The table of results.
 
     Args:
         words: the paper's claim.
         printed: the paper's row for each entry, by name.
-        others: rows of the paper whose models are not built here.
+        systems: rows of the paper that are listed with their cost, whether they were run or not.
     """
     found = scores(finished, lambda one: one.top1)
     real = scores([one for one in finished if "real" in one.card], lambda one: one.card["real"].value)
@@ -238,22 +248,32 @@ def summarize(
         whole = len({*tasks, *FIVE} if printed else tasks)
         mean = f"{np.mean(means):.2f}" + ("" if len(means) == whole else f" (of {len(means)} of {whole})")
         mine = [mean_ci(real.get((model, "imagenet"), [math.nan]))] if real else []
-        cost = [f"{images_per_second(tuned[model]):,.0f}", f"{hours[model]:.2f}" if model in hours else NOTHING]
+        speed = images_per_second(load(tuned[model].folder), tuned[model].plan.recipe.machine.device)
+        spent = [f"{speed:,.0f}", f"{hours[model]:.2f}" if model in hours else NOTHING]
+        row = printed.get(model)
+        counted = _counted(_cost_in(row) if row else _cost_of(tuned[model])) if systems else []
         theirs: list[str] = []
-        if row := printed.get(model):
+        if row:
             theirs += [_beside(found.get((model, "imagenet")), row.imagenet)]
             theirs += [_beside(real.get((model, "imagenet")), row.real)] if real else []
             theirs += [_beside_mean(means, tasks, row.five), *_cost(row)]
-        rows.append((model, *accuracies, *mine, mean, *cost, *theirs))
-    ours = (
-        *(f"{task}, %" for task in tasks),
-        *(["ReaL, %"] if real else []),
-        *("mean, %", "images/s", "hours of pre-training"),
-    )
-    for row in others:
-        theirs = [_beside(None, row.imagenet), *([_beside(None, row.real)] if real else []), NOTHING, *_cost(row)]
-        rows.append((f"{row.said}, {row.data}", *[NOTHING] * len(ours), *theirs))
-    beside = ("ImageNet", *(["ReaL"] if real else []), "Avg. 5", "images/s/core", "core-days") if printed else ()
+        elif systems:
+            theirs = [NOTHING] * (5 if real else 4)
+        rows.append((model, *accuracies, *mine, mean, *spent, *counted, *theirs))
+    results = (*(f"{task}, %" for task in tasks), *(["ReaL, %"] if real else []), "mean, %")
+    ours = (*results, "images/s", "hours of pre-training", *(COUNTED if systems else ()))
+    for row in systems:
+        if row in printed.values():
+            continue
+        speed = NOTHING
+        if printed:  # models as large as these are measured at the paper's scale alone
+            model = create(row.model, image_size=row.size)
+            speed = f"{images_per_second(model, finished[0].plan.recipe.machine.device):,.0f}"
+        figures = [speed, NOTHING, *_counted(_cost_in(row))]
+        theirs = [_beside(None, row.imagenet), *([_beside(None, row.real)] if real else []), _beside(None, row.five)]
+        rows.append((f"{row.said}, {row.data}", *[NOTHING] * len(results), *figures, *theirs, *_cost(row)))
+    has_figures = bool(printed or systems)
+    beside = ("ImageNet", *(["ReaL"] if real else []), "Avg. 5", "images/s/core", "core-days") if has_figures else ()
     return Outcome(
         columns=("model", *ours, *(f"{name}, paper" for name in beside)),
         rows=rows,
@@ -264,6 +284,22 @@ def summarize(
 
 def _cost(row: paper.Row) -> list[str]:
     return [NOTHING if figure is None else f"{figure:,}" for figure in (row.speed, row.core_days)]
+
+
+def _counted(cost: paper.Cost) -> list[str]:
+    return [f"{cost.params:,}", f"{cost.gmacs:.2f}", f"{cost.activation_mb:,.0f}"]
+
+
+def _cost_in(row: paper.Row) -> paper.Cost:
+    return paper.COSTS[row.model, row.size]
+
+
+def _cost_of(one: FinishedRun) -> paper.Cost:
+    wanted = one.plan.recipe.model
+    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else None
+    options: dict[str, Any] = {**wanted.options}
+    found = measure(wanted.name, image_size=size, **options)
+    return paper.Cost(found.params, found.gmacs, found.activation_mb)
 
 
 def _gains(found: Mapping[tuple[str, str], list[float]]) -> list[Claim]:
@@ -295,11 +331,10 @@ def _beside_mean(means: Sequence[float], tasks: Sequence[str], theirs: float | N
     return _beside([float(np.mean(means)) / 100] if whole else None, theirs)
 
 
-def images_per_second(one: FinishedRun) -> float:
+def images_per_second(model: Classifier, device: str) -> float:
     """Throughput as the paper measures it, the best over batch sizes; here, in bf16, and with the common backend."""
-    model = load(one.folder).eval()
-    device = device_of(one.plan.recipe.machine.device)
-    engine = Engine(model, Preprocessing(), "eager", "bf16", batch=max(BATCHES), device=device)
+    on = device_of(device)
+    engine = Engine(model.eval(), Preprocessing(), "eager", "bf16", batch=max(BATCHES), device=on)
     times = interleaved_batches(engine, model.config.image_size, BATCHES, ROUNDS)
     return max(batch / each.median for batch, each in times.items())
 
@@ -309,12 +344,12 @@ def plan_table(table: Sequence[paper.Row], measured: Shape, scale: Scale) -> lis
 
 
 def summarize_table(
-    table: Sequence[paper.Row], words: str, others: Sequence[paper.Row], finished: Sequence[FinishedRun]
+    table: Sequence[paper.Row], words: str, systems: Sequence[paper.Row], finished: Sequence[FinishedRun]
 ) -> Outcome:
     known = {one.plan.cell["model"] for one in finished}
     found = entries("paper", table, FIVE)
     printed = {entry.name: entry.printed for entry in found if entry.printed is not None and entry.name in known}
-    return summarize(finished, words, printed, others if printed else ())
+    return summarize(finished, words, printed, systems)
 
 
 TABLE2 = Study(
@@ -326,7 +361,7 @@ TABLE2 = Study(
         summarize_table,
         paper.TABLE_2,
         "Table 2: Mixer-H/14 of JFT-300M reaches 87.94 % on ImageNet, between BiT-R152x4 and ViT-H/14, and is faster.",
-        paper.OTHERS,
+        (*paper.TABLE_2, *paper.OTHERS),
     ),
     follow_up,
 )

@@ -58,6 +58,25 @@ class Group:
             self.all_reduce_sum(torch.zeros(1))
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes. What one process adds to it counts for the losses of all."""
+
+    @staticmethod
+    def forward(_, values: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Sum.forward(_, gradient)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum over all processes, on their devices and with a gradient."""
+    return _Sum.apply(values)  # pyright: ignore[reportReturnType]
+
+
 _runs = itertools.count()
 _ended: list[dist.ProcessGroup] = []
 

@@ -47,6 +47,32 @@ FAMILIES: dict[str, Row] = {
             *("bit_r152x1", "bit_r152x2", "bit_r152x4", "bit_r200x3"),
         ),
     ),
+    "halonet": Row(
+        "mlpmixer.models.halonet",
+        (
+            *("halonet_h0", "halonet_h1", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6"),
+            *("halonet_h7", "halonet_h4_base128"),
+        ),
+    ),
+    "nfnet": Row(
+        "mlpmixer.models.nfnet",
+        (
+            *("nfnet_f0", "nfnet_f1", "nfnet_f2", "nfnet_f3", "nfnet_f4", "nfnet_f5", "nfnet_f6"),
+            *("nfnet_f4plus", "nfnet_f4plus_released"),
+        ),
+    ),
+    "efficientnet": Row(
+        "mlpmixer.models.efficientnet",
+        (*(f"efficientnet_b{n}" for n in range(8)), "efficientnet_b6_wide", "efficientnet_l2"),
+    ),
+    "resnet": Row(
+        "mlpmixer.models.resnet",
+        ("resnet50", "sasa_resnet50", "botnet50", "lambda_resnet50", "rednet50", "depthwise_resnet50"),
+    ),
+    "isotropic": Row(
+        "mlpmixer.models.isotropic",
+        ("isotropic_s16", "isotropic_b16", "isotropic_pico", "isotropic_nano"),
+    ),
 }
 
 

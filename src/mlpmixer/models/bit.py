@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
-from mlpmixer.models.layers import lecun_normal_
+from mlpmixer.models.layers import lecun_normal_, standardized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,7 @@ class StandardizedConv(nn.Conv2d):
         lecun_normal_(self.weight, in_channels * kernel**2)
 
     def kernel(self) -> Float[Tensor, "out_channels in_channels K K"]:
-        kernel = self.weight.flatten(1)
-        # Layer norm without scale and shift is exactly this standardization; 1e-10 is the authors' constant.
-        return F.layer_norm(kernel, kernel.shape[1:], eps=1e-10).view_as(self.weight)
+        return standardized(self.weight, eps=1e-10)  # the authors' constant
 
     def plain(self) -> nn.Conv2d:
         """The convolution with this kernel, computed once."""

@@ -109,6 +109,55 @@ def grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return math.ceil(image_size[0] / patch_size), math.ceil(image_size[1] / patch_size)
 
 
+def standardized(
+    kernels: Float[Tensor, "out_channels in_channels K K"], eps: float
+) -> Float[Tensor, "out_channels in_channels K K"]:
+    """Weight standardization: the kernel of each output channel with mean 0 and variance 1, to which `eps` is added."""
+    flat = kernels.flatten(1)
+    # Layer norm without scale and shift is exactly this.
+    return F.layer_norm(flat, flat.shape[1:], eps=eps).view_as(kernels)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow and JAX do ("SAME"): ⌈side / stride⌉ positions along each side.
+
+    Where the zeros cannot be shared out evenly, the one more comes after: a 3×3 convolution of stride 2 pads an even
+    side by none before and one after, where PyTorch's usual padding is one and one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=bias)
+
+    def forward(self, input: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B out_channels H_out W_out"]:
+        return self.convolve(input, self.weight)
+
+    def convolve(
+        self, x: Float[Tensor, "B in_channels H W"], kernels: Float[Tensor, "out_channels in_group K K"]
+    ) -> Float[Tensor, "B out_channels H_out W_out"]:
+        """With these kernels."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        # Tracing, as OpenVINO and ONNX do it, has tensors for sides.
+        (top, bottom), (left, right) = (same_padding(int(side), kernel, stride) for side in x.shape[2:])
+        if (top, left) == (bottom, right):  # which the convolution does itself
+            return F.conv2d(x, kernels, self.bias, self.stride, (top, left), groups=self.groups)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), kernels, self.bias, self.stride, groups=self.groups)
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after a side of so many positions."""
+    zeros = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+    return zeros // 2, zeros - zeros // 2
+
+
 class StochasticDepth(nn.Module):
     """In training, leaves a residual branch out, for each example by itself, with probability `p`.
 

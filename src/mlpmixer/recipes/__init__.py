@@ -7,7 +7,7 @@ from functools import partial
 
 from mlpmixer.errors import RecipeError, nearest
 from mlpmixer.recipe import Recipe
-from mlpmixer.recipes import finetune, pretrain, small
+from mlpmixer.recipes import finetune, nfnet, pretrain, small
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "fashion_mnist": small.fashion_mnist,
@@ -22,6 +22,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **{name: partial(pretrain.table_4, name) for name in pretrain.TABLE_4},
     "mlp_mixer_i1k": pretrain.mlp_mixer_i1k,
     "mlp_mixer_i1k_60_epochs": pretrain.mlp_mixer_i1k_60_epochs,
+    **{name: partial(nfnet.imagenet, name) for name in nfnet.IMAGENET},
+    "jft_nfnet_f4plus": nfnet.jft_nfnet_f4plus,
+    "finetune_imagenet_nfnet_f4plus": nfnet.finetune_imagenet_nfnet_f4plus,
 }
 
 

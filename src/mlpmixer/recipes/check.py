@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
     "optim.betas": ("two numbers from 0 to less than 1", lambda x: all(0 <= beta < 1 for beta in x)),
     "optim.momentum": BELOW_ONE,
     "optim.weight_decay": NOT_NEGATIVE,
+    "optim.agc": NOT_NEGATIVE,
     "optim.clip": NOT_NEGATIVE,
     "optim.warmup_steps": NOT_NEGATIVE,
     "optim.warmup_share": SHARE,
@@ -106,6 +107,8 @@ def check(recipe: Recipe) -> None:
     for option, why in DECIDED.items():
         if option in recipe.model.options:
             raise RecipeError(f"model.options cannot set {option}: {why}")
+    if recipe.optim.nesterov and recipe.optim.momentum == 0:
+        raise RecipeError("optim.nesterov is a form of momentum, and optim.momentum is 0")
     if recipe.data.shots and recipe.data.share < 1:
         raise RecipeError("data.share and data.shots exclude each other: a share of each class, or so many images")
     if recipe.train.select == "best" and recipe.data.val == "":

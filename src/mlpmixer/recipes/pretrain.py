@@ -109,7 +109,7 @@ def table_4(name: str) -> Recipe:
         name=name,
         about=About(
             description=f"{row.model} on {source.title}, {row.epochs} epochs.",
-            command=_command(name, source),
+            command=command_of(name, source),
             hardware=f"meant for 8 GPUs; the paper's took {row.core_days:,} TPUv3 core-days",
             expected=f"{row.top1:.2f} % on {source.measured} (the paper's Table 3; not measured here)",
         ),
@@ -161,9 +161,9 @@ def mlp_mixer_i1k_60_epochs() -> Recipe:
 
 
 def _renamed(recipe: Recipe, name: str, **about: str) -> Recipe:
-    command = _command(name, SOURCES["imagenet"])
+    command = command_of(name, SOURCES["imagenet"])
     return replace(recipe, name=name, about=replace(recipe.about, command=command, **about))
 
 
-def _command(name: str, source: Source) -> str:
+def command_of(name: str, source: Source) -> str:
     return f"torchrun --nproc-per-node 8 -m mlpmixer train {name} --data.source {source.data.source}"

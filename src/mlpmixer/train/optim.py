@@ -67,7 +67,7 @@ OPTIMIZERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
     # schedule, apart from lr: their 1e-4 at lr 0.001 is 0.1 here.
     "adamw": lambda groups, how, fused: torch.optim.AdamW(groups, how.lr, how.betas, fused=fused),
     "adam": lambda groups, how, fused: torch.optim.Adam(groups, how.lr, how.betas, fused=fused),
-    "sgd": lambda groups, how, fused: torch.optim.SGD(groups, how.lr, how.momentum, fused=fused),
+    "sgd": lambda groups, how, fused: torch.optim.SGD(groups, how.lr, how.momentum, nesterov=how.nesterov, fused=fused),
     "lamb": lambda groups, how, _: Lamb(groups, how.lr, how.betas),
 }
 
@@ -102,3 +102,8 @@ def lr_at(step: int, steps: int, how: Optim) -> float:
         return how.lr * 0.1 ** sum(step >= milestone * steps for milestone in how.milestones)
     left = {"linear": 1 - way, "cosine": (1 + math.cos(math.pi * way)) / 2, "constant": 1.0}[how.schedule]
     return how.lr * (how.final_lr_ratio + (1 - how.final_lr_ratio) * left)
+
+
+def ema_decay_at(step: int, how: Optim) -> float:
+    """The decay of the moving average of weights in a step, counted from 0."""
+    return min(how.ema, (1 + step) / (10 + step)) if how.ema_warmup else how.ema

@@ -26,6 +26,7 @@ from mlpmixer.errors import ImageError, RecipeError, RunError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.models import create, family, family_name, revise
+from mlpmixer.models.batch_norm import has_batch_norm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.recipe import Evaluation, Recipe
 from mlpmixer.recipes import toml
@@ -171,6 +172,16 @@ def resolve(
             f"{run.path} has a checkpoint of step {plan.begun}, and the run has {steps}; choose another --folder"
         )
     plan.warnings += images.warnings()
+    at_once, share = recipe.machine.micro_batch, recipe.train.batch_size // group.world_size
+    if recipe.machine.compile and group.world_size > 1 and has_batch_norm(model):
+        plan.warnings.append(
+            f"{model.name} runs uncompiled: machine.compile cannot have its batch normalization over several devices"
+        )
+    if 0 < at_once < share and has_batch_norm(model):
+        plan.warnings.append(
+            f"{model.name} normalizes over the images of a forward pass: machine.micro_batch {at_once} makes that "
+            f"{at_once * group.world_size:,} of the {recipe.train.batch_size:,} of a batch, and changes what is learned"
+        )
     if (warmup := warmup_of(steps, recipe.optim)) > steps / 3:
         plan.warnings.append(
             f"{min(warmup, steps):,} of the run's {steps:,} steps are warm-up, more than a third; "

@@ -57,13 +57,13 @@ def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 
 def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """The inner product over all arrays and devices."""
-    parts = [(_local(x) * _local(y)).sum() for x, y in zip(a, b, strict=True)]
+    parts = [(local_part(x) * local_part(y)).sum() for x, y in zip(a, b, strict=True)]
     total = torch.stack(parts).sum()
     if isinstance(a[0], DTensor):
         dist.all_reduce(total)
     return total
 
 
-def _local(x: Tensor) -> Tensor:
+def local_part(x: Tensor) -> Tensor:
     """The part that this device holds."""
     return x.to_local() if isinstance(x, DTensor) else x

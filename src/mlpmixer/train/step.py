@@ -28,14 +28,16 @@ from mlpmixer.data.preprocess import normalize
 from mlpmixer.data.rng import random_uint64
 from mlpmixer.engines import trainable
 from mlpmixer.machine.devices import DTYPES
-from mlpmixer.machine.distributed import Group
+from mlpmixer.machine.distributed import Group, sum_over_processes
 from mlpmixer.models import family_of
+from mlpmixer.models.batch_norm import BatchNorm, has_batch_norm
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.models.mixer import Mixer
 from mlpmixer.recipe import Machine, Recipe
+from mlpmixer.train.agc import clip_units
 from mlpmixer.train.errors import is_out_of_memory, suggest_micro_batch
 from mlpmixer.train.loss import as_targets, distance_to, loss_of
-from mlpmixer.train.optim import lr_at, optimizer_of
+from mlpmixer.train.optim import ema_decay_at, lr_at, optimizer_of
 from mlpmixer.train.sharpness import gradients_of, sharpness_aware
 from mlpmixer.train.teacher import Teacher
 
@@ -56,7 +58,8 @@ class TrainStep:
         self.optimizer = optimizer_of(self.model, recipe.optim)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.train.precision == "fp16")
         self.teacher = Teacher(recipe.loss.teacher, model, group.device) if recipe.loss.teacher else None
-        self.average = [p.detach().clone() for p in self.model.parameters()] if recipe.optim.ema else []
+        averaged = weights_of(self.model) if recipe.optim.ema else {}
+        self.average = {name: weight.clone() for name, weight in averaged.items()}
 
     def step(self, number: int, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Learns from one batch.
@@ -94,18 +97,23 @@ class TrainStep:
             group["lr"] = lr
         loss = self.gradients(number, parts)
         if how.sharpness != "none":
-            sharpness_aware([*self.model.parameters()], lambda: self.gradients(number, parts), how, lr)
+            sharpness_aware([*self.model.parameters()], lambda: self.gradients_only(number, parts), how, lr)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = left = self.gradient_norm()
+        if how.agc:
+            clip_units(self.model, how.agc)
+            left = self.gradient_norm() if how.clip else norm
         if how.clip:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, norm)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), how.clip, left)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.average:
-            blend = get_ema_multi_avg_fn(how.ema)
-            blend(self.average, [p.detach() for p in self.model.parameters()], 0)
+            blend, now = get_ema_multi_avg_fn(ema_decay_at(number, how)), weights_of(self.model)
+            for sharded in (True, False):  # the two do not mix in one call
+                names = [name for name, weight in now.items() if isinstance(weight, DTensor) is sharded]
+                if names:
+                    blend([self.average[name] for name in names], [now[name] for name in names], 0)
         return loss, norm
 
     def gradients(self, number: int, parts: Sequence[Batch]) -> Tensor:
@@ -129,6 +137,18 @@ class TrainStep:
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+    def gradients_only(self, number: int, parts: Sequence[Batch]) -> None:
+        """The same, but the running averages of a batch normalization stay as they are."""
+        before = [(average, average.clone()) for average in self.model.buffers()]
+        self.gradients(number, parts)
+        for average, value in before:
+            average.copy_(value)
+
+    def gradient_norm(self) -> Tensor:
+        """Of all weights together."""
+        norm = nn.utils.get_total_norm(gradients_of([*self.model.parameters()]))
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def loss(self, logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """For each image, the teacher's term included."""
@@ -164,8 +184,7 @@ class TrainStep:
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
         }
         if self.average:
-            names = [name for name, _ in self.model.named_parameters()]
-            state["average"] = dict(zip(names, self.average, strict=True))
+            state["average"] = self.average
         if self.scaler.is_enabled():
             state["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
         return state
@@ -181,18 +200,15 @@ class TrainStep:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The model has its averaged weights meanwhile, where the recipe keeps an average."""
-        weights = [p.detach() for p in self.model.parameters()]
-        if not self.average:
-            yield
-            return
-        own = [weight.clone() for weight in weights]
-        for weight, average in zip(weights, self.average, strict=True):
-            weight.copy_(average)
+        weights = weights_of(self.model) if self.average else {}
+        own = {name: weight.clone() for name, weight in weights.items()}
+        for name, weight in weights.items():
+            weight.copy_(self.average[name])
         try:
             yield
         finally:
-            for weight, before in zip(weights, own, strict=True):
-                weight.copy_(before)
+            for name, weight in weights.items():
+                weight.copy_(own[name])
 
     def gather_model(self) -> Classifier | None:
         """A plain copy of the model on the CPU, averaged if there is an average, as `weights.save` takes it.
@@ -213,13 +229,20 @@ class TrainStep:
         return copy.eval()
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """What an average is kept of: parameters, and the running averages of batch normalization."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
+
+
 def fastest_local(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
     """What computes the model's function on one device: mlpmixer's kernels where they can, else the model itself."""
     machine, bf16 = recipe.machine, recipe.train.precision == "bf16"
     sharded = group.world_size > 1 and machine.parallel == "fsdp"
     if machine.kernels and bf16 and not sharded and trainable.why_not(model) is None:
         return trainable.Trainable(cast(Mixer, model), low_memory=machine.low_memory)
-    if machine.compile:
+    # Compiled in parts, between the sums over devices, torch 2.13 takes one layer's strides for another's.
+    if machine.compile and not (group.world_size > 1 and has_batch_norm(model)):
         with warnings.catch_warnings():  # the compiler's own parts are older than it likes
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
             model.compile()
@@ -228,9 +251,13 @@ def fastest_local(model: Classifier, recipe: Recipe, group: Group) -> nn.Module:
 
 def wrap_ddp(local: nn.Module, model: Classifier, machine: Machine, group: Group) -> nn.Module:
     """The same over all devices: replicas that average gradients (DDP), or a shard of the model on each (FSDP2)."""
+    for layer in model.modules() if group.world_size > 1 else ():
+        if isinstance(layer, BatchNorm):
+            layer.sum_over_devices = sum_over_processes
     if group.world_size > 1 and machine.parallel == "fsdp":
         mesh = init_device_mesh(group.device.type, (group.world_size,))
-        for block in getattr(model, "blocks", []):
+        stages = [block for stage in getattr(model, "stages", []) for block in stage]
+        for block in [*getattr(model, "blocks", []), *stages]:
             fully_shard(block, mesh=mesh)
         # By default the outermost part stays whole after measuring, and the next step would learn from old weights.
         fully_shard(model, mesh=mesh, reshard_after_forward=True)

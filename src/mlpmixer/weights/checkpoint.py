@@ -21,13 +21,13 @@ from mlpmixer.models.classifier import Classifier, ClassifierConfig
 from mlpmixer.models.family import Family
 from mlpmixer.text import first_line
 from mlpmixer.weights import adapters, layouts
-from mlpmixer.weights.header import ArrayFile
+from mlpmixer.weights.header import COUNTER, ArrayFile
 from mlpmixer.weights.layouts import OWN, Layout, Line
 from mlpmixer.weights.quantized import widened
 
 HEADER = "mlpmixer"  # our entry in the metadata of a safetensors file
 VERSION = 4  # 4: "metadata" and "layer_precisions" (0.2.0)
-MAX_LAYERS = 500  # the deepest model here has 68, and more would not fit into files.MAX_ARRAYS
+MAX_LAYERS = 500  # the deepest model here has 88, and more would not fit into files.MAX_ARRAYS
 
 
 @dataclass
@@ -125,9 +125,12 @@ def _others(
     theirs = quirks.strip(file.claims)
     if len(theirs) != len(file.claims):
         raise KeyMismatch(f"{file.path} holds two arrays for one place in the model")
+    for name in [name.removesuffix(COUNTER) for name in theirs if name.endswith(COUNTER)]:
+        if f"{name}.running_mean" in theirs:
+            del theirs[name + COUNTER]
     found = adapters.recognize(theirs)
     if found is None:
-        *some, last = [one.title for one, _ in adapters.adapters()]
+        *some, last = [one.title for one, adapter in adapters.adapters() if adapter.layouts]
         shown = ", ".join(list(file.claims)[:4])
         raise KeyMismatch(
             f"{file.path} is no {', '.join(some)} or {last} in a layout known here; its arrays begin with {shown}"

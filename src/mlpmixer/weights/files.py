@@ -25,7 +25,7 @@ from mlpmixer.errors import BrokenFile, MixerError, UsageError
 from mlpmixer.files import whole
 from mlpmixer.text import first_line
 from mlpmixer.weights import npz, pth
-from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim
+from mlpmixer.weights.header import FLOATS, MAX_EXPANSION, MAX_HEADER, ArrayFile, check_names, claim, types_of
 
 
 def open_arrays(
@@ -110,9 +110,10 @@ def _open_safetensors(path: Path, size: int, types: Mapping[str, torch.dtype]) -
     check_names(path, header)
     for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         of_bytes = about["dtype"] == "I8" and f"{name}.scale" in header  # of a quantized model of ours
-        if about["dtype"] not in types and not of_bytes:
+        known = types_of(name, types)
+        if about["dtype"] not in known and not of_bytes:
             raise BrokenFile(f"{path} holds {name} as {first_line(about['dtype'])}; weights are floating-point numbers")
-        claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else types[about["dtype"]])
+        claims[name] = claim(path, name, about["shape"], torch.int8 if of_bytes else known[about["dtype"]])
         begin, end = about["data_offsets"]
         if begin != position or end - begin != claims[name].nbytes:
             raise BrokenFile(f"{path} places {name} wrongly; it is damaged")

@@ -67,6 +67,12 @@ def both(ours: str, theirs: str) -> list[Line]:
     return [line(f"{ours}.weight", f"{theirs}.weight", SAME), line(f"{ours}.bias", f"{theirs}.bias", SAME)]
 
 
+def batch_norm(ours: str, theirs: str) -> list[Line]:
+    """A batch normalization of PyTorch. It also counts its batches, which is not read."""
+    averages = ("running_mean", "running_var")
+    return [*both(ours, theirs), *(line(f"{ours}.{name}", f"{theirs}.{name}", SAME) for name in averages)]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How others name and shape a family's arrays.
@@ -77,6 +83,7 @@ class Layout:
         marks: Keys that no other layout has together, or none that stands before it.
         gelu: The form that the layout's own code computes.
         squeezed: In some files, arrays with this in their names have sides of length 1 besides.
+        fits: (config) → whether it has a place for such a model; for families that have several of one name.
     """
 
     name: str
@@ -84,6 +91,7 @@ class Layout:
     marks: tuple[str, ...]
     gelu: GeluForm = "tanh"
     squeezed: str = ""
+    fits: Callable[[Any], bool] = lambda _: True
 
 
 OWN = Layout("mlpmixer", [], ())

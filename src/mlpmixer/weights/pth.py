@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlpmixer.errors import BrokenFile, UsageError
 from mlpmixer.text import first_line
-from mlpmixer.weights.header import MAX_EXPANSION, ArrayFile, check_names, claim
+from mlpmixer.weights.header import MAX_EXPANSION, ArrayFile, check_names, claim, types_of
 
 MAX_PICKLED = 2_000_000  # steps and parts, as `_rehearse` counts them; the training state of 700 arrays has 400,000
 
@@ -54,7 +54,7 @@ def open_arrays(
         plain = type(array) in (Tensor, torch.nn.Parameter)
         if not plain or array.layout != torch.strided or array.device.type != "cpu":
             raise BrokenFile(f"{path} holds {name}, which is no plain array; it is no checkpoint of weights")
-        if array.dtype not in types.values():
+        if array.dtype not in types_of(name, types).values():
             raise BrokenFile(f"{path} holds {name} as {array.dtype}; weights are floating-point numbers")
         claims[name] = claim(path, name, array.shape, array.dtype)
         arrays[name] = array.detach()

@@ -86,7 +86,8 @@ def layout_called(name: str, config: ClassifierConfig, family: Family) -> Layout
         if one is family:
             if (refused := adapter.refuses(config)) is not None:
                 raise UsageError(f"the {name} layout has no {refused}; save as .safetensors")
-            if (found := next((layout for layout in adapter.layouts if layout.name == name), None)) is not None:
+            fitting = (layout for layout in adapter.layouts if layout.name == name and layout.fits(config))
+            if (found := next(fitting, None)) is not None:
                 return found
     *some, last = [one.title for one, adapter in adapters() if any(found.name == name for found in adapter.layouts)]
     has = f"{', '.join(some)} and {last}" if some else last

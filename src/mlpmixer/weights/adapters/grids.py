@@ -38,6 +38,11 @@ def _resize_side(source: int, target: int) -> Tensor:
     return F.interpolate(positions, size=(1, target), mode="bicubic", antialias=True).flatten(1).T
 
 
+def offsets_of(grid: Grid) -> Grid:
+    """How many offsets there are, along each side, from one token of a grid to another."""
+    return 2 * grid[0] - 1, 2 * grid[1] - 1
+
+
 def tiles_of(old: Grid, new: Grid, patch: int) -> tuple[int, int]:
     """How many tiles of the old image size, which is whole patches, make the new one: down and across.
 
