@@ -167,9 +167,9 @@ def test_one_heat_map_at_a_time(begun: Any, answers: Answers, results: Results):
     answers.go.clear()
     lanes.submit([results.job(f"map {number}", turn=Turn.ALONE) for number in range(2)])
     assert answers.entered.acquire(timeout=30)
-    lanes.submit([results.job("picture")])
+    lanes.submit([results.job("image")])
     assert answers.entered.acquire(timeout=30)  # the other lane takes it, and not the second map
-    assert answers.batches == [["map 0"], ["picture"]]
+    assert answers.batches == [["map 0"], ["image"]]
     answers.go.set()
     assert len(results.wait(3)) == 3
 

@@ -34,11 +34,10 @@ from serving import Running, running
 
 import mlpmixer
 from mlpmixer.predict.predictor import Prediction, Predictor, Scores
-from mlpmixer.serve import service
 from mlpmixer.serve.app import app_of
 from mlpmixer.serve.lanes import Turn
 from mlpmixer.serve.served import Models
-from mlpmixer.serve.service import FORMATS, Service, Settings
+from mlpmixer.serve.service import FORMATS, SPREAD, Service, Settings
 from mlpmixer.weights.bundled import PHOTO
 
 MODELS = {"mixer_cifar10": "mixer_cifar10", "clothes": "mixer_clothing"}
@@ -150,14 +149,14 @@ def test_many_at_once_get_their_own_answers(served: Running, expected: dict[str,
 def test_five_hundred_pictures_by_every_route(served: Running):
     """Whatever they are answered together with, and by however many at once."""
     rng = np.random.default_rng(0)
-    pictures: list[bytes] = []
+    images: list[bytes] = []
     for file in itertools.islice(itertools.cycle(FILES[:11]), 500):
         with Image.open(io.BytesIO(file)) as opened:
             left, top, width, height = rng.uniform((0, 0, 0.3, 0.3), (0.3, 0.3, 0.7, 0.7)) * (2 * opened.size)
             crop = opened.convert("RGB").crop((int(left), int(top), int(left + width), int(top + height)))
-        pictures.append(saved(crop.resize((70, 60)), "JPEG", quality=85))
+        images.append(saved(crop.resize((70, 60)), "JPEG", quality=85))
     predictor = Predictor("mixer_clothing", embeddings=True)
-    expected = [found for _, found in predictor.stream(pictures) if isinstance(found, Prediction)]
+    expected = [found for _, found in predictor.stream(images) if isinstance(found, Prediction)]
     wanted, embeddings = [ranked(found) for found in expected], [embedded(found) for found in expected]
     chosen = {"model": "clothes"}
     assert len(expected) == 500
@@ -167,16 +166,16 @@ def test_five_hundred_pictures_by_every_route(served: Running):
 
     def slowly(start: int) -> list[dict[str, Any]]:
         with httpx2.Client(base_url=f"http://{served.address}", timeout=60) as client:
-            return [alone(client, file) for file in pictures[start::16]]
+            return [alone(client, file) for file in images[start::16]]
 
     with ThreadPoolExecutor(16) as threads:
         for start, found in enumerate(threads.map(slowly, range(16))):
             assert found == wanted[start::16]
-    for sent in (form(pictures, **chosen), in_base64(pictures, **chosen)):
+    for sent in (form(images, **chosen), in_base64(images, **chosen)):
         for route, rows in (("predict", wanted), ("embed", embeddings)):
             answer = served.client.post(f"/v1/{route}", **sent).raise_for_status()
             assert answer.json()["predictions"] == rows
-    data = b"".join(struct.pack("<I", len(file)) + file for file in pictures)
+    data = b"".join(struct.pack("<I", len(file)) + file for file in images)
     tensor = {"name": "image", "datatype": "BYTES", "shape": [500], "parameters": {"binary_data_size": len(data)}}
     head = json.dumps({"inputs": [tensor], "outputs": [{"name": "embedding"}, {"name": "label"}]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
@@ -198,11 +197,10 @@ def test_a_heat_map_is_of_what_the_label_depends_on(served: Running, expected: d
     image = predictor.prepared(GOOD).numpy()
     place = predictor.classes.index(found["label"])
     gray = np.round(np.array(predictor.preprocessing.mean) * 255).astype(np.uint8)[:, None, None]
-    spread = getattr(service, "SPREAD", 0)  # squares on each side that are gray as well
     for row, column in ((0, 0), (7, 7), divmod(int(drops.argmax()), 14)):
         hidden = image.copy()
         rows, columns = (
-            slice(max(0, at - spread) * 32 // 14, min(14, at + spread + 1) * 32 // 14) for at in (row, column)
+            slice(max(0, at - SPREAD) * 32 // 14, min(14, at + SPREAD + 1) * 32 // 14) for at in (row, column)
         )
         hidden[:, rows, columns] = gray
         before, after = (
@@ -350,13 +348,13 @@ def test_what_would_wait_too_long_is_refused_on_its_head(served: Running):
     assert lanes is not None
     rate = lanes.rate
     try:
-        lanes.rate = 400 * 533 / 2 / 7  # seven seconds for a picture, of two lanes
+        lanes.rate = 400 * 533 / 2 / 7  # seven seconds for an image, of two lanes
         for path in ("/v1/predict", "/v2/models/clothes/infer"):
             answer = heads(served, f"POST {path} HTTP/1.1\nHost: {served.address}\nContent-Length: 1000000")
             assert answer.startswith(b"HTTP/1.1 429")
             assert b"\r\nretry-after: 6\r\n" in answer  # five until it would be taken, rounded up
         lanes.rate = rate
-        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 10**12  # maps and lists: single pictures go first
+        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 10**12  # maps and lists: single images go first
         assert goes_on(served)
         assert served.client.post("/v1/explain", content=GOOD).status_code == 429
     finally:
@@ -486,7 +484,7 @@ def test_large_pictures_two_at_once_are_answered_one_by_one(served: Running):
 
 
 def test_kinds_are_known_by_their_content(served: Running):
-    """Whatever a picture is called, only the formats that people send are opened; EPS, for one, starts a program."""
+    """Whatever an image is called, only the formats that people send are opened; EPS, for one, starts a program."""
     Image.init()
     image = Image.effect_noise((64, 64), 50)
     failures: list[str] = []
@@ -570,14 +568,14 @@ def test_malformed_bodies(served: Running):
         "a huge number": (b'{"image":' + b"9" * 100_000 + b"}", typed, 400),
         "a list": (b"[]", typed, 422),
         "very many values": (b"[" + b"{}," * 1_100_000 + b"0]", typed, 413),
-        "no pictures": (b'{"images": []}', typed, 400),
-        "pictures that are numbers": (b'{"images": [1]}', typed, 422),
+        "no images": (b'{"images": []}', typed, 400),
+        "images that are numbers": (b'{"images": [1]}', typed, 422),
         "one that is a list": (b'{"image": ["AA=="]}', typed, 422),
         "no base64": (b'{"image": "%%%%"}', typed, 400),
         "base64 outside of ASCII": ('{"image": "ä"}'.encode(), typed, 400),
         "half a character": (b'{"image": "\\ud800"}', typed, 400),
-        "an empty picture": (b'{"image": ""}', typed, 400),
-        "very many pictures": (json.dumps({"images": ["AA=="] * 1_001}).encode(), typed, 422),
+        "an empty image": (b'{"image": ""}', typed, 400),
+        "very many images": (json.dumps({"images": ["AA=="] * 1_001}).encode(), typed, 422),
         "NaN for an option": (b'{"image": "AA==", "top": NaN}', typed, 422),
     }
     failures: list[str] = []

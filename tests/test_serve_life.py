@@ -93,11 +93,11 @@ def service(
     from mlpmixer.serve.service import Service, Settings
 
     class Held(Service):
-        def answer(self, group: Any, pictures: list[Any]) -> Sequence[Any]:
+        def answer(self, group: Any, images: list[Any]) -> Sequence[Any]:
             entered.release()
             assert go.wait(MINUTE)
-            computed.value += len(pictures)
-            return super().answer(group, pictures)
+            computed.value += len(images)
+            return super().answer(group, images)
 
     torch.set_num_threads(1)
     with log.open("w", buffering=1) as file:
@@ -359,7 +359,7 @@ def lines_of(process: Mixer) -> Iterator[dict[str, Any]]:
 
 
 def test_the_command_and_its_log():
-    """Startup, requests and the end as lines of JSON, without anything of a picture."""
+    """Startup, requests and the end as lines of JSON, without anything of an image."""
     with Mixer("serve", "--port", 0, "--lanes", 1, "--json-log") as process:
         lines = lines_of(process)
         listening = next(lines)

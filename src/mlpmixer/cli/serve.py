@@ -46,9 +46,9 @@ def serve(
         port: Port to listen on; 0: a free one.
         token: Required in each request, as `Authorization: Bearer TOKEN`; by default what MLPMIXER_TOKEN has.
         host_name: Names under which the service may be asked, besides its address and localhost; '*': any.
-        max_latency_ms: A picture that would have to wait longer is refused, with the time to try again.
+        max_latency_ms: An image that would have to wait longer is refused, with the time to try again.
         max_body: Bytes that a request may have.
-        top: Labels for each picture, at most.
+        top: Labels for each image, at most.
         engine: Inference backend. auto: the fastest here.
         precision: Numeric precision.
         device: auto, cpu or cuda.

@@ -1,6 +1,6 @@
 """The routes of the service, as an ASGI application.
 
-Predictions go through endpoints without a framework around them, since a picture is answered in about two milliseconds;
+Predictions go through endpoints without a framework around them, since an image is answered in about two milliseconds;
 everything else, and the description of it all in OpenAPI, is FastAPI's.
 """
 

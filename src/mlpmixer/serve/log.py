@@ -1,4 +1,4 @@
-"""The log of a service as JSON lines, of events and of requests. Nothing of a picture or an answer is in it.
+"""The log of a service as JSON lines, of events and of requests. Nothing of an image or an answer is in it.
 
 {"time": "2026-12-01T12:00:00.000+00:00", "event": "request", "method": "POST", "route": "/v1/predict", "status": 200,
  "ms": 12.3, "client": "127.0.0.1"}

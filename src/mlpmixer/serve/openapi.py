@@ -48,7 +48,7 @@ SCHEMAS: dict[str, Schema] = {
     "ProblemV2": _object({"error": TEXT}),
     "Prediction": _object(RANKED),
     "Embedding": _object({"embedding": _list(NUMBER)}),
-    "Explanation": _object({**RANKED, "explained": TEXT, "drops": _list(_list(NUMBER))}, {"region": _list(NUMBER)}),
+    "Explanation": _object({**RANKED, "explained": TEXT, "drops": _list(_list(NUMBER)), "region": _list(NUMBER)}),
     "Model": _object(
         {
             "name": TEXT,

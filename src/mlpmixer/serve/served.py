@@ -36,8 +36,8 @@ class Served:
         source: As the command line had it.
         predictor: What answers.
         version: The first digits of the digest of its file.
-        piece: Pictures that are answered together.
-        seconds: Of one picture within such a batch, on one core.
+        piece: Images that are answered together.
+        seconds: Of one image within such a batch, on one core.
         loaded: When, in seconds since 1970.
     """
 
@@ -191,16 +191,16 @@ def version_of(path: Path | None, source: str) -> str:
 
 
 def pace(predictor: Predictor) -> tuple[int, float]:
-    """Pictures that a lane should answer together, and the seconds of one of them; measured, which also warms up."""
+    """Images that a lane should answer together, and the seconds of one of them; measured, which also warms up."""
     image = io.BytesIO()
     Image.open(PHOTO).convert("RGB").resize((400, 533)).save(image, "JPEG", quality=90)
     seconds: dict[int, float] = {}
     for piece in PIECES:
-        pictures = [image.getvalue()] * piece
+        images = [image.getvalue()] * piece
         taken = []
         for _ in range(TRIES):
             started = time.perf_counter()
-            predictor.predict_batch(pictures)
+            predictor.predict_batch(images)
             taken.append((time.perf_counter() - started) / piece)
         seconds[piece] = min(taken)
     best = min(seconds.values())

@@ -37,7 +37,7 @@ Gone = list[Callable[[], object]]  # what to call when the client has gone
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 OTHERS = 0.6  # of the limit of pixels, for formats other than JPEG: decoding takes four times the memory
-MAP_COST = 40  # a heat map takes as long as so many pictures
+MAP_COST = 40  # a heat map takes as long as so many images
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Settings:
     """What an operator decides.
 
     Attributes:
-        max_latency: Seconds that a picture may have to wait; more is refused.
+        max_latency: Seconds that an image may have to wait; more is refused.
         max_body: Bytes of a request.
         max_held: Bytes of all requests together that are being read or answered.
         token: Needed in each request, as `Authorization: Bearer TOKEN`; empty: none.
         hosts: Names under which the service may be asked; others are refused.
-        limits: Of a picture; None: those of `usual_limits`, and only the formats that people send.
+        limits: Of an image; None: those of `usual_limits`, and only the formats that people send.
         patience: Seconds after which a lane that does not answer is replaced.
         deadline: Seconds after which a request is given up.
         watch: Seconds between looks at lanes and files.
@@ -117,7 +117,7 @@ class Service:
             facts = slot.served.facts()
             yield (
                 f"model {slot.served.name}: {facts['architecture']}, {len(facts['classes']):,} classes, "
-                f"{facts['engine']} {facts['precision']}, {slot.served.seconds * 1000:.2g} ms a picture, "
+                f"{facts['engine']} {facts['precision']}, {slot.served.seconds * 1000:.2g} ms an image, "
                 f"up to {slot.served.piece} at once"
             )
         yield f"ready: {self.count} {'lane' if self.count == 1 else 'lanes'}"
@@ -146,10 +146,10 @@ class Service:
     # Requests.
 
     async def admit(self, kind: Kind = "predict") -> None:
-        """Before a body is read, of which nobody knows yet whether it has one picture or many.
+        """Before a body is read, of which nobody knows yet whether it has one image or many.
 
         Raises:
-            Problem: 503 if it is not ready, 429 if a picture would have to wait too long.
+            Problem: 503 if it is not ready, 429 if an image would have to wait too long.
         """
         if not self.ready or self.lanes is None:
             raise Problem(503, "not_ready", "the service is starting or stopping", {"Retry-After": "5"})
@@ -160,13 +160,13 @@ class Service:
             raise busy(wait - self.settings.max_latency)
 
     async def ask(
-        self, served: Served, pictures: Sequence[bytes], *, kind: Kind = "predict", gone: Gone | None = None
+        self, served: Served, images: Sequence[bytes], *, kind: Kind = "predict", gone: Gone | None = None
     ) -> list[Any]:
-        """The answers of a model, in order: a `Prediction`, a heat map, or what is wrong with the picture.
+        """The answers of a model, in order: a `Prediction`, a heat map, or what is wrong with the image.
 
         Args:
             served: The model.
-            pictures: Files.
+            images: Files.
             kind: What is asked.
             gone: Gets a function that cancels the jobs, to be called when the connection is lost.
 
@@ -178,17 +178,17 @@ class Service:
         futures: list[asyncio.Future[Any]] = []
         jobs: list[Job] = []
         alone = Turn.ALONE if kind == "explain" else Turn.FIRST
-        for picture in pictures:
+        for image in images:
             future: asyncio.Future[Any] = loop.create_future()
             futures.append(future)
             try:
-                cost = self.cost(picture)
+                cost = self.cost(image)
             except ImageError as error:
                 future.set_result(error)
                 continue
-            turn = Turn.LATER if len(pictures) > 1 and kind != "explain" else alone
+            turn = Turn.LATER if len(images) > 1 and kind != "explain" else alone
             cost = cost * MAP_COST if kind == "explain" else cost
-            jobs.append(Job(picture, (served, kind), cost, future.set_result, turn))
+            jobs.append(Job(image, (served, kind), cost, future.set_result, turn))
         answers = asyncio.gather(*futures)
 
         def cancel() -> None:
@@ -254,34 +254,34 @@ class Service:
         except TimeoutError:
             raise Problem(504, "timeout", "the answer took too long, and was given up") from None
 
-    def cost(self, picture: bytes | np.ndarray) -> int:
-        """Pixels that a picture is worth, by its bytes alone; nothing is decoded.
+    def cost(self, image: bytes | np.ndarray) -> int:
+        """Pixels that an image is worth, by its bytes alone; nothing is decoded.
 
         Raises:
-            ImageError: It is no picture, or one that costs too much.
+            ImageError: It is no image, or one that costs too much.
         """
         limits = self.limits
-        if isinstance(picture, np.ndarray):
-            return max(PICTURE, picture.size // 3)
-        header = header_of(picture)
+        if isinstance(image, np.ndarray):
+            return max(PICTURE, image.size // 3)
+        header = header_of(image)
         if header is None or header.format not in limits.formats:
             raise NoImage(f"is not an image of a known format ({', '.join(limits.formats)})")
         if header.format != "JPEG":
             limits = replace(limits, pixels=int(limits.pixels * OTHERS))
-        limits.check_bytes(picture)
+        limits.check_bytes(image)
         if header.size is None:  # damaged, or odd: decoding tells
             return limits.pixels
         limits.check_pixels(*header.size)
         size = math.prod(header.size)
-        scans = limits.check_scans(picture, *header.size) if header.format == "JPEG" else 1
+        scans = limits.check_scans(image, *header.size) if header.format == "JPEG" else 1
         return max(PICTURE, size * max(1, scans // 10))
 
     # In lanes.
 
-    def answer(self, group: Hashable, pictures: list[Any]) -> Sequence[Any]:
+    def answer(self, group: Hashable, images: list[Any]) -> Sequence[Any]:
         served, kind = cast("tuple[Served, Kind]", group)
         started = time.perf_counter()
-        answers = ANSWERERS[kind](served, pictures)
+        answers = ANSWERERS[kind](served, images)
         good = sum(not isinstance(answer, ImageError) for answer in answers)
         with self.counting:
             count = self.counts.setdefault(served.name, Count())
@@ -304,8 +304,8 @@ class Count:
 
     Attributes:
         batches: Calls of the model.
-        answered: Pictures.
-        failed: Pictures that could not be decoded.
+        answered: Images.
+        failed: Images that could not be decoded.
         seconds: Over all lanes, decoding included.
         last: When, in seconds since 1970.
     """
@@ -321,7 +321,7 @@ class NoImage(ImageError):
     """Something else than an image, or in a format that is not read here."""
 
 
-PICTURE = 400 * 533  # pixels of the picture by which the speed is measured; a smaller one is not much quicker
+PICTURE = 400 * 533  # pixels of the image by which the speed is measured; a smaller one is not much quicker
 
 
 @dataclass(frozen=True)
@@ -339,11 +339,11 @@ GRID = 14  # squares each way
 SPREAD = 1  # squares on each side that are gray as well: one alone changes little but noise
 
 
-def heat_map(served: Served, picture: bytes) -> HeatMap | ImageError:
+def heat_map(served: Served, file: bytes) -> HeatMap | ImageError:
     """By occlusion: the model sees the image once for each square."""
     predictor = served.predictor
     try:
-        whole = pixels(picture)  # (height, width, 3)
+        whole = pixels(file)  # (height, width, 3)
     except ImageError as error:
         return error
     [found] = predictor.predict_batch([whole])
@@ -371,17 +371,17 @@ def _around(at: int, count: int, pixels: int) -> slice:
     return slice(first * pixels // count, last * pixels // count)
 
 
-# How a lane answers: the model, pictures → an answer or an `ImageError` for each.
+# How a lane answers: the model, images → an answer or an `ImageError` for each.
 ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
-    "predict": lambda served, pictures: served.predictor.predict_batch(pictures),
-    "scores": lambda served, pictures: served.predictor.scores(pictures),
-    "prepared": lambda served, pictures: served.predictor.scores(pictures, prepared=True),
-    "explain": lambda served, pictures: [heat_map(served, picture) for picture in pictures],
+    "predict": lambda served, images: served.predictor.predict_batch(images),
+    "scores": lambda served, images: served.predictor.scores(images),
+    "prepared": lambda served, images: served.predictor.scores(images, prepared=True),
+    "explain": lambda served, images: [heat_map(served, image) for image in images],
 }
 
 
 def problem_of(error: object) -> Problem | None:
-    """The refusal for one picture that could not be answered."""
+    """The refusal for one image that could not be answered."""
     if isinstance(error, LaneError):
         return Problem(500, "failed", "the image could not be answered; the service goes on")
     if isinstance(error, ImageError):
