@@ -282,7 +282,7 @@ def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pyte
     outcome = run_study(one, "tiny", tmp_path, changes=changes, quiet=True)
     rows = {row[0]: dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows}
     assert rows.keys() == {*few}
-    assert [rows[name]["cost ~ patches to the power"] for name in few] == ["1.00", "1.00", "–"]
+    assert [rows[name]["growth"] for name in few] == ["1.00", "1.00", "–"]
     statements = [claim.statement for claim in outcome.claims]
     assert "The cost of lambda grows linearly with the patches." in statements
     assert "mixer learns as well from patches in another order." in statements

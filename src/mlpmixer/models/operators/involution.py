@@ -11,7 +11,6 @@ training. With W2 = 0 it is a depth-wise convolution, by the bias of W2.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,9 +39,10 @@ class Involution(nn.Module):
         require("reduction", channels % reduction == 0, f"a divisor of {channels} channels", reduction)
         hidden = channels // reduction
         self.window, self.group, self.stride = window, group, stride
+        self.groups = channels // group
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.reduce = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=False), BatchNorm(hidden), F.relu)
-        self.span = nn.Conv2d(hidden, channels // group * window**2, 1)
+        self.span = nn.Conv2d(hidden, self.groups * window**2, 1)
         lecun_normal_(self.reduce.conv.weight, channels)
         # As the convolution that it is: its sum is over the window.
         lecun_normal_(self.span.weight, hidden * window**2)
@@ -50,9 +50,10 @@ class Involution(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H_out W_out"]:
         kernels = self.span(self.reduce(self.pool(x)))
-        pixels = windows(x, self.window, self.stride).unflatten(1, (-1, self.group))  # (B, groups, channels, k², S)
-        y = torch.einsum("bgks,bgcks->bgcs", kernels.flatten(2).unflatten(1, (-1, self.window**2)), pixels)
-        return y.flatten(1, 2).unflatten(2, kernels.shape[2:])
+        of_pixels = kernels.flatten(2).unflatten(1, (-1, self.window**2)).transpose(2, 3)  # (B, groups, S, k²)
+        pixels = windows(x, self.window, self.groups, self.stride)  # (B, groups, S, k², channels)
+        y = (of_pixels.unsqueeze(3) @ pixels).squeeze(3)
+        return y.transpose(2, 3).flatten(1, 2).unflatten(2, kernels.shape[2:])
 
     def extra_repr(self) -> str:
         return f"window={self.window}, group={self.group}, stride={self.stride}"

@@ -53,10 +53,10 @@ class StandAloneAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         query, key, value = self.qkv(x).chunk(3, dim=1)
         query = query.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)  # (B, heads, S, d)
-        key, value = (windows(part, self.window).unflatten(1, (self.heads, -1)) for part in (key, value))
-        logits = torch.einsum("bhsd,bhdks->bhsk", query, key) + self.positions(query)
-        out = torch.einsum("bhsk,bhdks->bhds", logits.softmax(dim=3).to(value.dtype), value)
-        return self.pool(out.flatten(1, 2).unflatten(2, x.shape[2:]))
+        key, value = (windows(part, self.window, self.heads) for part in (key, value))  # (B, heads, S, k², d)
+        logits = (key @ query.unsqueeze(4)).squeeze(4) + self.positions(query)
+        out = logits.softmax(dim=3).to(value.dtype).unsqueeze(3) @ value  # (B, heads, S, 1, d)
+        return self.pool(out.squeeze(3).transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
     def positions(self, query: Float[Tensor, "B heads S d"]) -> Float[Tensor, "B heads S kk"]:
         """A number for each row of the window and one for each column, added."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 
-def windows(x: Float[Tensor, "B C H W"], side: int, stride: int = 1) -> Float[Tensor, "B C kk S"]:
-    """Rows of each window from above, S windows in raster order; zeros outside of the map."""
-    return F.unfold(x, side, padding=side // 2, stride=stride).unflatten(1, (x.shape[1], side**2))
+def windows(x: Float[Tensor, "B C H W"], side: int, groups: int, stride: int = 1) -> Float[Tensor, "B groups S kk c"]:
+    """Rows of each window from above, S windows in raster order; zeros outside of the map.
+
+    The channels of a pixel in one group lie side by side, so that products with them need no copy.
+    """
+    height, width = x.shape[2:]
+    around = F.pad(x, (side // 2,) * 4)
+    of_window = torch.arange(side, device=x.device)
+    down = torch.arange(0, height, stride, device=x.device)[:, None] + of_window
+    along = torch.arange(0, width, stride, device=x.device)[:, None] + of_window
+    places = down[:, None, :, None] * around.shape[3] + along[:, None]  # (rows, columns, k, k)
+    pixels = around.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3).contiguous()
+    return pixels.index_select(2, places.flatten()).unflatten(2, (-1, side**2))
