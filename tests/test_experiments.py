@@ -271,6 +271,7 @@ def test_a_whole_study_with_few_steps(name: str, clothes: Path, tmp_path: Path, 
     assert lines == []  # nothing was run again
 
 
+@pytest.mark.slow
 def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The floor, the Mixer, and one whose running averages are learned as well; each with both orders of patches."""
     monkeypatch.setitem(relatives.SEEDS, "tiny", (0,))

@@ -358,6 +358,7 @@ def docs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Followed:
     return followed(run, tmp_path_factory.mktemp("docs"), commands)
 
 
+@pytest.mark.slow
 def test_the_docs_can_be_followed(docs: Followed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Their programs, and those on the model cards, without mlpmixer; what the cards say."""
     monkeypatch.chdir(docs.folder)
@@ -551,6 +552,7 @@ def test_ctrl_c_still_works_after_openvino(here: Path):
     assert left(here) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(here: Path, small: str):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for to in formats.FORMATS:

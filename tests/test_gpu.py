@@ -68,6 +68,7 @@ def too_far(distances: dict[str, float]) -> dict[str, float]:
     return far
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_and_networks_compute_what_they_should(tmp_path: Path):
     distances = interpreted(tmp_path)

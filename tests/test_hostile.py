@@ -153,6 +153,7 @@ def faults(path: Path) -> str | None:
     return "runs code" if (path.parent / "canary").exists() else None
 
 
+@pytest.mark.slow
 def test_one_line_no_harm_and_no_memory(zoo: Zoo, tmp_path: Path) -> None:
     good = tmp_path / "good.safetensors"
     good.write_bytes(OURS(tmp_path))

@@ -335,6 +335,7 @@ class TestInOtherProcesses:
         assert here.embedding is not None
         assert np.array_equal(there.embedding, here.embedding)
 
+    @pytest.mark.slow
     def test_a_forked_process_answers(self):
         """torch has threads by then, which a child does not have."""
         for model, images in (

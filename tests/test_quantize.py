@@ -60,6 +60,7 @@ def fine(model: Classifier) -> Quantized:
     return quantize(model, HOW, clothes(60), tolerance=0.02)
 
 
+@pytest.mark.slow
 def test_bytes_answer_nearly_as_floats(model: Classifier):
     pixels = clothes(400)
     found = quantize(model, HOW, pixels[:100])

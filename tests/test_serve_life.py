@@ -160,6 +160,7 @@ def test_stopped_while_answering(tmp_path: Path):
         assert process.ends() == 0
 
 
+@pytest.mark.slow
 def test_stopped_within_bodies(tmp_path: Path):
     """A body that ends within the grace is answered; one that does not end is not waited for."""
     with begun(CIFAR, log=tmp_path / "log", grace=2) as process:
@@ -259,6 +260,7 @@ def test_overload_is_refused_by_the_head_alone(tmp_path: Path):
         assert process.computed.value == 0
 
 
+@pytest.mark.slow
 def test_a_lane_that_hangs(tmp_path: Path):
     """The request fails, and the next one is answered by another lane."""
     with begun(CIFAR, log=tmp_path / "log", watch=0.02, patience=1) as process:
