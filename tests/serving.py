@@ -27,7 +27,7 @@ class Running:
 @contextmanager
 def running(models: Sequence[str], options: dict[str, Any] | None = None, **settings: Any) -> Iterator[Running]:
     """A ready service."""
-    service = Service(Models(models, options or {}), Settings(**settings), lanes=2, tell=lambda _: None)
+    service = Service(Models(models, options or {}), Settings(**settings), workers=2, tell=lambda _: None)
     service.load()
     config = uvicorn.Config(app_of(service), port=0, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)

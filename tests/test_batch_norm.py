@@ -23,7 +23,7 @@ from mlpmixer.engines.rewrites import Rewritten
 from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
 from mlpmixer.machine.distributed import Group
 from mlpmixer.models import FAMILIES, Row
-from mlpmixer.models.batch_norm import BatchNorm, ConvNorm, fold_batch_norms
+from mlpmixer.models.batch_norm import BatchNorm, ConvNorm
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record
 from mlpmixer.models.family import Family
 from mlpmixer.recipe import Model, Recipe
@@ -61,10 +61,6 @@ class Toy(Classifier[ToyConfig]):
 
     def pool(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C"]:
         return features.mean(dim=(2, 3))
-
-    def simplified(self, *, in_rows: bool = False) -> nn.Module:
-        fold_batch_norms(self)
-        return super().simplified(in_rows=in_rows)
 
 
 FAMILY = Family(

@@ -35,9 +35,9 @@ from serving import Running, running
 import mlpmixer
 from mlpmixer.predict.predictor import Prediction, Predictor, Scores
 from mlpmixer.serve.app import app_of
-from mlpmixer.serve.lanes import Turn
 from mlpmixer.serve.served import Models
 from mlpmixer.serve.service import FORMATS, SPREAD, Service, Settings
+from mlpmixer.serve.workers import Turn
 from mlpmixer.weights.bundled import PHOTO
 
 MODELS = {"mixer_cifar10": "mixer_cifar10", "clothes": "mixer_clothing"}
@@ -292,7 +292,7 @@ def test_metrics_add_up():
         assert of("mixer_images_total", model="mixer_cifar10") == 3 + 4 + 1 + 1
         assert 6 <= of("mixer_batches_total") <= 9
         assert of("mixer_ready") == 1
-        assert of("mixer_lanes") == 2
+        assert of("mixer_workers") == 2
         assert of("mixer_wait_seconds") == 0
 
 
@@ -301,7 +301,7 @@ def test_metrics_add_up():
 
 def test_before_it_is_ready_and_after():
     """503 with a time, and not a byte of the body read; those who watch are told the same."""
-    unready = Service(Models(["mixer_cifar10"], {}), Settings(), lanes=1)
+    unready = Service(Models(["mixer_cifar10"], {}), Settings(), workers=1)
 
     async def ask() -> None:
         transport = httpx2.ASGITransport(app=app_of(unready))
@@ -344,22 +344,22 @@ def heads(served: Running, head: str) -> bytes:
 
 
 def test_what_would_wait_too_long_is_refused_on_its_head(served: Running):
-    lanes = served.service.lanes
-    assert lanes is not None
-    rate = lanes.rate
+    workers = served.service.workers
+    assert workers is not None
+    rate = workers.rate
     try:
-        lanes.rate = 400 * 533 / 2 / 7  # seven seconds for an image, of two lanes
+        workers.rate = 400 * 533 / 2 / 7  # seven seconds for an image, of two workers
         for path in ("/v1/predict", "/v2/models/clothes/infer"):
             answer = heads(served, f"POST {path} HTTP/1.1\nHost: {served.address}\nContent-Length: 1000000")
             assert answer.startswith(b"HTTP/1.1 429")
             assert b"\r\nretry-after: 6\r\n" in answer  # five until it would be taken, rounded up
-        lanes.rate = rate
-        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 10**12  # maps and lists: single images go first
+        workers.rate = rate
+        workers.pixels[Turn.ALONE] = workers.pixels[Turn.LATER] = 10**12  # maps and lists: single images go first
         assert goes_on(served)
         assert served.client.post("/v1/explain", content=GOOD).status_code == 429
     finally:
-        lanes.rate = rate
-        lanes.pixels[Turn.ALONE] = lanes.pixels[Turn.LATER] = 0
+        workers.rate = rate
+        workers.pixels[Turn.ALONE] = workers.pixels[Turn.LATER] = 0
     assert served.client.post("/v1/explain", content=GOOD).status_code == 200
 
 

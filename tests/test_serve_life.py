@@ -27,7 +27,7 @@ CIFAR, CLOTHING = BUNDLED["mixer_cifar10"], BUNDLED["mixer_clothing"]
 
 
 class Process:
-    """A service of one lane in a process of its own, which can be held while it answers."""
+    """A service of one worker in a process of its own, which can be held while it answers."""
 
     def __init__(self, sources: Sequence[object], log: Path, *, grace: float = 20, **settings: Any):
         self.log = log
@@ -104,7 +104,7 @@ def service(
         made = Held(
             Models(sources, {}),
             Settings(**settings),
-            lanes=1,
+            workers=1,
             tell=lambda line: print(line, file=file),
         )
         listener = listen("127.0.0.1", 0)
@@ -261,8 +261,8 @@ def test_overload_is_refused_by_the_head_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_lane_that_hangs(tmp_path: Path):
-    """The request fails, and the next one is answered by another lane."""
+def test_a_worker_that_hangs(tmp_path: Path):
+    """The request fails, and the next one is answered by another worker."""
     with begun(CIFAR, log=tmp_path / "log", watch=0.02, patience=1) as process:
         process.wait_ready()
         process.go.clear()
@@ -270,7 +270,7 @@ def test_a_lane_that_hangs(tmp_path: Path):
         assert (status, answer["error"]["code"]) == (500, "failed")
         process.go.set()
         assert process.predict() == 200
-        assert process.metric("mixer_lanes_replaced_total") >= 2  # with others, and by itself
+        assert process.metric("mixer_workers_replaced_total") >= 2  # with others, and by itself
         assert process.ask("/healthz")[0] == 200
 
 
@@ -362,14 +362,14 @@ def lines_of(process: Mixer) -> Iterator[dict[str, Any]]:
 
 def test_the_command_and_its_log():
     """Startup, requests and the end as lines of JSON, without anything of an image."""
-    with Mixer("serve", "--port", 0, "--lanes", 1, "--json-log") as process:
+    with Mixer("serve", "--port", 0, "--workers", 1, "--json-log") as process:
         lines = lines_of(process)
         listening = next(lines)
         assert listening["event"] == "listening"
         port = int(listening["address"].strip("/").rpartition(":")[2])
         ready = [next(lines)["message"] for _ in range(2)]
         assert ready[0].startswith("model mixer_cifar10: mixer_nano, 10 classes, ")
-        assert ready[1] == "ready: 1 lane"
+        assert ready[1] == "ready: 1 worker"
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MINUTE)
         form = (
             b'--b\r\nContent-Disposition: form-data; name="secret"; filename="secret\x1b[2J.jpg"\r\n\r\n'
@@ -421,7 +421,7 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         ((), {"host": "0.0.0.0"}, "a service on 0.0.0.0 can be reached by others, and needs a token: --token, or "),
         ((), {"token": "sécret"}, "a token has letters of ASCII"),
         ((), {"top": 0}, "--top must be at least 1; it is 0"),
-        ((), {"lanes": -1}, "--lanes must be at least 0; it is -1"),
+        ((), {"workers": -1}, "--workers must be at least 0; it is -1"),
         (("a=mixer_cifar10", "a=mixer_clothing"), {}, "two models are called 'a'"),
         (("nowhere/weights",), {}, "there is no run 'nowhere/weights'"),
     )
@@ -434,7 +434,7 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_address_of_ipv6():
-    with Mixer("serve", "--host", "::1", "--port", 0, "--lanes", 1) as process:
+    with Mixer("serve", "--host", "::1", "--port", 0, "--workers", 1) as process:
         address = process.stdout.readline().decode().strip()
         assert address.startswith("http://[::1]:")
         connection = http.client.HTTPConnection("::1", int(address.strip("/").rpartition(":")[2]), timeout=MINUTE)

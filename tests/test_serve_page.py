@@ -101,7 +101,7 @@ Open = Callable[..., Opened]
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    service = Service(Models(["mixer_clothing", "mixer_cifar10"], {}), Settings(), lanes=1, tell=lambda _: None)
+    service = Service(Models(["mixer_clothing", "mixer_cifar10"], {}), Settings(), workers=1, tell=lambda _: None)
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(app_of(service), lifespan="off", log_config=None, access_log=False)
     server = Server(config)

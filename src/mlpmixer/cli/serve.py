@@ -32,7 +32,7 @@ def serve(
     engine: Annotated[str, one_of(("auto", *ENGINES))] = "auto",
     precision: Annotated[str, one_of(("auto", *precisions()))] = "auto",
     device: str = "auto",
-    lanes: int = 0,
+    workers: int = 0,
     json_log: bool = False,
 ) -> None:
     """Serve models over HTTP.
@@ -52,10 +52,10 @@ def serve(
         engine: Inference backend. auto: the fastest here.
         precision: Numeric precision.
         device: auto, cpu or cuda.
-        lanes: Threads that answer; 0: as many as there are cores.
+        workers: Threads that answer; 0: as many as there are cores.
         json_log: Write a line of JSON for each request and event to standard output.
     """
-    least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "lanes": (lanes, 0)}
+    least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "workers": (workers, 0)}
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}; it is {value}")
@@ -82,7 +82,7 @@ def serve(
             token=token,
             hosts=(*Settings().hosts, host.lower(), *(name.lower() for name in host_name)),
         ),
-        lanes=lanes,
+        workers=workers,
         tell=log.tell if log else tell,
     )
     listener = listen(host, port)

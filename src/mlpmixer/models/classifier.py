@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlpmixer.errors import UsageError
 from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.models.batch_norm import fold_batch_norms
 
 Intermediates = dict[str, Tensor]
 
@@ -150,6 +151,7 @@ class Classifier(nn.Module, Generic[Config]):
         Args:
             in_rows: A Mixer's token mixing becomes products along rows, between two transposes.
         """
+        fold_batch_norms(self)
         self.head = nn.Identity()
         return self
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.batch_norm import BatchNorm, ConvNorm, fold_batch_norms
+from mlpmixer.models.batch_norm import BatchNorm, ConvNorm
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.layers import StochasticDepth
@@ -220,10 +220,6 @@ class EfficientNet(Classifier[EfficientNetConfig]):
 
     def pool(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C"]:
         return self.dropout(features.mean(dim=(2, 3)))
-
-    def simplified(self, *, in_rows: bool = False) -> nn.Module:
-        fold_batch_norms(self)
-        return super().simplified(in_rows=in_rows)
 
 
 FAMILY = Family(

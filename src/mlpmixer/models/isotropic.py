@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.batch_norm import fold_batch_norms
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.layers import LAYER_NORM_EPS, GeluForm, Mlp, PatchStem, StochasticDepth, grid
@@ -148,10 +147,6 @@ class Isotropic(Classifier[IsotropicConfig]):
 
     def normed_linears(self) -> list[tuple[nn.LayerNorm, nn.Linear]]:
         return [(block.norm2, block.channel_mixing.fc1) for block in self.blocks]
-
-    def simplified(self, *, in_rows: bool = False) -> nn.Module:
-        fold_batch_norms(self)
-        return super().simplified(in_rows=in_rows)
 
 
 FAMILY = Family(

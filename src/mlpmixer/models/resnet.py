@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mlpmixer.models.batch_norm import BatchNorm, conv_norm, fold_batch_norms
+from mlpmixer.models.batch_norm import BatchNorm, conv_norm
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
 from mlpmixer.models.operators.attention import BottleneckAttention
@@ -242,10 +242,6 @@ class ResNet(Classifier[ResNetConfig]):
 
     def pool(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C"]:
         return features.mean(dim=(2, 3))
-
-    def simplified(self, *, in_rows: bool = False) -> nn.Module:
-        fold_batch_norms(self)
-        return super().simplified(in_rows=in_rows)
 
 
 FAMILY = Family(

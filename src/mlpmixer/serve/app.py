@@ -55,7 +55,7 @@ def explained(found: HeatMap, top: int) -> dict[str, Any]:
     }
 
 
-# Route → what lanes are asked, and what is shown of it.
+# Route → what workers are asked, and what is shown of it.
 ANSWERS: dict[str, tuple[Kind, Shown]] = {
     "predict": ("predict", ranked),
     "embed": ("predict", embedding),
@@ -212,7 +212,7 @@ def app_of(service: Service) -> ASGIApp:
 
     @app.get("/healthz", summary="Whether the service works; if not, restart it")
     def healthz() -> Response:
-        return PlainTextResponse("ok\n" if service.alive else "a lane hangs\n", 200 if service.alive else 503)
+        return PlainTextResponse("ok\n" if service.alive else "a worker hangs\n", 200 if service.alive else 503)
 
     @app.get("/readyz", summary="Whether the service takes requests")
     def readyz() -> Response:

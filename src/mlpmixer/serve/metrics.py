@@ -40,19 +40,19 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What is read off the service."""
-        lanes = self.service.lanes
+        workers = self.service.workers
         yield GaugeMetricFamily("mixer_ready", "1 if requests are taken.", value=float(self.service.ready))
         yield GaugeMetricFamily("mixer_in_flight", "Requests in work.", value=self.service.in_flight)
         refused = CounterMetricFamily("mixer_connections_refused", "Connections, by the reason.", labels=["reason"])
         for reason, count in self.service.refused.items():
             refused.add_metric([reason], count)
         yield refused
-        if lanes is not None:
-            yield GaugeMetricFamily("mixer_lanes", "Lanes.", value=len(lanes.lanes))
-            yield CounterMetricFamily("mixer_lanes_replaced", "Lanes that died or hung.", value=lanes.replaced)
-            yield CounterMetricFamily("mixer_batches", "Batches that lanes took.", value=lanes.batches)
+        if workers is not None:
+            yield GaugeMetricFamily("mixer_workers", "Workers.", value=len(workers.workers))
+            yield CounterMetricFamily("mixer_workers_replaced", "Workers that died or hung.", value=workers.replaced)
+            yield CounterMetricFamily("mixer_batches", "Batches that workers took.", value=workers.batches)
             yield GaugeMetricFamily(
-                "mixer_wait_seconds", "How long a new image would wait; scale on this.", value=lanes.wait_for(0)
+                "mixer_wait_seconds", "How long a new image would wait; scale on this.", value=workers.wait_for(0)
             )
         reloads = CounterMetricFamily("mixer_reloads", "Replaced models that were loaded.", labels=["model"])
         failed = GaugeMetricFamily(

@@ -191,7 +191,7 @@ def version_of(path: Path | None, source: str) -> str:
 
 
 def pace(predictor: Predictor) -> tuple[int, float]:
-    """Images that a lane should answer together, and the seconds of one of them; measured, which also warms up."""
+    """Images that a worker should answer together, and the seconds of one of them; measured, which also warms up."""
     image = io.BytesIO()
     Image.open(PHOTO).convert("RGB").resize((400, 533)).save(image, "JPEG", quality=90)
     seconds: dict[int, float] = {}

@@ -169,7 +169,7 @@ async def _drain(service: Service, server: Server, grace: float) -> None:
 
 
 def leave() -> NoReturn:
-    """Ends the process with 0, whatever threads are at: a model that loads, or a lane that hangs."""
+    """Ends the process with 0, whatever threads are at: a model that loads, or a worker that hangs."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""What a service does, without HTTP: models, lanes and limits, and the watch over them."""
+"""What a service does, without HTTP: models, workers and limits, and the watch over them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from mlpmixer.data.preprocess import visible_region
 from mlpmixer.errors import ImageError
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Hold
-from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
 from mlpmixer.serve.problems import Problem, busy, invalid, not_found, unreadable
 from mlpmixer.serve.served import Models, Served
+from mlpmixer.serve.workers import Job, Turn, WorkerError, Workers
 
 Kind = Literal["predict", "scores", "prepared", "explain"]
 Tell = Callable[[str], object]
@@ -51,9 +51,9 @@ class Settings:
         token: Needed in each request, as `Authorization: Bearer TOKEN`; empty: none.
         hosts: Names under which the service may be asked; others are refused.
         limits: Of an image; None: those of `usual_limits`, and only the formats that people send.
-        patience: Seconds after which a lane that does not answer is replaced.
+        patience: Seconds after which a worker that does not answer is replaced.
         deadline: Seconds after which a request is given up.
-        watch: Seconds between looks at lanes and files.
+        watch: Seconds between looks at workers and files.
     """
 
     max_latency: float = 2.0
@@ -71,23 +71,23 @@ class Settings:
 
 
 class Service:
-    """Models and the lanes that answer for them.
+    """Models and the workers that answer for them.
 
     Args:
         models: Not loaded yet.
         settings: Limits.
-        lanes: How many; by default a lane for each thread of torch.
+        workers: How many; by default a worker for each thread of torch.
         tell: Where events go, a line each.
     """
 
-    def __init__(self, models: Models, settings: Settings, lanes: int = 0, tell: Tell = print):
+    def __init__(self, models: Models, settings: Settings, workers: int = 0, tell: Tell = print):
         self.models, self.settings, self.tell = models, settings, tell
         self.limits = settings.limits or replace(usual_limits(), formats=FORMATS)
-        self.count = lanes or torch.get_num_threads()
+        self.count = workers or torch.get_num_threads()
         self.draining = False
         self.in_flight = self.held = 0
         self.refused: Counter[str] = Counter()  # connections, by the reason
-        self.lanes: Lanes | None = None
+        self.workers: Workers | None = None
         self.counts: dict[str, Count] = {}
         self.counting = threading.Lock()
 
@@ -98,17 +98,17 @@ class Service:
         self.models.load()
 
     def start(self) -> None:
-        """Begins the lanes; called in a running event loop, which the results go to."""
+        """Begins the workers; called in a running event loop, which the results go to."""
         first = self.models.find(None)
         loop = asyncio.get_running_loop()
-        self.lanes = Lanes(
+        self.workers = Workers(
             self.answer,
             count=self.count,
             piece=first.piece,
             patience=self.settings.patience,
             hand_over=partial(_handed_over, loop),
         )
-        self.lanes.rate = PICTURE / first.seconds
+        self.workers.rate = PICTURE / first.seconds
 
     def lines(self) -> Iterator[str]:
         """What there is when it is ready, for the operator."""
@@ -120,28 +120,28 @@ class Service:
                 f"{facts['engine']} {facts['precision']}, {slot.served.seconds * 1000:.2g} ms an image, "
                 f"up to {slot.served.piece} at once"
             )
-        yield f"ready: {self.count} {'lane' if self.count == 1 else 'lanes'}"
+        yield f"ready: {self.count} {'worker' if self.count == 1 else 'workers'}"
 
     async def watch(self) -> None:
-        """Looks after lanes and files, for as long as the service runs."""
-        assert self.lanes is not None
+        """Looks after workers and files, for as long as the service runs."""
+        assert self.workers is not None
         while True:
             await asyncio.sleep(self.settings.watch)
-            self.lanes.mend()
+            self.workers.mend()
             for line in await asyncio.to_thread(self.models.reload):
                 self.tell(line)
 
     @property
     def ready(self) -> bool:
-        return self.lanes is not None and self.models.ready and not self.draining
+        return self.workers is not None and self.models.ready and not self.draining
 
     @property
     def alive(self) -> bool:
-        return self.lanes is None or not self.lanes.hung()
+        return self.workers is None or not self.workers.hung()
 
     def close(self) -> None:
-        if self.lanes is not None:
-            self.lanes.close()
+        if self.workers is not None:
+            self.workers.close()
 
     # Requests.
 
@@ -151,10 +151,10 @@ class Service:
         Raises:
             Problem: 503 if it is not ready, 429 if an image would have to wait too long.
         """
-        if not self.ready or self.lanes is None:
+        if not self.ready or self.workers is None:
             raise Problem(503, "not_ready", "the service is starting or stopping", {"Retry-After": "5"})
         turn, cost = (Turn.ALONE, 0) if kind == "explain" else (Turn.FIRST, PICTURE)
-        wait = self.lanes.wait_for(cost, turn)
+        wait = self.workers.wait_for(cost, turn)
         if wait > self.settings.max_latency:
             await asyncio.sleep(HELD)
             raise busy(wait - self.settings.max_latency)
@@ -173,7 +173,7 @@ class Service:
         Raises:
             ClientDisconnect: It was called.
         """
-        assert self.lanes is not None
+        assert self.workers is not None
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Any]] = []
         jobs: list[Job] = []
@@ -198,7 +198,7 @@ class Service:
 
         if gone is not None:
             gone.append(cancel)
-        self.lanes.submit(jobs)
+        self.workers.submit(jobs)
         try:
             return list(await answers)
         except asyncio.CancelledError:
@@ -276,7 +276,7 @@ class Service:
         scans = limits.check_scans(image, *header.size) if header.format == "JPEG" else 1
         return max(PICTURE, size * max(1, scans // 10))
 
-    # In lanes.
+    # In workers.
 
     def answer(self, group: Hashable, images: list[Any]) -> Sequence[Any]:
         served, kind = cast("tuple[Served, Kind]", group)
@@ -300,13 +300,13 @@ def _handed_over(loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) ->
 
 @dataclass
 class Count:
-    """What lanes did for a model.
+    """What workers did for a model.
 
     Attributes:
         batches: Calls of the model.
         answered: Images.
         failed: Images that could not be decoded.
-        seconds: Over all lanes, decoding included.
+        seconds: Over all workers, decoding included.
         last: When, in seconds since 1970.
     """
 
@@ -371,7 +371,7 @@ def _around(at: int, count: int, pixels: int) -> slice:
     return slice(first * pixels // count, last * pixels // count)
 
 
-# How a lane answers: the model, images → an answer or an `ImageError` for each.
+# How a worker answers: the model, images → an answer or an `ImageError` for each.
 ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
     "predict": lambda served, images: served.predictor.predict_batch(images),
     "scores": lambda served, images: served.predictor.scores(images),
@@ -382,7 +382,7 @@ ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
 
 def problem_of(error: object) -> Problem | None:
     """The refusal for one image that could not be answered."""
-    if isinstance(error, LaneError):
+    if isinstance(error, WorkerError):
         return Problem(500, "failed", "the image could not be answered; the service goes on")
     if isinstance(error, ImageError):
         text = f"the image {str(error).removeprefix('the image ')}"

@@ -45,7 +45,7 @@ EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "mo
 LENGTH = "Inference-Header-Content-Length"
 PLATFORM = "mlpmixer"
 
-# Input → its type, and what lanes are asked.
+# Input → its type, and what workers are asked.
 INPUTS: dict[str, tuple[str, Kind]] = {
     "image": ("BYTES", "scores"),
     "pixels": ("UINT8", "scores"),
@@ -96,7 +96,7 @@ class Inference:
     """A request, read.
 
     Attributes:
-        kind: What lanes are asked.
+        kind: What workers are asked.
         images: Files or arrays.
         outputs: In the order of the answer.
         id: Given back.

@@ -1,4 +1,4 @@
-"""Lanes, over a function that answers as a test wants it."""
+"""Workers, over a function that answers as a test wants it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlpmixer.serve.lanes import Job, LaneError, Lanes, Turn
+from mlpmixer.serve.workers import Job, Turn, WorkerError, Workers
 
 
 class Answers:
-    """A function for lanes that notes its batches, and can be held."""
+    """A function for workers that notes its batches, and can be held."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
@@ -68,25 +68,25 @@ def results() -> Results:
 
 @pytest.fixture
 def begun(answers: Answers) -> Iterator[Any]:
-    """Makes lanes, which end with the test."""
-    made: list[Lanes] = []
+    """Makes workers, which end with the test."""
+    made: list[Workers] = []
 
-    def begin(**options: Any) -> Lanes:
+    def begin(**options: Any) -> Workers:
         settings: dict[str, Any] = {"count": 1, **options}
-        made.append(Lanes(answers, **settings))
+        made.append(Workers(answers, **settings))
         return made[-1]
 
     yield begin
     answers.go.set()
-    for lanes in made:
-        lanes.close()
+    for workers in made:
+        workers.close()
 
 
-def held(lanes: Lanes, answers: Answers, results: Results) -> None:
-    """Each lane is busy with a job of its own until `answers.go` is set."""
+def held(workers: Workers, answers: Answers, results: Results) -> None:
+    """Each worker is busy with a job of its own until `answers.go` is set."""
     answers.go.clear()
-    for number in range(len(lanes.lanes)):
-        lanes.submit([results.job(f"held {number}")])
+    for number in range(len(workers.workers)):
+        workers.submit([results.job(f"held {number}")])
         assert answers.entered.acquire(timeout=30)
 
 
@@ -96,9 +96,9 @@ def test_a_lone_job_is_answered_at_once(begun: Any, results: Results):
 
 
 def test_what_waits_is_answered_together_in_order(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4)
-    held(lanes, answers, results)
-    lanes.submit([results.job(number) for number in range(6)])
+    workers = begun(piece=4)
+    held(workers, answers, results)
+    workers.submit([results.job(number) for number in range(6)])
     answers.go.set()
     results.wait(7)
     assert answers.batches[1:] == [[0, 1, 2, 3], [4, 5]]
@@ -106,42 +106,42 @@ def test_what_waits_is_answered_together_in_order(begun: Any, answers: Answers, 
 
 
 def test_idle_lanes_share_what_is_there(begun: Any, answers: Answers, results: Results):
-    lanes = begun(count=2, piece=8)
-    while lanes.idle < 2:
+    workers = begun(count=2, piece=8)
+    while workers.idle < 2:
         time.sleep(0.001)
     answers.go.clear()
-    lanes.submit([results.job(number) for number in range(6)])
+    workers.submit([results.job(number) for number in range(6)])
     for _ in range(2):
         assert answers.entered.acquire(timeout=30)
     assert sorted(map(len, answers.batches)) == [3, 3]
 
 
 def test_models_are_not_mixed_and_the_oldest_goes_first(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4)
-    held(lanes, answers, results)
-    lanes.submit([results.job("b1", "B"), results.job("a1", "A"), results.job("b2", "B"), results.job("a2", "A")])
+    workers = begun(piece=4)
+    held(workers, answers, results)
+    workers.submit([results.job("b1", "B"), results.job("a1", "A"), results.job("b2", "B"), results.job("a2", "A")])
     answers.go.set()
     results.wait(5)
     assert answers.batches[1:] == [["b1", "b2"], ["a1", "a2"]]
 
 
 def test_cancelled_jobs_are_not_computed(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4)
-    held(lanes, answers, results)
+    workers = begun(piece=4)
+    held(workers, answers, results)
     jobs = [results.job(number, cost=5) for number in range(5)]
-    lanes.submit(jobs)
+    workers.submit(jobs)
     for job in jobs[:4]:
         job.cancelled = True
     answers.go.set()
     results.wait(2)
     assert answers.batches[1:] == [[4]]
-    assert lanes.waiting == 0
+    assert workers.waiting == 0
 
 
 def test_a_budget_of_pixels_limits_a_batch(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=8, budget=10)
-    held(lanes, answers, results)
-    lanes.submit(
+    workers = begun(piece=8, budget=10)
+    held(workers, answers, results)
+    workers.submit(
         [results.job(name, cost=cost) for name, cost in (("a", 4), ("b", 4), ("c", 4), ("huge", 40), ("d", 1))]
     )
     answers.go.set()
@@ -150,10 +150,10 @@ def test_a_budget_of_pixels_limits_a_batch(begun: Any, answers: Answers, results
 
 
 def test_single_pictures_go_first_and_the_others_every_fourth_time(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=1)
-    held(lanes, answers, results)
-    lanes.submit([results.job(f"list {number}", turn=Turn.LATER) for number in range(3)])
-    lanes.submit([results.job(f"one {number}") for number in range(5)])
+    workers = begun(piece=1)
+    held(workers, answers, results)
+    workers.submit([results.job(f"list {number}", turn=Turn.LATER) for number in range(3)])
+    workers.submit([results.job(f"one {number}") for number in range(5)])
     answers.go.set()
     results.wait(9)
     assert [name for [name] in answers.batches[1:]] == [
@@ -163,104 +163,104 @@ def test_single_pictures_go_first_and_the_others_every_fourth_time(begun: Any, a
 
 
 def test_one_heat_map_at_a_time(begun: Any, answers: Answers, results: Results):
-    lanes = begun(count=2, piece=4)
+    workers = begun(count=2, piece=4)
     answers.go.clear()
-    lanes.submit([results.job(f"map {number}", turn=Turn.ALONE) for number in range(2)])
+    workers.submit([results.job(f"map {number}", turn=Turn.ALONE) for number in range(2)])
     assert answers.entered.acquire(timeout=30)
-    lanes.submit([results.job("image")])
-    assert answers.entered.acquire(timeout=30)  # the other lane takes it, and not the second map
+    workers.submit([results.job("image")])
+    assert answers.entered.acquire(timeout=30)  # the other worker takes it, and not the second map
     assert answers.batches == [["map 0"], ["image"]]
     answers.go.set()
     assert len(results.wait(3)) == 3
 
 
 def test_a_job_that_raises_hurts_no_other(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4)
-    held(lanes, answers, results)
-    lanes.submit([results.job(name) for name in ("a", "bad", "b")])
+    workers = begun(piece=4)
+    held(workers, answers, results)
+    workers.submit([results.job(name) for name in ("a", "bad", "b")])
     answers.go.set()
     found = results.wait(4)
     assert (found["a"], found["b"]) == (("m", "a"), ("m", "b"))
-    assert isinstance(found["bad"], LaneError)
+    assert isinstance(found["bad"], WorkerError)
     assert "ValueError: bad" in str(found["bad"])
 
 
 def test_too_few_results_are_an_error(results: Results):
-    lanes = Lanes(lambda _group, _payloads: [], count=1)
-    lanes.submit([results.job("a")])
+    workers = Workers(lambda _group, _payloads: [], count=1)
+    workers.submit([results.job("a")])
     assert "0 results for 1 jobs" in str(results.wait(1)["a"])
-    lanes.close()
+    workers.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_lane_that_dies_is_replaced(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4)
-    held(lanes, answers, results)
-    lanes.submit([results.job(name) for name in ("a", "die", "b")])
+def test_a_worker_that_dies_is_replaced(begun: Any, answers: Answers, results: Results):
+    workers = begun(piece=4)
+    held(workers, answers, results)
+    workers.submit([results.job(name) for name in ("a", "die", "b")])
     answers.go.set()
     for _ in range(600):  # the watch of the service does this every second
-        lanes.mend()
+        workers.mend()
         if len(results.found) == 4:
             break
         time.sleep(0.01)
     found = results.wait(4)
     assert (found["a"], found["b"]) == (("m", "a"), ("m", "b"))
-    assert isinstance(found["die"], LaneError)
-    assert lanes.replaced == 2  # with the batch, and by itself
-    assert len(lanes.lanes) == 1
+    assert isinstance(found["die"], WorkerError)
+    assert workers.replaced == 2  # with the batch, and by itself
+    assert len(workers.workers) == 1
 
 
-def test_a_lane_that_hangs_is_replaced(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=4, patience=0.05)
-    held(lanes, answers, results)
+def test_a_worker_that_hangs_is_replaced(begun: Any, answers: Answers, results: Results):
+    workers = begun(piece=4, patience=0.05)
+    held(workers, answers, results)
     time.sleep(0.06)
-    assert lanes.hung()
-    lanes.mend()  # asked again by itself, it hangs again
+    assert workers.hung()
+    workers.mend()  # asked again by itself, it hangs again
     assert answers.entered.acquire(timeout=30)
     time.sleep(0.06)
-    lanes.mend()
-    assert isinstance(results.wait(1)["held 0"], LaneError)
+    workers.mend()
+    assert isinstance(results.wait(1)["held 0"], WorkerError)
     answers.go.set()
-    lanes.submit([results.job("next")])
+    workers.submit([results.job("next")])
     assert results.wait(2)["next"] == ("m", "next")
-    assert lanes.replaced == 2
-    assert not lanes.hung()
+    assert workers.replaced == 2
+    assert not workers.hung()
 
 
 def test_how_long_a_job_would_wait(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=1)
-    held(lanes, answers, results)
-    lanes.rate = 100.0
-    lanes.submit([results.job(number, cost=50) for number in range(4)])
-    assert lanes.wait_for(100) == pytest.approx(3.0, abs=0.02)
+    workers = begun(piece=1)
+    held(workers, answers, results)
+    workers.rate = 100.0
+    workers.submit([results.job(number, cost=50) for number in range(4)])
+    assert workers.wait_for(100) == pytest.approx(3.0, abs=0.02)
     # What can wait is in nobody's way but that of its like, which has every fourth batch.
-    lanes.submit([results.job(f"list {number}", cost=1000, turn=Turn.LATER) for number in range(10)])
-    assert lanes.wait_for(100) == pytest.approx(3.67, abs=0.02)
-    assert lanes.wait_for(100, Turn.LATER) == pytest.approx(103, abs=0.02)
-    assert lanes.wait_for(100, Turn.ALONE) == 1.0
+    workers.submit([results.job(f"list {number}", cost=1000, turn=Turn.LATER) for number in range(10)])
+    assert workers.wait_for(100) == pytest.approx(3.67, abs=0.02)
+    assert workers.wait_for(100, Turn.LATER) == pytest.approx(103, abs=0.02)
+    assert workers.wait_for(100, Turn.ALONE) == 1.0
     answers.go.set()
 
 
 def test_closing_answers_what_is_in_work_and_refuses_the_rest(begun: Any, answers: Answers, results: Results):
-    lanes = begun(piece=1)
-    held(lanes, answers, results)
-    lanes.submit([results.job("waits")])
-    lanes.close()
+    workers = begun(piece=1)
+    held(workers, answers, results)
+    workers.submit([results.job("waits")])
+    workers.close()
     assert "shutting down" in str(results.wait(1)["waits"])
     answers.go.set()
     assert results.wait(2)["held 0"] == ("m", "held 0")
-    with pytest.raises(LaneError, match="shutting down"):
-        lanes.submit([results.job("late")])
+    with pytest.raises(WorkerError, match="shutting down"):
+        workers.submit([results.job("late")])
 
 
 def test_thousands_of_jobs_from_many_threads(begun: Any, results: Results):
     """No job is lost or answered twice, whatever the order of events."""
-    lanes = begun(count=3, piece=4)
+    workers = begun(count=3, piece=4)
 
     def many(name: str) -> None:
         for number in range(300):
             turn = (Turn.FIRST, Turn.LATER, Turn.ALONE)[number % 3]
-            lanes.submit([results.job((name, number), group=number % 2, turn=turn)])
+            workers.submit([results.job((name, number), group=number % 2, turn=turn)])
 
     threads = [threading.Thread(target=many, args=(f"thread {number}",)) for number in range(4)]
     for thread in threads:
@@ -269,5 +269,5 @@ def test_thousands_of_jobs_from_many_threads(begun: Any, results: Results):
         thread.join()
     found = results.wait(1200)
     assert all(found[name, number] == (number % 2, (name, number)) for name, number in found)
-    assert lanes.waiting == 0
-    assert not lanes.queues
+    assert workers.waiting == 0
+    assert not workers.queues

@@ -1,13 +1,13 @@
-"""Lanes: one thread a core, each taking as many waiting jobs as pay and answering them together.
+"""Workers: one thread a core, each taking as many waiting jobs as pay and answering them together.
 
-    submit → a queue for each (turn, group) → a free lane takes a batch → answer → `done` of each job
+    submit → a queue for each (turn, group) → a free worker takes a batch → answer → `done` of each job
 
-Nothing waits for a batch to fill: a lane that is free takes what is there, so a lone image is answered at once, and a
-batch grows only while all lanes are busy. Jobs of one batch have the same group, such as a model. Single images go
+Nothing waits for a batch to fill: a worker that is free takes what is there, so a lone image is answered at once, and a
+batch grows only while all workers are busy. Jobs of one batch have the same group, such as a model. Single images go
 first; every fourth batch is of those that can wait, such as lists of images and heat maps.
 
-The unit of work is a pixel: `cost` says how many pixels a job is worth. The rate at which lanes work them off tells how
-long a new job would wait.
+The unit of work is a pixel: `cost` says how many pixels a job is worth. The rate at which workers get through them
+tells how long a new job would wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 PATIENT = 4  # every so many batches, jobs that can wait go first
 SMOOTHING = 0.1  # share of a new batch in the measured rate
-LATEST_RATE = 1e7  # pixels a second and lane, until the first batch is measured
+LATEST_RATE = 1e7  # pixels a second and worker, until the first batch is measured
 
 
 class Turn(Enum):
@@ -33,7 +33,7 @@ class Turn(Enum):
     Attributes:
         FIRST: Before all others: a person waits for one image.
         LATER: When there is none of the first kind, or every fourth time: an image of a list.
-        ALONE: As LATER, one at a time over all lanes: a heat map.
+        ALONE: As LATER, one at a time over all workers: a heat map.
     """
 
     FIRST = "first"
@@ -41,8 +41,8 @@ class Turn(Enum):
     ALONE = "alone"
 
 
-class LaneError(Exception):
-    """A job that could not be answered: the function that answers raised, or its lane died or hung."""
+class WorkerError(Exception):
+    """A job that could not be answered: the function that answers raised, or its worker died or hung."""
 
 
 @dataclass(eq=False)
@@ -53,9 +53,9 @@ class Job:
         payload: What `answer` is given.
         group: Jobs with the same one may be answered together.
         cost: In pixels.
-        done: Called once with the result or a `LaneError`; not if the job was cancelled before.
+        done: Called once with the result or a `WorkerError`; not if the job was cancelled before.
         turn: When it is taken.
-        cancelled: Whoever asked has gone; a lane skips it.
+        cancelled: Whoever asked has gone; a worker skips it.
         single: It is answered in a batch of its own, since a batch with it failed.
     """
 
@@ -76,7 +76,7 @@ def _finish(jobs: Sequence[Job], results: Sequence[Any]) -> None:
 
 
 @dataclass(eq=False)
-class Lane:
+class Worker:
     """A thread, and what it works on."""
 
     thread: threading.Thread | None = None
@@ -85,17 +85,17 @@ class Lane:
     retired: bool = False  # replaced: what it may still answer is not wanted
 
 
-class Lanes:
-    """A fixed number of lanes over one queue.
+class Workers:
+    """A fixed number of workers over one queue.
 
     Args:
-        answer: (group, payloads) → their results, in order; called in lanes. An exception fails the batch.
-        count: Lanes.
+        answer: (group, payloads) → their results, in order; called in workers. An exception fails the batch.
+        count: Workers.
         piece: Jobs that are answered together, at most.
         budget: Pixels that are answered together; one job may have more.
-        patience: Seconds after which a lane that has not answered counts as hung.
+        patience: Seconds after which a worker that has not answered counts as hung.
         hand_over: Runs a function that finishes the jobs of a batch, once a batch, where `done` is to be called; by
-            default in the lane.
+            default in the worker.
     """
 
     def __init__(
@@ -113,23 +113,23 @@ class Lanes:
         self.changed = threading.Condition()
         self.queues: dict[tuple[Turn, Hashable], deque[Job]] = {}
         self.pixels = dict.fromkeys(Turn, 0)  # that wait
-        self.rate = LATEST_RATE  # pixels a second of one lane
-        self.replaced = 0  # lanes that died or hung
+        self.rate = LATEST_RATE  # pixels a second of one worker
+        self.replaced = 0  # workers that died or hung
         self.batches = self.numbers = self.idle = 0
         self.alone = False  # whether a job of the kind ALONE is in work
         self.closing = False
-        self.lanes = [self._begun(Lane()) for _ in range(count)]
+        self.workers = [self._begun(Worker()) for _ in range(count)]
 
-    def _begun(self, lane: Lane) -> Lane:
-        lane.thread = threading.Thread(target=self._work, args=(lane,), name="lane", daemon=True)
-        lane.thread.start()
-        return lane
+    def _begun(self, worker: Worker) -> Worker:
+        worker.thread = threading.Thread(target=self._work, args=(worker,), name="worker", daemon=True)
+        worker.thread.start()
+        return worker
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Jobs to be answered. They keep their order within their turn and group."""
         with self.changed:
             if self.closing:
-                raise LaneError("the service is shutting down")
+                raise WorkerError("the service is shutting down")
             for job in jobs:
                 job.number = self.numbers = self.numbers + 1
                 self.queues.setdefault((job.turn, job.group), deque()).append(job)
@@ -145,47 +145,49 @@ class Lanes:
         """Seconds until a job of this cost and turn, submitted now, would be answered; an estimate."""
         if turn is Turn.ALONE:
             return (self.pixels[turn] + cost) / self.rate
-        working = sum(job.cost for lane in self.lanes for job in lane.batch)
+        working = sum(job.cost for worker in self.workers for job in worker.batch)
         before = self.waiting
         if turn is Turn.FIRST:  # the others have one batch in four
             before = min(before, self.pixels[turn] * PATIENT / (PATIENT - 1))
-        return (before + working / 2 + cost) / (self.rate * len(self.lanes))
+        return (before + working / 2 + cost) / (self.rate * len(self.workers))
 
     def busy(self) -> bool:
         """Whether anything waits or is in work."""
         with self.changed:
-            return any(self.queues.values()) or any(lane.batch for lane in self.lanes)
+            return any(self.queues.values()) or any(worker.batch for worker in self.workers)
 
     def hung(self) -> bool:
-        """Whether a lane has worked on one batch for longer than `patience`."""
+        """Whether a worker has worked on one batch for longer than `patience`."""
         now = time.monotonic()
-        return any(lane.batch and now - lane.since > self.patience for lane in self.lanes)
+        return any(worker.batch and now - worker.since > self.patience for worker in self.workers)
 
     def mend(self) -> None:
-        """Replaces lanes that died or hang. What they worked on is asked again, each job by itself; once only."""
+        """Replaces workers that died or hang. What they worked on is asked again, each job by itself; once only."""
         now = time.monotonic()
         failed: list[Job] = []
         with self.changed:
-            for place, lane in enumerate(self.lanes):
-                assert lane.thread is not None
-                dead = not lane.thread.is_alive()
-                if self.closing or not (dead or (lane.batch and now - lane.since > self.patience)):
+            for place, worker in enumerate(self.workers):
+                assert worker.thread is not None
+                dead = not worker.thread.is_alive()
+                if self.closing or not (dead or (worker.batch and now - worker.since > self.patience)):
                     continue
-                lane.retired = True
+                worker.retired = True
                 self.replaced += 1
-                self._released(lane)
-                for job in reversed(lane.batch):
+                self._released(worker)
+                for job in reversed(worker.batch):
                     if job.single:
                         failed.append(job)
                     else:
                         self._again(job)
-                self.lanes[place] = self._begun(Lane())
+                self.workers[place] = self._begun(Worker())
             self.changed.notify_all()
         if failed:
-            self.hand_over(partial(_finish, failed, [LaneError("the lane that answered died or hung")] * len(failed)))
+            self.hand_over(
+                partial(_finish, failed, [WorkerError("the worker that answered died or hung")] * len(failed))
+            )
 
     def close(self) -> None:
-        """Ends the lanes when they have answered what they are at; what waits is not answered."""
+        """Ends the workers when they have answered what they are at; what waits is not answered."""
         with self.changed:
             self.closing = True
             waiting = [job for queue in self.queues.values() for job in queue]
@@ -193,32 +195,32 @@ class Lanes:
             self.pixels = dict.fromkeys(Turn, 0)
             self.changed.notify_all()
         if waiting:
-            self.hand_over(partial(_finish, waiting, [LaneError("the service is shutting down")] * len(waiting)))
+            self.hand_over(partial(_finish, waiting, [WorkerError("the service is shutting down")] * len(waiting)))
 
-    # In lanes.
+    # In workers.
 
-    def _work(self, lane: Lane) -> None:
-        while batch := self._taken(lane):
+    def _work(self, worker: Worker) -> None:
+        while batch := self._taken(worker):
             started = time.monotonic()
             results = self._answered(batch)
             with self.changed:
-                if lane.retired:
+                if worker.retired:
                     return
-                self._released(lane)
-                lane.batch = []
+                self._released(worker)
+                worker.batch = []
                 rate = sum(job.cost for job in batch) / max(time.monotonic() - started, 1e-6)
-                self.rate += (rate - self.rate) * (SMOOTHING if self.batches > len(self.lanes) else 1.0)
+                self.rate += (rate - self.rate) * (SMOOTHING if self.batches > len(self.workers) else 1.0)
                 self.changed.notify()
             self.hand_over(partial(_finish, batch, results))
 
-    def _taken(self, lane: Lane) -> list[Job]:
-        """The next batch, when there is one; none: the lanes are closing."""
+    def _taken(self, worker: Worker) -> list[Job]:
+        """The next batch, when there is one; none: the workers are closing."""
         with self.changed:
             self.idle += 1
             try:
                 while not self.closing:
                     if batch := self._next():
-                        lane.batch, lane.since = batch, time.monotonic()
+                        worker.batch, worker.since = batch, time.monotonic()
                         self.batches += 1
                         return batch
                     self.changed.wait()
@@ -275,7 +277,7 @@ class Lanes:
             return results
         except Exception as error:
             if len(batch) == 1:
-                failed = LaneError(f"{type(error).__name__}: {error}")
+                failed = WorkerError(f"{type(error).__name__}: {error}")
                 failed.__cause__ = error
                 return [failed]
         return [self._answered([job])[0] for job in batch]
@@ -285,6 +287,6 @@ class Lanes:
         self.queues.setdefault((job.turn, job.group), deque()).appendleft(job)
         self.pixels[job.turn] += job.cost
 
-    def _released(self, lane: Lane) -> None:
-        if lane.batch and lane.batch[0].turn is Turn.ALONE:
+    def _released(self, worker: Worker) -> None:
+        if worker.batch and worker.batch[0].turn is Turn.ALONE:
             self.alone = False
