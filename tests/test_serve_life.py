@@ -422,6 +422,7 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         ((), {"token": "sécret"}, "a token has letters of ASCII"),
         ((), {"top": 0}, "--top must be at least 1; it is 0"),
         ((), {"workers": -1}, "--workers must be at least 0; it is -1"),
+        ((), {"trusted_proxy": ("10.0.0.1", "*")}, "--trusted-proxy is an address, or a network such as "),
         (("a=mixer_cifar10", "a=mixer_clothing"), {}, "two models are called 'a'"),
         (("nowhere/weights",), {}, "there is no run 'nowhere/weights'"),
     )
