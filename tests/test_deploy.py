@@ -94,6 +94,10 @@ def test_commands_are_those_of_mixer_serve():
         assert arguments[0] == "serve", name
         parse(arguments)  # raises where an option is unknown or a value does not fit
     assert "--trusted-proxy" in commands()["nginx.conf"]
+    told = re.findall(r"(?m)^    .*?(mixer serve\b[^#\n]*)", (ROOT / "docs" / "serving.md").read_text())
+    assert len(told) > 3
+    for line in told:
+        parse(shlex.split(line)[1:])
 
 
 def test_the_containerfile():
