@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlpmixer import cli
 from mlpmixer.machine.cores import cores, limit_threads, quota
 
 BOUND = cores(Path("/nowhere"))
@@ -96,3 +97,12 @@ def test_threads_follow_the_limit_unless_they_are_chosen(tmp_path: Path, monkeyp
     assert "OMP_NUM_THREADS" not in os.environ
     limit_threads(less)
     assert os.environ.pop("OMP_NUM_THREADS") == "1"
+
+
+def test_commands_follow_the_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Before they import torch, as it is asked for a command that does not."""
+    said: list[str] = []
+    monkeypatch.setattr(cli, "limit_threads", lambda: said.append(capsys.readouterr().out))
+    cli.main(["version"])
+    assert said == [""]
+    assert capsys.readouterr().out.startswith("mixer ")

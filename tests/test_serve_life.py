@@ -401,6 +401,22 @@ def test_the_command_and_its_log():
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_the_client_behind_a_proxy():
+    """What a trusted proxy says of it is believed, and of what it says the last address that is no proxy's."""
+    with Mixer(
+        "serve", "--port", 0, "--workers", 1, "--json-log", "--trusted-proxy", "127.0.0.1", "10.0.0.0/8"
+    ) as process:
+        lines = lines_of(process)
+        port = int(next(lines)["address"].strip("/").rpartition(":")[2])
+        told = {"127.0.0.1": "192.0.2.7", "127.0.0.2": "127.0.0.2"}  # by whom → who it was
+        for proxy, client in told.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MINUTE, source_address=(proxy, 0))
+            connection.request("GET", "/healthz", headers={"X-Forwarded-For": "203.0.113.1, 192.0.2.7, 10.1.2.3"})
+            assert connection.getresponse().status == 200
+            assert next(line for line in lines if line["event"] == "request")["client"] == client
+            connection.close()
+
+
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

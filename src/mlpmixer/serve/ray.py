@@ -54,9 +54,6 @@ class Replica:
         if not self.service.alive or self.watching.done():
             raise RuntimeError("a worker hangs, or the watch over them has ended")
 
-    def __del__(self) -> None:
-        self.service.close()
-
 
 Mixer: Any = ray_serve.deployment(
     name="mixer",
