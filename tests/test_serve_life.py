@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -197,6 +198,26 @@ def test_stopped_while_loading(tmp_path: Path):
         assert (status, answer["error"]["code"]) == (503, "not_ready")
         process.signal()
         assert process.ends() == 0
+
+
+STOPPED_EARLY = """
+import os, signal, sys
+from mlpmixer.cli import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "fastapi":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+main(["serve", "--port", "0"])
+"""
+
+
+def test_stopped_before_it_listens():
+    """While it imports what it needs, of which the first is FastAPI."""
+    ended = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -58,6 +59,8 @@ def serve(
         workers: Threads that answer; 0: as many as there are cores.
         json_log: Write a line of JSON for each request and event to standard output.
     """
+    # While it starts. Without a handler, the signal would be lost on the first process of a container.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "workers": (workers, 0)}
     for name, (value, smallest) in least.items():
         if value < smallest:
