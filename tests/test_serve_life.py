@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from in_processes import SERVER, Mixer, run_mixer
 
+from mlpmixer.cli import main
 from mlpmixer.errors import MixerError, UsageError
+from mlpmixer.serve.service import Service, Settings
 from mlpmixer.weights.bundled import BUNDLED, PHOTO
 
 MINUTE = 20  # after which a test fails that waits for something
@@ -90,7 +92,7 @@ def service(
 
     from mlpmixer.serve.served import Models
     from mlpmixer.serve.server import listen, run
-    from mlpmixer.serve.service import Service, Settings
+    from mlpmixer.serve.service import Settings
 
     class Held(Service):
         def answer(self, group: Any, images: list[Any]) -> Sequence[Any]:
@@ -421,6 +423,8 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         ((), {"host": "0.0.0.0"}, "a service on 0.0.0.0 can be reached by others, and needs a token: --token, or "),
         ((), {"token": "sécret"}, "a token has letters of ASCII"),
         ((), {"top": 0}, "--top must be at least 1; it is 0"),
+        ((), {"max_held": 0}, "--max-held must be at least 1; it is 0"),
+        ((), {"deadline": 0}, "--deadline must be at least 1; it is 0"),
         ((), {"workers": -1}, "--workers must be at least 0; it is -1"),
         (("a=mixer_cifar10", "a=mixer_clothing"), {}, "two models are called 'a'"),
         (("nowhere/weights",), {}, "there is no run 'nowhere/weights'"),
@@ -431,6 +435,26 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         if not str(found.value).startswith(words):
             failures.append((options, str(found.value)))
     assert not failures
+
+
+def test_limits_are_options(monkeypatch: pytest.MonkeyPatch):
+    from mlpmixer.serve import server
+
+    found: list[Settings] = []
+
+    def run(service: Service, listener: socket.socket, **_: Any) -> None:
+        found.append(service.settings)
+        listener.close()
+
+    monkeypatch.setattr(server, "run", run)
+    options = ["--max-latency-ms", "500", "--max-body", "1000", "--max-held", "5000", "--deadline", "7"]
+    main(["serve", "--port", "0", *options])
+    main(["serve", "--port", "0"])
+    usual = Settings()
+    assert [(one.max_latency, one.max_body, one.max_held, one.deadline) for one in found] == [
+        (0.5, 1000, 5000, 7),
+        (usual.max_latency, usual.max_body, usual.max_held, usual.deadline),
+    ]
 
 
 def test_an_address_of_ipv6():
