@@ -539,6 +539,8 @@ def bombs() -> dict[str, tuple[bytes, int]]:
     bmp = saved(Image.new("RGB", (8, 8)), "BMP")
     profile = chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(100 << 20), 9))
     frames = [Image.new("P", (64, 64), number) for number in range(1_000)]
+    jpeg, gif = saved(Image.new("RGB", (8, 8)), "JPEG"), saved(Image.new("P", (8, 8)), "GIF")
+    at = jpeg.index(b"\xff\xda")
     return {
         "a 1-bit PNG of 144 megapixels": (saved(Image.new("1", (12_000, 12_000)), "PNG"), 422),
         "an RGB PNG of 49 megapixels": (png((7_000, 7_000)), 422),
@@ -548,6 +550,9 @@ def bombs() -> dict[str, tuple[bytes, int]]:
         "a PNG with 200 MB of text": (png((8, 8), extra=200 * text), 422),
         "a PNG of 100,000 chunks": (png((8, 8), extra=100_000 * chunk(b"tEXt", b"k\0v")), 422),
         "a PNG with a profile of 100 MB": (png((8, 8), extra=profile), 422),
+        "a JPEG of 90,000 segments": (jpeg[:at] + b"Exif\0\0" + 90_000 * b"\xff\xe5\0\2" + jpeg[at:], 422),
+        "a GIF with a comment in 90,000 blocks": (gif[:-1] + b"!\xfe" + 90_000 * b"\1a" + b"\0;", 200),
+        "a GIF with such a comment before its frame": (gif[:13] + b"!\xfe" + 90_000 * b"\1a" + b"\0" + gif[13:], 422),
         "a GIF of 1,000 frames": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), 200),
         "a BMP of 2 gigapixels": (bmp[:18] + 2 * b"\0\xc0\0\0" + bmp[26:], 422),
     }
