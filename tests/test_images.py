@@ -310,12 +310,11 @@ class TestLimits:
                 assert header_of(file) == Header(opened.format or "", (opened.height, opened.width))
             for length in range(2, 60):  # damaged ones raise nothing
                 header_of(file[:length])
-        gif, frame = saved(GRADIENT, "GIF"), (GRADIENT.height, GRADIENT.width)
-        with Image.open(io.BytesIO(gif[:6] + b"\1\0\1\0" + gif[10:])) as opened:
-            opened.load()  # a frame may be larger than its screen
-            assert (
-                header_of(gif[:6] + b"\1\0\1\0" + gif[10:]) == Header("GIF", frame) == Header("GIF", opened.size[::-1])
-            )
+        gif = saved(GRADIENT, "GIF")
+        small = gif[:6] + b"\1\0\1\0" + gif[10:]  # a screen of one pixel, and a frame that goes beyond it
+        with Image.open(io.BytesIO(small)) as opened:
+            assert opened.size == GRADIENT.size
+            assert header_of(small) == header_of(gif)
         assert header_of(b"<svg/>") is None
         assert header_of(b"RIFF1234WAVE") is None
 
