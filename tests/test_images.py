@@ -347,6 +347,16 @@ class TestLimits:
             with pytest.raises(ImageError, match="is a large BMP in runs"):
                 read(bytes(bmp) + bytes(1 << 22))
 
+    def test_a_small_image_in_a_large_tile(self):
+        for kind, side, fits in ((3, 4_096, True), (4, 4_097, False), (3, 65_520, False), (9, 16, False)):
+            tags = ((256, 4, 1, 64), (257, 4, 1, 64), (322, kind, 1, side), (323, 4, 1, 16))
+            file = struct.pack("<2sHIH", b"II", 42, 8, 4) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+            if fits:
+                assert header_of(file) == Header("TIFF", (64, 64))
+            else:
+                with pytest.raises(ImageError, match="has tiles of more than 4,096 pixels a side"):
+                    header_of(file)
+
     def test_exif_without_an_end_turns_nothing(self):
         """A million fractions in the place of one number take Pillow seconds."""
         image = Image.new("RGB", (8, 4))

@@ -17,6 +17,8 @@ PARTS = 1_000  # segments of a JPEG before its pixels, chunks of a PNG beyond on
 BETWEEN = 65_536  # bytes of a JPEG that belong to no segment
 STRIPS = 100_000  # of a TIFF
 VALUES = 4 * STRIPS  # of all tags of a TIFF
+TILE = 4_096  # pixels of a side of its tiles
+WHOLE = {1: "B", 3: "H", 4: "I", 16: "Q"}  # kind of a tag → its number
 WORTH = {
     1: 0,
     2: 0,
@@ -156,10 +158,12 @@ def _tiff(data: bytes) -> Size | None:
         values += several * WORTH.get(kind, 1)
         if values > VALUES:
             raise _too_many(f"{VALUES:,} values of tags")
-        if tag in (256, 257) and kind in (3, 4):
-            (found[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + value)
+        if tag in (256, 257, 322, 323) and kind in WHOLE:
+            (found[tag],) = struct.unpack_from(order + WHOLE[kind], data, at + value)
+        if tag in (322, 323) and found.get(tag, TILE + 1) > TILE:  # the memory of one is taken as a whole
+            raise ImageError(f"has tiles of more than {TILE:,} pixels a side; save it with smaller ones")
         at += value + (8 if value == 12 else 4)
-    return (found[257], found[256]) if len(found) == 2 else None
+    return (found[257], found[256]) if 256 in found and 257 in found else None
 
 
 # Format, first bytes, how its size is found.
