@@ -1,4 +1,25 @@
-"""The service: its answers are the Predictor's, whatever it is sent it answers with the right status, and goes on."""
+"""The service: its answers are the Predictor's, whatever it is sent it answers with the right status, and goes on.
+
+Threat → where it is tested, if not here:
+
+    bytes, compressed bodies   test_bytes, test_bytes_of_many_requests; test_serve_life: bodies that are too large
+    pixels, scans, parts       test_bombs, test_large_pictures…; test_serve_life: large images; test_images
+    endless answers            test_an_answer_without_an_end…
+    polyglots, other formats   test_kinds…, test_broken_files; fuzz: images
+    slow clients, connections  test_serve_guard
+    chunks, smuggling          test_serve_guard
+    traversal, links           test_paths_lead_nowhere, test_links_and_pipes…
+    addresses (SSRF)           test_no_address_is_fetched
+    CSRF, CORS, rebinding      test_other_pages…; test_serve_page: pages of others, a name that is made to lead here
+    XSS, formulas              test_markup…; test_serve_page: markup in names; test_predict_command: a spreadsheet
+    tokens                     test_tokens; test_serve_page
+    logs                       test_serve_life: the command and its log
+    pickles                    test_a_pickle…
+    overload                   test_what_would_wait…, test_what_came_meanwhile…; test_serve_life; by hand: bench serve
+    shutdown, reload           test_serve_life; test_models_change_under_load…
+    workers that fail          test_a_worker_that_raises…; test_serve_workers; test_serve_life
+    malformed requests         test_malformed_bodies, test_schemathesis…; test_serve_v2; fuzz: requests
+"""
 
 from __future__ import annotations
 

@@ -272,6 +272,17 @@ def test_images_are_dropped_and_pasted(open_page: Open, photo: bytes):
 
 
 @needs_browser
+def test_a_file_is_dropped_by_the_hand_of_the_system(open_page: Open):
+    tab = open_page()
+    path = Path(__file__).parent / "photos" / "dress.jpg"
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    hand = tab.context.new_cdp_session(tab.page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        hand.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    tab.says("dress.jpg: dress, ")
+
+
+@needs_browser
 def test_a_camera_takes_photos_where_it_may(open_page: Open):
     tab = open_page(permissions=["camera"])
     tab.page.get_by_role("button", name="Take a photo").click()
