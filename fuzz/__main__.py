@@ -1,4 +1,4 @@
-"""Fuzzing: a bounded campaign of damaged files against everything that reads untrusted files.
+"""Fuzzing: a bounded campaign of damaged files against everything that reads untrusted files, and of damaged requests.
 
     python -m fuzz                          all readers, about five minutes on two cores
     python -m fuzz images weights --count 1000000 --seconds 3600

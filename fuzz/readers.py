@@ -1,4 +1,4 @@
-"""Readers of untrusted files, each with sound files to damage.
+"""Readers of untrusted files and requests, each with sound files to damage.
 
 A new reader is one class and one row of `READERS`.
 """
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fuzz import service
 from mlpmixer import create, data, load, save
 from mlpmixer.data.dataset import DataSet
 from mlpmixer.data.doctor.image_stats import stats
@@ -327,4 +328,5 @@ READERS = {
     "index": Reader(8_000, build_index, read_index),
     "answers": Reader(33_000, build_answers, read_answers),
     "checkpoints": Reader(17_000, build_checkpoint, read_checkpoint, right_sums),
+    "requests": Reader(3_000, service.build_requests, service.read_request),
 }

@@ -264,6 +264,23 @@ def _in_bytes(model: Mixer, pixels: Tensor, layer_precisions: list[LayerPrecisio
 
 
 @needs_kernels
+def test_an_image_gets_the_same_numbers_whatever_is_beside_it():
+    """Few rows and many are computed in different ways, and add up in the same order, even hidden tables in pieces."""
+    sizes = {"layers": 1, "image_size": 56, "patch_size": 8, "channels": 32, "token_hidden": 16, "channel_hidden": 2064}
+    model = mixer("mixer_nano", **sizes)
+    pixels = pixels_for(model, 12)
+    for precision in ("fp32", "bf16"):
+        run = Engine(model, HOW, "kernels", precision, batch=12, device=CPU)
+        alone = [run(image[None]) for image in pixels]
+        for count in (2, 3, 5, 12):
+            for start in range(0, 12, count):
+                found = run(pixels[start : start + count])
+                for one, features, logits in zip(alone[start:], found.features, found.logits, strict=False):
+                    assert torch.equal(one.features[0], features)
+                    assert torch.equal(one.logits[0], logits)
+
+
+@needs_kernels
 def test_equal_input_gives_equal_output_from_any_thread():
     model = mixer()
     ours = Engine(model, HOW, "kernels", "bf16", batch=8, device=CPU)

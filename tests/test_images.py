@@ -310,6 +310,11 @@ class TestLimits:
                 assert header_of(file) == Header(opened.format or "", (opened.height, opened.width))
             for length in range(2, 60):  # damaged ones raise nothing
                 header_of(file[:length])
+        gif = saved(GRADIENT, "GIF")
+        small = gif[:6] + b"\1\0\1\0" + gif[10:]  # a screen of one pixel, and a frame that goes beyond it
+        with Image.open(io.BytesIO(small)) as opened:
+            assert opened.size == GRADIENT.size
+            assert header_of(small) == header_of(gif)
         assert header_of(b"<svg/>") is None
         assert header_of(b"RIFF1234WAVE") is None
 
@@ -318,15 +323,46 @@ class TestLimits:
         chunk = struct.pack(">I4s3sI", 3, b"tEXt", b"k\0v", zlib.crc32(b"tEXtk\0v"))
         tags = ((256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 200_000, 70), (278, 4, 1, 1))
         strips = struct.pack("<2sHIH", b"II", 42, 8, 6) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        tags = ((256, 4, 1, 64), (257, 4, 1, 64), (274, 5, 100_000, 70))
+        fractions = struct.pack("<2sHIH", b"II", 42, 8, 3) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        gif, pixels_at = saved(GRADIENT, "GIF"), jpeg.index(b"\xff\xda")
         for bomb, says in (
             (png[:33] + 9_000 * chunk + png[33:], "chunks"),
             (jpeg[:2] + 9_000 * b"\xff\xe5\0\2" + jpeg[2:], "segments"),
+            (jpeg[:pixels_at] + 9_000 * b"\xff\xe5\0\2" + jpeg[pixels_at:], "segments"),
+            (jpeg[:pixels_at] + 90_000 * b"\xff" + jpeg[pixels_at:], "bytes between its segments"),
+            (jpeg[:pixels_at] + bytes(90_000), "bytes between its segments"),
+            (gif[:13] + 768 * b"\0" + b"!\xfe" + 9_000 * b"\1a" + b"\0", "blocks"),
+            (gif[:13] + 768 * b"\0" + 9_000 * b"x", "blocks"),
+            (fractions + bytes(900_000), "values of tags"),
             (strips + bytes(900_000), "strips"),
             (strips[:8] + b"\xff\xff" + bytes(900_000), "tags"),
         ):
             for read in (pixels, decode):
                 with pytest.raises(ImageError, match=f"the image has more than .* {says}; that is a mistake"):
                     read(bomb)
+        bmp = bytearray(saved(GRADIENT, "BMP"))
+        bmp[30] = 1  # in runs
+        for read in (pixels, decode):
+            with pytest.raises(ImageError, match="is a large BMP in runs"):
+                read(bytes(bmp) + bytes(1 << 22))
+
+    def test_a_small_image_in_a_large_tile(self):
+        for kind, side, fits in ((3, 4_096, True), (4, 4_097, False), (3, 65_520, False), (9, 16, False)):
+            tags = ((256, 4, 1, 64), (257, 4, 1, 64), (322, kind, 1, side), (323, 4, 1, 16))
+            file = struct.pack("<2sHIH", b"II", 42, 8, 4) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+            if fits:
+                assert header_of(file) == Header("TIFF", (64, 64))
+            else:
+                with pytest.raises(ImageError, match="has tiles of more than 4,096 pixels a side"):
+                    header_of(file)
+
+    def test_exif_without_an_end_turns_nothing(self):
+        """A million fractions in the place of one number take Pillow seconds."""
+        image = Image.new("RGB", (8, 4))
+        for count, size in ((1, (4, 8)), (1_000_000, (8, 4))):
+            exif = struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 0x0112, 3, 1, 6) + bytes(8 * count)
+            assert decode(saved(image, "PNG", exif=exif)).size == size
 
     def test_large_images_wait_for_each_other(self):
         room, inside, most = Room(10), [], []

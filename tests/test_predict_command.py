@@ -24,7 +24,7 @@ import torch
 from in_processes import Mixer, run_mixer, wait_for
 from messages import Says
 
-from mlpmixer import Predictor, create
+from mlpmixer import Predictor, create, save
 from mlpmixer.cli import main
 from mlpmixer.engines import kernels
 from mlpmixer.errors import DataError, ImageError, UsageError
@@ -270,6 +270,34 @@ class TestGoingOn:
             file.write_bytes(whole[:size])
             mixer(*names, *WEIGHTS, "--output", file, "--resume")
             assert file.read_bytes() == whole
+
+    def test_names_that_a_spreadsheet_would_compute(
+        self, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """An apostrophe keeps it from doing so; whoever goes on with the file, and the gallery, know the names."""
+        monkeypatch.chdir(tmp_path)
+        names = ["=1+1.jpg", "@sum.jpg", "+a.jpg", "'=b.jpg", "''-c.jpg", "'plain.jpg", "plain=.jpg"]
+        for name in names:
+            os.link(photos[0], name)
+        classes = ("=cmd|' /C calc'!A0", "-1", "-x", "'", "a")
+        save(create("mixer_pico", num_classes=5, image_size=8, patch_size=4), "wide.safetensors", classes=classes)
+        arguments = ("--weights", "wide.safetensors", "--output", "found.csv", "--html", "found.html")
+        mixer(*names, *arguments)
+        head, *rows = csv.reader(Path("found.csv").read_text().splitlines())
+        assert head[0] == "path"
+        written_as = {name: name if "plain" in name else f"'{name}" for name in names}
+        assert [row[0] for row in rows] == [*written_as.values()]
+        cells = {cell for row in rows for cell in row[1::2]}
+        assert cells == {"'=cmd|' /C calc'!A0", "-1", "'-x", "'", "a"}
+        found = [*files_of("csv").records(Path("found.csv"))]
+        assert [one.path for one in found] == names
+        assert {one.label for one in found} <= {*classes}
+        page = Path("found.html").read_text()
+        assert all(f'alt="{name}"' in page.replace("&#39;", "'").replace("&#x27;", "'") for name in names)
+        whole = Path("found.csv").read_bytes()
+        Path("found.csv").write_bytes(whole[: len(whole) // 2])
+        mixer(*names, *arguments[:4], "--resume")
+        assert Path("found.csv").read_bytes() == whole
 
     def test_parquet_keeps_whole_parts(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         arrow = pytest.importorskip("pyarrow.parquet")

@@ -1,4 +1,25 @@
-"""The service: its answers are the Predictor's, whatever it is sent it answers with the right status, and goes on."""
+"""The service: its answers are the Predictor's, whatever it is sent it answers with the right status, and goes on.
+
+Threat → where it is tested, if not here:
+
+    bytes, compressed bodies   test_bytes, test_bytes_of_many_requests; test_serve_life: bodies that are too large
+    pixels, scans, parts       test_bombs, test_large_pictures…; test_serve_life: large images; test_images
+    endless answers            test_an_answer_without_an_end…
+    polyglots, other formats   test_kinds…, test_broken_files; fuzz: images
+    slow clients, connections  test_serve_guard
+    chunks, smuggling          test_serve_guard
+    traversal, links           test_paths_lead_nowhere, test_links_and_pipes…
+    addresses (SSRF)           test_no_address_is_fetched
+    CSRF, CORS, rebinding      test_other_pages…; test_serve_page: pages of others, a name that is made to lead here
+    XSS, formulas              test_markup…; test_serve_page: markup in names; test_predict_command: a spreadsheet
+    tokens                     test_tokens; test_serve_page
+    logs                       test_serve_life: the command and its log
+    pickles                    test_a_pickle…
+    overload                   test_what_would_wait…, test_what_came_meanwhile…; test_serve_life; by hand: bench serve
+    shutdown, reload           test_serve_life; test_models_change_under_load…
+    workers that fail          test_a_worker_that_raises…; test_serve_workers; test_serve_life
+    malformed requests         test_malformed_bodies, test_schemathesis…; test_serve_v2; fuzz: requests
+"""
 
 from __future__ import annotations
 
@@ -10,6 +31,7 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import socket
 import struct
@@ -33,11 +55,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Running, running
 
 import mlpmixer
+from mlpmixer.errors import UsageError
 from mlpmixer.predict.predictor import Prediction, Predictor, Scores
 from mlpmixer.serve.app import app_of
 from mlpmixer.serve.served import Models
-from mlpmixer.serve.service import FORMATS, SPREAD, Service, Settings
-from mlpmixer.serve.workers import Turn
+from mlpmixer.serve.service import ANSWERERS, FORMATS, SPREAD, Service, Settings
+from mlpmixer.serve.workers import Job, Turn
 from mlpmixer.weights.bundled import PHOTO
 
 MODELS = {"mixer_cifar10": "mixer_cifar10", "clothes": "mixer_clothing"}
@@ -252,6 +275,39 @@ def test_one_bad_picture_hurts_no_other(served: Running, expected: dict[str, lis
     assert answer.json()["error"]["message"] == "the image is not a readable image (OSError)"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_raises_or_dies_hurts_no_other(served: Running, expected: dict[str, list[Prediction]]):
+    """The image at which it happens is answered with 500, all others with their labels."""
+    workers = served.service.workers
+    assert workers is not None
+    answer, replaced = ANSWERERS["predict"], workers.replaced
+
+    def failing(model: Any, images: list[Any]) -> Any:
+        if any(image.endswith(b"raise") for image in images):
+            raise RuntimeError("it raises")
+        if any(image.endswith(b"die") for image in images):
+            raise SystemExit  # ends a thread without a word
+        return answer(model, images)
+
+    files = [FILES[0], GOOD + b"raise", FILES[1], GOOD + b"die", FILES[2]]
+    wanted = [ranked(one) for one in expected["mixer_cifar10"][:3]]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
+        patch.setitem(ANSWERERS, "predict", failing)
+        asking = thread.submit(served.client.post, "/v1/predict", **form(files))
+        while not asking.done():
+            workers.mend()  # the watch of a server does this every second
+            time.sleep(0.01)
+        found = asking.result().json()["predictions"]
+        assert found[::2] == wanted
+        assert [one["error"]["status"] for one in found[1::2]] == [500, 500]
+        asking = thread.submit(served.client.post, "/v1/predict", content=files[1])
+        told = asking.result()
+        assert (told.status_code, told.json()["error"]["code"]) == (500, "failed")
+        assert "raises" not in told.text
+    assert workers.replaced > replaced
+    assert goes_on(served)
+
+
 def test_models_are_described(served: Running):
     first, second = served.client.get("/v1/models").json()["models"]
     assert (first["name"], first["image_size"], len(first["classes"])) == ("mixer_cifar10", [32, 32], 10)
@@ -363,6 +419,66 @@ def test_what_would_wait_too_long_is_refused_on_its_head(served: Running):
     assert served.client.post("/v1/explain", content=GOOD).status_code == 200
 
 
+def test_what_came_meanwhile_counts_as_well(served: Running):
+    """Behind a body it turns out how much there is: a list is refused where others wait already, whatever its head
+    promised; and so is an image, of which many were let in at the same moment."""
+    workers = served.service.workers
+    assert workers is not None
+    try:
+        workers.pixels[Turn.LATER] = 10**12
+        for sent in (form(FILES[:2]), in_base64(FILES[:2])):
+            answer = served.client.post("/v1/predict", **sent)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
+            assert int(answer.headers["Retry-After"]) > 1
+        assert goes_on(served)
+        host, _, port = served.address.partition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            head = f"POST /v1/predict HTTP/1.1\r\nHost: {served.address}\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+            connection.sendall(head.encode() + GOOD[:1000])
+            wait_for(lambda: served.service.held == 1000)
+            workers.pixels[Turn.FIRST] = 10**12
+            connection.sendall(GOOD[1000:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 429")
+    finally:
+        workers.pixels.update(dict.fromkeys(Turn, 0))
+    assert served.client.post("/v1/predict", **form(FILES[:2])).status_code == 200
+
+
+class Caught:
+    """In the place of workers: what is submitted stays here."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def wait_for(self, _cost: int, _turn: Turn) -> float:
+        return 0.0
+
+    def submit(self, jobs: list[Job]) -> None:
+        self.jobs += jobs
+
+
+def test_an_answer_to_who_leaves_in_the_same_moment_hurts_no_other():
+    """Images of two requests are answered together. One of the requests ends before the answers are handed out, and its
+    end has not been noticed yet."""
+    service = Service(Models(["mixer_cifar10"], {}), Settings(), workers=1)
+    caught: Any = Caught()
+    service.workers = caught
+    asked: Any = None  # the model; nobody looks at it
+
+    async def ask() -> None:
+        first, second = (asyncio.create_task(service.ask(asked, [GOOD])) for _ in range(2))
+        while len(caught.jobs) < 2:
+            await asyncio.sleep(0)
+        first.cancel()
+        for job in caught.jobs:
+            job.done("answer")
+        assert await second == ["answer"]
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    asyncio.run(ask())
+
+
 def test_what_takes_too_long_is_given_up(served: Running, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(served.service, "settings", Settings(deadline=0.0))
     for route in ASKED:
@@ -442,7 +558,10 @@ def bombs() -> dict[str, tuple[bytes, int]]:
     """Files that cost much more than they weigh, and the status for each."""
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20), 9))
     bmp = saved(Image.new("RGB", (8, 8)), "BMP")
-    frames = [Image.new("P", (64, 64), number) for number in range(200)]
+    profile = chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(100 << 20), 9))
+    frames = [Image.new("P", (64, 64), number) for number in range(1_000)]
+    jpeg, gif = saved(Image.new("RGB", (8, 8)), "JPEG"), saved(Image.new("P", (8, 8)), "GIF")
+    at = jpeg.index(b"\xff\xda")
     return {
         "a 1-bit PNG of 144 megapixels": (saved(Image.new("1", (12_000, 12_000)), "PNG"), 422),
         "an RGB PNG of 49 megapixels": (png((7_000, 7_000)), 422),
@@ -451,7 +570,11 @@ def bombs() -> dict[str, tuple[bytes, int]]:
         "a JPEG of 80 scans of 36 megapixels": (scans(80, 6_000), 422),
         "a PNG with 200 MB of text": (png((8, 8), extra=200 * text), 422),
         "a PNG of 100,000 chunks": (png((8, 8), extra=100_000 * chunk(b"tEXt", b"k\0v")), 422),
-        "a GIF of 200 frames": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), 200),
+        "a PNG with a profile of 100 MB": (png((8, 8), extra=profile), 422),
+        "a JPEG of 90,000 segments": (jpeg[:at] + b"Exif\0\0" + 90_000 * b"\xff\xe5\0\2" + jpeg[at:], 422),
+        "a GIF with a comment in 90,000 blocks": (gif[:-1] + b"!\xfe" + 90_000 * b"\1a" + b"\0;", 200),
+        "a GIF with such a comment before its frame": (gif[:13] + b"!\xfe" + 90_000 * b"\1a" + b"\0" + gif[13:], 422),
+        "a GIF of 1,000 frames": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), 200),
         "a BMP of 2 gigapixels": (bmp[:18] + 2 * b"\0\xc0\0\0" + bmp[26:], 422),
     }
 
@@ -471,6 +594,9 @@ def test_bombs(served: Running):
     answer = served.client.post("/v1/predict", **form([file for file, _ in small]))
     codes = [one.get("error", {"status": 200})["status"] for one in answer.json()["predictions"]]
     assert codes == [status for _, status in small]
+    with ThreadPoolExecutor(8) as threads:  # and by several clients
+        found = threads.map(lambda row: served.client.post("/v1/predict", content=row[0]).status_code, small)
+        assert [*found] == [status for _, status in small]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kB
     assert goes_on(served)
 
@@ -564,7 +690,9 @@ def test_malformed_bodies(served: Running):
         "a part with a long header": (b"--b\r\na: " + b"b" * 1_000_000 + b"\r\n\r\nx\r\n--b--\r\n", boundary, 400),
         "no JSON": (b"{", typed, 400),
         "bad UTF-8": (b'{"image": "\xff"}', typed, 400),
-        "deep JSON": (b'{"image":' * 300_000, typed, 400),
+        "deep JSON": (b'{"image":' * 9_000, typed, 400),
+        "endlessly deep JSON": (b'{"image":' * 300_000, typed, 413),
+        "very many keys": (b"{" + b",".join(b'"%d":0' % key for key in range(20_000)) + b"}", typed, 413),
         "a huge number": (b'{"image":' + b"9" * 100_000 + b"}", typed, 400),
         "a list": (b"[]", typed, 422),
         "very many values": (b"[" + b"{}," * 1_100_000 + b"0]", typed, 413),
@@ -707,6 +835,132 @@ def small(tmp_path: Path) -> Iterator[tuple[Running, Path]]:
     mlpmixer.save(model, file, classes=(MARKUP, "=cmd|' /C calc'!A0", "ä"))
     with running([f"{NAME}={file}"]) as found:
         yield found, file
+
+
+def test_an_answer_without_an_end_is_refused(tmp_path: Path):
+    """A model of very many classes: a list of some bytes could ask for a gigabyte of JSON."""
+    file = tmp_path / "wide.safetensors"
+    sizes: dict[str, Any] = hostile_files.MIXER
+    mlpmixer.save(mlpmixer.create("mixer_pico", num_classes=5_000, **sizes), file)
+    files = [saved(Image.new("RGB", (8, 8)), "BMP")] * 201
+    with running([str(file)], {"top": 5_000}) as served:
+        assert served.client.post("/v1/predict", **form(files)).status_code == 413
+        assert served.client.post("/v1/predict", **form(files[:2])).status_code == 200
+        assert len(served.client.post("/v1/embed", **form(files)).json()["predictions"]) == 201
+        data = [base64.b64encode(one).decode() for one in files]
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [201], "data": data}
+        for parameters, status in (({}, 413), ({"binary_data": True}, 200), ({"classification": 5_000}, 413)):
+            outputs = [{"name": "scores", "parameters": parameters}]
+            body = {"inputs": [tensor], "outputs": outputs}
+            answer = served.client.post("/v2/models/wide/infer", json=body)
+            assert answer.status_code == status, parameters
+        assert goes_on(served)
+
+
+def test_models_change_under_load_and_no_answer_is_lost_or_mixed(small: tuple[Running, Path], tmp_path: Path):
+    """Each answer is of the version that it names, whoever asks while one takes over from the other."""
+    served, file = small
+    sizes: dict[str, Any] = hostile_files.MIXER
+    versions = [file.read_bytes()]
+    other = tmp_path / "other.safetensors"
+    mlpmixer.save(mlpmixer.create("mixer_pico", num_classes=4, **sizes), other)
+    versions.append(other.read_bytes())
+    expected: dict[str, list[dict[str, Any]]] = {}
+    later, stop = itertools.count(10), threading.Event()
+
+    def ask(client: httpx2.Client, number: int) -> tuple[int, str, Any, bool]:
+        place = number % len(FILES)
+        sent: dict[str, Any] = form(FILES[place : place + 3]) if number % 4 == 0 else {"content": FILES[place]}
+        answer = client.post("/v1/predict", **sent)
+        return place, answer.json().get("version", ""), answer.json().get("predictions"), answer.status_code == 200
+
+    def ask_on(start: int) -> list[tuple[int, str, Any, bool]]:
+        found = []
+        with httpx2.Client(base_url=f"http://{served.address}", timeout=60) as client:
+            for number in itertools.count(start):
+                found.append(ask(client, number))
+                if stop.is_set():
+                    return found
+        raise AssertionError
+
+    with ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(ask_on, start) for start in range(3)]
+        try:
+            for turn in range(4):
+                predictor = served.service.models.find(None).predictor
+                version = served.service.models.find(None).version
+                expected[version] = [ranked(one) for one in predictor(FILES)]
+                file.with_suffix(".new").write_bytes(versions[(turn + 1) % 2])
+                file.with_suffix(".new").replace(file)
+                [told] = served.service.models.reload(now=lambda: time.time() + next(later))
+                assert "is now version" in told
+        finally:
+            stop.set()
+    answers = [one for thread in asking for one in thread.result()]
+    assert len(expected) == 2
+    assert {version for _, version, _, _ in answers} == {*expected}
+    for place, version, found, good in answers:
+        assert good
+        assert found == expected[version][place : place + len(found)]
+
+
+def test_links_and_pipes_in_the_place_of_a_model_are_not_followed(tmp_path: Path):
+    """A run folder of a stranger may have links: nothing that they lead to is opened, at the start or later."""
+    run = tmp_path / "run"
+    run.mkdir()
+    weights, secret = run / "weights.safetensors", tmp_path / "secret"
+    secret.write_bytes(b"s3cret\n" * 100)
+    weights.symlink_to(secret)
+    with pytest.raises(UsageError, match="is a link") as refused:
+        Models([str(run)], {})
+    assert "s3cret" not in str(refused.value)
+    weights.unlink()
+    sizes: dict[str, Any] = hostile_files.MIXER
+    mlpmixer.save(mlpmixer.create("mixer_pico", num_classes=3, **sizes), weights)
+    later = itertools.count(10)
+    with running([str(run)]) as served:
+        for replace in (
+            lambda: weights.symlink_to(secret),
+            lambda: weights.symlink_to("/dev/zero"),
+            lambda: weights.symlink_to(weights),
+            lambda: os.mkfifo(weights),
+            weights.mkdir,
+        ):
+            weights.unlink()
+            replace()
+            served.service.models.reload(now=lambda: time.time() + next(later))
+            [shown] = served.client.get("/v1/models").json()["models"]
+            assert re.search("is a link|is not there any more", shown["reload_error"])
+            assert goes_on(served)
+            if weights.is_dir():
+                weights.rmdir()
+                weights.touch()
+
+
+def test_a_file_that_takes_long_to_load_keeps_nobody_from_looking_after_workers():
+    loading, workers = threading.Event(), threading.Event()
+
+    class Slow(Models):
+        def reload(self, now: Callable[[], float] = time.time) -> list[str]:  # noqa: ARG002
+            loading.set()
+            assert workers.wait(30)
+            return []
+
+    class Looked(Caught):
+        def mend(self) -> None:
+            if loading.is_set():
+                workers.set()
+
+    service = Service(Slow(["mixer_cifar10"], {}), Settings(watch=0.01), workers=1)
+    looked: Any = Looked()
+    service.workers = looked
+
+    async def watch() -> None:
+        watching = asyncio.create_task(service.watch())
+        assert await asyncio.to_thread(workers.wait, 30)
+        watching.cancel()
+
+    asyncio.run(watch())
 
 
 def test_markup_in_names_is_data(small: tuple[Running, Path]):

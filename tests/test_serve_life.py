@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import shutil
@@ -18,9 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_processes import SERVER, Mixer, run_mixer
+from in_processes import SERVER, Mixer, run_mixer, said
+from in_processes import running as training_run
+from PIL import Image
 
+from mlpmixer.cli import main
 from mlpmixer.errors import MixerError, UsageError
+from mlpmixer.recipe import Recipe
+from mlpmixer.recipes import toml
+from mlpmixer.serve.service import Service, Settings
 from mlpmixer.weights.bundled import BUNDLED, PHOTO
 
 MINUTE = 20  # after which a test fails that waits for something
@@ -28,14 +35,14 @@ CIFAR, CLOTHING = BUNDLED["mixer_cifar10"], BUNDLED["mixer_clothing"]
 
 
 class Process:
-    """A service of one worker in a process of its own, which can be held while it answers."""
+    """A service in a process of its own, by default of one worker, which can be held while it answers."""
 
-    def __init__(self, sources: Sequence[object], log: Path, *, grace: float = 20, **settings: Any):
+    def __init__(self, sources: Sequence[object], log: Path, *, grace: float = 20, workers: int = 1, **settings: Any):
         self.log = log
         self.go, self.entered, self.computed = SERVER.Event(), SERVER.Semaphore(0), SERVER.Value("i", 0)
         self.go.set()
         ours, theirs = SERVER.Pipe()
-        arguments = ([*map(str, sources)], log, grace, settings, theirs, self.go, self.entered, self.computed)
+        arguments = ([*map(str, sources)], log, grace, workers, settings, theirs, self.go, self.entered, self.computed)
         self.process = SERVER.Process(target=service, args=arguments)
         self.process.start()
         assert ours.poll(MINUTE)
@@ -65,10 +72,10 @@ class Process:
         lines = self.ask("/metrics")[1].splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
-    def memory(self) -> int:
-        """Bytes that the process has."""
+    def memory(self, which: str = "VmRSS") -> int:
+        """Bytes that the process has; VmHWM: the most that it ever had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+        return int(status.partition(f"{which}:")[2].split()[0]) * 1024
 
     def wait_ready(self) -> None:
         wait_until(lambda: self.ask("/readyz")[0] == 200)
@@ -85,13 +92,21 @@ class Process:
 
 
 def service(
-    sources: list[str], log: Path, grace: float, settings: Any, port: Any, go: Any, entered: Any, computed: Any
+    sources: list[str],
+    log: Path,
+    grace: float,
+    workers: int,
+    settings: Any,
+    port: Any,
+    go: Any,
+    entered: Any,
+    computed: Any,
 ):
     import torch
 
     from mlpmixer.serve.served import Models
     from mlpmixer.serve.server import listen, run
-    from mlpmixer.serve.service import Service, Settings
+    from mlpmixer.serve.service import Settings
 
     class Held(Service):
         def answer(self, group: Any, images: list[Any]) -> Sequence[Any]:
@@ -105,7 +120,7 @@ def service(
         made = Held(
             Models(sources, {}),
             Settings(**settings),
-            workers=1,
+            workers=workers,
             tell=lambda line: print(line, file=file),
         )
         listener = listen("127.0.0.1", 0)
@@ -185,6 +200,34 @@ def test_stopped_twice(tmp_path: Path):
             process.signal()
             assert process.ends() == 0
     assert process.log.read_text().splitlines()[-1] == "stopped at once"
+
+
+def test_stopped_with_nothing_to_do(tmp_path: Path):
+    """Even if connections are open on which nothing is asked, or half a head was sent."""
+    with begun(CIFAR, log=tmp_path / "log", grace=MINUTE) as process:
+        process.wait_ready()
+        with (
+            socket.create_connection(("127.0.0.1", process.port)),
+            socket.create_connection(("127.0.0.1", process.port)) as half,
+        ):
+            half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: loc")
+            assert process.predict() == 200
+            process.signal()
+            assert process.ends() == 0
+
+
+def test_stopped_while_a_worker_hangs(tmp_path: Path):
+    """The grace is all that it gets."""
+    with begun(CIFAR, log=tmp_path / "log", grace=0.5) as process, ThreadPoolExecutor(1) as pool:
+        process.wait_ready()
+        process.go.clear()
+        asking = pool.submit(process.predict)
+        assert process.entered.acquire(timeout=MINUTE)
+        process.signal()
+        assert process.ends() == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            asking.result()
+    assert "requests that were cut off after 0 s: 1" in process.log.read_text()
 
 
 def test_stopped_while_loading(tmp_path: Path):
@@ -376,6 +419,54 @@ def test_models_are_replaced_while_they_are_asked(tmp_path: Path):
         assert f"model served is now version {first}" in log
 
 
+@pytest.mark.slow
+def test_the_training_run_that_is_served_is_killed(photos: list[Path], tmp_path: Path):
+    """It is served from the best weights so far. Whatever its end leaves, they are whole, and go on being served."""
+    source, run = tmp_path / "source", tmp_path / "run"
+    for number, photo in enumerate(photos * 3):
+        place = source / ("train" if number % 3 else "val") / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, place / f"{number}.jpg")
+    recipe = toml.change(
+        Recipe(name="small"),
+        {
+            **{"model.name": "mixer_pico", "model.options.layers": 1, "data.source": str(source), "data.val": "val"},
+            **{"train.steps": 1_000_000, "train.batch_size": 4, "train.select": "best", "train.precision": "fp32"},
+            **{"evaluation.every_epochs": 1, "machine.workers": 0, "machine.device": "cpu", "machine.save_every": 5},
+        },
+    )
+    best = run / "best.safetensors"
+    with training_run(recipe, run) as training:
+        wait_until(lambda: best.exists() or not training.is_alive())
+        assert training.is_alive(), said(run)
+        with begun(best, log=tmp_path / "log", watch=0.02) as process:
+            process.wait_ready()
+            for _ in range(30):
+                assert process.predict() == 200
+            training.kill()
+            training.join()
+            (run / ".best.safetensors.part").write_bytes(b"half")  # as a kill leaves it
+            for _ in range(30):
+                assert process.predict() == 200
+            found = process.ask("/v1/models")[1]["models"][0]
+            assert (found["classes"], found["reload_error"]) == (["cat", "dog"], None)
+
+
+@pytest.mark.slow
+def test_large_images_do_not_take_all_memory(tmp_path: Path):
+    """As large as may be, several at once, in more workers than there is room for."""
+    large = io.BytesIO()
+    Image.new("RGB", (6_200, 6_200), (9, 99, 199)).save(large, "PNG")
+    with begun(CIFAR, log=tmp_path / "log", workers=8, max_latency=1000, max_body=10**7) as process:
+        process.wait_ready()
+        before = process.memory("VmHWM")
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(lambda _: process.ask("/v1/predict", large.getvalue())[0], range(4))
+            assert [*answers] == [200] * 4
+        assert process.memory("VmHWM") - before < 2 << 30
+        assert process.predict() == 200
+
+
 def lines_of(process: Mixer) -> Iterator[dict[str, Any]]:
     for line in process.stdout:
         yield json.loads(line)
@@ -458,6 +549,8 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         ((), {"host": "0.0.0.0"}, "a service on 0.0.0.0 can be reached by others, and needs a token: --token, or "),
         ((), {"token": "sécret"}, "a token has letters of ASCII"),
         ((), {"top": 0}, "--top must be at least 1; it is 0"),
+        ((), {"max_held": 0}, "--max-held must be at least 1; it is 0"),
+        ((), {"deadline": 0}, "--deadline must be at least 1; it is 0"),
         ((), {"workers": -1}, "--workers must be at least 0; it is -1"),
         ((), {"trusted_proxy": ("10.0.0.1", "*")}, "--trusted-proxy is an address, or a network such as "),
         (("a=mixer_cifar10", "a=mixer_clothing"), {}, "two models are called 'a'"),
@@ -469,6 +562,26 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         if not str(found.value).startswith(words):
             failures.append((options, str(found.value)))
     assert not failures
+
+
+def test_limits_are_options(monkeypatch: pytest.MonkeyPatch):
+    from mlpmixer.serve import server
+
+    found: list[Settings] = []
+
+    def run(service: Service, listener: socket.socket, **_: Any) -> None:
+        found.append(service.settings)
+        listener.close()
+
+    monkeypatch.setattr(server, "run", run)
+    options = ["--max-latency-ms", "500", "--max-body", "1000", "--max-held", "5000", "--deadline", "7"]
+    main(["serve", "--port", "0", *options])
+    main(["serve", "--port", "0"])
+    usual = Settings()
+    assert [(one.max_latency, one.max_body, one.max_held, one.deadline) for one in found] == [
+        (0.5, 1000, 5000, 7),
+        (usual.max_latency, usual.max_body, usual.max_held, usual.deadline),
+    ]
 
 
 def test_an_address_of_ipv6():

@@ -13,8 +13,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ uvicorn = pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect  # noqa: E402
+from serving import running  # noqa: E402
 
 from mlpmixer.serve.app import app_of  # noqa: E402
 from mlpmixer.serve.page import document  # noqa: E402
@@ -41,6 +44,7 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on
 QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
 ARGUMENTS = [
     "--no-sandbox",
+    "--host-resolver-rules=MAP evil.test 127.0.0.1",
     "--no-first-run",
     "--use-fake-device-for-media-stream",
     *(f"--disable-{one}" for one in QUIET),
@@ -268,6 +272,17 @@ def test_images_are_dropped_and_pasted(open_page: Open, photo: bytes):
 
 
 @needs_browser
+def test_a_file_is_dropped_by_the_hand_of_the_system(open_page: Open):
+    tab = open_page()
+    path = Path(__file__).parent / "photos" / "dress.jpg"
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    hand = tab.context.new_cdp_session(tab.page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        hand.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    tab.says("dress.jpg: dress, ")
+
+
+@needs_browser
 def test_a_camera_takes_photos_where_it_may(open_page: Open):
     tab = open_page(permissions=["camera"])
     tab.page.get_by_role("button", name="Take a photo").click()
@@ -396,6 +411,142 @@ def test_a_service_with_a_token_asks_for_it_once(open_page: Open, service: Servi
     expect(field).to_be_hidden()
     assert tab.page.evaluate("localStorage.length") == 0
     assert tab.context.cookies() == []
+
+
+# What a page of somebody else may try. Its answers are opaque to it at best; the service must not even begin to work.
+ATTACKS = """async (url) => {
+    const tried = [];
+    const form = new FormData();
+    form.append("image", new Blob(["x"]), "a.jpg");
+    const bodies = [form, "text", new Blob(["x"], { type: "image/jpeg" }), new URLSearchParams({ a: "b" })];
+    for (const mode of ["no-cors", "cors"])
+        for (const body of bodies)
+            for (const route of ["v1/predict", "v2/models/mixer_clothing/infer"]) {
+                try {
+                    const answer = await fetch(url + route, { method: "POST", mode, body, credentials: "include" });
+                    tried.push(`${answer.type} ${answer.status} ${(await answer.text()).length}`);
+                } catch (error) {
+                    tried.push(error.name);
+                }
+            }
+    for (const route of ["v1/models", "metrics", "openapi.json", ""])
+        try {
+            tried.push((await (await fetch(url + route)).text()).length ? "read" : "empty");
+        } catch (error) {
+            tried.push(error.name);
+        }
+    return tried;
+}"""
+FORMS = """<iframe name="f"></iframe><iframe sandbox="allow-scripts allow-forms" srcdoc='
+<form id="g" method="post" enctype="multipart/form-data" action="{url}v1/predict"><input name="a" value="b"></form>
+<script>document.forms[0].submit()</script>'></iframe>
+<form id="h" method="post" enctype="text/plain" target="f" action="{url}v1/predict"><input name="a" value="b"></form>
+<img src="{url}v1/models"><script src="{url}v1/models"></script><iframe src="{url}"></iframe>
+<script>document.getElementById("h").submit()</script>"""
+
+
+REFUSED = 'mixer_requests_total{route="refused",status="403"}'
+
+
+@needs_browser
+def test_pages_of_others_cannot_use_the_service(browser: Browser, service: Service):
+    """Neither one on another port of this machine, nor one without an origin."""
+    url: str = service.url  # pyright: ignore[reportAttributeAccessIssue]
+    answers: list[tuple[str, int]] = []
+    page_text = f"<!doctype html><title>other</title>{FORMS.replace('{url}', url)}".encode()
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page_text)
+
+        def log_message(self, format: str, *_: object) -> None: ...
+
+    def refusals() -> float:
+        with urlopen(f"{url}metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(REFUSED))
+
+    before, refused = {name: count.batches for name, count in service.counts.items()}, refusals()
+    context = browser.new_context()
+    page = context.new_page()
+    page.on("response", lambda one: answers.append((one.url.removeprefix(url), one.status)))
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            page.goto(f"http://127.0.0.1:{other.server_port}/")
+            tried = page.evaluate(ATTACKS, url)
+            page.wait_for_load_state("networkidle")
+        finally:
+            other.shutdown()
+            thread.join()
+    assert {*tried} == {"opaque 0 0", "TypeError"}
+    context.close()
+    posts = {status for route, status in answers if route.endswith(("predict", "infer"))}
+    assert posts == {403}
+    assert refusals() - refused >= 16  # also those of which the browser tells nobody
+    assert {name: count.batches for name, count in service.counts.items()} == before
+
+
+@needs_browser
+def test_a_name_that_is_made_to_lead_here_is_refused(browser: Browser, service: Service):
+    """As by DNS rebinding: to the browser, page and service have one origin then."""
+    port = service.url.rstrip("/").rpartition(":")[2]  # pyright: ignore[reportAttributeAccessIssue]
+    context = browser.new_context()
+    page = context.new_page()
+    answer = page.goto(f"http://evil.test:{port}/")
+    assert answer is not None
+    assert answer.status == 421
+    statuses = page.evaluate(
+        """async () => {
+            const post = { method: "POST", body: new Blob(["x"], { type: "image/jpeg" }) };
+            const asked = [fetch("v1/predict", post), fetch("v1/models"), fetch("metrics"), fetch("v2/health/ready")];
+            return (await Promise.all(asked)).map((one) => one.status);
+        }"""
+    )
+    assert statuses == [421] * 4
+    context.close()
+
+
+@needs_browser
+def test_markup_in_names_of_classes_and_models_is_text(browser: Browser, photo: bytes, tmp_path: Path):
+    """Weights of a stranger may call their classes as they like."""
+    classes = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "{{3}}")
+    file, name = tmp_path / "model.safetensors", "<b onclick>"
+    model = mlpmixer.create("mixer_pico", num_classes=3, layers=1, image_size=32, patch_size=8)
+    mlpmixer.save(model, file, classes=classes)
+    wrong: list[str] = []
+
+    def dismissed(dialog: Dialog) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    with running([f"{name}={file}"]) as served:
+        context = browser.new_context()
+        page = context.new_page()
+        page.on("dialog", dismissed)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text))
+        page.goto(f"http://{served.address}/")
+        expect(page.get_by_text("About this model")).to_be_visible()
+        payload: Any = {"name": HOSTILE, "mimeType": "image/jpeg", "buffer": photo}
+        page.set_input_files("#files", payload)
+        rows = page.get_by_role("article").get_by_role("listitem")
+        expect(rows).to_have_count(3)
+        shown = " ".join(rows.all_inner_texts())
+        assert all(label in shown for label in classes)
+        page.get_by_role("button", name="Show heat map").click()
+        expect(page.get_by_role("slider")).to_be_visible()
+        page.get_by_text("About this model").click()
+        facts = page.locator("#facts").inner_text()
+        assert all(label in facts for label in classes)
+        expect(page.get_by_role("article")).to_contain_text(name)
+        assert page.locator("[src=x], b[onclick]").count() == 0
+        context.close()
+    assert not wrong
 
 
 @needs_browser

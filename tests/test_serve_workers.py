@@ -162,6 +162,21 @@ def test_single_pictures_go_first_and_the_others_every_fourth_time(begun: Any, a
     ]
 
 
+def test_lists_and_heat_maps_take_turns(begun: Any, answers: Answers, results: Results):
+    """However many of the one wait, the other is answered."""
+    workers = begun(piece=1)
+    held(workers, answers, results)
+    workers.submit([results.job(f"list {number}", turn=Turn.LATER) for number in range(20)])
+    workers.submit([results.job(f"map {number}", turn=Turn.ALONE) for number in range(2)])
+    workers.submit([results.job(f"one {number}") for number in range(20)])
+    answers.go.set()
+    results.wait(43)
+    order = [name for [name] in answers.batches]
+    assert max(order.index("map 0"), order.index("list 0")) < 9
+    assert max(order.index("map 1"), order.index("list 1")) < 17
+    assert [name for name in order if name.startswith("one")] == [f"one {number}" for number in range(20)]
+
+
 def test_one_heat_map_at_a_time(begun: Any, answers: Answers, results: Results):
     workers = begun(count=2, piece=4)
     answers.go.clear()

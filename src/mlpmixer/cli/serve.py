@@ -31,6 +31,8 @@ def serve(
     trusted_proxy: tuple[str, ...] = (),
     max_latency_ms: int = 2000,
     max_body: int = 64_000_000,
+    max_held: int = 512_000_000,
+    deadline: int = 60,
     top: int = 5,
     engine: Annotated[str, one_of(("auto", *ENGINES))] = "auto",
     precision: Annotated[str, one_of(("auto", *precisions()))] = "auto",
@@ -52,6 +54,9 @@ def serve(
         trusted_proxy: Addresses or networks of proxies in front, whose X-Forwarded-For says who the client is.
         max_latency_ms: An image that would have to wait longer is refused, with the time to try again.
         max_body: Bytes that a request may have.
+        max_held: Bytes that all requests together may have while they are read and answered; one may always have its
+            --max-body.
+        deadline: Seconds after which a request is given up.
         top: Labels for each image, at most.
         engine: Inference backend. auto: the fastest here.
         precision: Numeric precision.
@@ -61,7 +66,14 @@ def serve(
     """
     # While it starts. Without a handler, the signal would be lost on the first process of a container.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "workers": (workers, 0)}
+    least = {
+        "max_latency_ms": (max_latency_ms, 1),
+        "max_body": (max_body, 1),
+        "max_held": (max_held, 1),
+        "deadline": (deadline, 1),
+        "top": (top, 1),
+        "workers": (workers, 0),
+    }
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}; it is {value}")
@@ -91,6 +103,8 @@ def serve(
         Settings(
             max_latency=max_latency_ms / 1000,
             max_body=max_body,
+            max_held=max_held,
+            deadline=deadline,
             token=token,
             hosts=(*Settings().hosts, host.lower(), *(name.lower() for name in host_name)),
         ),

@@ -13,8 +13,20 @@ from dataclasses import dataclass
 
 from mlpmixer.errors import ImageError
 
-PARTS = 1_000  # segments of a JPEG before its pixels, chunks of a PNG beyond one for each KB, tags of a TIFF
+PARTS = 1_000  # segments of a JPEG before its pixels, chunks of a PNG beyond one for each KB, blocks of a GIF, tags
+BETWEEN = 65_536  # bytes of a JPEG that belong to no segment
 STRIPS = 100_000  # of a TIFF
+VALUES = 4 * STRIPS  # of all tags of a TIFF
+TILE = 4_096  # pixels of a side of its tiles
+WHOLE = {1: "B", 3: "H", 4: "I", 16: "Q"}  # kind of a tag → its number
+WORTH = {
+    1: 0,
+    2: 0,
+    6: 0,
+    7: 0,
+    5: 50,
+    10: 50,
+}  # kind → what a value counts: bytes stay together, fractions are slow
 
 MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG
 BARE = (0x01, *range(0xD0, 0xD9))  # markers that have no length
@@ -56,15 +68,19 @@ def _too_many(what: str) -> ImageError:
 
 
 def _jpeg(data: bytes) -> Size | None:
-    at = 2
+    at, between = 2, 0
+    size: Size | None = None
     for _ in range(PARTS):
         found = MARKER.search(data, at)
+        between += max(0, (len(data) if found is None else found.start()) - at)
+        if between > BETWEEN:
+            raise _too_many(f"{BETWEEN:,} bytes between its segments")
         if found is None or (marker := found[1][0]) in (0xD9, 0xDA):  # its end, or pixels
-            return None
+            return size
         at = found.end()
-        if marker in SIZED:
+        if marker in SIZED and size is None:
             height, width = struct.unpack_from(">HH", data, at + 3)
-            return height, width
+            size = height, width
         if marker not in BARE:
             at += struct.unpack_from(">H", data, at)[0]
     raise _too_many(f"{PARTS:,} segments")
@@ -83,8 +99,24 @@ def _png(data: bytes) -> Size:
 
 
 def _gif(data: bytes) -> Size:
+    """The screen, or more where the first frame goes beyond it."""
     width, height = struct.unpack_from("<HH", data, 6)
-    return height, width
+    at, inside = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), False
+    most = PARTS + len(data) // 128  # a block has up to 255 bytes
+    for _ in range(most):
+        kind = data[at : at + 1]
+        if inside:  # an extension, which ends with an empty block
+            inside, at = kind != b"\0", at + 1 + data[at]
+        elif kind == b"!":
+            inside, at = True, at + 2
+        elif kind == b",":
+            left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
+            return max(height, top + high), max(width, left + wide)
+        elif kind in (b";", b""):
+            return height, width
+        else:
+            at += 1
+    raise _too_many(f"{most:,} blocks")
 
 
 def _bmp(data: bytes) -> Size:
@@ -118,14 +150,20 @@ def _tiff(data: bytes) -> Size | None:
     if count > PARTS:
         raise _too_many(f"{PARTS:,} tags")
     found: dict[int, int] = {}
+    values = 0
     for _ in range(count):
         tag, kind, several = struct.unpack_from(entry, data, at)
         if tag in (273, 324) and several > STRIPS:
             raise _too_many(f"{STRIPS:,} strips")
-        if tag in (256, 257) and kind in (3, 4):
-            (found[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + value)
+        values += several * WORTH.get(kind, 1)
+        if values > VALUES:
+            raise _too_many(f"{VALUES:,} values of tags")
+        if tag in (256, 257, 322, 323) and kind in WHOLE:
+            (found[tag],) = struct.unpack_from(order + WHOLE[kind], data, at + value)
+        if tag in (322, 323) and found.get(tag, TILE + 1) > TILE:  # the memory of one is taken as a whole
+            raise ImageError(f"has tiles of more than {TILE:,} pixels a side; save it with smaller ones")
         at += value + (8 if value == 12 else 4)
-    return (found[257], found[256]) if len(found) == 2 else None
+    return (found[257], found[256]) if 256 in found and 257 in found else None
 
 
 # Format, first bytes, how its size is found.

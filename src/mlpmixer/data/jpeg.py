@@ -12,6 +12,7 @@ from PIL import Image
 from mlpmixer.data.limits import DECODING, ROOM_A_JPEG_PIXEL, ROOM_A_PIXEL, Limits
 
 ORIENTATION = 0x0112  # in Exif
+MOST_EXIF = 1 << 20  # bytes that are read for it; a JPEG has up to 64 KB, a PNG with previews a little more
 MAY_BE_TURNED = (b"Exif\x00\x00", b"tiff:Orientation")  # all that says so begins thus
 
 
@@ -41,7 +42,9 @@ def quick_jpeg(data: bytes, limits: Limits) -> np.ndarray | None:
 
 
 def orientation(image: Image.Image) -> int:
-    """The Exif orientation, 1 to 8; 1 where the metadata cannot be read."""
+    """The Exif orientation, 1 to 8; 1 where the metadata cannot be read, or would take long."""
+    if len(image.info.get("exif", b"")) > MOST_EXIF:
+        return 1
     try:
         found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # odd metadata is no reason to refuse an image

@@ -24,7 +24,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 
 WORK = 2_000_000_000  # pixels times scans of a JPEG: about two seconds
 NOTES = 32  # blocks of Exif in a JPEG, which Pillow joins one by one: a photograph has one, with all its previews a few
-DIGITS = 1 << 22  # bytes of a PPM that is written in digits, which are read one by one
+ONE_BY_ONE = 1 << 22  # bytes of a PPM that is written in digits, or of a BMP in runs, which Python reads one by one
+RUNS = (1, 2)  # how a BMP says so
 ROOM = 2 << 30  # bytes that images may take together while they are decoded
 ROOM_A_PIXEL = 16  # at most, with all copies: RGBA on white
 ROOM_A_JPEG_PIXEL = 4
@@ -51,8 +52,11 @@ class Limits:
             raise ImageError(f"is larger than {size(self.bytes)}")
         if data.startswith(b"\xff\xd8") and (notes := data.count(b"Exif\0\0")) > NOTES:
             raise ImageError(f"has {notes:,} blocks of Exif; that is a mistake or an attack")
-        if data[:2] in (b"P1", b"P2", b"P3") and len(data) > DIGITS:
-            raise ImageError("is a large image in digits; save it as PNG")
+        if len(data) > ONE_BY_ONE:
+            if data[:2] in (b"P1", b"P2", b"P3"):
+                raise ImageError("is a large image in digits; save it as PNG")
+            if data[:2] == b"BM" and int.from_bytes(data[30:34], "little") in RUNS:
+                raise ImageError("is a large BMP in runs; save it as PNG")
         header_of(data)  # refuses one of too many parts
 
     def check_pixels(self, height: int, width: int) -> None:

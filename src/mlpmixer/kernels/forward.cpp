@@ -419,7 +419,7 @@ void channel_mixing(const Model& m, const Half& h, int images, Tables& tables, T
 template <class N>
 void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tables) {
     const int rows = images * m.tokens, threads = tables.threads;
-    const int in = words<N>(m.channels), between = words<N>(h.hidden);
+    const int in = words<N>(m.channels), between = words<N>(h.hidden), chunk = std::min(N::CHUNK, up(h.hidden, PANEL<N>));
     auto* normed = (typename N::Number*)tables.normed.get();
     auto* active = (typename N::Number*)tables.active.get();
 #pragma omp for schedule(static)
@@ -440,14 +440,18 @@ void channel_mixing_apart(const Model& m, const Half& h, int images, Tables& tab
 #pragma omp for schedule(static)
     for (int t = 0; t < threads; t++) {
         const Share part(panels<N>(m.channels), t, threads);
-        product<N>((const Word*)active, between, rows, h.w2, int64_t(between) * PANEL<N>, between, m.channels, part.begin, part.end, 1,
-                   [&](int r, int c, const __m512* sums, int rows) {
-                       const __m512 scale = load(h.scale2 + c), bias = load(h.bias2 + c);
-                       for (int i = 0; i < rows; i++) {
-                           float* at = tables.x.get() + size_t(r + i) * m.channels + c;
-                           _mm512_storeu_ps(at, _mm512_add_ps(load(at), _mm512_fmadd_ps(sums[i], scale, bias)));
-                       }
-                   });
+        for (int begin = 0; begin < h.hidden; begin += chunk) {  // as above, so that the sums are the same, bit for bit
+            const int wide = std::min(chunk, h.hidden - begin);
+            product<N>((const Word*)(active + begin), between, rows, h.w2 + int64_t(begin / N::NUMBERS) * PANEL<N>,
+                       int64_t(between) * PANEL<N>, words<N>(wide), m.channels, part.begin, part.end, 1,
+                       [&](int r, int c, const __m512* sums, int rows) {
+                           const __m512 scale = load(h.scale2 + c), bias = begin ? _mm512_setzero_ps() : load(h.bias2 + c);
+                           for (int i = 0; i < rows; i++) {
+                               float* at = tables.x.get() + size_t(r + i) * m.channels + c;
+                               _mm512_storeu_ps(at, _mm512_add_ps(load(at), _mm512_fmadd_ps(sums[i], scale, bias)));
+                           }
+                       });
+        }
     }
 }
 

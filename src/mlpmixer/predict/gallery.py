@@ -21,6 +21,7 @@ from mlpmixer.draw.svg import escaped
 from mlpmixer.errors import ImageError, UsageError
 from mlpmixer.machine.cores import cores
 from mlpmixer.machine.ordered_pool import in_order
+from mlpmixer.predict.writers import of_cell
 from mlpmixer.text import printable
 
 MOST_IMAGES = 20_000  # on the page; the CSV has all
@@ -117,7 +118,8 @@ def _rows(table: Path) -> Iterator[Row]:
         lines = csv.reader(file)
         next(lines, None)
         for path, *cells in lines:
-            yield Row(path, tuple((label, float(score)) for label, score in zip(cells[::2], cells[1::2], strict=True)))
+            pairs = zip(cells[::2], cells[1::2], strict=True)
+            yield Row(of_cell(path), tuple((of_cell(label), float(score)) for label, score in pairs))
 
 
 def _form(counts: Counter[str], total: int) -> str:

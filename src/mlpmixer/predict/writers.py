@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -21,6 +22,8 @@ from mlpmixer.predict.predictor import Prediction
 from mlpmixer.predict.record import Record, spelled
 from mlpmixer.text import printable
 
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # how a cell begins that a spreadsheet would compute
+NUMBER = re.compile(r"[+-]?[0-9.]+")  # may stay as it is
 SEPARATOR = ", "  # of other classes
 GAPS = 7  # columns of a table's line that are between its cells
 
@@ -112,10 +115,24 @@ class JsonLines(Lines):
         return Record(found["path"], found["label"], float(found["score"]), len(labels))
 
 
+def to_cell(name: str) -> str:
+    """A name as text in a spreadsheet, whatever it is: classes of strangers may be called =HYPERLINK(…)."""
+    return f"'{spelled(name)}" if _is_formula(name) else spelled(name)
+
+
+def of_cell(cell: str) -> str:
+    """The name that was written so."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(name: str) -> bool:
+    return FORMULA.match(name) is not None and not NUMBER.fullmatch(name)
+
+
 class Csv(Lines):
     """A line for each image, after one with the names of the columns: path, label, score, label_2, score_2 and so on.
 
-    Scores have six digits.
+    Scores have six digits. A name that a spreadsheet would take for a formula has an apostrophe before it.
     """
 
     heading = True
@@ -128,8 +145,8 @@ class Csv(Lines):
             self._write(["path", "label", "score", *(f"{n}_{i}" for i in ranks for n in ("label", "score"))])
 
     def write(self, path: str, found: Prediction) -> None:
-        pairs = ((spelled(label), f"{score:.6g}") for label, score in found.top)
-        self._write([spelled(path), *(cell for pair in pairs for cell in pair)])
+        pairs = ((to_cell(label), f"{score:.6g}") for label, score in found.top)
+        self._write([to_cell(path), *(cell for pair in pairs for cell in pair)])
         self.rows += 1
 
     def _write(self, cells: list[str]) -> None:
@@ -140,7 +157,7 @@ class Csv(Lines):
     @classmethod
     def _record(cls, entry: str) -> Record:
         path, label, score, *others = next(csv.reader(io.StringIO(entry, newline="")))
-        return Record(path, label, float(score), 1 + len(others) // 2)
+        return Record(of_cell(path), of_cell(label), float(score), 1 + len(others) // 2)
 
     @classmethod
     def _is_whole(cls, entry: bytes) -> bool:

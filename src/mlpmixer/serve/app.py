@@ -19,13 +19,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlpmixer.predict.predictor import Prediction
-from mlpmixer.serve.bodies import Asked, Hold, asked
+from mlpmixer.serve.bodies import Asked, Hold, asked, require_few_numbers
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.openapi import described
 from mlpmixer.serve.page import page_route
 from mlpmixer.serve.problems import Problem, invalid, malformed
 from mlpmixer.serve.served import Served
-from mlpmixer.serve.service import HeatMap, Kind, Service, problem_of
+from mlpmixer.serve.service import GRID, HeatMap, Kind, Service, problem_of
 from mlpmixer.serve.v2 import V2
 from mlpmixer.version import __version__
 
@@ -55,11 +55,11 @@ def explained(found: HeatMap, top: int) -> dict[str, Any]:
     }
 
 
-# Route → what workers are asked, and what is shown of it.
-ANSWERS: dict[str, tuple[Kind, Shown]] = {
-    "predict": ("predict", ranked),
-    "embed": ("predict", embedding),
-    "explain": ("explain", explained),
+# Route → what workers are asked, what is shown of it, and how many numbers that has.
+ANSWERS: dict[str, tuple[Kind, Shown, Callable[[Served, int], int]]] = {
+    "predict": ("predict", ranked, lambda _, top: top),
+    "embed": ("predict", embedding, lambda served, _: served.predictor.width),
+    "explain": ("explain", explained, lambda _, top: top + GRID**2),
 }
 
 
@@ -69,7 +69,7 @@ class Answers:
     def __init__(self, service: Service, metrics: Metrics, name: str):
         self.service, self.metrics, self.name = service, metrics, name
         self.kind: Kind
-        self.kind, self.shown = ANSWERS[name]
+        self.kind, self.shown, self.numbers = ANSWERS[name]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -89,6 +89,7 @@ class Answers:
         found = await asked(request, self.service.settings.max_body, hold)
         served = self.service.model(found.options.get("model"))
         top = self.top(served, found)
+        require_few_numbers(len(found.images), self.numbers(served, top))
         gone = request.scope.get("mlpmixer.jobs")
         async with self.service.deadline():
             answers = await self.service.ask(served, found.images, kind=self.kind, gone=gone)

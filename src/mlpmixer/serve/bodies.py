@@ -25,8 +25,10 @@ from mlpmixer.serve.problems import Problem, invalid, malformed, too_large
 
 logging.getLogger("python_multipart.multipart").disabled = True  # it logs what it reads
 
-MOST_VALUES = 2_000_000  # of a JSON body: each takes tens of bytes in memory
 MOST_PARTS = 1_000  # of a form or a list
+# While JSON is read or written, nobody else is answered: a million values take half a second.
+MOST_VALUES = 10 * MOST_PARTS  # of a body
+MOST_NUMBERS = 1_000_000  # of a tensor in a body, and of an answer
 FIELD = 1_000  # bytes of an option
 Hold = Callable[[int], object]  # counts bytes that stay in memory, and refuses too many
 OPTIONS = ("model", "top")
@@ -95,10 +97,10 @@ def _inflated(body: bytes, most: int) -> bytes:
     return whole
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object of a sane number of values."""
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
-        raise Problem(413, "too_large", f"a JSON body may have {MOST_VALUES:,} values")
+def read_json(body: bytes, most: int = MOST_VALUES) -> dict[str, Any]:
+    """A JSON object of `most` values at most."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > most:
+        raise Problem(413, "too_large", f"a JSON body may have {most:,} values")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -106,6 +108,18 @@ def read_json(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise invalid("the body must be an object")
     return found
+
+
+def require_few_numbers(images: int, each: int) -> None:
+    """Refuses a request whose answer would be endless: of some bytes, a thousand images of ten thousand classes.
+
+    Raises:
+        Problem: 413.
+    """
+    if images * each > MOST_NUMBERS:
+        raise Problem(
+            413, "too_large", f"the answer would have {images * each:,} numbers, and may have {MOST_NUMBERS:,} in JSON"
+        )
 
 
 async def asked(request: Request, most: int, hold: Hold) -> Asked:

@@ -44,7 +44,7 @@ class Metrics:
         yield GaugeMetricFamily("mixer_ready", "1 if requests are taken.", value=float(self.service.ready))
         yield GaugeMetricFamily("mixer_in_flight", "Requests in work.", value=self.service.in_flight)
         refused = CounterMetricFamily("mixer_connections_refused", "Connections, by the reason.", labels=["reason"])
-        for reason, count in self.service.refused.items():
+        for reason, count in [*self.service.refused.items()]:  # of which there may be more meanwhile
             refused.add_metric([reason], count)
         yield refused
         if workers is not None:

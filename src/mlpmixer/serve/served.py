@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -176,7 +177,9 @@ def stamp_of(path: Path | None) -> tuple[int, ...]:
         found = path.stat() if path is not None else None
     except OSError:
         return ()
-    return () if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+    if found is None or not stat.S_ISREG(found.st_mode):  # a pipe could be read from for ever
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def version_of(path: Path | None, source: str) -> str:

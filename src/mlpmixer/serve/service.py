@@ -36,6 +36,7 @@ Gone = list[Callable[[], object]]  # what to call when the client has gone
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SLACK = 3  # times as long as it should take
 OTHERS = 0.6  # of the limit of pixels, for formats other than JPEG: decoding takes four times the memory
 MAP_COST = 40  # a heat map takes as long as so many images
 
@@ -51,7 +52,7 @@ class Settings:
         token: Needed in each request, as `Authorization: Bearer TOKEN`; empty: none.
         hosts: Names under which the service may be asked; others are refused.
         limits: Of an image; None: those of `usual_limits`, and only the formats that people send.
-        patience: Seconds after which a worker that does not answer is replaced.
+        patience: Seconds after which a worker that does not answer is replaced; more where a heat map takes longer.
         deadline: Seconds after which a request is given up.
         watch: Seconds between looks at workers and files.
     """
@@ -100,12 +101,13 @@ class Service:
     def start(self) -> None:
         """Begins the workers; called in a running event loop, which the results go to."""
         first = self.models.find(None)
+        slowest = max(slot.served.seconds for slot in self.models.slots.values() if slot.served is not None)
         loop = asyncio.get_running_loop()
         self.workers = Workers(
             self.answer,
             count=self.count,
             piece=first.piece,
-            patience=self.settings.patience,
+            patience=max(self.settings.patience, SLACK * slowest * (1 + GRID**2)),
             hand_over=partial(_handed_over, loop),
         )
         self.workers.rate = PICTURE / first.seconds
@@ -124,11 +126,18 @@ class Service:
 
     async def watch(self) -> None:
         """Looks after workers and files, for as long as the service runs."""
+        await asyncio.gather(self._watch_workers(), self._watch_files())
+
+    async def _watch_workers(self) -> None:
         assert self.workers is not None
         while True:
             await asyncio.sleep(self.settings.watch)
             self.workers.mend()
-            for line in await asyncio.to_thread(self.models.reload):
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.watch)
+            for line in await asyncio.to_thread(self.models.reload):  # which may take long
                 self.tell(line)
 
     @property
@@ -172,6 +181,7 @@ class Service:
 
         Raises:
             ClientDisconnect: It was called.
+            Problem: 429, since so much came meanwhile that the images would have to wait too long.
         """
         assert self.workers is not None
         loop = asyncio.get_running_loop()
@@ -188,7 +198,9 @@ class Service:
                 continue
             turn = Turn.LATER if len(images) > 1 and kind != "explain" else alone
             cost = cost * MAP_COST if kind == "explain" else cost
-            jobs.append(Job(image, (served, kind), cost, future.set_result, turn))
+            jobs.append(Job(image, (served, kind), cost, partial(_answered, future), turn))
+        if jobs and (wait := self.workers.wait_for(0, jobs[0].turn)) > self.settings.max_latency:
+            raise busy(wait - self.settings.max_latency)
         answers = asyncio.gather(*futures)
 
         def cancel() -> None:
@@ -291,6 +303,11 @@ class Service:
             count.seconds += time.perf_counter() - started
             count.last = time.time()
         return answers
+
+
+def _answered(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():  # it may have been cancelled in this very moment
+        future.set_result(answer)
 
 
 def _handed_over(loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) -> None:

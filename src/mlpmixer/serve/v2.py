@@ -34,7 +34,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlpmixer.predict.predictor import Scores
-from mlpmixer.serve.bodies import MOST_PARTS, Hold, from_base64, read_body, read_json
+from mlpmixer.serve.bodies import (
+    MOST_NUMBERS,
+    MOST_PARTS,
+    Hold,
+    from_base64,
+    read_body,
+    read_json,
+    require_few_numbers,
+)
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.problems import Problem, malformed, not_found
 from mlpmixer.serve.served import Served
@@ -243,6 +251,9 @@ class V2:
         served = self.find(request)
         body = await read_body(request, self.service.settings.max_body, hold, tuple(COMPRESS))
         asked = self.read(served, request.headers.get(LENGTH), body)
+        sizes = shapes(served)
+        in_json = [output.name for output in asked.outputs if output.classes or not output.binary]
+        require_few_numbers(len(asked.images), sum(math.prod(sizes[name][1:]) for name in in_json))
         gone = request.scope.get("mlpmixer.jobs")
         async with self.service.deadline(asked.timeout):
             answers = await self.service.ask(served, asked.images, kind=asked.kind, gone=gone)
@@ -265,7 +276,7 @@ class V2:
     def read(self, served: Served, length: str | None, body: bytes) -> Inference:
         """A request: JSON, JSON with tensors behind it, or (with a length of 0) a tensor by itself: one file."""
         if length is None:
-            return read_inference(served, read_json(body), b"", self.service.limits.pixels)
+            return read_inference(served, read_json(body, MOST_NUMBERS), b"", self.service.limits.pixels)
         if not length.isdecimal() or int(length[:20]) > len(body):
             raise malformed(f"{LENGTH} must be the length of the JSON in the body")
         if int(length) == 0:
@@ -273,7 +284,7 @@ class V2:
                 raise malformed("there is no image in the request")
             return Inference("scores", [body], [Output(name, binary=True) for name in OUTPUTS])
         at = int(length)
-        return read_inference(served, read_json(body[:at]), body[at:], self.service.limits.pixels)
+        return read_inference(served, read_json(body[:at], MOST_NUMBERS), body[at:], self.service.limits.pixels)
 
 
 def _object(found: Any, what: str) -> dict[str, Any]:

@@ -230,8 +230,9 @@ class Workers:
 
     def _next(self) -> list[Job]:
         turns = (Turn.FIRST, Turn.LATER, Turn.ALONE)
-        if self.batches % PATIENT == PATIENT - 1:
-            turns = (Turn.LATER, Turn.ALONE, Turn.FIRST)
+        if self.batches % PATIENT == PATIENT - 1:  # neither lists nor heat maps keep the other waiting
+            patient = (Turn.LATER, Turn.ALONE)
+            turns = (*(patient if self.batches // PATIENT % 2 else patient[::-1]), Turn.FIRST)
         if self.alone:
             turns = tuple(turn for turn in turns if turn is not Turn.ALONE)
         for turn in turns:
