@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mlpmixer.errors import UsageError
+from mlpmixer.machine.ordered_pool import compute_alone
 from mlpmixer.predict.predictor import Predictor
 from mlpmixer.text import first_line
 from mlpmixer.weights.bundled import PHOTO
@@ -157,7 +159,8 @@ class Models:
 
     def _served(self, name: str, slot: Slot) -> Served:
         predictor = Predictor(slot.source, embeddings=True, **self.options)
-        piece, seconds = pace(predictor)
+        with ThreadPoolExecutor(1, initializer=compute_alone) as alone:  # as a worker
+            piece, seconds = alone.submit(pace, predictor).result()
         return Served(name, slot.source, predictor, version_of(slot.path, slot.source), piece, seconds, time.time())
 
 
