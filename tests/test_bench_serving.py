@@ -225,10 +225,10 @@ def test_overload_and_attacks_of_a_real_service(tmp_path: Path):
 @pytest.mark.slow
 def test_a_soak_asks_all_kinds_and_catches_a_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     images = requests.read_images(None, 8)
-    found = soak.measure_soak(subject(tmp_path), images, 0.1, print, period=0.1)
+    found = soak.measure_soak(subject(tmp_path), images, 0.1, str, period=0.1)
     assert [bar.met for bar in found[:2]] == [True, True], found
     with pytest.raises(SystemExit) as end:
-        main(["bench", "serve", "--models", "mixer_cifar10", "--soak", "0.5", "--leak", "--json"])
+        main(["bench", "serve", "--models", "mixer_cifar10", "--soak", "0.3", "--leak", "--json"])
     assert end.value.code == 1
     bars = {bar["what"]: bar for bar in json.loads(capsys.readouterr().out)["bars"]}
     assert not bars["soak: growth of memory"]["met"]

@@ -14,7 +14,7 @@ from typing import Any
 from mlpmixer.bench.serving import requests
 from mlpmixer.bench.serving.processes import Measured, answers, free_port, module
 from mlpmixer.errors import RunError
-from mlpmixer.machine.processes import cores
+from mlpmixer.machine.cores import cores
 
 HERE = __package__
 ROOMY = 60_000  # milliseconds that an image may wait where nothing is to be refused
