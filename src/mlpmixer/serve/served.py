@@ -201,7 +201,7 @@ def pace(predictor: Predictor) -> tuple[int, float]:
     # Time of the processor, where that is all: on a busy machine, the more images, the longer others take it away.
     alone = predictor.device.type == "cpu" and ENGINES[predictor.engine.name].caller_thread
     clock = time.thread_time if alone else time.perf_counter
-    seconds = dict.fromkeys(PIECES, float("inf"))
+    seconds: dict[int, float] = dict.fromkeys(PIECES, float("inf"))
     for _ in range(TRIES):
         for piece in PIECES:
             images = [image.getvalue()] * piece
