@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
+from mlpmixer.machine.ordered_pool import compute_alone
 from mlpmixer.serve.workers import Job, Turn, WorkerError, Workers
 
 
@@ -286,3 +289,38 @@ def test_thousands_of_jobs_from_many_threads(begun: Any, results: Results):
     assert all(found[name, number] == (number % 2, (name, number)) for name, number in found)
     assert workers.waiting == 0
     assert not workers.queues
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_each_worker_begins_with_what_it_is_told(results: Results):
+    """Also the one that replaces another."""
+    begun: list[int] = []
+    answers = Answers()
+    workers = Workers(answers, count=2, begin=lambda: begun.append(threading.get_ident()))
+    workers.submit([results.job("die", group="d")])
+    assert answers.entered.acquire(timeout=30)
+    until = time.monotonic() + 30
+    while not workers.replaced:
+        assert time.monotonic() < until
+        workers.mend()
+    workers.submit([results.job("good", group="g")])
+    assert results.wait(1)["good"] == ("g", "good")
+    while len(begun) < 3:
+        assert time.monotonic() < until
+    workers.close()
+
+
+def test_a_worker_computes_alone_and_others_as_before():
+    """Two workers with two threads each would be more than two cores have, and wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(2, initializer=compute_alone) as pool:
+            both = threading.Barrier(2)
+            seen = [pool.submit(lambda: (both.wait(30), torch.get_num_threads())[1]) for _ in range(2)]
+            assert [each.result() for each in seen] == [1, 1]
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mlpmixer.bench import inference, loading, predicting, training
     from mlpmixer.bench.scaling import Point
+    from mlpmixer.bench.serving.capacity import CapacityRow
+    from mlpmixer.bench.serving.run import Parts
 
 
 def infer(
@@ -140,6 +142,37 @@ def predict(
     _print_skipped(skipped)
 
 
+SERVED_BY = ("fastapi", "uvicorn", "httptools", "uvloop", "python-multipart")
+
+
+def serve(
+    folder: Path | None, model: str, precision: str, images: int, parts: Parts, litserve: str, json: bool
+) -> None:
+    """Exits with 1 where a bar is missed."""
+    import torch
+
+    from mlpmixer.bench.serving.run import bench_serving
+
+    found = bench_serving(folder, model, precision, images, parts, litserve, _tell)
+    machine = _machine(torch.device("cpu"), [], *SERVED_BY)
+    machine["versions"] |= found.versions
+    if json:
+        bars = [bar.facts() for bar in found.bars]
+        _print_json(machine, found.rows, bars=bars, bare=found.about, skipped=found.skipped)
+    else:
+        note = f"{model}, {_described(machine)}"
+        if found.rows:
+            head = ["system", "body", "clients", "requests/s", "spread", "of bare", "quartiles", "CPU ms", "of bare"]
+            head += ["quartiles", "p50 ms", "p99 ms", "RSS MB", "errors"]
+            print_table(
+                head, [_serve_cells(row) for row in found.rows], f"bare: {found.about}\n{parts.rounds} rounds; {note}"
+            )
+        print_table(["what", "measured", "bar", ""], [bar.cells() for bar in found.bars], "" if found.rows else note)
+        _print_skipped(found.skipped)
+    if not all(bar.met for bar in found.bars):
+        sys.exit(1)
+
+
 def scaling(
     names: list[str],
     precision: str,
@@ -229,6 +262,13 @@ def _data_cells(row: loading.LoadingRow) -> list[str]:
 def _predict_cells(row: predicting.PredictionRow) -> list[str]:
     speed = [f"{row.images_per_s:,.1f}", f"±{row.spread:.0%}", *_ratio(row.speedup), f"{row.same_label:.1%}"]
     return [row.model, str(row.batch), row.precision, row.system, row.engine, *speed]
+
+
+def _serve_cells(row: CapacityRow) -> list[str]:
+    speed = [f"{row.requests_per_s:,.0f}", f"±{row.spread:.0%}", *_ratio(row.share)]
+    cost = [f"{row.cpu_ms:.2f}", *_ratio(row.cpu_ratio)]
+    waits = [f"{each:.0f}" if row.clients else "–" for each in (row.p50_ms, row.p99_ms)]
+    return [row.system, row.body, str(row.clients or "–"), *speed, *cost, *waits, f"{row.rss_mb:.0f}", str(row.errors)]
 
 
 def _ratio(found: tuple[float, float, float] | None) -> list[str]:

@@ -49,6 +49,22 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
+_changing = threading.Lock()
+
+
+def compute_alone() -> None:
+    """Has torch compute in this thread without the help of others, and in those that begin later as before.
+
+    Where several threads compute at the same time, helpers would be more threads than cores, which wait for each other.
+    """
+    with _changing:
+        before = torch.get_num_threads()  # the first call in a thread would undo what comes before it
+        torch.set_num_threads(1)  # of this thread; and of all that begin later, until it is set back
+        restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+        restoring.start()
+        restoring.join()
+
+
 def _first(waiting: deque[tuple[list[Item], Future[list[Result]]]]) -> list[tuple[Item, Result]]:
     batch, found = waiting.popleft()
     return list(zip(batch, found.result(), strict=True))

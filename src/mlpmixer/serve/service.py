@@ -24,6 +24,7 @@ from mlpmixer.data.images import pixels
 from mlpmixer.data.limits import Limits, usual_limits
 from mlpmixer.data.preprocess import visible_region
 from mlpmixer.errors import ImageError
+from mlpmixer.machine.ordered_pool import compute_alone
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Hold
 from mlpmixer.serve.problems import Problem, busy, invalid, not_found, unreadable
@@ -109,6 +110,7 @@ class Service:
             piece=first.piece,
             patience=max(self.settings.patience, SLACK * slowest * (1 + GRID**2)),
             hand_over=partial(_handed_over, loop),
+            begin=compute_alone,
         )
         self.workers.rate = PICTURE / first.seconds
 

@@ -96,6 +96,7 @@ class Workers:
         patience: Seconds after which a worker that has not answered counts as hung.
         hand_over: Runs a function that finishes the jobs of a batch, once a batch, where `done` is to be called; by
             default in the worker.
+        begin: Called first in the thread of each worker.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Workers:
         budget: int = 40_000_000,
         patience: float = 30.0,
         hand_over: Callable[[Callable[[], None]], object] = lambda finish: finish(),
+        begin: Callable[[], object] = lambda: None,
     ):
         self.answer, self.piece, self.budget, self.patience = answer, piece, budget, patience
-        self.hand_over = hand_over
+        self.hand_over, self.begin = hand_over, begin
         self.changed = threading.Condition()
         self.queues: dict[tuple[Turn, Hashable], deque[Job]] = {}
         self.pixels = dict.fromkeys(Turn, 0)  # that wait
@@ -200,6 +202,7 @@ class Workers:
     # In workers.
 
     def _work(self, worker: Worker) -> None:
+        self.begin()
         while batch := self._taken(worker):
             started = time.monotonic()
             results = self._answered(batch)

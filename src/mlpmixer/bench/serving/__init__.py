@@ -1,0 +1,1 @@
+"""Benchmark of `mixer serve`: capacity beside LitServe, overload, soak, attacks, and what an idle service costs."""
