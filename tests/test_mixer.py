@@ -336,7 +336,11 @@ def test_compiles_into_one_graph_where_types_are_not_checked():
         "try: mlpmixer.create('mixer_pico', gelu='exact')\n"
         'except ValueError as error: assert \'must be "tanh" or "erf"; got\' in str(error)\n'
         "small = {'mixer_pico': {'layers': 1}, 'vit_ti32': {'layers': 1}, 'bit_r50x1': {'units': (1,)}}\n"
-        "small['halonet_h1'] = {'units': (1, 1)}\n"
+        "small |= {'halonet_h1': {'units': (1, 1)}, 'efficientnet_b0': {'width': 0.25, 'depth': 0.1}}\n"
+        "small['nfnet_f0'] = {'depths': (1, 1), 'widths': (32, 64), 'inner': (16, 32)}\n"
+        "relatives = ('resnet50', 'sasa_resnet50', 'lambda_resnet50', 'rednet50')\n"
+        "small |= {name: {'units': (1, 1)} for name in relatives}\n"
+        "small |= {'botnet50': {'units': (1, 1), 'operator_units': (0, 1)}, 'isotropic_pico': {'layers': 1}}\n"
         "for name, options in small.items():\n"
         "    model = mlpmixer.create(name, image_size=32, num_classes=3, **options).train()\n"
         "    graph = torch.compile(model, fullgraph=True, backend='aot_eager')\n"
