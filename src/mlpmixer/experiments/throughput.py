@@ -73,4 +73,8 @@ def compare(scale: Scale, device: torch.device) -> Outcome:
     return Outcome(columns=columns, rows=rows, claims=claims, paper="Table 3, on a TPUv3 core, the best batch size.")
 
 
-STUDY = Measurement("throughput", "Images a second.", "Table 3", compare)
+def parts(scale: Scale) -> list[str]:
+    return [f"{name}, batches of {', '.join(map(str, BATCHES[scale]))}" for name in MODELS[scale]]
+
+
+STUDY = Measurement("throughput", "Images a second.", "Table 3", compare, parts)
