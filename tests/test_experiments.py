@@ -561,6 +561,17 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         assert err.count("\n") == 1
 
 
+def test_throughput_at_each_batch_size_and_the_best(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(throughput.MODELS, "tiny", ("mixer_pico", "isotropic_pico"))
+    monkeypatch.setitem(throughput.BATCHES, "tiny", (1, 2))
+    outcome = throughput.compare("tiny", torch.device("cpu"))
+    rows = [dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows]
+    assert {row["model"] for row in rows} == {"mixer_pico", "isotropic_pico"}
+    for row in rows:
+        at_each = [float(row[name].replace(",", "")) for name in ("batch 1", "batch 2")]
+        assert float(row["images/s, best"].replace(",", "")) == max(at_each)
+
+
 def test_throughput_is_of_all_families():
     for scale in ("tiny", "small", "paper"):
         assert {family_name(name) for name in throughput.MODELS[scale]} == {*FAMILIES}

@@ -342,6 +342,7 @@ def test_compiles_into_one_graph_where_types_are_not_checked():
         "small |= {name: {'units': (1, 1)} for name in relatives}\n"
         "small |= {'botnet50': {'units': (1, 1), 'operator_units': (0, 1)}, 'isotropic_pico': {'layers': 1}}\n"
         "for name, options in small.items():\n"
+        "    torch._dynamo.reset()\n"
         "    model = mlpmixer.create(name, image_size=32, num_classes=3, **options).train()\n"
         "    graph = torch.compile(model, fullgraph=True, backend='aot_eager')\n"
         "    graph(torch.randn(2, 3, 32, 32)).sum().backward()\n"
