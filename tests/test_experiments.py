@@ -543,6 +543,18 @@ def test_a_dry_run_of_table_2(capsys: pytest.CaptureFixture[str]):
     assert all(name in out for name in (" – ", "this study's", "mixer_l16.imagenet21k", "vit_l16.imagenet21k"))
 
 
+def test_a_mixer_that_is_tiled_costs_what_its_new_tiles_cost():
+    study = training("table2")
+    plans = [
+        plan
+        for plan in study.plan_runs("paper")
+        if plan.cell["model"].startswith("Mixer-L/16") and plan.cell["task"] == "imagenet"
+    ]
+    one = replace(study, plan_runs=lambda _scale: plans[:1], follow_up=lambda _scale, _finished: [])
+    [cost] = costs(one, "paper")[0]
+    assert cost.flops == pytest.approx(3 * cost.images * paper.COSTS["mixer_l16", 448].gmacs * 2e9, rel=1e-4)
+
+
 def test_a_dry_run_of_what_only_measures(capsys: pytest.CaptureFixture[str]):
     for name in ("throughput", "complexity", "table1"):
         main(["reproduce", name, "--dry-run"])

@@ -229,7 +229,7 @@ def test_a_file_is_the_model(
 @pytest.mark.slow
 def test_programs_of_all_token_operators(tmp_path: Path, photos: list[Path]):
     """ONNX and OpenVINO convert each as an engine, too: tests/test_isotropic.py."""
-    sizes = {"layers": 1, "image_size": 28, "channels": 32, "channel_hidden": 64}
+    sizes: dict[str, Any] = {"layers": 1, "image_size": 28, "channels": 32, "channel_hidden": 64}
     failures = []
     for operator in OPERATORS:
         this, path = job("isotropic_pico", token_operator=operator, **sizes), tmp_path / f"{operator}.pt2"

@@ -79,7 +79,11 @@ def _cost(plan: PlannedRun, rate: float, known: dict[Any, tuple[float, int]]) ->
     recipe = plan.recipe
     wanted = recipe.model
     options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in FREE}
-    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else describe(wanted.name).image_size
+    usual = describe(wanted.name)
+    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else usual.image_size
+    hidden = {**usual.dimensions(), **options}.get("token_hidden")
+    if hidden and wanted.resize == "tiles" and size != usual.image_size:  # as many times as many as there are patches
+        options["token_hidden"] = hidden * math.prod(size) // math.prod(usual.image_size)
     key = (wanted.name, size, *sorted(options.items()))
     if key not in known:
         known[key] = counted(wanted.name, image_size=size, **options)
