@@ -20,7 +20,7 @@ from conftest import PHOTOS
 from messages import Says
 from PIL import Image
 
-from mlpmixer import data
+from mlpmixer import create, data
 from mlpmixer.bench import baselines, inference, loading, roofline, scaling
 from mlpmixer.bench.bars import bars
 from mlpmixer.bench.baselines import Baseline
@@ -30,6 +30,7 @@ from mlpmixer.bench.interleave import Times, interleaved, ratio
 from mlpmixer.bench.systems import CLASSES, Subject, System
 from mlpmixer.cli import main, measurements
 from mlpmixer.data.preprocess import normalize
+from mlpmixer.engines.engine import Engine
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.recipe import Augment
@@ -261,6 +262,14 @@ def test_scaling(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert "patches^" in "".join(ElementTree.parse(image).getroot().itertext())
     measurements.scaling(["mixer_pico"], "fp32", 2, "cpu", None, False, sides=(16, 32), batch_sizes=(1,))
     assert "mixer_pico, eager: best batch" in capsys.readouterr().out
+
+
+def test_larger_batches_are_tried_as_long_as_they_fit_into_patience():
+    """By the time of the one before; the first is always tried."""
+    model = create("mixer_pico", layers=1, num_classes=2)
+    engine = Engine(model, Preprocessing(), "eager", "fp32", batch=4, device=CPU)
+    for patience, wanted in ((0.0, [1]), (1e6, [1, 2, 4])):
+        assert [*scaling.interleaved_batches(engine, (28, 28), (1, 2, 4), 1, patience=patience)] == wanted
 
 
 def test_growth_is_that_of_the_upper_part():

@@ -16,7 +16,7 @@ from in_processes import together
 import mlpmixer
 from mlpmixer.errors import BrokenFile, KeyMismatch, UsageError
 from mlpmixer.models.classifier import Classifier
-from mlpmixer.models.efficientnet import SIZES, EfficientNetConfig, MBConv, SameConv, Stage
+from mlpmixer.models.efficientnet import SIZES, Conv, EfficientNetConfig, MBConv, Stage
 from mlpmixer.models.measured import MEASURED
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
@@ -78,7 +78,7 @@ class TestTheNetwork:
     def test_the_odd_zeros_are_at_the_end(self):
         """TensorFlow's rule, written out for each kernel that has a stride."""
         for kernel, side, before, after in ((3, 6, 0, 1), (3, 7, 1, 1), (5, 6, 1, 2), (5, 7, 2, 2), (3, 1, 1, 1)):
-            conv, image = SameConv(2, 3, kernel, stride=2), torch.randn(1, 2, side, 7)
+            conv, image = Conv(2, 3, kernel, stride=2), torch.randn(1, 2, side, 7)
             around = (kernel // 2, kernel // 2, before, after)  # 7 columns are odd
             found = conv(image)
             assert found.shape[2:] == ((side + 1) // 2, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -284,6 +285,7 @@ def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pyte
     rows = {row[0]: dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows}
     assert rows.keys() == {*few}
     assert [rows[name]["growth"] for name in few] == ["1.00", "1.00", "–"]
+    assert ["±" in rows[name]["growth of time"] for name in few] == [True, True, False]
     statements = [claim.statement for claim in outcome.claims]
     assert "The cost of lambda grows linearly with the patches." in statements
     assert "mixer learns as well from patches in another order." in statements
@@ -292,11 +294,15 @@ def test_relatives_in_miniature(clothes: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_cost_of_relatives_against_patches():
     """As `LINEAR` says, of the network of the scale tiny."""
-    for name in OPERATORS:
+    usual = relatives.MODELS["tiny"]
+    models = {name: replace(usual, options={**usual.options, "token_operator": name}) for name in OPERATORS}
+    for name, model in models.items():
         if name != relatives.FLOOR:
-            model = relatives.MODELS["tiny"]
-            power = relatives.growth(replace(model, options={**model.options, "token_operator": name}))
-            assert (power == pytest.approx(1, abs=0.02)) == (name in relatives.LINEAR), name
+            assert (relatives.growth(model) == pytest.approx(1, abs=0.02)) == (name in relatives.LINEAR), name
+    few = {name: models[name] for name in ("mixer", "halo", "lambda_table")}
+    timed = relatives.growth_of_time(few, torch.device("cpu"), rounds=2)
+    assert timed.keys() == few.keys()
+    assert all(math.isfinite(power) and 0 <= within < math.inf for power, within in timed.values())
 
 
 def thrifty_plans(name: str, plans: list[PlannedRun]) -> list[PlannedRun]:
@@ -347,7 +353,7 @@ def test_every_study_summarizes_its_runs(tmp_path: Path):
 def test_a_new_study_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     module = ModuleType("toy_study")
     outcome = Outcome(columns=("a",), rows=[("7",)], claims=[Claim("Seven is seven.", True, "it is")])
-    module.__dict__["STUDY"] = Measurement("toy", "A toy.", "nowhere", lambda _scale, _device: outcome)
+    module.__dict__["STUDY"] = Measurement("toy", "A toy.", "nowhere", lambda _scale, _device: outcome, lambda _: ["7"])
     monkeypatch.setitem(sys.modules, "toy_study", module)
     monkeypatch.setitem(STUDIES, "toy", ("toy_study", "STUDY", "is seven seven?"))
     main(["reproduce"])
@@ -528,6 +534,35 @@ def test_the_list_and_a_dry_run(capsys: pytest.CaptureFixture[str]):
     assert rows[0]["images"] < 10e6
 
 
+@pytest.mark.slow
+def test_a_dry_run_of_table_2(capsys: pytest.CaptureFixture[str]):
+    """It names what each run begins with, and the systems that have none."""
+    main(["reproduce", "table2", "--scale", "paper", "--dry-run"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("HaloNet-H4", "NFNet-F4+", "MPL", "ALIGN"))
+    assert all(name in out for name in (" – ", "this study's", "mixer_l16.imagenet21k", "vit_l16.imagenet21k"))
+
+
+def test_a_mixer_that_is_tiled_costs_what_its_new_tiles_cost():
+    study = training("table2")
+    plans = [
+        plan
+        for plan in study.plan_runs("paper")
+        if plan.cell["model"].startswith("Mixer-L/16") and plan.cell["task"] == "imagenet"
+    ]
+    one = replace(study, plan_runs=lambda _scale: plans[:1], follow_up=lambda _scale, _finished: [])
+    [cost] = costs(one, "paper")[0]
+    assert cost.flops == pytest.approx(3 * cost.images * paper.COSTS["mixer_l16", 448].gmacs * 2e9, rel=1e-4)
+
+
+def test_a_dry_run_of_what_only_measures(capsys: pytest.CaptureFixture[str]):
+    for name in ("throughput", "complexity", "table1"):
+        main(["reproduce", name, "--dry-run"])
+        out = capsys.readouterr().out
+        assert "mixer_s32" in out
+        assert "nothing is trained" in out
+
+
 def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, says: Says):
     for arguments in (["permutatoin"], ["permutation", "--train.sepochs", "3"]):
         with pytest.raises(SystemExit) as end:
@@ -538,15 +573,20 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         assert err.count("\n") == 1
 
 
+def test_throughput_at_each_batch_size_and_the_best(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(throughput.MODELS, "tiny", ("mixer_pico", "isotropic_pico"))
+    monkeypatch.setitem(throughput.BATCHES, "tiny", (1, 2))
+    outcome = throughput.compare("tiny", torch.device("cpu"))
+    rows = [dict(zip(outcome.columns, row, strict=True)) for row in outcome.rows]
+    assert {row["model"] for row in rows} == {"mixer_pico", "isotropic_pico"}
+    for row in rows:
+        at_each = [float(row[name].replace(",", "")) for name in ("batch 1", "batch 2")]
+        assert float(row["images/s, best"].replace(",", "")) == max(at_each)
+
+
 def test_throughput_is_of_all_families():
     for scale in ("tiny", "small", "paper"):
         assert {family_name(name) for name in throughput.MODELS[scale]} == {*FAMILIES}
-
-
-def test_measurements_have_no_runs():
-    assert all(
-        costs(study, "paper") == ([], 330e12) for name in STUDIES if isinstance(study := find(name), Measurement)
-    )
 
 
 def card_of(parameters: int = 1, **metrics: float) -> Card:
@@ -642,9 +682,10 @@ class TestTransfer:
         vit = next(row for row in others if row["model"] == "ViT-H/14, JFT-300M")
         assert (vit["imagenet, %"], vit["images/s"], vit["GMAC"]) == ("–", "7", "1016.72")
         last = others[-1]
-        assert (last["model"], last["ImageNet, paper"], last["core-days, paper"]) == (
+        assert (last["model"], last["ImageNet, paper"], last["VTAB, paper"], last["core-days, paper"]) == (
             "ALIGN, weakly labeled",
             "88.64",
+            "79.99",
             "14,820",
         )
 
@@ -657,6 +698,7 @@ class TestTransfer:
         assert (ours[0]["parameters"], ours[0]["ImageNet, paper"]) == (f"{measure('mixer_pico').params:,}", "–")
         assert {row["images/s"] for row in theirs} == {"–"}
         assert (theirs[1]["model"], theirs[1]["ImageNet, paper"]) == ("Mixer-L/16, ImageNet-21k", "84.15")
+        assert (theirs[1]["VTAB, paper"], theirs[1]["core-days, paper"]) == ("74.95", "410")
 
     @pytest.mark.slow
     def test_what_table_2_says_of_cost(self):

@@ -35,6 +35,7 @@ from mlpmixer.export.export import export
 from mlpmixer.export.job import Job, Size
 from mlpmixer.kernels.library import library
 from mlpmixer.metadata import ModelInfo, Preprocessing
+from mlpmixer.models.operators import OPERATORS
 from mlpmixer.recipes import find, toml
 from mlpmixer.weights.bundled import PHOTO
 
@@ -223,6 +224,21 @@ def test_a_file_is_the_model(
         if size == "dynamic":  # without resizing, it is the same function
             resized = check.resized(image, this)
             assert np.abs(way(resized[None]) - check.model_scores([image], this)).max() < 2e-5
+
+
+@pytest.mark.slow
+def test_programs_of_all_token_operators(tmp_path: Path, photos: list[Path]):
+    """ONNX and OpenVINO convert each as an engine, too: tests/test_isotropic.py."""
+    sizes: dict[str, Any] = {"layers": 1, "image_size": 28, "channels": 32, "channel_hidden": 64}
+    failures = []
+    for operator in OPERATORS:
+        this, path = job("isotropic_pico", token_operator=operator, **sizes), tmp_path / f"{operator}.pt2"
+        pt2_files.write(this, path)
+        image = check.file_input(np.array(pixels(photos[0])), this)
+        found = pt2_files.start(path, this)["torch.export"](np.stack([image] * 3))
+        if not np.abs(found - check.model_scores([image], this)).max() < 0.01:
+            failures.append(operator)
+    assert not failures
 
 
 ODD = ("a \"quoted\" 'one'", "näme 猫", "two\nlines", "back\\slash", "odd \udce4 folder")

@@ -182,6 +182,13 @@ def test_kernels_follow_the_formula_of_each_code():
     torch.testing.assert_close(kernels_of(added, weight, gain), centered / (54 * (variance + 1e-5)).sqrt())
 
 
+def test_timms_constant_takes_a_percent_of_a_new_kernels_energy():
+    """Of one that reads 128 channels, as all 3×3 convolutions of a group width of 128 do."""
+    config = NFNetConfig(**{**SMALL, "image_size": (32, 32), "kernel_eps": "added"})
+    energy = ScaledStandardizedConv(config, 128, 128, 3).kernel().detach().square().sum(dim=(1, 2, 3))
+    assert float(energy.mean()) == pytest.approx(1 - 0.012, abs=0.001)
+
+
 def test_gamma_makes_gelu_keep_the_variance():
     """By quadrature over N(0, 1): γ is the authors' figure to three digits, for either form."""
     x = torch.linspace(-12, 12, 200_001, dtype=torch.float64)

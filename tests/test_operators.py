@@ -388,6 +388,18 @@ def test_all_keep_the_map_and_reach_all_of_their_weights():
             assert parameter.grad.abs().sum() > 0, (name, weight)
 
 
+def test_whose_images_interact_in_training():
+    """Those with batch normalization; and once they are trained, none."""
+    interact: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, training in itertools.product(OPERATORS, (True, False)):
+        op = exact(small(name)[0])
+        x = map_of(32)
+        first = op.train(training)(x)[:1]
+        if not torch.allclose(op(torch.cat([x[:1], 3 * x[1:]]))[:1], first):
+            interact[training].add(name)
+    assert interact == {True: {"lambda", "lambda_table", "involution"}, False: set()}
+
+
 def test_options_that_do_not_fit(says: Says):
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("attention", {"heads": 5}),

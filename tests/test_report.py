@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study without runs."""
     folder = tmp_path_factory.mktemp("studies") / "sizes"
     outcome = Outcome(("model", "parameters"), [("mixer_h14", "431,069,952")], [Claim("It is large.", True, "it is")])
-    measurement = Measurement("sizes", "How large they are.", "Table 1", lambda _scale, _device: outcome)
+    measurement = Measurement("sizes", "How large they are.", "Table 1", lambda _scale, _device: outcome, lambda _: [])
     run_study(measurement, "tiny", folder, changes={"machine.device": "cpu"})
     return folder
 

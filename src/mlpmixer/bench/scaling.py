@@ -25,7 +25,7 @@ from mlpmixer.models.measure import Measure, measure
 
 SIDES = (128, 192, 256, 320, 384, 448, 512, 640)  # pixels
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried then
+PATIENCE = 3.0  # seconds that a batch may take; larger ones are not tried
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,22 @@ def interleaved_batches(
     batches: Sequence[int],
     rounds: int,
     tell: Callable[[str], object] = lambda _line: None,
+    patience: float = PATIENCE,
 ) -> dict[int, Times]:
-    """From the first on, as long as they fit into memory and into PATIENCE. `size`: height and width of images."""
+    """The first, and larger ones as long as they fit into memory and, by the time of the one before, into `patience`.
+    `size`: height and width of images."""
     passes: dict[int, Callable[[], object]] = {}
+    of_an_image = 0.0
     for batch in batches:
+        if batch * of_an_image > patience:
+            break
         tell(f"{engine.name}, batch {batch}")
         run = _pass(engine, size, batch)
         try:
-            taken = min(seconds_of(run) for _ in range(2))
+            of_an_image = min(seconds_of(run) for _ in range(2)) / batch
         except torch.OutOfMemoryError:
             break
         passes[batch] = run
-        if taken > PATIENCE:
-            break
     return interleaved(passes, rounds, warm_up=0)
 
 

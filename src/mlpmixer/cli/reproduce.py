@@ -56,19 +56,28 @@ def reproduce(
             print_table(["experiment", "question"], [[*row] for row in questions().items()])
         return
     study = find(name)
+
+    from mlpmixer.experiments.study import Measurement, record_name, run_study
+
     changes = changes if device == "auto" else {"machine.device": device, **changes}
     folder = folder or Path("runs") / f"{getattr(study, 'runs_of', {}).get(scale, name)}-{scale}"
     if dry_run:
-        from mlpmixer.experiments.cost import costs
-
-        rows, rate = costs(study, scale, changes)
-        if json:
-            print(to_json([vars(row) for row in rows], indent=1))
+        if isinstance(study, Measurement):
+            rows = study.parts(scale)
+            if not json:
+                print_table(["measured"], [[part] for part in rows], "nothing is trained")
         else:
-            _print_costs(rows, rate)
-        return
+            from mlpmixer.experiments.cost import costs
 
-    from mlpmixer.experiments.study import record_name, run_study
+            found, rate = costs(study, scale, changes)
+            rows = [vars(row) for row in found]
+            if not json:
+                _print_costs(found, rate)
+                if scale in study.notes:
+                    say(study.notes[scale])
+        if json:
+            print(to_json(rows, indent=1))
+        return
 
     outcome = run_study(
         study,
@@ -88,8 +97,8 @@ def reproduce(
 
 def _print_costs(rows: list[Cost], rate: float) -> None:
     print_table(
-        ["run", "model", "images", "FLOPs", "hours", "GB on disk"],
-        [[row.run, row.model, f"{row.images:,.0f}", *_totals([row])] for row in rows],
+        ["run", "model", "starts from", "images", "FLOPs", "hours", "GB on disk"],
+        [[row.run, row.model, row.weights or "–", f"{row.images:,.0f}", *_totals([row])] for row in rows],
     )
     by_model: dict[str, list[Cost]] = {}
     for row in rows:

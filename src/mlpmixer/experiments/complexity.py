@@ -94,5 +94,9 @@ def _milliseconds(point: Point) -> str:
     return f"{middle:.1f} ± {middle * point.spread:.1f}"
 
 
-TABLE1 = Measurement("table1", "The sizes of the Mixers.", "Table 1", count)
-STUDY = Measurement("complexity", "Cost by the number of patches.", "Section 2", compare)
+def parts(scale: Scale) -> list[str]:
+    return [f"{name}, images of {', '.join(map(str, SIDES[scale]))} pixels a side" for name in NETWORKS[scale]]
+
+
+TABLE1 = Measurement("table1", "The sizes of the Mixers.", "Table 1", count, lambda _: [*TABLE_1])
+STUDY = Measurement("complexity", "Cost by the number of patches.", "Section 2", compare, parts)

@@ -14,7 +14,7 @@ from mlpmixer.data.select import select
 from mlpmixer.data.sources.vtab import VTAB
 from mlpmixer.errors import MixerError
 from mlpmixer.evaluation.card import Card
-from mlpmixer.experiments.study import FinishedRun, Measurement, PlannedRun, Scale, Study, with_changes
+from mlpmixer.experiments.study import FinishedRun, PlannedRun, Scale, Study, with_changes
 from mlpmixer.machine.description import matrix_rate
 from mlpmixer.machine.devices import device_of
 from mlpmixer.models import describe
@@ -42,22 +42,26 @@ FREE = ("head_bias", "dropout", "stochastic_depth")  # options that cost nothing
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run. `flops`: of all training steps. `hours`: of one device. `disk`: bytes of the run folder."""
+    """The cost of a run.
+
+    Attributes:
+        weights: that it begins with: the name of public ones, or "this study's"; empty: random ones.
+        flops: of all training steps.
+        hours: of one device.
+        disk: bytes of the run folder.
+    """
 
     run: str
     model: str
+    weights: str
     images: float
     flops: float
     hours: float
     disk: float
 
 
-def costs(
-    study: Study | Measurement, scale: Scale, changes: Mapping[str, Any] | None = None
-) -> tuple[list[Cost], float]:
+def costs(study: Study, scale: Scale, changes: Mapping[str, Any] | None = None) -> tuple[list[Cost], float]:
     """The cost of each run, and the operations a second that hours assume: at `paper` a large accelerator's."""
-    if isinstance(study, Measurement):
-        return [], LARGE
     first = study.plan_runs(scale)
     # Follow-up runs cost the same, whatever the results of the first.
     more = study.follow_up(scale, [FinishedRun(plan, Path(), cast(Card, None)) for plan in first])
@@ -75,7 +79,11 @@ def _cost(plan: PlannedRun, rate: float, known: dict[Any, tuple[float, int]]) ->
     recipe = plan.recipe
     wanted = recipe.model
     options: dict[str, Any] = {name: value for name, value in wanted.options.items() if name not in FREE}
-    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else describe(wanted.name).image_size
+    usual = describe(wanted.name)
+    size = (wanted.image_size[0], wanted.image_size[-1]) if wanted.image_size else usual.image_size
+    hidden = {**usual.dimensions(), **options}.get("token_hidden")
+    if hidden and wanted.resize == "tiles" and size != usual.image_size:  # as many times as many as there are patches
+        options["token_hidden"] = hidden * math.prod(size) // math.prod(usual.image_size)
     key = (wanted.name, size, *sorted(options.items()))
     if key not in known:
         known[key] = counted(wanted.name, image_size=size, **options)
@@ -86,7 +94,8 @@ def _cost(plan: PlannedRun, rate: float, known: dict[Any, tuple[float, int]]) ->
     flops = passes * seen * gmacs * 2e9
     # Weights and Adam's two moments in each checkpoint; the best and the last weights beside them.
     copies = 3 * (recipe.machine.keep_checkpoints + 1) + 2
-    return Cost(plan.folder, wanted.name, seen, flops, flops / rate / 3600, 4 * params * copies)
+    weights = wanted.weights if plan.weights is None else "this study's"
+    return Cost(plan.folder, wanted.name, weights, seen, flops, flops / rate / 3600, 4 * params * copies)
 
 
 def _training_images(recipe: Recipe) -> float:

@@ -165,4 +165,5 @@ STUDY = Study(
     summarize,
     follow_up,
     runs_of={"tiny": "model-scale", "small": "model-scale", "paper": "table2"},
+    notes={"paper": transfer.NOTE},
 )

@@ -2,17 +2,21 @@
 
 Each is trained twice, from images as they are and from images whose patches are in another order, the same for all of
 them: what that costs shows how much an operator lives on which patches are neighbors. Beside accuracy stands the cost:
-parameters, multiply-adds, throughput, and how the cost of the operator alone grows with the number of patches.
+parameters, multiply-adds, throughput, and how multiply-adds and time of the operator alone grow with the number of
+patches. Its time is that of the operator as it is written, and at sizes as small as these also that of its calls: its
+power is below that of the multiply-adds until products outweigh calls, and above where tables no longer fit a cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from mlpmixer.bench.interleave import interleaved
 from mlpmixer.bench.scaling import exponent
 from mlpmixer.experiments.base_recipes import base_recipe
 from mlpmixer.experiments.pareto import frontier
@@ -30,6 +34,8 @@ from mlpmixer.experiments.study import (
     mean_ci,
 )
 from mlpmixer.experiments.transfer import images_per_second
+from mlpmixer.machine.devices import device_of
+from mlpmixer.metrics.intervals import of_mean
 from mlpmixer.models import describe
 from mlpmixer.models.isotropic import IsotropicConfig
 from mlpmixer.models.measure import counted
@@ -63,7 +69,9 @@ ANY_ORDER = ("mixer", "dense", "random", "factorized_random", FLOOR)
 BY_OFFSET = ("attention", "halo", "sasa", "lambda", "lambda_table", "involution", "depthwise")
 LINEAR = ("mixer", "halo", "sasa", "lambda", "involution", "depthwise")
 NO_LOSS = 0.02  # a difference in accuracy below this one is none; the whole interval has to be
-SIDES = (2, 4, 8)  # times the usual image size: where cost is fitted against patches
+SIDES = (2, 4, 8)  # times the usual image size: where multiply-adds are fitted against patches,
+TIMED_SIDES = (2, 3, 4)  # and where time is
+ROUNDS = 7
 INPUTS = ("original", "patches")
 
 
@@ -90,7 +98,10 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
     first = {name: runs[name, "original"][0] for name in names}
     costs = {name: _counted(first[name].plan.recipe.model) for name in names}
     speeds = {name: _speed(first[name]) for name in names}
-    growths = {name: growth(first[name].plan.recipe.model) for name in names if name != FLOOR}
+    models = {name: first[name].plan.recipe.model for name in names if name != FLOOR}
+    growths = {name: growth(model) for name, model in models.items()}
+    timed = growth_of_time(models, device_of(first[names[0]].plan.recipe.machine.device))
+    patches = [_patches(first[names[0]].plan.recipe.model, times) for times in TIMED_SIDES]
     mean = {name: float(np.mean(top1[name, "original"])) for name in names}
     best = frontier({name: (mean[name], -costs[name]) for name in names})
     lost = {name: [a - b for a, b in zip(top1[name, "original"], top1[name, "patches"], strict=True)] for name in names}
@@ -100,6 +111,7 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
             f"{first[name].card.model.parameters:,}",
             f"{1000 * costs[name]:.2f}",
             f"{growths[name]:.2f}" if name in growths else "–",
+            _with_interval(*timed[name]) if name in timed else "–",
             f"{speeds[name]:,.0f}",
             mean_ci(top1[name, "original"]),
             mean_ci(top1[name, "patches"]),
@@ -114,6 +126,7 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
             "parameters",
             "MMAC",
             "growth",
+            "growth of time",
             "images/s",
             "top-1, %",
             "permuted, %",
@@ -154,7 +167,8 @@ def summarize(finished: Sequence[FinishedRun]) -> Outcome:
                     f"The cost of {name} grows {'linearly' if name in LINEAR else 'faster than linearly'} with the "
                     "patches.",
                     abs(power - 1) < 0.02 if name in LINEAR else power > 1.1,
-                    f"the multiply-adds of the operator alone grow with the power {power:.2f}",
+                    f"the multiply-adds of the operator alone grow with the power {power:.2f}; its time, from "
+                    f"{patches[0]:,} to {patches[-1]:,} patches of one image, with {_with_interval(*timed[name])}",
                 )
                 for name, power in growths.items()
             ),
@@ -176,17 +190,56 @@ def growth(model: Model) -> float:
     return exponent([times**2 for times in SIDES], costs)
 
 
+def growth_of_time(
+    models: Mapping[str, Model], device: torch.device, rounds: int = ROUNDS
+) -> dict[str, tuple[float, float]]:
+    """The power of the number of patches with which the time of one layer's operator grows, by name, and the half-width
+    of its 95 % interval over rounds. For one image, in float32; at each size all operators are interleaved."""
+    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
+    for times in TIMED_SIDES:
+        passes = {name: _pass(_config(model, times), device) for name, model in models.items()}
+        for name, found in interleaved(passes, rounds).items():
+            seconds[name].append(found.seconds)
+    growths = {}
+    for name, model in models.items():
+        patches = [_patches(model, times) for times in TIMED_SIDES]
+        low, high = of_mean([exponent(patches, of_round) for of_round in zip(*seconds[name], strict=True)])
+        growths[name] = exponent(patches, [float(np.median(of_side)) for of_side in seconds[name]]), (high - low) / 2
+    return growths
+
+
+def _pass(config: IsotropicConfig, device: torch.device) -> Callable[[], object]:
+    operator = config.operator().eval().to(device)
+    x = torch.randn(1, config.channels, *config.grid, device=device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            operator(x)[0, 0, 0, 0].item()  # waits for the device
+
+    return run
+
+
+def _with_interval(middle: float, within: float) -> str:
+    return f"{middle:.2f} ± {within:.2f}"
+
+
 def _counted(model: Model, times: int = 1) -> float:
     """10⁹ multiply-adds of an image, whose sides are so many times as long as usual."""
-    height, width = _config(model).image_size
     options: dict[str, Any] = {**model.options}
-    return counted(model.name, image_size=(times * height, times * width), **options)[0]
+    return counted(model.name, image_size=_config(model, times).image_size, **options)[0]
 
 
-def _config(model: Model) -> IsotropicConfig:
-    size = (model.image_size[0], model.image_size[-1]) if model.image_size else None
+def _patches(model: Model, times: int) -> int:
+    rows, columns = _config(model, times).grid
+    return rows * columns
+
+
+def _config(model: Model, times: int = 1) -> IsotropicConfig:
+    """Of the model, for images whose sides are so many times as long as usual."""
     options: dict[str, Any] = {**model.options}
-    config = describe(model.name, image_size=size, **options)
+    wanted = model.image_size or describe(model.name).image_size
+    height, width = wanted[0], wanted[-1]
+    config = describe(model.name, image_size=(times * height, times * width), **options)
     assert isinstance(config, IsotropicConfig)
     return config
 

@@ -134,6 +134,7 @@ class Study:
         fixed: lines of recipes that the study sets itself, so that no change may.
         runs_of: for each scale, another study whose runs these are too.
         partial: runs whose data set is missing are left out.
+        notes: for each scale, what the list of runs does not say by itself.
     """
 
     name: str
@@ -145,16 +146,18 @@ class Study:
     fixed: tuple[str, ...] = ()
     runs_of: Mapping[Scale, str] = field(default_factory=dict)
     partial: bool = False
+    notes: Mapping[Scale, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A study without training."""
+    """A study without training. `parts`: what it measures at a scale."""
 
     name: str
     what: str
     where: str
     measure: Callable[[Scale, torch.device], Outcome]
+    parts: Callable[[Scale], Sequence[str]]
 
 
 def run_study(

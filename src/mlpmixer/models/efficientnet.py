@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mlpmixer.models.batch_norm import BatchNorm, ConvNorm
 from mlpmixer.models.classifier import Classifier, ClassifierConfig, Intermediates, head, record, require
 from mlpmixer.models.family import Family
-from mlpmixer.models.layers import StochasticDepth
+from mlpmixer.models.layers import SameConv2d, StochasticDepth
 
 
 class Stage(NamedTuple):
@@ -107,9 +107,8 @@ SIZES = {
 }
 
 
-class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's padding: ⌈side / stride⌉ rows and columns come out, and of the zeros that this
-    takes, the odd one is at the end. Without stride, or at odd sides, that is the usual padding, as `symmetric` is."""
+class Conv(SameConv2d):
+    """A convolution with TensorFlow's padding, or with PyTorch's where `symmetric` is set."""
 
     symmetric = False
 
@@ -119,19 +118,10 @@ class SameConv(nn.Conv2d):
         nn.init.normal_(self.weight, std=math.sqrt(2 * groups / (kernel**2 * out_channels)))
 
     def forward(self, input: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B out_channels H_out W_out"]:
-        down, right = (self.zeros_for(int(side)) for side in input.shape[2:])
-        if down % 2 == right % 2 == 0:
-            padding = (down // 2, right // 2)
-            return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
-        padded = F.pad(input, (right // 2, right - right // 2, down // 2, down - down // 2))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
-
-    def zeros_for(self, side: int) -> int:
-        """How many rows or columns of zeros are put around so many."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
         if self.symmetric:
-            return kernel // 2 * 2
-        return max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            padding = self.kernel_size[0] // 2
+            return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
+        return super().forward(input)
 
 
 def conv_norm(
@@ -142,7 +132,7 @@ def conv_norm(
     groups: int = 1,
     activation: Callable[[Tensor], Tensor] | None = F.silu,
 ) -> ConvNorm:
-    conv = SameConv(in_channels, out_channels, kernel, stride, groups)
+    conv = Conv(in_channels, out_channels, kernel, stride, groups)
     return ConvNorm(conv, BatchNorm(out_channels), activation)
 
 
@@ -204,7 +194,7 @@ class EfficientNet(Classifier[EfficientNetConfig]):
         for layer in self.modules():
             if isinstance(layer, BatchNorm):
                 layer.momentum, layer.eps = config.norm_momentum, 1e-3 if config.tensorflow else 1e-5
-            elif isinstance(layer, SameConv):
+            elif isinstance(layer, Conv):
                 layer.symmetric = not config.tensorflow
         self.head = head(self.num_features, config.num_classes, config.head_bias)
 

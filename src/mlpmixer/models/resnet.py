@@ -54,9 +54,8 @@ class ResNetConfig(ClassifierConfig):
     operator_units: tuple[int, ...] = ()  # so many units of each stage, its last ones, have it; (): all
     window: int | None = None  # side of the operator's window, in positions; None: as its authors have it
     depth: int = 1  # u of lambda layers: keys and values at each position
-    stem: StemName = (
-        "7x7"  # one convolution, or three small ones ("tiered" in timm), the second an involution in RedNet
-    )
+    # One convolution, or three small ones ("tiered" in timm), the second of them an involution in RedNet.
+    stem: StemName = "7x7"
     zero_init: bool = True  # the last scale of each unit starts at zero, so that the unit starts as the identity
 
     def __post_init__(self) -> None:
@@ -106,6 +105,7 @@ class ResNetConfig(ClassifierConfig):
 
 
 def halved(grid: tuple[int, int]) -> tuple[int, int]:
+    """What a stride of 2 leaves of so many rows and columns."""
     return -(-grid[0] // 2), -(-grid[1] // 2)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from mlpmixer.models.classifier import require
 from mlpmixer.models.layers import lecun_normal_
+from mlpmixer.models.operators.windows import windows
 
 Offsets = Literal["pixels", "queries"]
 
@@ -81,7 +82,10 @@ class HaloAttention(nn.Module):
         height, width = x.shape[2:]
         rows, columns = math.ceil(height / self.block), math.ceil(width / self.block)
         x = F.pad(x, (0, columns * self.block - width, 0, rows * self.block - height))
-        query, (key, value) = self.blocks(self.query(x)), self.windows(self.key_value(x), rows, columns)
+        query = self.blocks(self.query(x))
+        around = windows(self.key_value(x), self.window, self.heads, stride=self.block, margin=self.halo).flatten(1, 2)
+        d = self.row.shape[1]
+        key, value = around.split([d, around.shape[3] - d], dim=3)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.positions(query))
         out = self.joined(out, rows, columns)
         return out[:, :, : math.ceil(height / self.stride), : math.ceil(width / self.stride)]
@@ -92,20 +96,6 @@ class HaloAttention(nn.Module):
         side = self.block // self.stride
         query = query.unflatten(3, (-1, side)).unflatten(2, (-1, side)).unflatten(1, (self.heads, -1))
         return query.permute(0, 1, 3, 5, 4, 6, 2).flatten(4, 5).flatten(1, 3)
-
-    def windows(
-        self, key_value: Float[Tensor, "B C H W"], rows: int, columns: int
-    ) -> tuple[Float[Tensor, "B N keys d"], Float[Tensor, "B N keys D"]]:
-        around = F.pad(key_value, (self.halo,) * 4)
-        # Pixels of each window by their index: their channels lie side by side, and ONNX has no unfold after a pad.
-        of_window = torch.arange(self.window, device=around.device)
-        down = self.block * torch.arange(rows, device=around.device)[:, None] + of_window
-        along = self.block * torch.arange(columns, device=around.device)[:, None] + of_window
-        places = down[:, None, :, None] * around.shape[3] + along[:, None]  # (rows, columns, w, w)
-        pixels = around.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3).contiguous()
-        windows = pixels.index_select(2, places.flatten()).unflatten(2, (-1, self.window**2)).flatten(1, 2)
-        key, value = windows.split([self.row.shape[1], windows.shape[3] - self.row.shape[1]], dim=3)
-        return key, value
 
     def positions(self, query: Float[Tensor, "B N queries d"]) -> Float[Tensor, "B N queries keys"]:
         """q · (row[i − y] + column[j − x]): a number for each row of the window and one for each column, added."""

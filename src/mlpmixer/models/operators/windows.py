@@ -1,4 +1,4 @@
-"""The k×k pixels around each pixel of a map, gathered once; for operators that treat each pixel in its own way."""
+"""Windows of a map, such as the k×k pixels around each; for operators that treat each of them in its own way."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def windows(x: Float[Tensor, "B C H W"], side: int, groups: int, stride: int = 1) -> Float[Tensor, "B groups S kk c"]:
+def windows(
+    x: Float[Tensor, "B C H W"], side: int, groups: int, stride: int = 1, margin: int | None = None
+) -> Float[Tensor, "B groups S kk c"]:
     """Rows of each window from above, S windows in raster order; zeros outside of the map.
 
-    The channels of a pixel in one group lie side by side, so that products with them need no copy.
+    The channels of a pixel in one group lie side by side, so that products with them need no copy. They are gathered by
+    their index, since ONNX has no unfold after a pad.
+
+    Args:
+        x: The map.
+        side: Of a window, k.
+        groups: Parts of the channels.
+        stride: From one window to the next.
+        margin: How far the first window begins outside of the map; by default k/2, so that it is around a pixel.
     """
     height, width = x.shape[2:]
-    around = F.pad(x, (side // 2,) * 4)
+    around = F.pad(x, (side // 2 if margin is None else margin,) * 4)
     of_window = torch.arange(side, device=x.device)
     down = torch.arange(0, height, stride, device=x.device)[:, None] + of_window
     along = torch.arange(0, width, stride, device=x.device)[:, None] + of_window
