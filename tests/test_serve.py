@@ -30,6 +30,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
 import re
 import resource
@@ -58,8 +59,9 @@ import mlpmixer
 from mlpmixer.errors import UsageError
 from mlpmixer.predict.predictor import Prediction, Predictor, Scores
 from mlpmixer.serve.app import app_of
+from mlpmixer.serve.heat_map import SPREAD
 from mlpmixer.serve.served import Models
-from mlpmixer.serve.service import ANSWERERS, FORMATS, SPREAD, Service, Settings
+from mlpmixer.serve.service import ANSWERERS, FORMATS, Service, Settings
 from mlpmixer.serve.workers import Job, Turn
 from mlpmixer.weights.bundled import PHOTO
 
@@ -417,6 +419,36 @@ def test_what_would_wait_too_long_is_refused_on_its_head(served: Running):
         workers.rate = rate
         workers.pixels[Turn.ALONE] = workers.pixels[Turn.LATER] = 0
     assert served.client.post("/v1/explain", content=GOOD).status_code == 200
+
+
+def test_heads_that_come_at_once_are_not_all_let_in(served: Running):
+    """Images that are on their way count as if they were there; those that take long to arrive no more, or slow clients
+    could keep others out."""
+    workers = served.service.workers
+    assert workers is not None
+    rate = workers.rate
+    host, _, port = served.address.partition(":")
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: {served.address}\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    slow: list[socket.socket] = []
+    try:
+        workers.rate = 400 * 533 / 2 / 0.9  # 0.9 seconds for an image: two are let in, the third would wait too long
+        for _ in range(2):
+            slow.append(socket.create_connection((host, int(port)), timeout=30))
+            slow[-1].sendall(head.encode() + GOOD[:100])
+        wait_for(lambda: len(served.service.coming) == 2)
+        served.service.coming = dict.fromkeys(served.service.coming, math.inf)  # however long the next one takes
+        assert heads(served, head.removesuffix("\r\n\r\n").replace("\r\n", "\n")).startswith(b"HTTP/1.1 429")
+        served.service.coming = dict.fromkeys(served.service.coming, 0.0)
+        assert goes_on(served)
+        workers.rate = rate
+        for connection in slow:
+            connection.sendall(GOOD[100:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    finally:
+        workers.rate = rate
+        for connection in slow:
+            connection.close()
+    assert not served.service.coming
 
 
 def test_what_came_meanwhile_counts_as_well(served: Running):

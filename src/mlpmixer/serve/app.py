@@ -20,12 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Asked, Hold, asked, require_few_numbers
+from mlpmixer.serve.heat_map import GRID, HeatMap
 from mlpmixer.serve.metrics import Metrics
 from mlpmixer.serve.openapi import described
 from mlpmixer.serve.page import page_route
 from mlpmixer.serve.problems import Problem, invalid, malformed
 from mlpmixer.serve.served import Served
-from mlpmixer.serve.service import GRID, HeatMap, Kind, Service, problem_of
+from mlpmixer.serve.service import Kind, Service, problem_of
 from mlpmixer.serve.v2 import V2
 from mlpmixer.version import __version__
 
@@ -85,8 +86,8 @@ class Answers:
         await response(scope, receive, send)
 
     async def answered(self, request: Request, hold: Hold) -> Response:
-        await self.service.admit(self.kind)
-        found = await asked(request, self.service.settings.max_body, hold)
+        async with self.service.admitted(self.kind):
+            found = await asked(request, self.service.settings.max_body, hold)
         served = self.service.model(found.options.get("model"))
         top = self.top(served, found)
         require_few_numbers(len(found.images), self.numbers(served, top))

@@ -20,13 +20,11 @@ import torch
 from starlette.requests import ClientDisconnect
 
 from mlpmixer.data.headers import header_of
-from mlpmixer.data.images import pixels
 from mlpmixer.data.limits import Limits, usual_limits
-from mlpmixer.data.preprocess import visible_region
 from mlpmixer.errors import ImageError
 from mlpmixer.machine.ordered_pool import compute_alone
-from mlpmixer.predict.predictor import Prediction
 from mlpmixer.serve.bodies import Hold
+from mlpmixer.serve.heat_map import GRID, heat_map
 from mlpmixer.serve.problems import Problem, busy, invalid, not_found, unreadable
 from mlpmixer.serve.served import Models, Served
 from mlpmixer.serve.workers import Job, Turn, WorkerError, Workers
@@ -36,6 +34,7 @@ Tell = Callable[[str], object]
 Gone = list[Callable[[], object]]  # what to call when the client has gone
 
 HELD = 0.2  # seconds for which a refusal is held, so that an impatient client does not ask at once again
+SWIFT = 0.25  # seconds within which bodies usually arrive
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SLACK = 3  # times as long as it should take
 OTHERS = 0.6  # of the limit of pixels, for formats other than JPEG: decoding takes four times the memory
@@ -88,6 +87,7 @@ class Service:
         self.count = workers or torch.get_num_threads()
         self.draining = False
         self.in_flight = self.held = 0
+        self.coming: dict[object, float] = {}  # requests whose bodies are being read: since when, the oldest first
         self.refused: Counter[str] = Counter()  # connections, by the reason
         self.workers: Workers | None = None
         self.counts: dict[str, Count] = {}
@@ -156,19 +156,34 @@ class Service:
 
     # Requests.
 
-    async def admit(self, kind: Kind = "predict") -> None:
-        """Before a body is read, of which nobody knows yet whether it has one image or many.
+    @asynccontextmanager
+    async def admitted(self, kind: Kind = "predict") -> AsyncIterator[None]:
+        """Around the reading of a body, of which nobody knows yet whether it has one image or many.
 
         Raises:
             Problem: 503 if it is not ready, 429 if an image would have to wait too long.
         """
         if not self.ready or self.workers is None:
             raise Problem(503, "not_ready", "the service is starting or stopping", {"Retry-After": "5"})
-        turn, cost = (Turn.ALONE, 0) if kind == "explain" else (Turn.FIRST, PICTURE)
+        turn, cost = (Turn.ALONE, 0) if kind == "explain" else (Turn.FIRST, PICTURE * (1 + self._coming()))
         wait = self.workers.wait_for(cost, turn)
         if wait > self.settings.max_latency:
             await asyncio.sleep(HELD)
             raise busy(wait - self.settings.max_latency)
+        request = object()
+        self.coming[request] = time.monotonic()
+        try:
+            yield
+        finally:
+            self.coming.pop(request, None)
+
+    def _coming(self) -> int:
+        """Requests that were let in just now, whose images are on their way. Those that take long do not count, or slow
+        clients could keep others out."""
+        late = time.monotonic() - SWIFT
+        while self.coming and self.coming[oldest := next(iter(self.coming))] < late:
+            del self.coming[oldest]
+        return len(self.coming)
 
     async def ask(
         self, served: Served, images: Sequence[bytes], *, kind: Kind = "predict", gone: Gone | None = None
@@ -202,6 +217,7 @@ class Service:
             cost = cost * MAP_COST if kind == "explain" else cost
             jobs.append(Job(image, (served, kind), cost, partial(_answered, future), turn))
         if jobs and (wait := self.workers.wait_for(0, jobs[0].turn)) > self.settings.max_latency:
+            await asyncio.sleep(HELD)
             raise busy(wait - self.settings.max_latency)
         answers = asyncio.gather(*futures)
 
@@ -343,59 +359,12 @@ class NoImage(ImageError):
 PICTURE = 400 * 533  # pixels of the image by which the speed is measured; a smaller one is not much quicker
 
 
-@dataclass(frozen=True)
-class HeatMap:
-    """What a prediction depends on: for each square of the prepared image, by how much the label's log probability
-    falls when it and the squares around it are gray."""
-
-    prediction: Prediction
-    label: str
-    drops: np.ndarray  # (rows, columns) float32
-    region: list[float]  # of the upright image that the squares cover: left, top, right, bottom, as shares of its sides
-
-
-GRID = 14  # squares each way
-SPREAD = 1  # squares on each side that are gray as well: one alone changes little but noise
-
-
-def heat_map(served: Served, file: bytes) -> HeatMap | ImageError:
-    """By occlusion: the model sees the image once for each square."""
-    predictor = served.predictor
-    try:
-        whole = pixels(file)  # (height, width, 3)
-    except ImageError as error:
-        return error
-    [found] = predictor.predict_batch([whole])
-    if isinstance(found, ImageError):
-        return found
-    image = predictor.prepared(whole)  # (3, H, W)
-    rows, columns = (min(GRID, side) for side in image.shape[1:])
-    gray = torch.tensor(predictor.preprocessing.mean).mul(255).round().to(torch.uint8)[:, None, None]
-    views = image.repeat(1 + rows * columns, 1, 1, 1)
-    height, width = image.shape[1:]
-    for row in range(rows):
-        for column in range(columns):
-            down, along = _around(row, rows, height), _around(column, columns, width)
-            views[1 + row * columns + column, :, down, along] = gray
-    label = predictor.classes.index(found.label)
-    scores = torch.cat([predictor.engine(part)[1].log_softmax(1)[:, label] for part in views.split(32)])
-    drops = (scores[0] - scores[1:]).reshape(rows, columns)
-    region = visible_region(whole.shape[0], whole.shape[1], predictor.preprocessing)
-    return HeatMap(found, found.label, drops.float().numpy(), [round(share, 5) for share in region])
-
-
-def _around(at: int, count: int, pixels: int) -> slice:
-    """The pixels of one of `count` squares and of its neighbors, along a side."""
-    first, last = max(0, at - SPREAD), min(count, at + SPREAD + 1)
-    return slice(first * pixels // count, last * pixels // count)
-
-
 # How a worker answers: the model, images → an answer or an `ImageError` for each.
 ANSWERERS: dict[Kind, Callable[[Served, list[Any]], Sequence[Any]]] = {
     "predict": lambda served, images: served.predictor.predict_batch(images),
     "scores": lambda served, images: served.predictor.scores(images),
     "prepared": lambda served, images: served.predictor.scores(images, prepared=True),
-    "explain": lambda served, images: [heat_map(served, image) for image in images],
+    "explain": lambda served, images: [heat_map(served.predictor, image) for image in images],
 }
 
 

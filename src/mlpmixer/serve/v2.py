@@ -247,9 +247,9 @@ class V2:
             return await self.inferred(request, hold)
 
     async def inferred(self, request: Request, hold: Hold) -> Response:
-        await self.service.admit()
-        served = self.find(request)
-        body = await read_body(request, self.service.settings.max_body, hold, tuple(COMPRESS))
+        async with self.service.admitted():
+            served = self.find(request)
+            body = await read_body(request, self.service.settings.max_body, hold, tuple(COMPRESS))
         asked = self.read(served, request.headers.get(LENGTH), body)
         sizes = shapes(served)
         in_json = [output.name for output in asked.outputs if output.classes or not output.binary]
