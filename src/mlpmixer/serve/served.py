@@ -27,7 +27,7 @@ from mlpmixer.weights.locate import require_weights
 
 PIECES = (1, 2, 4, 8, 16)  # batch sizes that are tried
 NEAR = 0.97  # of the best rate: the smallest batch that reaches it is taken
-TRIES = 3  # of each size, the best counts
+TRIES = 8  # of each size, the best counts; with fewer, what is measured differs from start to start
 SETTLED = 1.0  # seconds for which a replaced file must not have changed before it is loaded
 
 
