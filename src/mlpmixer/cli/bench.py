@@ -40,8 +40,15 @@ USUAL = {
 }
 
 
+What = Literal["infer", "train", "data", "predict", "scaling", "serve"]
+
+
 def bench(
-    what: Annotated[Literal["infer", "train", "data", "predict", "scaling", "serve"], tyro.conf.Positional] = "infer",
+    what: Annotated[
+        Literal["infer", "train", "data", "predict", "scaling", "serve"],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="WHAT"),
+    ] = "infer",
     folder: Annotated[Path | None, tyro.conf.Positional] = None,
     /,
     models: str = "",

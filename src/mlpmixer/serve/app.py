@@ -147,8 +147,9 @@ class Checks:
             return
         self.service.in_flight += 1
         try:
-            app = self.straight.get(scope["path"], self.app) if scope["method"] == "POST" else self.app
-            await app(scope, receive, _with_headers(send))
+            app = self.straight.get(scope["path"]) if scope["method"] == "POST" else None
+            scope["endpoint"] = app  # for the log
+            await (app or self.app)(scope, receive, _with_headers(send))
         finally:
             self.service.in_flight -= 1
 

@@ -77,7 +77,7 @@ class Logged:
 
 def route_of(scope: Scope) -> str | None:
     """The template of the route that answered, such as "/v2/models/{model}"; None: there was none."""
-    if "endpoint" not in scope:
+    if scope.get("endpoint") is None:
         return None
     template = getattr(scope.get("route"), "path", None)
     if template is None:

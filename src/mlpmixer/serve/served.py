@@ -28,6 +28,7 @@ from mlpmixer.weights.locate import require_weights
 PIECES = (1, 2, 4, 8, 16)  # batch sizes that are tried
 NEAR = 0.97  # of the best rate: the smallest batch that reaches it is taken
 TRIES = 8  # of each size, the best counts; with fewer, what is measured differs from start to start
+LOADS = 3  # of a file that was replaced, before it is given up
 SETTLED = 1.0  # seconds for which a replaced file must not have changed before it is loaded
 
 
@@ -82,6 +83,7 @@ class Slot:
     served: Served | None = None
     error: str = ""
     failed: tuple[int, ...] | None = None  # the stamp of the file that could not be loaded
+    tries: int = 0  # of that file
     reloads: int = 0
 
 
@@ -142,15 +144,16 @@ class Models:
                 if stamp == slot.stamp:  # perhaps it is there again
                     slot.failed, slot.error = None, ""
                     continue
-                if stamp == slot.failed or (stamp and now() - stamp[0] / 1e9 < SETTLED):
+                again = stamp == slot.failed  # some engines cannot always start while the machine is busy
+                if (again and slot.tries >= LOADS) or (stamp and now() - stamp[0] / 1e9 < SETTLED):
                     continue
                 try:
                     if not stamp:
                         raise UsageError(f"{slot.source} is not there any more")
                     served = self._served(name, slot)
                 except Exception as error:
-                    slot.failed, slot.error = stamp, first_line(error)
-                    told.append(f"model {name} stays at version {self.find(name).version}: {slot.error}")
+                    slot.failed, slot.error, slot.tries = stamp, first_line(error), 1 + slot.tries * again
+                    told += [] if again else [f"model {name} stays at version {self.find(name).version}: {slot.error}"]
                     continue
                 slot.served, slot.stamp, slot.failed, slot.error = served, stamp, None, ""
                 slot.reloads += 1

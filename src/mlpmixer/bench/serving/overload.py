@@ -93,7 +93,7 @@ async def _impatient(port: int, built: Sequence[bytes], number: int, until: floa
 
 
 async def _newcomers(port: int, images: Sequence[bytes], until: float, fates: Fates) -> None:
-    """New connections, one after the other, that send a head and wait; who hears nothing sends the body."""
+    """New connections, one after the other, that send a head and wait; those without an answer send the body."""
     number = 0
     while time.monotonic() < until:
         number += 1
