@@ -8,13 +8,13 @@ BIN = .venv/bin
 # All tests of a file in one process: what its tests share is made once.
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test lint slow check fuzz format wheel docs bench clean
+.PHONY: demo test lint slow thorough check fuzz format wheel docs bench clean
 
 demo: .venv/used
 	$(BIN)/mixer demo
 
 test: .venv/dev
-	$(PYTEST) -m "not slow and not docs"
+	$(PYTEST) -m "not slow and not thorough and not docs"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
@@ -24,8 +24,11 @@ lint: .venv/dev
 slow: .venv/dev
 	$(PYTEST) -m slow
 
+thorough: .venv/dev
+	$(PYTEST) -m thorough
+
 check: lint
-	$(PYTEST) -m "not docs" --cov=mlpmixer --cov-branch --cov-report=
+	$(PYTEST) -m "not thorough and not docs" --cov=mlpmixer --cov-branch --cov-report=
 	$(BIN)/coverage report --format=total
 
 fuzz: .venv/dev

@@ -398,12 +398,14 @@ def compiled(cases: list[tuple[str, dict[str, Any]]]) -> None:
     subprocess.run([sys.executable, "-c", COMPILED, repr(cases)], env={**os.environ, **quick}, check=True)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_is_the_same_function():
-    compiled([("mixer_pico", {"layers": 1, "image_size": 16}), *OTHERS])
+@pytest.mark.parametrize(
+    "others", [pytest.param(OTHERS[:1], marks=pytest.mark.slow), pytest.param(OTHERS[1:], marks=pytest.mark.thorough)]
+)
+def test_a_compiled_model_is_the_same_function(others: list[tuple[str, dict[str, Any]]]):
+    compiled([("mixer_pico", {"layers": 1, "image_size": 16}), *others])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_compiled_token_operator_is_the_same_function():
     sizes = {"layers": 1, "image_size": 16, "channels": 32, "channel_hidden": 64, "scope": 7}
     compiled([("isotropic_pico", {"token_operator": operator, **sizes}) for operator in OPERATORS])

@@ -30,8 +30,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+IN_CI = ("rednet50", "halonet_h0", "nfnet_f0")
+ROWS = [pytest.param(name, marks=pytest.mark.slow if name in IN_CI else pytest.mark.thorough) for name in SMALL]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_a_run(name: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recipe = toml.change(
         replace(find("fashion_mnist"), model=Model(name=name, image_size=(28,), options=SMALL[name])),
