@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "sam": {"optim.sharpness": "sam", "optim.rho": 0.2},
     "gsam": {"optim.sharpness": "gsam", "optim.rho": 0.2, "machine.micro_batch": 3},
     "lamb": {"optim.name": "lamb"},
+    "muon": {"optim.name": "muon"},
     "agc": {"optim.name": "sgd", "optim.lr": 0.5, "optim.nesterov": True, "optim.agc": 0.01, "optim.clip": 0.05},
 }
 
@@ -71,7 +72,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     )
 
 
-QUICK, REST = ("adamw", "agc"), ("sam", "gsam", "lamb")
+QUICK, REST = ("adamw", "agc"), ("sam", "gsam", "lamb", "muon")
 
 
 def locally(recipe: Recipe, kinds: Sequence[str], folder: Path) -> dict[str, Path]:

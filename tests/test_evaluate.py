@@ -32,6 +32,7 @@ from mlpmixer.data.images import decode
 from mlpmixer.data.preprocess import center_crop, prepare, preprocess, resize
 from mlpmixer.data.sources import imagenet
 from mlpmixer.data.sources.imagenet import all_names
+from mlpmixer.data.tta import TTA
 from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.table import ENGINES, EngineSpec, Run, Setup
 from mlpmixer.errors import DataError, MixerError, RunError, UsageError
@@ -46,6 +47,7 @@ from mlpmixer.metrics.class_mapping import outputs_for
 from mlpmixer.metrics.metric import Metric, MetricInputs
 from mlpmixer.metrics.predictions import Predictions, class_predictions
 from mlpmixer.models.classifier import Classifier
+from mlpmixer.predict.predictor import Predictor
 from mlpmixer.recipe import Recipe
 from mlpmixer.recipes import toml
 from mlpmixer.report.card_section import card_section
@@ -192,6 +194,15 @@ class TestOwnData:
         assert card.warnings == []
         assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
 
+    @pytest.mark.parametrize("tta", ["flip", "shifts"])
+    def test_averages_over_views_are_one_more_accuracy(self, tta: TTA, clothing: Path, photos: list[Path]):
+        plain = evaluate("mixer_clothing", clothing, workers=0, train_images=0)
+        card = evaluate("mixer_clothing", clothing, workers=0, train_images=0, batch_size=3, tta=tta)
+        found = Predictor("mixer_clothing", precision="fp32", tta=tta)(photos)
+        right = sum(one.label == photo.stem for one, photo in zip(found, photos, strict=True))
+        assert card[f"top1_{tta}"].correct == right
+        assert {key: metric for key, metric in card.metrics.items() if key in plain.metrics} == plain.metrics
+
     def test_a_model_without_a_file_is_measured_as_it_would_be_saved(self, clothing: Path, tmp_path: Path, says: Says):
         classes = [folder.name for folder in sorted((clothing / "test").iterdir())]
         model = shaken(mlpmixer.create("mixer_pico", num_classes=10))
@@ -259,6 +270,8 @@ class TestOwnData:
     def test_what_cannot_be(self, clothing: Path, says: Says):
         with says(UsageError):
             evaluate("mixer_clothing")
+        with pytest.raises(UsageError, match="not crops"):
+            evaluate("mixer_clothing", clothing, tta="crops")
         with says(DataError):
             evaluate("mixer_clothing", clothing, split="val")
         (clothing / "real.json").write_text("[[1], [2]]")

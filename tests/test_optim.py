@@ -148,7 +148,7 @@ class TestOptimizers:
         }
         assert len(decayed) + len(rest["params"]) == len(names)
 
-    @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lamb"])
+    @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lamb", "muon"])
     def test_a_look_for_checkpoints_is_no_step(self, name: str, tmp_path: Path):
         plain, looked = twins()
         how = {"optim__name": name, "optim__weight_decay": 0.1}

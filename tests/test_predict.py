@@ -32,6 +32,7 @@ from mlpmixer import Predictor, create, evaluate, load, save
 from mlpmixer.data.images import decode, pixels
 from mlpmixer.data.jpeg import ORIENTATION
 from mlpmixer.data.preprocess import normalize, prepare, preprocess
+from mlpmixer.data.tta import TTA, count, views_of
 from mlpmixer.engines import kernels
 from mlpmixer.errors import ImageError, RunError, UsageError
 from mlpmixer.export.check_images import each
@@ -39,7 +40,6 @@ from mlpmixer.export.check_images import find as find_to_check
 from mlpmixer.machine.ordered_pool import in_order
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.predict.inputs import TAKEN, image_of
-from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.weights.bundled import PHOTO
 
 
@@ -448,7 +448,7 @@ def test_every_engine_predicts_alike(engine: str, photos: list[Path]):
 
 
 class TestTTA:
-    @pytest.mark.parametrize("tta", ["none", "flip", "crops"])
+    @pytest.mark.parametrize("tta", ["none", "flip", "shifts", "crops"])
     def test_probabilities_and_embeddings_are_averages(self, tta: TTA, photos: list[Path]):
         """Against views that Pillow cuts, and the model that is written to be read."""
         model = load("mixer_clothing").float()
@@ -462,6 +462,11 @@ class TestTTA:
             ends = (0, how.resize - columns)
             places = [middle, *((x, y) for x in ends for y in ends)] if tta == "crops" else [middle]
             shown = [whole.crop((x, y, x + columns, y + rows)) for x, y in places]
+            if tta == "shifts":
+                far = model.config.patch_size // 2  # pyright: ignore[reportAttributeAccessIssue]
+                edges = np.pad(np.asarray(shown[0]), ((far, far), (far, far), (0, 0)), mode="edge")
+                wide = Image.fromarray(edges)
+                shown += [wide.crop((x, x, x + columns, x + rows)) for x in (2 * far, 0)]
             if tta != "none":
                 shown += [ImageOps.mirror(image) for image in shown]
             images = torch.stack([normalize(torch.from_numpy(np.array(one)).permute(2, 0, 1), how) for one in shown])
@@ -474,7 +479,7 @@ class TestTTA:
 
     def test_where_there_is_no_room_there_are_fewer(self):
         how = Preprocessing(resize=32, crop=(32, 32))
-        assert [count(views, how) for views in ("none", "flip", "crops")] == [1, 2, 2]
+        assert [count(views, how) for views in ("none", "flip", "shifts", "crops")] == [1, 2, 6, 2]
         assert [count("crops", Preprocessing(resize=40, crop=crop)) for crop in ((32, 32), (32, 40))] == [10, 6]
         image = np.arange(50 * 40 * 3, dtype=np.uint8).reshape(50, 40, 3)
         for crop in ((32, 32), (32, 40), (48, 32)):

@@ -124,7 +124,9 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    name: Literal["adamw", "adam", "sgd", "lamb"] = setting("adamw", "optimizer; sgd has momentum")
+    name: Literal["adamw", "adam", "sgd", "lamb", "muon"] = setting(
+        "adamw", "optimizer; sgd has momentum; muon is for the kernels of layers, with adamw for all other weights"
+    )
     lr: float = setting(0.001, "peak learning rate")
     betas: tuple[float, float] = setting(
         (0.9, 0.999), "decay of the running means of gradients and squared gradients (adam, adamw, lamb)"
@@ -132,7 +134,8 @@ class Optim:
     momentum: float = setting(0.9, "momentum of sgd")
     nesterov: bool = setting(False, "Nesterov's form of that momentum")
     weight_decay: float = setting(
-        0.1, "weight decay of kernels; decoupled and times lr in adamw and lamb, part of the gradient in sgd and adam"
+        0.1,
+        "weight decay of kernels; part of the gradient in sgd and adam, decoupled and times lr in the others",
     )
     agc: float = setting(
         0.0,

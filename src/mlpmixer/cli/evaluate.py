@@ -25,6 +25,7 @@ def evaluate(
     split: str = "auto",
     protocol: Literal["own", "i", "ii"] = "own",
     train_images: int = 10_000,
+    tta: Literal["none", "flip", "shifts"] = "none",
     real: Path | None = None,
     imagenet_v2: Path | None = None,
     imagenet_a: Path | None = None,
@@ -52,6 +53,8 @@ def evaluate(
         protocol: own: preprocessing of the model's metadata; i: stretched to 256×256, crop 224, as for the paper's
             Table 2; ii: short side to 256, crop 224, as for Table 3; each in proportion to the model's size.
         train_images: Images used to fit k-NN and linear probes; 0: without these metrics.
+        tta: Test-time augmentation: also the accuracy of averages over flip (an image and its mirror image) or shifts
+            (by half a patch, mirrored).
         real: ReaL's labels (real.json), for ImageNet's val.
         imagenet_v2: A folder of ImageNet-V2.
         imagenet_a: A folder of ImageNet-A.
@@ -91,6 +94,7 @@ def evaluate(
             split=split,
             protocol=protocol,
             train_images=train_images,
+            tta=tta,
             real=real,
             variants={name: folder for name, folder in folders.items() if folder is not None},  # pyright: ignore[reportArgumentType] (its keys are names of variants)
             strict=strict,

@@ -28,7 +28,7 @@ def predict(
     html: Path | None = None,
     resume: bool = False,
     embeddings: Path | None = None,
-    tta: Literal["none", "flip", "crops"] = "none",
+    tta: Literal["none", "flip", "shifts", "crops"] = "none",
     strict: bool = False,
     engine: Annotated[str, one_of(("auto", *ENGINES))] = "auto",
     precision: Annotated[str, one_of(("auto", *precisions()))] = "auto",
@@ -53,7 +53,8 @@ def predict(
             Its CSV is --output, or a file beside it.
         resume: Continue --output where a run ended, however it did: what is in the file is done.
         embeddings: Write embeddings (penultimate features) into this .npy file, a row for each image.
-        tta: Test-time augmentation: average over flip (and its mirror image) or crops (center, corners, mirrored).
+        tta: Test-time augmentation: average over flip (and its mirror image), shifts (by half a patch, mirrored) or
+            crops (center, corners, mirrored).
         strict: Exit with code 1 when an image could not be read. (The others are predicted all the same.)
         engine: Inference backend. auto: the fastest here.
         precision: Numeric precision. int8 calibrates its ranges on the first images, if the weights have none, and is

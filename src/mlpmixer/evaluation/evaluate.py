@@ -20,6 +20,7 @@ from mlpmixer.data.dataset import Part, Split
 from mlpmixer.data.loader import Transform, all_batches, usual_workers
 from mlpmixer.data.preprocess import normalize, prepare
 from mlpmixer.data.select import select, title
+from mlpmixer.data.tta import TTA, count, half_patch, prepared_views
 from mlpmixer.engines.engine import Engine
 from mlpmixer.engines.fastest import start
 from mlpmixer.errors import DataError, RunError, UsageError
@@ -32,7 +33,7 @@ from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.distributed import Group
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.metrics.class_mapping import outputs_for
-from mlpmixer.metrics.metric import MetricInputs
+from mlpmixer.metrics.metric import MetricInputs, fraction
 from mlpmixer.metrics.predictions import Predictions, class_predictions, predict
 from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier
@@ -64,6 +65,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     transform: Transform | None = None,
+    tta: TTA = "none",
     workers: int = -1,
     batch_size: int = 64,
     progress: Progress = lambda *_: None,
@@ -88,6 +90,8 @@ def evaluate(
         classes: What the model's outputs are called, instead of what it came with.
         preprocessing: How images are prepared, instead of what it came with.
         transform: Applied to every prepared image, as in `fit`.
+        tta: Test-time augmentation, as for `Predictor`, but not "crops": one more accuracy on the card, of predictions
+            that are averages over several views of each image.
         workers: Processes that load images; -1: by the number of cores.
         batch_size: Images in a batch.
         progress: Called with what is being done, how much of it so far, and how much there is.
@@ -105,6 +109,8 @@ def evaluate(
         >>> 0 <= card["top1"].value <= 1
         True
     """
+    if tta == "crops":
+        raise UsageError("evaluate measures views of prepared images: tta flip or shifts, not crops")
     labels = None if real is None else imagenet_variants.real_labels(real)
     for name, folder in (variants or {}).items():
         imagenet_variants.require(name, folder)
@@ -143,6 +149,11 @@ def evaluate(
         pixels, truth = (torch.cat([row[n] for row in rows]) for n in (0, 1))
         trials = check_preprocessing(model, pixels, torch.from_numpy(outputs)[truth], how)
     others = {}
+    if head is not None and tta != "none":
+        views = count(tta, how)
+        averaged = inference(f"{views} views of test images", images.test, tta=tta)
+        right = class_predictions(averaged, images.classes, outputs).correct
+        others[f"top1_{tta}"] = fraction(f"top-1, mean of {views} views ({tta})", right)
     if labels is not None:
         of_imagenet = outputs_for(imagenet_variants.CLASSES, model)
         others["real"] = imagenet_variants.real_accuracy(test, images.test, of_imagenet, labels)
@@ -264,17 +275,35 @@ class _Inference:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(
-        self, what: str, split: Split, how: Preprocessing | None = None, digest: hashlib.blake2b | None = None
+        self,
+        what: str,
+        split: Split,
+        how: Preprocessing | None = None,
+        digest: hashlib.blake2b | None = None,
+        tta: TTA = "none",
     ) -> Predictions:
         """`how`: preprocessing up to the values, if it is not the usual one. `digest`: is fed with all images."""
         pixels = self.pixels(what, split, how)
         if digest is not None:
             pixels = _digested(pixels, digest)
+        shift, rows = half_patch(self.model.config), []
+        for images, labels, indices in pixels:
+            views = prepared_views(images, tta, shift).split(len(images))
+            features, logits = zip(*[self._outputs(view) for view in views], strict=True)
+            if len(views) == 1:
+                rows.append((*features, *logits, labels, indices))
+            else:
+                scores = torch.stack([one.softmax(1) for one in logits]).mean(0)
+                rows.append((torch.stack(features).mean(0), scores.log(), labels, indices))
+        return Predictions(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+    def _outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits, on the CPU."""
         if self.engine is not None:
-            rows = [(*self.engine(images), labels, indices) for images, labels, indices in pixels]
-            return Predictions(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
-        ready = ((normalize(images.to(self.device), self.how), labels, indices) for images, labels, indices in pixels)
-        return predict(self.model, ready)
+            return self.engine(images)
+        nobody = torch.zeros(len(images), dtype=torch.int64)
+        found = predict(self.model, [(normalize(images.to(self.device), self.how), nobody, nobody)])
+        return found.features, found.logits
 
     def agrees(self, split: Split) -> bool:
         """Whether the engine's logits (without a head: its features) are the model's, for some images of the split."""

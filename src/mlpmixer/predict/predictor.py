@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from torch import nn
 
 from mlpmixer.data.images import pixels
+from mlpmixer.data.tta import TTA, count, half_patch, views_of
 from mlpmixer.draw import page
 from mlpmixer.engines.engine import Outputs
 from mlpmixer.engines.fastest import start
@@ -27,7 +28,6 @@ from mlpmixer.metadata import Preprocessing
 from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier
 from mlpmixer.predict.inputs import TAKEN, Input, image_of, is_one, name_of
-from mlpmixer.predict.tta import TTA, count, views_of
 from mlpmixer.text import printable
 from mlpmixer.weights.load import load
 
@@ -114,7 +114,7 @@ class Predictor:
         device: "auto", "cpu", "cuda" or "cuda:N".
         top: Labels of a prediction.
         batch_size: Images at a time; engines with a fixed batch size take as long for fewer.
-        tta: Test-time augmentation, see predict/tta.py.
+        tta: Test-time augmentation, see data/tta.py.
         embeddings: Each prediction has its `embedding`, too.
         measure: "auto" finds out first what is the fastest, in seconds, once for each machine.
 
@@ -163,7 +163,7 @@ class Predictor:
         self.tta: TTA = tta
         self.batch_size, self._embeddings = batch_size, embeddings
         self.device = device_of(device)
-        self._views = count(tta, self.preprocessing)
+        self._views, self._shift = count(tta, self.preprocessing), half_patch(model.config)
         self.engine, self.choice = start(
             self.model,
             self.preprocessing,
@@ -274,7 +274,7 @@ class Predictor:
     def _prepared(self, given: Input) -> torch.Tensor:
         read = pixels(image_of(given), name=given if isinstance(given, str) else None)
         try:
-            return views_of(read, self.preprocessing, self.tta)
+            return views_of(read, self.preprocessing, self.tta, self._shift)
         except ImageError as error:  # knows only its size
             raise ImageError(f"{name_of(given)}: {error}") from None
 

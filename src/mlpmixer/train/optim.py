@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mlpmixer.recipe import Optim
+from mlpmixer.train.muon import Muon, maps_of
 
 
 class Lamb(torch.optim.Optimizer):
@@ -57,18 +58,21 @@ def optimizer_of(model: nn.Module, how: Optim) -> torch.optim.Optimizer:
     groups = [{"params": kernels, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One pass over all weights, where they are whole arrays.
     fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    optimizer = OPTIMIZERS[how.name](groups, how, fused)
+    optimizer = OPTIMIZERS[how.name](model, groups, how, fused)
     _fill(optimizer)
     return optimizer
 
 
-OPTIMIZERS: dict[str, Callable[[list, Optim, bool], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, list, Optim, bool], torch.optim.Optimizer]] = {
     # torch's AdamW shrinks kernels by lr · decay a step. The authors' Adam shrinks them by their own decay times the
     # schedule, apart from lr: their 1e-4 at lr 0.001 is 0.1 here.
-    "adamw": lambda groups, how, fused: torch.optim.AdamW(groups, how.lr, how.betas, fused=fused),
-    "adam": lambda groups, how, fused: torch.optim.Adam(groups, how.lr, how.betas, fused=fused),
-    "sgd": lambda groups, how, fused: torch.optim.SGD(groups, how.lr, how.momentum, nesterov=how.nesterov, fused=fused),
-    "lamb": lambda groups, how, _: Lamb(groups, how.lr, how.betas),
+    "adamw": lambda _, groups, how, fused: torch.optim.AdamW(groups, how.lr, how.betas, fused=fused),
+    "adam": lambda _, groups, how, fused: torch.optim.Adam(groups, how.lr, how.betas, fused=fused),
+    "sgd": lambda _, groups, how, fused: torch.optim.SGD(
+        groups, how.lr, how.momentum, nesterov=how.nesterov, fused=fused
+    ),
+    "muon": lambda model, groups, how, fused: Muon(groups, maps_of(model), how.lr, how.betas, fused=fused),
+    "lamb": lambda _model, groups, how, _fused: Lamb(groups, how.lr, how.betas),
 }
 
 
