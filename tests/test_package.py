@@ -25,7 +25,7 @@ FLOORS = [
     {"weights", "metrics", "interpret", "engines"},
     {"train", "predict", "export", "evaluation"},
     {"bench", "serve"},
-    {"experiments"},
+    {"experiments", "studio"},
     {"report"},
     {"cli"},
 ]

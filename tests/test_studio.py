@@ -1,0 +1,131 @@
+"""The studio's heart, without a page: what a person says is kept, and what is learned from it is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlpmixer.errors import DataError
+from mlpmixer.studio import head
+from mlpmixer.studio.corrections import Corrections
+from mlpmixer.studio.head import fit_head, softmax
+
+IMAGES, CLASSES = ("a.jpg", "hat/b.jpg", "c.jpg"), ("hat", "cap", None)
+CHANGES = st.one_of(
+    st.tuples(st.just("say"), st.lists(st.sampled_from(IMAGES), min_size=1, unique=True), st.sampled_from(CLASSES)),
+    st.tuples(st.just("add_class"), st.sampled_from(("scarf", "Ärmel", "a\nb"))),
+    st.tuples(st.sampled_from(("undo", "redo"))),
+)
+
+
+def state(corrections: Corrections) -> tuple[Any, ...]:
+    return dict(corrections.labels), list(corrections.classes), len(corrections.done), len(corrections.undone)
+
+
+class TestCorrections:
+    @given(changes=st.lists(CHANGES, max_size=12), cut=st.floats(0, 1))
+    def test_whatever_happens_the_file_has_all_of_it(
+        self, tmp_path_factory: pytest.TempPathFactory, changes: list[Any], cut: float
+    ):
+        """Undo and redo are those of a list of states; read again, and cut off anywhere, the file tells the same."""
+        path = tmp_path_factory.mktemp("studio") / "corrections.jsonl"
+        corrections = Corrections(path, now=lambda: 0.0)
+        past: list[tuple[Any, Any]] = [({}, [])]
+        future: list[tuple[Any, Any]] = []
+        states = [state(corrections)]
+        for what, *how in changes:
+            getattr(corrections, what)(*how)
+            labels, classes = dict(past[-1][0]), list(past[-1][1])
+            if what == "say":
+                labels |= dict.fromkeys(how[0], how[1])
+                past.append((labels, classes))
+                future.clear()
+            elif what == "add_class":
+                past.append((labels, [*classes, how[0]]))
+                future.clear()
+            elif what == "undo" and len(past) > 1:
+                future.append(past.pop())
+            elif what == "redo" and future:
+                past.append(future.pop())
+            assert (corrections.labels, corrections.classes) == past[-1]
+            if state(corrections) != states[-1]:
+                states.append(state(corrections))
+        if not path.exists():
+            return
+        assert state(Corrections(path)) == states[-1]
+        content = path.read_bytes()
+        path.write_bytes(content[: round(cut * len(content))])
+        again = Corrections(path)
+        assert state(again) in states
+        again.say(["new.jpg"], "hat")
+        assert Corrections(path).labels == again.labels
+
+    def test_another_file_is_not_written_to(self, tmp_path: Path):
+        path = tmp_path / "corrections.jsonl"
+        for content in ('{"images": 3}\n', "[]\n", "no JSON\n", '{"undo": true}\n', '{"images": ["a"], "label": 3}\n'):
+            path.write_text(content)
+            with pytest.raises(DataError, match="line 1, is not a correction"):
+                Corrections(path)
+            assert path.read_text() == content
+
+
+def some(count: int = 60, width: int = 7, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=count)
+    centers = 2 * rng.normal(size=(classes, width))
+    return (centers[labels] + rng.normal(size=(count, width))).astype(np.float32), labels
+
+
+class TestHead:
+    def test_leaving_one_out_is_what_it_says(self, monkeypatch: pytest.MonkeyPatch):
+        """Against heads that are fitted without the image, by torch's least squares."""
+        monkeypatch.setattr(head, "PENALTIES", (10.0,))
+        embeddings, labels = some()
+        found = fit_head(embeddings, labels, 3)
+        assert found is not None
+        x = embeddings.astype(np.float64)
+        x = np.concatenate([(x - x.mean(0)) / (x.std(0) + 1e-5), np.full((len(x), 1), head.CONSTANT)], 1)
+        targets = np.where(np.arange(3) == labels[:, None], 1.0, -1.0)
+        for image in range(0, 60, 7):
+            others = np.arange(60) != image
+            gram = x[others].T @ x[others] + 10 * np.eye(x.shape[1])
+            scores = x[image] @ np.linalg.solve(gram, x[others].T @ targets[others])
+            wanted = softmax(scores[None] * found.temperature)[0]
+            np.testing.assert_allclose(found.chances[image], wanted, rtol=1e-6)
+
+    def test_images_without_a_label_are_predicted(self):
+        embeddings, labels = some(count=200)
+        shown = labels.copy()
+        shown[50:] = -1
+        found = fit_head(embeddings, shown, 3)
+        assert found is not None
+        assert (found.predicted[50:] == labels[50:]).mean() > 0.9
+        np.testing.assert_allclose(found.chances.sum(1), 1)
+
+    def test_wrong_labels_are_the_doubtful_ones(self):
+        embeddings, labels = some(count=300)
+        said = labels.copy()
+        said[:15] = (said[:15] + 1) % 3
+        found = fit_head(embeddings, said, 3)
+        assert found is not None
+        assert len({*np.argsort(-found.doubt(said))[:15].tolist()} & {*range(15)}) >= 11
+
+    def test_one_class_is_nothing_to_learn(self):
+        embeddings, labels = some()
+        assert fit_head(embeddings, np.zeros_like(labels), 3) is None
+        assert fit_head(embeddings, np.full_like(labels, -1), 3) is None
+
+    @given(count=st.integers(2, 12), width=st.integers(1, 40), seed=st.integers(0, 2**16))
+    def test_very_few_images_are_enough(self, count: int, width: int, seed: int):
+        """Fewer than numbers in an embedding, and classes with a single image, or with none."""
+        embeddings, labels = some(count, width, 4, seed)
+        found = fit_head(embeddings, labels, 5)
+        if found is not None:
+            assert np.isfinite(found.chances).all()
+            assert found.chances.shape == (count, 5)
+            assert ((found.doubt(labels) >= 0) & (found.doubt(labels) <= 1)).all()
