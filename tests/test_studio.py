@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpmixer.errors import DataError
-from mlpmixer.studio import head
+from mlpmixer.studio import head, moves
 from mlpmixer.studio.corrections import Corrections
+from mlpmixer.studio.enough import SHARES, learning_curve
 from mlpmixer.studio.head import fit_head, softmax
+from mlpmixer.studio.photos import scan
 
 IMAGES, CLASSES = ("a.jpg", "hat/b.jpg", "c.jpg"), ("hat", "cap", None)
 CHANGES = st.one_of(
@@ -74,6 +76,91 @@ class TestCorrections:
             assert path.read_text() == content
 
 
+NAMES = st.lists(
+    st.tuples(
+        st.sampled_from(("", "hat", "cap", "unsorted", "hat/deep")), st.sampled_from(("a.jpg", "b.png", "A.jpg"))
+    ),
+    unique=True,
+)
+
+
+class TestPhotos:
+    def test_what_folders_say(self, tmp_path: Path):
+        for name in (
+            "train/hat/a.jpg",
+            "train/hat/deep/b.jpg",
+            "test/cap/c.png",
+            "val/d.jpg",
+            "unsorted/e.jpg",
+            "f.jpg",
+        ):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        (tmp_path / "train/hat/notes.txt").write_text("")
+        (tmp_path / "train" / "scarf").mkdir()
+        (tmp_path / "train" / "loop").symlink_to("..")
+        found = scan(tmp_path)
+        assert {photo.path: (photo.split, photo.label) for photo in found.images} == {
+            "train/hat/a.jpg": ("train", "hat"),
+            "train/hat/deep/b.jpg": ("train", "hat"),
+            "test/cap/c.png": ("test", "cap"),
+            "val/d.jpg": ("", "val"),  # without folders of classes it is one
+            "unsorted/e.jpg": ("", None),
+            "f.jpg": ("", None),
+        }
+        assert found.classes == ["cap", "hat", "loop", "scarf", "val"]
+
+    def test_an_empty_folder_is_a_beginning(self, tmp_path: Path):
+        assert (scan(tmp_path).images, scan(tmp_path).classes) == ([], [])
+
+
+class TestMoves:
+    @given(
+        names=NAMES, said=st.lists(st.sampled_from(("hat", "cap", "scarf", None)), min_size=15), cut=st.integers(0, 15)
+    )
+    def test_nothing_is_lost_whenever_it_stops(
+        self, tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str]], said: list[str | None], cut: int
+    ):
+        root = tmp_path_factory.mktemp("photos")
+        for folder, name in names:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / name).write_text(f"{folder}/{name}")
+        photos = scan(root).images
+        before = {photo.path: (root / photo.path).read_text() for photo in photos}
+        labels = {photo.path: label for photo, label in zip(photos, said, strict=False)}
+        planned = moves.plan(root, photos, labels)
+        moves.write(root / "moves", planned)
+        assert moves.read(root / "moves") == planned
+        assert moves.perform(root, planned[:cut]) == []
+        if cut < len(planned):  # it stopped between giving the next its new name and taking the old
+            (root / planned[cut].target).parent.mkdir(parents=True, exist_ok=True)
+            (root / planned[cut].target).hardlink_to(root / planned[cut].source)
+        assert moves.perform(root, moves.read(root / "moves")) == []
+        after = scan(root)
+        assert sorted((root / photo.path).read_text() for photo in after.images) == sorted(before.values())
+        by_content = {(root / photo.path).read_text(): photo for photo in after.images}
+        for path, content in before.items():
+            folders = {photo.path: photo.label for photo in photos}
+            assert by_content[content].label == labels.get(path, folders[path])
+        assert moves.perform(root, moves.back(planned)) == []
+        assert {photo.path: (root / photo.path).read_text() for photo in scan(root).images} == before
+
+    def test_another_file_of_the_name_stays(self, tmp_path: Path):
+        (tmp_path / "a.jpg").write_text("first")
+        planned = moves.plan(tmp_path, scan(tmp_path).images, {"a.jpg": "hat"})
+        (tmp_path / "hat").mkdir()
+        (tmp_path / "hat/a.jpg").write_text("second")
+        assert moves.perform(tmp_path, planned) == ["a.jpg: there is another hat/a.jpg now"]
+        assert (tmp_path / "a.jpg").read_text() == "first"
+        assert (tmp_path / "hat/a.jpg").read_text() == "second"
+
+    def test_another_file_is_no_list_of_moves(self, tmp_path: Path):
+        for content in ("no JSON\n", "3\n", '["a"]\n'):
+            (tmp_path / "moves").write_text(content)
+            with pytest.raises(DataError, match="has no moves"):
+                moves.read(tmp_path / "moves")
+
+
 def some(count: int = 60, width: int = 7, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=count)
@@ -129,3 +216,27 @@ class TestHead:
             assert np.isfinite(found.chances).all()
             assert found.chances.shape == (count, 5)
             assert ((found.doubt(labels) >= 0) & (found.doubt(labels) <= 1)).all()
+
+
+class TestEnough:
+    def test_more_images_help_as_far_as_they_do(self):
+        """What is said of twice as many holds: the accuracy with twice as many lies in the interval, or near it."""
+        embeddings, labels = some(count=1600, width=30, classes=6)
+        embeddings += np.random.default_rng(1).normal(size=embeddings.shape) * 3
+        for count in (100, 200, 400):
+            shown = labels.copy()
+            shown[count:] = -1
+            curve = learning_curve(embeddings, shown, 6)
+            assert curve is not None
+            assert [point.count for point in curve.points] == [round(count * share) for share in SHARES]
+            assert curve.now.count == count
+            assert curve.twice.low - 0.03 <= curve.twice.accuracy <= curve.twice.high + 0.03
+            shown[: 2 * count] = labels[: 2 * count]
+            head_of_twice = fit_head(embeddings, shown, 6)
+            assert head_of_twice is not None
+            truth = (head_of_twice.predicted[2 * count :] == labels[2 * count :]).mean()
+            assert abs(truth - curve.twice.accuracy) < 0.06
+
+    def test_too_few_tell_nothing(self):
+        embeddings, labels = some(count=19)
+        assert learning_curve(embeddings, labels, 3) is None
