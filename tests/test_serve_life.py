@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -197,6 +198,26 @@ def test_stopped_while_loading(tmp_path: Path):
         assert (status, answer["error"]["code"]) == (503, "not_ready")
         process.signal()
         assert process.ends() == 0
+
+
+STOPPED_EARLY = """
+import os, signal, sys
+from mlpmixer.cli import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "fastapi":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+main(["serve", "--port", "0"])
+"""
+
+
+def test_stopped_before_it_listens():
+    """While it imports what it needs, of which the first is FastAPI."""
+    ended = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path):
@@ -401,6 +422,22 @@ def test_the_command_and_its_log():
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_the_client_behind_a_proxy():
+    """What a trusted proxy says of it is believed, and of what it says the last address that is no proxy's."""
+    with Mixer(
+        "serve", "--port", 0, "--workers", 1, "--json-log", "--trusted-proxy", "127.0.0.1", "10.0.0.0/8"
+    ) as process:
+        lines = lines_of(process)
+        port = int(next(lines)["address"].strip("/").rpartition(":")[2])
+        told = {"127.0.0.1": "192.0.2.7", "127.0.0.2": "127.0.0.2"}  # by whom → who it was
+        for proxy, client in told.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MINUTE, source_address=(proxy, 0))
+            connection.request("GET", "/healthz", headers={"X-Forwarded-For": "203.0.113.1, 192.0.2.7, 10.1.2.3"})
+            assert connection.getresponse().status == 200
+            assert next(line for line in lines if line["event"] == "request")["client"] == client
+            connection.close()
+
+
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -422,6 +459,7 @@ def test_addresses_and_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPat
         ((), {"token": "sécret"}, "a token has letters of ASCII"),
         ((), {"top": 0}, "--top must be at least 1; it is 0"),
         ((), {"workers": -1}, "--workers must be at least 0; it is -1"),
+        ((), {"trusted_proxy": ("10.0.0.1", "*")}, "--trusted-proxy is an address, or a network such as "),
         (("a=mixer_cifar10", "a=mixer_clothing"), {}, "two models are called 'a'"),
         (("nowhere/weights",), {}, "there is no run 'nowhere/weights'"),
     )

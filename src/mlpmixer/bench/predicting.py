@@ -23,8 +23,8 @@ from mlpmixer.bench.systems import Subject
 from mlpmixer.data.sources.naming import EXTENSIONS
 from mlpmixer.engines import kernels
 from mlpmixer.errors import UsageError
+from mlpmixer.machine.cores import cores
 from mlpmixer.machine.devices import DTYPES
-from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import ModelInfo, Preprocessing
 from mlpmixer.predict.int8_calibration import FEWEST, calibrated
 from mlpmixer.predict.predictor import Predictor

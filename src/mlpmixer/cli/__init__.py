@@ -36,6 +36,7 @@ from mlpmixer.cli.runs import runs
 from mlpmixer.cli.serve import serve
 from mlpmixer.cli.train import train
 from mlpmixer.errors import MixerError, UsageError, nearest
+from mlpmixer.machine.cores import limit_threads
 from mlpmixer.version import __version__
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -73,6 +74,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_what_is_closed()
+    limit_threads()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without × and → shows ? for them
             stream.reconfigure(errors="replace")

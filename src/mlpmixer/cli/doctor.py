@@ -51,7 +51,7 @@ def doctor(
     data_sets.require_source(data)
 
     from mlpmixer.data.doctor.examine import examine
-    from mlpmixer.machine.processes import cores
+    from mlpmixer.machine.cores import cores
     from mlpmixer.machine.progress import progress_bar
 
     opened = data_sets.open(data, strict=False)

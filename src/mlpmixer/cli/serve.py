@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -26,6 +28,7 @@ def serve(
     port: int = 8000,
     token: str = "",
     host_name: tuple[str, ...] = (),
+    trusted_proxy: tuple[str, ...] = (),
     max_latency_ms: int = 2000,
     max_body: int = 64_000_000,
     top: int = 5,
@@ -46,6 +49,7 @@ def serve(
         port: Port to listen on; 0: a free one.
         token: Required in each request, as `Authorization: Bearer TOKEN`; by default what MLPMIXER_TOKEN has.
         host_name: Names under which the service may be asked, besides its address and localhost; '*': any.
+        trusted_proxy: Addresses or networks of proxies in front, whose X-Forwarded-For says who the client is.
         max_latency_ms: An image that would have to wait longer is refused, with the time to try again.
         max_body: Bytes that a request may have.
         top: Labels for each image, at most.
@@ -55,6 +59,8 @@ def serve(
         workers: Threads that answer; 0: as many as there are cores.
         json_log: Write a line of JSON for each request and event to standard output.
     """
+    # While it starts. Without a handler, the signal would be lost on the first process of a container.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     least = {"max_latency_ms": (max_latency_ms, 1), "max_body": (max_body, 1), "top": (top, 1), "workers": (workers, 0)}
     for name, (value, smallest) in least.items():
         if value < smallest:
@@ -66,6 +72,12 @@ def serve(
         raise UsageError(f"a service on {host} can be reached by others, and needs a token: --token, or {VARIABLE}")
     if token and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
         raise UsageError("a token has letters of ASCII, digits and any of - . _ ~ + / = only")
+
+    for proxy in trusted_proxy:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise UsageError(f"--trusted-proxy is an address, or a network such as 10.0.0.0/8, not '{proxy}'") from None
 
     from mlpmixer.serve.log import Log
     from mlpmixer.serve.served import Models
@@ -92,4 +104,4 @@ def serve(
     else:
         say(address)
         sys.stdout.flush()
-    run(service, listener, log=log)
+    run(service, listener, log=log, proxies=trusted_proxy)

@@ -30,7 +30,7 @@ from mlpmixer.data.images import pixels
 from mlpmixer.data.rng import permutation, random_uint64
 from mlpmixer.errors import DataError, ImageError, MixerError
 from mlpmixer.files import size
-from mlpmixer.machine.processes import cores
+from mlpmixer.machine.cores import cores
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
 PREFETCH = 2  # batches that each process is ahead

@@ -53,7 +53,7 @@ MODELS: dict[Scale, Model] = {
 # Of a run, of which there are very many.
 LENGTHS: dict[Scale, dict[str, Any]] = {
     "tiny": {"train.steps": 120, "optim.warmup_steps": 20},
-    "small": {"train.epochs": 2.0, "train.batch_size": 128},
+    "small": {"train.epochs": 2.0, "train.batch_size": 128, "optim.warmup_steps": 76},
     "paper": {},
 }
 FLOOR = "identity"  # no token mixing at all

@@ -19,8 +19,8 @@ from mlpmixer.data.images import decode
 from mlpmixer.draw import page
 from mlpmixer.draw.svg import escaped
 from mlpmixer.errors import ImageError, UsageError
+from mlpmixer.machine.cores import cores
 from mlpmixer.machine.ordered_pool import in_order
-from mlpmixer.machine.processes import cores
 from mlpmixer.text import printable
 
 MOST_IMAGES = 20_000  # on the page; the CSV has all

@@ -20,9 +20,9 @@ from mlpmixer.engines.engine import Outputs
 from mlpmixer.engines.fastest import start
 from mlpmixer.engines.table import ENGINES
 from mlpmixer.errors import ImageError, RunError, UsageError
+from mlpmixer.machine.cores import cores
 from mlpmixer.machine.devices import device_of
 from mlpmixer.machine.ordered_pool import in_order
-from mlpmixer.machine.processes import cores
 from mlpmixer.metadata import Preprocessing
 from mlpmixer.models import with_metadata
 from mlpmixer.models.classifier import Classifier

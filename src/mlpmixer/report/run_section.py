@@ -151,8 +151,9 @@ def _settings(recipe: Recipe, machine: dict[str, Any]) -> list[list[str]]:
     length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:g} epochs"
     if recipe.train.min_steps and not recipe.train.steps:
         length += f" (at least {recipe.train.min_steps:,} steps)"
+    start = f"from {recipe.model.weights}" if recipe.model.weights else "from scratch"
     return [
-        ["model", f"{recipe.model.name} {recipe.model.weights or 'from scratch'}"],
+        ["model", f"{recipe.model.name} {start}"],
         ["data", recipe.data.source],
         ["length", f"{length} of {recipe.train.batch_size} images a step, {recipe.train.precision}"],
         ["optimizer", f"{recipe.optim.name}, lr {recipe.optim.lr:g}, weight decay {recipe.optim.weight_decay:g}"],

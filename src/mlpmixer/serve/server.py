@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import uvicorn
@@ -82,6 +82,7 @@ def run(
     log: Log | None = None,
     limits: ConnectionLimits | None = None,
     grace: float = GRACE,
+    proxies: Sequence[str] = (),
 ) -> NoReturn:
     """Serves until a signal comes, and ends the process when the last request is answered.
 
@@ -91,6 +92,7 @@ def run(
         log: Gets a line for each request; none: no requests are logged.
         limits: Of connections.
         grace: Seconds for requests in work, once a signal has come.
+        proxies: Addresses or networks; what a request through them says of its client is believed.
 
     Raises:
         MixerError: A model cannot be loaded.
@@ -111,7 +113,8 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=[*proxies],
         backlog=BACKLOG,
         timeout_graceful_shutdown=1,
     )

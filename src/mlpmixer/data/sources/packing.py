@@ -23,7 +23,8 @@ from mlpmixer.data.sources.packed import MANIFEST, VERSION
 from mlpmixer.download import say_waiting
 from mlpmixer.errors import DataError, MixerError, UsageError
 from mlpmixer.files import whole_folder
-from mlpmixer.machine.processes import cores, each
+from mlpmixer.machine.cores import cores
+from mlpmixer.machine.processes import each
 from mlpmixer.machine.progress import progress_bar
 from mlpmixer.version import __version__
 
