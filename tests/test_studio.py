@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from mlpmixer.errors import DataError
+from mlpmixer import Predictor, data
+from mlpmixer.errors import DataError, UsageError
 from mlpmixer.studio import head, moves
 from mlpmixer.studio.corrections import Corrections
 from mlpmixer.studio.enough import SHARES, learning_curve
 from mlpmixer.studio.head import fit_head, softmax
 from mlpmixer.studio.photos import scan
+from mlpmixer.studio.studio import Row, Studio
 
 IMAGES, CLASSES = ("a.jpg", "hat/b.jpg", "c.jpg"), ("hat", "cap", None)
 CHANGES = st.one_of(
@@ -240,3 +246,147 @@ class TestEnough:
     def test_too_few_tell_nothing(self):
         embeddings, labels = some(count=19)
         assert learning_curve(embeddings, labels, 3) is None
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor("mixer_cifar10", embeddings=True)
+
+
+@pytest.fixture
+def garments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """40 small photos of trousers and boots: 8 are not sorted yet, and one of the trousers lies among the boots."""
+    monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
+    images = data.open("fashion_mnist_small")["train"]
+    for label, name in ((1, "trouser"), (9, "boot")):
+        for number, index in enumerate(np.flatnonzero(images.labels == label)[:20].tolist()):
+            folder = tmp_path / "photos" / ("unsorted" if number >= 16 else "boot" if number == 3 else name)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(images.read(index))).save(folder / f"{name}{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def opened(predictor: Predictor) -> Iterator[Callable[..., Studio]]:
+    """A function that opens a folder."""
+    with ExitStack() as stack:
+        yield lambda folder, version="1": stack.enter_context(closing(Studio(folder, predictor, version)))
+
+
+def row(studio: Studio, path: str) -> Row:
+    return next(one for one in studio.rows() if one.path == path)
+
+
+class TestStudio:
+    def test_from_photos_to_sorted_folders(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        assert len(studio.unseen()) == 40
+        assert {one.predicted for one in studio.rows()} == {None}
+        studio.look()
+        assert studio.unseen() == []
+        found = {one.path: one for one in studio.rows()}
+        wrong = [one.path for one in found.values() if one.predicted != one.path.split("/")[1][:-4].strip("0123456789")]
+        assert len(wrong) <= 1
+        # What lies in the wrong folder is the most doubtful of all that has a label.
+        assert max((one for one in found.values() if one.label), key=lambda one: one.doubt).path == "boot/trouser3.png"
+
+        version = studio.version
+        studio.say(["boot/trouser3.png"], "trouser")
+        studio.say(["unsorted/boot17.png", "unsorted/boot18.png"], "boot")
+        studio.say(["unsorted/boot17.png"], "wellington")
+        assert studio.version > version
+        assert studio.classes == ["boot", "trouser", "wellington"]
+        assert studio.undo() == ("unsorted/boot17.png",)
+        assert (row(studio, "unsorted/boot17.png").label, studio.classes) == ("boot", ["boot", "trouser"])
+        assert studio.redo() == ("unsorted/boot17.png",)
+        assert studio.undo() is not None
+        assert sorted(garments.rglob("*.png")) == sorted(garments / path for path in found)  # nothing was moved yet
+
+        assert studio.apply() == []
+        assert (garments / "trouser/trouser3.png").exists()
+        assert not (garments / "boot/trouser3.png").exists()
+        assert studio.unseen() == []  # although paths have changed
+        assert {one.said for one in studio.rows()} == {False}
+        assert row(studio, "boot/boot17.png").label == "boot"
+
+    def test_opened_again_it_has_everything(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        studio.look()
+        studio.say(["boot/trouser3.png"], "trouser")
+        studio.add_class("scarf")
+        before = studio.rows()
+        with pytest.raises(UsageError, match="is open in another"):
+            opened(garments)
+        studio.close()
+        again = opened(garments)
+        assert again.unseen() == []
+        assert again.rows() == before
+        assert again.classes == ["boot", "trouser", "scarf"]
+        again.close()
+        assert len(opened(garments, "another version of the weights").unseen()) == 40
+
+    def test_images_that_change_break_or_go(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        studio.look()
+        (garments / "boot/boot1.png").write_bytes(b"no image")
+        (garments / "boot/boot2.png").unlink()
+        (garments / "boot/new.png").write_bytes((garments / "trouser/trouser1.png").read_bytes())
+        studio.scan()
+        assert [photo.path for photo in studio.unseen()] == ["boot/boot1.png", "boot/new.png"]
+        studio.look()
+        assert "boot/boot2.png" not in {one.path for one in studio.rows()}
+        assert row(studio, "boot/boot1.png").predicted is None
+        assert row(studio, "boot/boot1.png").problem
+        assert row(studio, "boot/new.png").predicted == "trouser"
+
+    def test_test_images_are_not_learned_from(self, garments: Path, opened: Callable[..., Studio]):
+        (garments / "train").mkdir()
+        for name in ("trouser", "boot", "unsorted"):
+            (garments / name).rename(garments / "train" / name)
+        (garments / "test" / "boot").mkdir(parents=True)
+        (garments / "train/boot/trouser3.png").rename(garments / "test/boot/trouser3.png")
+        studio = opened(garments)
+        studio.look()
+        before = [one.chance for one in studio.rows() if one.split == "train"]
+        studio.say(["test/boot/trouser3.png"], "trouser")
+        assert [one.chance for one in studio.rows() if one.split == "train"] == before
+        assert studio.apply() == []
+        assert (garments / "test/trouser/trouser3.png").exists()
+
+    def test_an_empty_folder(self, tmp_path: Path, opened: Callable[..., Studio], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("MLPMIXER_CACHE", str(tmp_path / "cache"))
+        studio = opened(tmp_path / "new")
+        studio.look()
+        studio.add_class("cat")
+        assert (studio.rows(), studio.classes, studio.curve()) == ([], ["cat"], None)
+        assert studio.apply() == []
+        assert (tmp_path / "new/cat").is_dir()
+
+    def test_what_cannot_be_said(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        for wrong in ("", "..", ".hidden", "a/b", "unsorted", "x" * 101, "a\0b", "Boot"):
+            with pytest.raises(UsageError):
+                studio.add_class(wrong)
+        for paths in ([], ["../secret.jpg"], ["boot/none.png"]):
+            with pytest.raises(UsageError):
+                studio.say(paths, "boot")
+        assert not (garments / ".mixer-studio/corrections.jsonl").exists()
+
+    def test_a_crash_while_images_are_moved(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        studio.say(["boot/trouser3.png"], "trouser")
+        planned = moves.plan(garments, studio.photos, studio.corrections.labels)
+        moves.write(garments / ".mixer-studio/moves.jsonl", planned)  # and then the power failed
+        studio.close()
+        again = opened(garments)
+        assert (garments / "trouser/trouser3.png").exists()
+        assert len(again.photos) == 40
+
+    def test_whoever_waits_is_told(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        version = studio.version
+        assert studio.wait(version, timeout=0) == version
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(studio.wait, version, 60)
+            studio.say(["boot/boot1.png"], "trouser")
+            assert waiting.result() == studio.version > version
