@@ -199,6 +199,7 @@ class TestHead:
         assert found is not None
         assert (found.predicted[50:] == labels[50:]).mean() > 0.9
         np.testing.assert_allclose(found.chances.sum(1), 1)
+        np.testing.assert_allclose(found.score(embeddings[50:]), found.chances[50:])
 
     def test_wrong_labels_are_the_doubtful_ones(self):
         embeddings, labels = some(count=300)

@@ -28,11 +28,21 @@ class Head:
         chances: Of each image and class; of labeled images, by leave-one-out.
         penalty: That was chosen.
         temperature: That was chosen.
+        weights: Of standardized embeddings and a constant.
+        mean: Of the embeddings that it learned from.
+        std: Of the same.
     """
 
     chances: Float[np.ndarray, "N K"]
     penalty: float
     temperature: float
+    weights: Float[np.ndarray, "D1 K"]
+    mean: Float[np.ndarray, " D"]
+    std: Float[np.ndarray, " D"]
+
+    def score(self, embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M K"]:
+        """Chances of other images."""
+        return softmax(widened((embeddings - self.mean) / self.std) @ self.weights * self.temperature)
 
     @property
     def predicted(self) -> Int[np.ndarray, " N"]:
@@ -63,7 +73,7 @@ def fit_head(embeddings: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"]
         return None
     train = embeddings[known].astype(np.float64)
     mean, std = train.mean(0), train.std(0) + 1e-5
-    every = np.concatenate([(embeddings - mean) / std, np.full((len(embeddings), 1), CONSTANT)], 1)
+    every = widened((embeddings - mean) / std)
     x, targets = every[known], np.where(np.arange(classes) == labels[known, None], 1.0, -1.0)
     values, vectors = np.linalg.eigh(x.T @ x)
     turned = x @ vectors
@@ -82,7 +92,11 @@ def fit_head(embeddings: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"]
     weights = vectors @ (products / (values.clip(min=0) + penalty)[:, None])
     scores = every @ weights
     scores[known] = left_out
-    return Head(softmax(scores * temperature), penalty, temperature)
+    return Head(softmax(scores * temperature), penalty, temperature, weights, mean, std)
+
+
+def widened(embeddings: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D1"]:
+    return np.concatenate([embeddings, np.full((len(embeddings), 1), CONSTANT)], 1)
 
 
 def softmax(scores: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:
