@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -20,8 +21,9 @@ from mlpmixer.studio import head, moves
 from mlpmixer.studio.corrections import Corrections
 from mlpmixer.studio.enough import SHARES, learning_curve
 from mlpmixer.studio.head import fit_head, softmax
-from mlpmixer.studio.photos import scan
+from mlpmixer.studio.photos import Photo, scan
 from mlpmixer.studio.studio import Row, Studio
+from mlpmixer.studio.training import Trainings
 
 IMAGES, CLASSES = ("a.jpg", "hat/b.jpg", "c.jpg"), ("hat", "cap", None)
 CHANGES = st.one_of(
@@ -391,3 +393,63 @@ class TestStudio:
             waiting = pool.submit(studio.wait, version, 60)
             studio.say(["boot/boot1.png"], "trouser")
             assert waiting.result() == studio.version > version
+
+
+SHORT = {
+    "train.steps": "150",
+    "train.batch_size": "8",
+    "machine.workers": "0",
+    "machine.save_every": "5",
+    "evaluation.every_epochs": "1",
+    "machine.log_every": "1",
+}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that another process does."""
+    limit = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+class TestTrainings:
+    def test_start_stop_go_on_finish(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        labeled = [(photo, photo.label) for photo in studio.photos if photo.label is not None]
+        trainings = Trainings(garments / ".mixer-studio" / "runs", SHORT)
+        name = trainings.start(garments, labeled)
+        with pytest.raises(UsageError, match="is at work"):
+            trainings.start(garments, labeled)
+        until(lambda: any(line["kind"] == "train" for line in trainings.state(name).metrics) or not trainings.running)
+        assert trainings.state(name).state == "running", trainings.state(name)
+        trainings.stop()
+        stopped = trainings.state(name)
+        assert stopped.state == "stopped"
+        again = Trainings(garments / ".mixer-studio" / "runs", SHORT)  # of a new studio
+        assert [one.name for one in again.states()] == ["1"]
+        again.resume("1")
+        until(lambda: not again.running)
+        finished = again.state("1")
+        assert finished.state == "finished", finished.why
+        assert finished.result is not None
+        assert finished.result["val"]["top1"] > 0.5
+
+    def test_a_run_that_fails_says_why(self, garments: Path, opened: Callable[..., Studio]):
+        studio = opened(garments)
+        labeled = [(photo, photo.label) for photo in studio.photos if photo.label is not None]
+        trainings = Trainings(garments / ".mixer-studio" / "runs", {"optim.lr": "-1"})
+        name = trainings.start(garments, labeled)
+        until(lambda: not trainings.running)
+        assert trainings.state(name).state == "failed"
+        assert "optim.lr" in trainings.state(name).why
+
+
+def test_too_few_images_are_not_trained_on(tmp_path: Path):
+    photos = [Photo(f"{n}.jpg", "", None, (0, 0)) for n in range(3)]
+    for labels in (["a", "a", "a"], ["a", "a", "b"], []):
+        with pytest.raises(UsageError, match="needs two classes with 2 images each"):
+            Trainings(tmp_path).start(tmp_path, [*zip(photos, labels, strict=False)])
+    with pytest.raises(UsageError, match="there is no run 7"):
+        Trainings(tmp_path).resume("7")
