@@ -226,7 +226,7 @@ def test_a_file_is_the_model(
             assert np.abs(way(resized[None]) - check.model_scores([image], this)).max() < 2e-5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_programs_of_all_token_operators(tmp_path: Path, photos: list[Path]):
     """ONNX and OpenVINO convert each as an engine, too: tests/test_isotropic.py."""
     sizes: dict[str, Any] = {"layers": 1, "image_size": 28, "channels": 32, "channel_hidden": 64}

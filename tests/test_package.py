@@ -26,7 +26,7 @@ FLOORS = [
     {"train", "predict", "export", "evaluation"},
     {"serve"},
     {"bench"},
-    {"experiments"},
+    {"experiments", "studio"},
     {"report"},
     {"cli"},
 ]
