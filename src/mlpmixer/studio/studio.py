@@ -128,7 +128,7 @@ class Studio:
         """
         with self.lock:
             waiting = self.unseen()
-        learnt = 0
+        learned = 0
         for start in range(0, len(waiting), BATCH):
             if stop():
                 return
@@ -142,8 +142,8 @@ class Studio:
                         assert one.embedding is not None
                         self.embedded.add(photo, one.embedding)
                 self.embedded.flush()
-                if start + BATCH >= 2 * learnt or start + BATCH >= len(waiting):
-                    learnt = start + BATCH
+                if start + BATCH >= 2 * learned or start + BATCH >= len(waiting):
+                    learned = start + BATCH
                     self.learn()
                 else:
                     self._tell()

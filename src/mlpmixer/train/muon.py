@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): steps that change a map in all directions alike.
 
 A gradient of a matrix has mostly a few directions. Muon takes the momentum M of each map of the layers and replaces it
-by the nearest matrix with singular values of about 1, so that rare directions are learnt as fast as common ones:
+by the nearest matrix with singular values of about 1, so that rare directions are learned as fast as common ones:
 
     M ← μ M + (1 − μ) G,    U ← orthogonal(μ M + (1 − μ) G),    W ← W − lr · 0.2 √max(rows, columns) · U
 
