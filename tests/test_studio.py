@@ -382,8 +382,18 @@ class TestStudio:
         moves.write(garments / ".mixer-studio/moves.jsonl", planned)  # and then the power failed
         studio.close()
         again = opened(garments)
+        assert again.unmoved == []
         assert (garments / "trouser/trouser3.png").exists()
         assert len(again.photos) == 40
+
+    def test_what_cannot_be_opened_is_not_locked(self, garments: Path, opened: Callable[..., Studio]):
+        corrections = garments / ".mixer-studio" / "corrections.jsonl"
+        corrections.parent.mkdir()
+        corrections.write_text("no JSON\n")
+        with pytest.raises(DataError, match="line 1, is not a correction"):
+            opened(garments)
+        corrections.unlink()
+        assert len(opened(garments).photos) == 40
 
     def test_whoever_waits_is_told(self, garments: Path, opened: Callable[..., Studio]):
         studio = opened(garments)

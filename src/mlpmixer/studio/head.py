@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from mlpmixer.metrics.few_shot import CONSTANT
+
 PENALTIES = tuple(10.0**power for power in range(-1, 6))
 TEMPERATURES = tuple(2.0**power for power in range(-1, 6))  # scores are divided by 1 / these
-CONSTANT = 100.0  # appended to embeddings in place of a bias, so that the penalty on it is next to nothing
 
 
 @dataclass(frozen=True)

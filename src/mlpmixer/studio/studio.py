@@ -65,6 +65,9 @@ class Studio:
         predictor: Whose embeddings are used.
         version: Of its weights: embeddings are kept for each.
 
+    Attributes:
+        unmoved: What could not be moved when it was opened, after a crash, a line each.
+
     Raises:
         UsageError: The folder cannot be written to.
         DataError: It cannot be read, or holds corrections that are damaged.
@@ -72,25 +75,20 @@ class Studio:
 
     def __init__(self, root: Path, predictor: Predictor, version: str):
         self.root, self.predictor = root.absolute(), predictor
-        self._opened = ExitStack()
-        try:
-            (self.root / OWN).mkdir(parents=True, exist_ok=True)
-            self._opened.enter_context(locked(self.root / OWN / ".lock"))
-        except BlockingIOError:
-            raise UsageError(f"{root} is open in another studio; close that first") from None
-        except OSError as error:
-            raise UsageError(f"{root} cannot be written to: {error.strerror}") from None
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = 0  # of what is shown: one more with each change
-        self._finish_moves()
-        self.corrections = Corrections(self.root / OWN / "corrections.jsonl")
-        digest = hashlib.blake2b(f"{self.root}\n{version}".encode("utf-8", "surrogateescape"), digest_size=8)
-        self.embedded = EmbeddingCache(cache_folder() / "studio" / digest.hexdigest(), predictor.width)
-        self._opened.callback(self.embedded.close)
         self.head: Head | None = None
         self.positions = np.empty(0, np.int64)  # of the images that the head knows
-        self.scan()
+        with ExitStack() as opened:  # what fails here leaves nothing locked
+            self._hold(opened)
+            self.unmoved = self._finish_moves()
+            self.corrections = Corrections(self.root / OWN / "corrections.jsonl")
+            digest = hashlib.blake2b(f"{self.root}\n{version}".encode("utf-8", "surrogateescape"), digest_size=8)
+            self.embedded = EmbeddingCache(cache_folder() / "studio" / digest.hexdigest(), predictor.width)
+            opened.callback(self.embedded.close)
+            self.scan()
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         with self.lock:
@@ -261,6 +259,16 @@ class Studio:
             return self.version
 
     # Within.
+
+    def _hold(self, opened: ExitStack) -> None:
+        """Makes the folder, if need be, and keeps every other studio from it."""
+        try:
+            (self.root / OWN).mkdir(parents=True, exist_ok=True)
+            opened.enter_context(locked(self.root / OWN / ".lock"))
+        except BlockingIOError:
+            raise UsageError(f"{self.root} is open in another studio; close that first") from None
+        except OSError as error:
+            raise UsageError(f"{self.root} cannot be written to: {error.strerror}") from None
 
     def _tell(self) -> None:
         self.version += 1
